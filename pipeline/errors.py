@@ -1,0 +1,41 @@
+"""The one error family of the project: what went wrong, where, and what to do. Anything else that escapes is a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+class PipelineError(Exception):
+    """A mistake or failure the user can act on. `where` is a file, task or URL; `hint` is the next step."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.hint = what, where, hint
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  → {self.hint}" if self.hint else head
+
+
+class ManyErrors(PipelineError):
+    """Several independent problems found in one pass, reported together, one a line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@contextmanager
+def disk_errors(where: str) -> Iterator[None]:
+    """Turn the operating system's refusals (full, read-only, not permitted) into a PipelineError about `where`."""
+    try:
+        yield
+    except OSError as error:
+        hint = {
+            28: "free some space and run the same command again; nothing half-written was kept",
+            30: "the file system is read-only: choose another folder, or remount it",
+            13: "check the owner and permissions of that folder",
+            1: "check the owner and permissions of that folder",
+        }.get(error.errno or 0, "")
+        raise PipelineError(f"{error.strerror or error}", where=str(error.filename or where), hint=hint) from error

@@ -1,0 +1,101 @@
+"""Files on this machine: digests, staged writes that appear whole or not at all, locks."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import PipelineError, disk_errors
+
+_CHUNK = 1 << 20
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """The SHA-256 of `data`, as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of the file at `path`, as 64 lower-case hex digits, read in pieces of 1 MiB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; renamed onto `path`, synced, when the block ends without an error.
+
+    Whatever happens, `path` holds its old content or the whole new one. The temporary is removed on any error.
+    """
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with disk_errors(str(path)):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all."""
+    with staged(path) as temporary, disk_errors(str(path)):
+        temporary.write_bytes(data)
+
+
+def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: str = "") -> None:
+    """Stream `source` to `path`, which appears only if the SHA-256 of the bytes is `expected_sha256`."""
+    digest = hashlib.sha256()
+    with staged(path) as temporary, disk_errors(str(path)), temporary.open("wb") as out:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            out.write(chunk)
+        if digest.hexdigest() != expected_sha256:
+            raise PipelineError(
+                f"the SHA-256 is {digest.hexdigest()}, but {expected_sha256} was expected", where=what, hint=hint
+            )
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (created if missing); PipelineError with the text `busy` if another has it.
+
+    The kernel drops the lock with the process, so a killed holder leaves nothing behind.
+    """
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineError(busy, where=str(path)) from None
+        yield
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """An empty folder at `path`, whatever was there before; removed again if the block fails."""
+    with disk_errors(str(path)):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    yield path
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporaries of staged writes that a kill left anywhere below `folder`."""
+    for leftover in folder.rglob(".*.part"):
+        leftover.unlink(missing_ok=True)

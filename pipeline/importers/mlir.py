@@ -1,0 +1,46 @@
+"""MLIR → MLIR: the module passes through; its entry function is found, checked against the spec and described.
+
+Run as a child process (`python -m pipeline.importers.mlir MODEL FOLDER INPUTS ENTRY`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.files import staged
+from pipeline.importers.child import main
+from pipeline.importers.signature import Signature, Tensor
+from pipeline.iree import entry, link
+
+
+def _named(found: Signature, inputs: list[Tensor], where: str) -> Signature:
+    """`found` with the spec's input names. Raises PipelineError where shapes or dtypes differ."""
+    if len(found.inputs) != len(inputs):
+        raise PipelineError(f"@{found.entry} takes {len(found.inputs)} inputs, the spec gives {len(inputs)}", where=where)
+    for mine, given in zip(found.inputs, inputs, strict=True):
+        fits = len(mine.shape) == len(given.shape) and all(
+            m in (None, g) for m, g in zip(mine.shape, given.shape, strict=True)
+        )
+        # MLIR integers carry no sign here: the spec says which is meant.
+        if mine.mlir.split("x")[-1] != given.mlir.split("x")[-1] or not fits:
+            raise PipelineError(f"input {given.name!r} is {mine.mlir} in the file, {given.mlir} in the spec", where=where)
+    return dataclasses.replace(found, inputs=tuple(inputs))
+
+
+def convert(source: Path, folder: Path, inputs: list[Tensor], name: str | None) -> None:
+    """Write `model.mlirbc` and `signature.json` into `folder`."""
+    with link.opened(source) as module:
+        function = entry.entry_function(module, name, str(source))
+        signature = _named(entry.read_signature(function, str(source)), inputs, str(source))
+        entry.finish(module, function, signature)
+        with staged(folder / "model.mlirbc") as path:
+            link.save(module, path)
+    with staged(folder / "signature.json") as path:
+        signature.write(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(convert))

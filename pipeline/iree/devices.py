@@ -1,0 +1,112 @@
+"""The HAL devices of this machine, and running modules on them, in child processes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import process
+from pipeline.errors import PipelineError
+from pipeline.iree.gates import Facts
+
+
+@dataclass(frozen=True)
+class Device:
+    """A HAL device. `software`: a CPU does its work; `driver_info` names a Vulkan driver with its version."""
+
+    uri: str
+    name: str
+    driver: str
+    driver_info: str
+    software: bool
+    facts: Facts
+
+    @property
+    def title(self) -> str:
+        """For people: the device, and for Vulkan its driver."""
+        return f"{self.name} ({self.driver_info})" if self.driver_info else self.name
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose."""
+
+    error: str
+    selected: int | None = None
+    load_s: float = 0.0
+    run_s: float = 0.0
+
+
+def runtime_version() -> str:
+    """The version of the installed IREE runtime."""
+    try:
+        return importlib.metadata.version("iree-base-runtime")
+    except importlib.metadata.PackageNotFoundError:
+        raise PipelineError("iree-base-runtime is not installed", hint="pip install -e '.[build]'") from None
+
+
+def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    job_path, result_path = folder / f"{name}.job.json", folder / f"{name}.result.json"
+    job_path.write_text(json.dumps(job))
+    result_path.unlink(missing_ok=True)
+    log = folder / f"{name}.log"
+    ended = process.execute([sys.executable, "-m", "pipeline.iree.runner", job_path, result_path], log, timeout=timeout)
+    if ended.returncode or not result_path.exists():
+        last = process.tail(log, 1).strip()
+        return {"error": f"the process was {ended.ending}" if ended.returncode < 0 else f"{ended.ending}: {last}"}
+    result: dict[str, Any] = json.loads(result_path.read_text())
+    return result
+
+
+def find(folder: Path) -> list[Device]:
+    """The local-task device and every Vulkan device. Logs go into `folder`."""
+    runtime_version()
+    result = _child({"action": "devices"}, folder, "devices", 120)
+    if "error" in result:
+        raise PipelineError(f"cannot list the devices of this machine: {result['error']}", where=str(folder / "devices.log"))
+    return [
+        Device(
+            d["uri"],
+            d["name"],
+            d["driver"],
+            d["driver_info"],
+            d["software"],
+            Facts(d["name"], frozenset(d["formats"]), d["answers"]),
+        )
+        for d in result["devices"]
+    ]
+
+
+def run(module: Path, device: Device, entry: str, inputs: Path, folder: Path, name: str, timeout: float = 600) -> Run:
+    """Run `entry` of `module` on `device` in a child; outputs to `folder/name.npz`. A crash or refusal is `Run.error`."""
+    job = {
+        "action": "run",
+        "module": str(module),
+        "device": device.uri,
+        "entry": entry,
+        "inputs": str(inputs),
+        "outputs": str(folder / f"{name}.npz"),
+    }
+    try:
+        result = _child(job, folder, name, timeout)
+    except PipelineError as error:
+        return Run(error.what)
+    if "error" in result:
+        return Run(result["error"])
+    return Run("", result["selected"], result["load_s"], result["run_s"])
+
+
+def outputs(folder: Path, name: str) -> Path:
+    """Where `run` put the outputs of `name`."""
+    return folder / f"{name}.npz"
+
+
+def names(devices: Sequence[Device]) -> str:
+    """The devices' titles in one line."""
+    return ", ".join(d.title for d in devices) or "none"

@@ -1,0 +1,137 @@
+"""Executable targets as the compiler knows them: `#hal.executable.target` attributes, and devices that hold several."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import PipelineError
+from pipeline.iree import toolchain
+from pipeline.iree.link import MARKER
+from pipeline.spec.types import AttributeValue, Executable
+
+FORMATS: Mapping[str, str] = {"vulkan-spirv": "vulkan-spirv-fb", "llvm-cpu": "embedded-elf-x86_64"}
+_HAL_DEVICES: Mapping[str, str] = {"vulkan-spirv": "vulkan", "llvm-cpu": "local"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """An executable target resolved: `attribute` is MLIR text, marked with the target's name."""
+
+    name: str
+    backend: str
+    attribute: str
+    cpu_features: str
+    subgroup_size: int
+
+    @property
+    def format(self) -> str:
+        """The executable format that IREE's runtime knows this target's code by."""
+        return FORMATS[self.backend]
+
+
+def _flags(target: Executable) -> list[str]:
+    if target.backend == "vulkan-spirv":
+        return ["--iree-hal-target-device=vulkan", f"--iree-vulkan-target={target.device}", *target.flags]
+    return [
+        "--iree-hal-target-device=local",
+        "--iree-hal-local-target-device-backends=llvm-cpu",
+        f"--iree-llvmcpu-target-cpu={target.device}",
+        "--iree-llvmcpu-debug-symbols=false",
+        *target.flags,
+    ]
+
+
+@functools.cache
+def _from_compiler(flags: tuple[str, ...]) -> str:
+    """The target attribute the compiler makes of `flags`. Raises PipelineError with the compiler's complaint."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, output, log = (Path(folder) / name for name in ("empty.mlir", "out.mlir", "log"))
+        source.write_text("func.func @f(%a: tensor<1xf32>) -> tensor<1xf32> { return %a : tensor<1xf32> }")
+        result = process.execute(
+            [toolchain.tool("iree-compile"), source, "-o", output, "--compile-to=executable-sources", *flags], log
+        )
+        if result.returncode:
+            lines = log.read_text("utf-8", "replace").splitlines()[1:]
+            raise PipelineError(next((line.split("iree-compile: ")[-1] for line in lines if line.strip()), result.ending))
+        line = next(line for line in output.read_text().splitlines() if "util.global private @__device_0" in line)
+        return line[line.index("[") + 1 : line.rindex("]")]
+
+
+def _split(text: str) -> list[str]:
+    """The comma-separated parts of `text` outside any brackets."""
+    parts, depth, start = [], 0, 0
+    for at, char in enumerate(text):
+        depth += (char in "<[{(") - (char in ">]})")
+        if char == "," and depth == 0:
+            parts.append(text[start:at].strip())
+            start = at + 1
+    return [*parts, text[start:].strip()]
+
+
+def _inside(text: str, opening: str) -> tuple[int, int]:
+    """Where the bracketed text that begins with `opening` starts and ends inside `text`."""
+    start = text.index(opening) + len(opening)
+    depth = 1
+    for at in range(start, len(text)):
+        depth += (text[at] in "<[{(") - (text[at] in ">]})")
+        if depth == 0:
+            return start, at
+    raise ValueError(f"unbalanced brackets in {text}")
+
+
+def _override(attribute: str, changes: Mapping[str, AttributeValue]) -> str:
+    # #iree_gpu.target's parameters have no Python accessors, so its printed form is split at its commas and put together.
+    start, end = _inside(attribute, "wgp = <")
+    entries = dict(part.split(" = ", 1) for part in _split(attribute[start:end]))
+    entries |= {key: str(list(value)) if isinstance(value, tuple) else str(value) for key, value in changes.items()}
+    return attribute[:start] + ", ".join(f"{k} = {v}" for k, v in entries.items()) + attribute[end:]
+
+
+def _entry(attribute: str, key: str, opening: str, closing: str) -> str:
+    if (start := attribute.find(f"{key} = {opening}")) < 0:
+        return ""
+    start += len(f"{key} = {opening}")
+    return attribute[start : attribute.index(closing, start)]
+
+
+def resolve(target: Executable, twin: bool = False) -> Target:
+    """The target attribute that the compiler makes of `target`, with the spec's overrides; `twin`: of its twin.
+
+    Raises PipelineError, naming the target's file, for a device or flag that the compiler refuses or ignores.
+    """
+    where = str(target.path)
+    try:
+        attribute = _from_compiler(tuple(_flags(target)))
+        for flag in target.flags:
+            without = tuple(f for f in _flags(target) if f != flag)
+            if _from_compiler(without) == attribute:
+                raise PipelineError(f"flags: {flag} changes nothing in this target", hint="put compile flags into a bundle")
+    except PipelineError as error:
+        raise PipelineError(error.what, where=error.where or where, hint=error.hint or "check `device` and `flags`") from error
+    changes = {**target.attribute, **((target.twin or {}) if twin else {})}
+    if changes:
+        attribute = _override(attribute, changes)
+    end = attribute.rindex("}")
+    sizes = _entry(attribute, "subgroup_size_choices", "[", "]")
+    return Target(
+        target.name,
+        target.backend,
+        f'{attribute[:end]}, {MARKER} = "{target.name}"{attribute[end:]}',
+        _entry(attribute, "cpu_features", '"', '"'),
+        min((int(size) for size in sizes.split(",")), default=0) if sizes else 0,
+    )
+
+
+def device(targets: Sequence[Target]) -> str:
+    """The HAL device attribute of a module that holds code for all `targets`, in order of preference."""
+    devices = []
+    for backend, name in _HAL_DEVICES.items():
+        attributes = ", ".join(t.attribute for t in targets if t.backend == backend)
+        if attributes:
+            devices.append(f'#hal.device.target<"{name}", [{attributes}]> : !hal.device')
+    return devices[0] if len(devices) == 1 else f"#hal.device.select<[{', '.join(devices)}]> : !hal.device"

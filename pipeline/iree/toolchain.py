@@ -1,0 +1,66 @@
+"""The compiler's own tools: where they are, which version they are, and how they fail."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import re
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import PipelineError
+
+REQUIRED = "3.13.0"
+
+
+def _package_folder() -> Path:
+    # find_spec on the top package only: importing iree.compiler costs half a second on every run.
+    spec = importlib.util.find_spec("iree.compiler")
+    if spec is None or not spec.submodule_search_locations:
+        raise PipelineError("iree-base-compiler is not installed", hint="pip install -e '.[build]'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@functools.cache
+def tool(name: str) -> Path:
+    """The path of a compiler tool (`iree-compile`, `iree-opt`) inside the installed package of the pinned version."""
+    path = _package_folder() / "_mlir_libs" / name
+    if not path.exists():
+        raise PipelineError(f"the installed iree-base-compiler has no {name}", where=str(path))
+    if (found := importlib.metadata.version("iree-base-compiler")) != REQUIRED:
+        raise PipelineError(
+            f"iree-base-compiler {found} is installed, but this release is made and tested with {REQUIRED}",
+            hint=f"pip install iree-base-compiler=={REQUIRED}",
+        )
+    return path
+
+
+@functools.cache
+def version() -> dict[str, str]:
+    """The compiler's package `version` and source `commit`, as manifests record them."""
+    revisions = runpy.run_path(str(_package_folder() / "version.py"))["REVISIONS"]
+    return {"version": importlib.metadata.version("iree-base-compiler"), "commit": revisions["IREE"]}
+
+
+def first_error(log: Path) -> str:
+    """The compiler's first diagnostic in `log`, without the IR that follows it, and the operator it is about."""
+    lines = log.read_text("utf-8", "replace").splitlines()
+    for line in lines:
+        if match := re.search(r"\berror: (.*)", line):
+            return match[1][:300]
+    return next((line[:300] for line in lines[1:] if line.strip()), "no output")
+
+
+def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path) -> process.Result:
+    """Run iree-compile on `source` (given on standard input, so that its path cannot reach the output).
+
+    Raises PipelineError with the compiler's first error line; the whole output stays in `log`.
+    """
+    result = process.execute([tool("iree-compile"), "-", "-o", output, *flags], log, stdin=source)
+    if result.returncode:
+        what = first_error(log) if result.returncode > 0 else f"iree-compile was {result.ending}"
+        raise PipelineError(what, where=str(source), hint=f"the whole output of iree-compile is in {log}")
+    return result

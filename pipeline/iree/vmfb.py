@@ -1,0 +1,109 @@
+"""Reading a vmfb: exports, and every segment with its place in the file. Needs no IREE; trusts nothing in the file.
+
+A vmfb is a FlatBuffer `BytecodeModuleDef` (runtime/src/iree/schemas/bytecode_module_def.fbs in IREE 3.13) followed by its
+read-only data, and usually a ZIP at the same time, whose directory names the pieces of that data.
+"""
+
+from __future__ import annotations
+
+import mmap
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes
+from pipeline.iree.flatbuffer import MalformedError, Table, unpack
+
+_ALIGNMENT = 64
+_LIMIT = 1 << 20  # entries of any table: far above what a compiler makes, far below what hurts
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the file: `name` is the ZIP member's, empty where the file is no ZIP. Offsets and lengths in bytes."""
+
+    name: str
+    offset: int
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported function with the reflection attributes the compiler gave it."""
+
+    name: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Module:
+    """What a vmfb holds. The head is everything before the first segment."""
+
+    name: str
+    size: int
+    exports: tuple[Export, ...]
+    imports: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+
+def _members(path: Path) -> dict[int, str]:
+    """Data offset → name of every ZIP member; empty where the file is no ZIP."""
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            members = {}
+            for info in archive.infolist()[:_LIMIT]:
+                file.seek(info.header_offset + 26)
+                lengths = memoryview(file.read(4))
+                start = info.header_offset + 30 + unpack("H", lengths, 0) + unpack("H", lengths, 2)
+                members[start] = info.filename
+            return members
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return {}
+
+
+def _flatbuffer_start(data: memoryview) -> int:
+    """Where the size-prefixed FlatBuffer begins: behind the first ZIP header, if there is one."""
+    if bytes(data[:4]) != b"PK\x03\x04":
+        return 0
+    return 30 + unpack("H", data, 26) + unpack("H", data, 28)
+
+
+def _parse(data: memoryview, members: Mapping[int, str]) -> Module:
+    start = _flatbuffer_start(data)
+    length = unpack("I", data, start)
+    body = data[start + 4 : start + 4 + length]
+    root = Table.root(body, b"IREE")
+    base = -(-(start + 4 + length) // _ALIGNMENT) * _ALIGNMENT
+    signatures = root.tables(8)
+    exports = []
+    for export in root.tables(7)[:_LIMIT]:
+        ordinal = export.scalar(1, "i")
+        attributes = signatures[ordinal].tables(1) if 0 <= ordinal < len(signatures) else []
+        exports.append(Export(export.string(0), {a.string(0): a.string(1) for a in attributes}))
+    segments = []
+    for segment in root.tables(9)[:_LIMIT]:
+        offset, size = base + segment.scalar(3, "Q"), segment.scalar(4, "Q")
+        if size:
+            if offset + size > len(data):
+                raise MalformedError(f"a segment of {size} bytes at {offset} runs past the end of the file")
+            segments.append(Segment(members.get(offset, ""), offset, size, sha256_bytes(data[offset : offset + size])))
+    imports = tuple(i.string(0) for i in root.tables(6)[:_LIMIT])
+    return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments))
+
+
+def read(path: Path) -> Module:
+    """The contents of the vmfb at `path`. Raises PipelineError where it is none, or is damaged."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            data = memoryview(mapped)
+            try:
+                return _parse(data, _members(path))
+            finally:
+                data.release()
+    except (MalformedError, ValueError) as error:
+        raise PipelineError(f"not a vmfb, or damaged: {error}", where=str(path)) from error
+    except OSError as error:
+        raise PipelineError(f"cannot be read: {error.strerror}", where=str(path)) from error

@@ -1,0 +1,66 @@
+"""Every path under `out/`, and every key in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of everything made, below `root` (`out/`)."""
+
+    root: Path
+
+    @property
+    def store(self) -> Path:
+        """The default store."""
+        return self.root / "store"
+
+    @property
+    def lock(self) -> Path:
+        """Held by a running `doit`."""
+        return self.root / ".lock"
+
+    def source(self, model: str, suffix: str) -> Path:
+        """The model file as it was fetched."""
+        return self.root / model / "source" / f"model.{suffix}"
+
+    def imported(self, model: str) -> Path:
+        """The folder of the import stage: `model.mlirbc`, `signature.json`, logs."""
+        return self.root / model / "import"
+
+    def reference(self, model: str) -> Path:
+        """The folder of the model's test data: `inputs.npz`, `outputs.npz`, `reference.json`."""
+        return self.root / model / "reference"
+
+    def compiled(self, model: str, bundle: str) -> Path:
+        """The folder of the compile stage: `module.vmfb`, `compiled.json`, intermediate IR, logs."""
+        return self.root / model / bundle / "compile"
+
+    def verified(self, model: str, bundle: str) -> Path:
+        """The folder of the verify stage: `module.vmfb`, `evidence.json`, one folder of logs a check."""
+        return self.root / model / bundle / "verify"
+
+    def package(self, model: str) -> Path:
+        """The folder of the package stage: `manifest.json`."""
+        return self.root / model / "package"
+
+    def published(self, model: str) -> Path:
+        """The receipt of the last publication."""
+        return self.root / model / "publish" / "receipt.json"
+
+
+def blob_key(sha256: str) -> str:
+    """The key of the blob with this digest: immutable."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def release_key(model: str, version: str) -> str:
+    """The key of a release's manifest: immutable, written last."""
+    return f"releases/{model}/{version}/manifest.json"
+
+
+def channel_key(model: str, channel: str) -> str:
+    """The key of a channel, the mutable pointer to a release."""
+    return f"channels/{model}/{channel}.json"

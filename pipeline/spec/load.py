@@ -1,0 +1,205 @@
+"""`targets/` → Spec: reads every file, reports all problems of all files together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.errors import ManyErrors
+from pipeline.iree.gates import Gate
+from pipeline.names import RULE, did_you_mean, is_name
+from pipeline.spec.reader import Fields, Problems, read
+from pipeline.spec.types import (
+    MLIR_DTYPES,
+    AttributeValue,
+    Bundle,
+    Executable,
+    Input,
+    Model,
+    PathSource,
+    ScriptSource,
+    Source,
+    Spec,
+    Tolerance,
+    WheelSource,
+)
+
+_T = TypeVar("_T", Executable, Bundle, Model)
+
+BACKENDS = ("vulkan-spirv", "llvm-cpu")
+_ATTRIBUTE_KEYS = frozenset(
+    """compute storage subgroup dot mma subgroup_size_choices max_workgroup_sizes max_thread_count_per_workgroup
+    max_workgroup_memory_bytes max_workgroup_counts""".split()
+)
+
+
+def _attribute(fields: Fields | None) -> Mapping[str, AttributeValue]:
+    result: dict[str, AttributeValue] = {}
+    for key, value in fields.data.items() if fields else ():
+        if key not in _ATTRIBUTE_KEYS:
+            fields.problem(key, f"is not a parameter that can be set: {did_you_mean(key, _ATTRIBUTE_KEYS)}")
+        elif isinstance(value, list) and all(isinstance(v, int) for v in value):
+            result[key] = tuple(value)
+        elif isinstance(value, int | str) and not isinstance(value, bool):
+            result[key] = value
+        else:
+            fields.problem(key, f"must be text, a whole number or a list of them, not {value!r}")
+    return result
+
+
+def _executable(fields: Fields) -> Executable:
+    backend = fields.text("backend", choices=BACKENDS)
+    attribute, twin = fields.sub("attribute"), fields.sub("twin")
+    for key, sub in (("attribute", attribute), ("twin", twin)):
+        if sub and backend == "llvm-cpu":
+            fields.problem(key, "is for vulkan-spirv targets only: remove it, or use flags")
+    return Executable(
+        name=fields.path.stem,
+        path=fields.path,
+        about=fields.text("about"),
+        backend=backend,
+        device=fields.text("device"),
+        flags=fields.texts("flags"),
+        attribute=_attribute(attribute),
+        gates=fields.parsed("gates", Gate.parse),
+        twin=_attribute(twin) if twin else None,
+    )
+
+
+def _bundle(fields: Fields) -> Bundle:
+    return Bundle(
+        name=fields.path.stem,
+        path=fields.path,
+        about=fields.text("about"),
+        targets=fields.texts("targets", required=True),
+        flags=fields.texts("flags"),
+        on_failure=fields.text("on_failure", "fail", ("fail", "drop")),
+    )
+
+
+def _source(fields: Fields) -> Source:
+    kind = fields.text("kind", choices=("path", "wheel", "script"))
+    sha256 = fields.digest()
+    source: Source
+    if kind == "wheel":
+        source = WheelSource(fields.text("package"), fields.text("version"), fields.text("member"), sha256)
+    elif kind == "script":
+        source = ScriptSource(fields.file("script"), sha256)
+    else:
+        source = PathSource(fields.file("path"), sha256)
+    fields.done()
+    return source
+
+
+def _input(fields: Fields) -> Input:
+    shape = []
+    for index, size in enumerate(fields.items("shape")):
+        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+            shape.append(size)
+        else:
+            fields.problem(f"shape[{index}]", f"must be a whole number above 0, not {size!r}: every dimension is fixed")
+    if "shape" not in fields.data:
+        fields.problem("shape", "is missing: give the list of dimensions, [] for a scalar")
+    result = Input(
+        name=fields.text("name"),
+        shape=tuple(shape),
+        dtype=fields.text("dtype", choices=MLIR_DTYPES),
+        seed=fields.integer("seed", 0),
+        low=fields.number("low", 0.0),
+        high=fields.number("high", 1.0),
+        file=fields.file("file") if "file" in fields.data else None,
+    )
+    if result.file is None and result.low >= result.high:
+        fields.problem("high", f"must be above low: the range [{result.low}, {result.high}) is empty")
+    fields.done()
+    return result
+
+
+def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
+    if isinstance(fields.data.get("reference"), list):
+        names = fields.texts("reference", required=True)
+        paths = tuple(fields.path.parent / name for name in names)
+        for path in paths:
+            if not path.is_file():
+                fields.problem("reference", f"there is no file {path}")
+        return paths
+    choices = ("onnxruntime", "baseline") if format == "onnx" else ("baseline",)
+    return fields.text("reference", choices[0], choices)
+
+
+def _tolerance(fields: Fields | None) -> Tolerance | None:
+    if fields is None:
+        return None
+    result = Tolerance(fields.number("absolute", None), fields.number("relative", None))
+    fields.done()
+    return result
+
+
+def _model(fields: Fields) -> Model:
+    source = fields.sub("source", required=True)
+    format = fields.text("format", choices=("onnx", "mlir"))
+    model = Model(
+        name=fields.path.stem,
+        path=fields.path,
+        about=fields.text("about"),
+        licence=fields.text("licence"),
+        format=format,
+        source=_source(source) if source else PathSource(Path(), ""),
+        entry=fields.optional_text("entry"),
+        inputs=tuple(_input(sub) for sub in fields.subs("inputs")),
+        reference=_reference(fields, format),
+        tolerance=_tolerance(fields.sub("tolerance")),
+        bundles=fields.texts("bundles", required=True),
+    )
+    if model.entry and format == "onnx":
+        fields.problem("entry", "is for MLIR files: an ONNX file has one graph")
+    names = [i.name for i in model.inputs]
+    for name in {n for n in names if n and names.count(n) > 1}:
+        fields.problem("inputs", f"the input {name!r} stands twice: remove one")
+    return model
+
+
+def _folder(root: Path, kind: str, build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
+    folder = root / kind
+    result = {}
+    if not folder.is_dir():
+        problems.add(folder, "", "there is no such folder")
+        return result
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".yml":
+            problems.add(path, "", "is not read: rename it to end in .yaml")
+        if path.suffix != ".yaml":
+            continue
+        if not is_name(path.stem):
+            problems.add(path, "", f"the file's name must be a name: {RULE}")
+        if fields := read(path, problems):
+            result[path.stem] = build(fields)
+            fields.done()
+    return result
+
+
+def _references(spec: Spec, root: Path, problems: Problems) -> None:
+    for owner, key, names, known in [
+        *((b, "targets", b.targets, spec.executables) for b in spec.bundles.values()),
+        *((m, "bundles", m.bundles, spec.bundles) for m in spec.models.values()),
+    ]:
+        for index, name in enumerate(names):
+            # A file that exists but could not be read has its own report.
+            if name not in known and not (root / ("executables" if key == "targets" else "bundles") / f"{name}.yaml").exists():
+                kind = "executable target" if key == "targets" else "bundle"
+                problems.add(owner.path, f"{key}[{index}]", f"there is no {kind} {name!r}: {did_you_mean(name, known)}")
+
+
+def load(root: Path) -> Spec:
+    """Everything under `root` (`targets/`). Raises ManyErrors with all problems, each `file: path.to.key: what to do`."""
+    problems = Problems()
+    spec = Spec(
+        _folder(root, "executables", _executable, problems),
+        _folder(root, "bundles", _bundle, problems),
+        _folder(root, "models", _model, problems),
+    )
+    _references(spec, root, problems)
+    if problems.found:
+        raise ManyErrors(problems.found)
+    return spec

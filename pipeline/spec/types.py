@@ -1,0 +1,156 @@
+"""What `targets/` says, as frozen values. After this package nothing is a dict of unknown shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.iree.gates import Gate
+
+# numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
+MLIR_DTYPES: Mapping[str, str] = {
+    "float16": "f16",
+    "float32": "f32",
+    "float64": "f64",
+    "int8": "si8",
+    "int16": "si16",
+    "int32": "si32",
+    "int64": "si64",
+    "uint8": "ui8",
+    "uint16": "ui16",
+    "uint32": "ui32",
+    "uint64": "ui64",
+    "bool": "i1",
+}
+
+# Values of a GPU target attribute that a spec may set, as they stand in #iree_gpu.target<… wgp = <…>>.
+AttributeValue = int | str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Executable:
+    """An executable target: what IREE generates code for, and when that code may be chosen.
+
+    `device` is what the backend calls it: `gfx1101` for vulkan-spirv, a CPU name for llvm-cpu. `attribute` overrides
+    entries of the compiler's own target attribute; `twin` overrides more of them, for a software device to run the same
+    lowering.
+    """
+
+    name: str
+    path: Path
+    about: str
+    backend: str
+    device: str
+    flags: tuple[str, ...]
+    attribute: Mapping[str, AttributeValue]
+    gates: tuple[Gate, ...]
+    twin: Mapping[str, AttributeValue] | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Executable targets that share one fat vmfb, in order of preference. `on_failure`: `fail` or `drop`."""
+
+    name: str
+    path: Path
+    about: str
+    targets: tuple[str, ...]
+    flags: tuple[str, ...]
+    on_failure: str
+
+
+@dataclass(frozen=True)
+class PathSource:
+    """A file, by its path relative to the spec that names it."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A file inside a wheel of the package index: `member` of `package` at exactly `version`."""
+
+    package: str
+    version: str
+    member: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ScriptSource:
+    """A file that a Python script makes: it is run with the path to write as its only argument."""
+
+    script: Path
+    sha256: str
+
+
+Source = PathSource | WheelSource | ScriptSource
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the model: fixed `shape`, numpy `dtype`, and its test data.
+
+    Test data is `file` (.npy), or drawn with numpy's default_rng(seed): integers of [low, high), or floats of
+    [0, 1) scaled to [low, high).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    seed: int
+    low: float
+    high: float
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an output may be from the reference: |error| ≤ absolute + relative × |reference|."""
+
+    absolute: float
+    relative: float
+
+
+# What a rounding of the dtype, summed over a few hundred terms, explains; integers must be exact.
+TOLERANCES: Mapping[str, Tolerance] = {
+    "float64": Tolerance(1e-9, 1e-9),
+    "float32": Tolerance(1e-4, 1e-3),
+    "float16": Tolerance(1e-2, 1e-2),
+}
+EXACT = Tolerance(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to build: its source, its inputs with test data, its reference outputs and the bundles it goes into.
+
+    `reference` is `onnxruntime`, `baseline` (the weakest CPU variant) or a tuple of .npy files, one for each output.
+    """
+
+    name: str
+    path: Path
+    about: str
+    licence: str
+    format: str
+    source: Source
+    entry: str | None
+    inputs: tuple[Input, ...]
+    reference: str | tuple[Path, ...]
+    tolerance: Tolerance | None
+    bundles: tuple[str, ...]
+
+    def tolerance_for(self, dtype: str) -> Tolerance:
+        """The tolerance for an output of numpy dtype `dtype`: the model's own, or the one of the dtype."""
+        return self.tolerance or TOLERANCES.get(dtype, EXACT)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything under `targets/`, by name, each mapping in alphabetical order."""
+
+    executables: Mapping[str, Executable]
+    bundles: Mapping[str, Bundle]
+    models: Mapping[str, Model]

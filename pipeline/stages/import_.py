@@ -1,0 +1,35 @@
+"""Import: the model file → `model.mlirbc`, its entry function named and described, and `signature.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.spec.types import Model
+from pipeline.stages import record
+
+OUTPUTS = ("model.mlirbc", "signature.json")
+
+
+def run(model: Model, source: Path, folder: Path) -> None:
+    """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
+    inputs = [asdict(i) | {"file": None} for i in model.inputs]
+    key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=1)
+    if record.is_current(folder, key):
+        return
+    with disk_errors(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "import.log"
+    wanted = json.dumps([(i.name, i.dtype, i.shape) for i in model.inputs])
+    module = f"pipeline.importers.{model.format}"
+    result = process.execute([sys.executable, "-m", module, source, folder, wanted, model.entry or ""], log)
+    if result.returncode:
+        lines = log.read_text("utf-8", "replace").splitlines()
+        said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
+        what = said or f"the importer was {result.ending}: {lines[-1][:300]}"
+        raise PipelineError(what, where=f"{model.path}: {source}", hint=f"the importer's whole output is in {log}")
+    record.write_record(folder, key, OUTPUTS)

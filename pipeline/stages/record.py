@@ -1,0 +1,42 @@
+"""What a stage did, beside what it made: a key over all its inputs, and the digests of its outputs. Written last.
+
+With the record a stage that is run again, after a kill for instance, knows that its work is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import sha256_bytes, sha256_file, write
+
+NAME = "record.json"
+
+
+def canonical(value: Any) -> bytes:
+    """`value` as JSON bytes that are the same for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def key(files: Iterable[Path], **options: Any) -> str:
+    """A digest of the contents of `files`, in order, and of `options` (JSON values)."""
+    return sha256_bytes(canonical({"files": [sha256_file(file) for file in files], "options": options}))
+
+
+def is_current(folder: Path, key_: str) -> bool:
+    """Whether `folder` holds whole outputs of exactly these inputs."""
+    try:
+        record = json.loads((folder / NAME).read_text())
+        return bool(record["key"] == key_) and all(
+            sha256_file(folder / name) == digest for name, digest in record["outputs"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_record(folder: Path, key_: str, outputs: Iterable[str]) -> None:
+    """Note that `outputs` (names inside `folder`) are what these inputs make."""
+    digests = {name: sha256_file(folder / name) for name in outputs}
+    write(folder / NAME, canonical({"key": key_, "outputs": digests}))
