@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +142,35 @@ def _stores_unaligned(function: ir.Operation) -> bool:
     return False
 
 
+def _scalar_tiles(root: ir.Operation) -> tuple[str, int]:
+    """A lowering configuration that gives every thread one element of `root`'s output, and the threads of a work group."""
+    written = ir.AffineMapAttr(list(ir.ArrayAttr(root.attributes["indexing_maps"]))[-1]).value
+    shape = ir.RankedTensorType(root.operands[len(root.operands) - 1].type).shape
+    threads = math.gcd(shape[-1], 32) if shape[-1] > 0 else 1
+    parallel, loops = len(written.results), written.n_dims
+    tiles = [[1] * (parallel - 1) + [threads], [1] * parallel, [0] * parallel + [1] * (loops - parallel)]
+    return f"#iree_codegen.lowering_config<tile_sizes = {tiles}>", threads
+
+
+def _make_scalar(function: ir.Operation) -> None:
+    """Take vectors out of a kernel: one element a thread, loads and stores of single elements."""
+    info = iree_codegen.TranslationInfoAttr(function.attributes["translation_info"])
+    roots = [g for g in _operations(function, "linalg.generic") if "lowering_config" in g.attributes]
+    reducing = [g for g in roots if "reduction" in str(g.attributes["iterator_types"])]
+    size, configuration = info.workgroup_size, info.configuration
+    if "BaseVectorize" not in str(info.pass_pipeline):
+        if len(reducing) != 1:
+            return
+        tiles, threads = _scalar_tiles(reducing[0])
+        for root in roots:
+            del root.attributes["lowering_config"]
+        reducing[0].attributes["lowering_config"] = ir.Attribute.parse(tiles)
+        size, configuration = [threads, 1, 1], None
+    function.attributes["translation_info"] = iree_codegen.TranslationInfoAttr.get(
+        ir.Attribute.parse("#iree_gpu.spirv_pipeline<BaseDistribute>"), info.codegen_spec, size, 0, configuration
+    )
+
+
 def _configure_kernel(function: ir.Operation, subgroup_size: int) -> None:
     """Correct what the compiler chose for one kernel of Vulkan code.
 
@@ -151,14 +181,12 @@ def _configure_kernel(function: ir.Operation, subgroup_size: int) -> None:
     if "translation_info" not in function.attributes:
         return
     info = iree_codegen.TranslationInfoAttr(function.attributes["translation_info"])
-    pipeline, size = info.pass_pipeline, info.subgroup_size
-    if "SubgroupReduce" in str(pipeline) and not size:
-        size = subgroup_size
-    if "BaseVectorize" in str(pipeline) and _stores_unaligned(function):
-        pipeline = ir.Attribute.parse("#iree_gpu.spirv_pipeline<BaseDistribute>")
-    function.attributes["translation_info"] = iree_codegen.TranslationInfoAttr.get(
-        pipeline, info.codegen_spec, info.workgroup_size, size or 0, info.configuration
-    )
+    if "SubgroupReduce" in str(info.pass_pipeline) and not info.subgroup_size:
+        function.attributes["translation_info"] = iree_codegen.TranslationInfoAttr.get(
+            info.pass_pipeline, info.codegen_spec, info.workgroup_size, subgroup_size, info.configuration
+        )
+    elif "Vectorize" in str(info.pass_pipeline) and _stores_unaligned(function):
+        _make_scalar(function)
 
 
 def configure(module: ir.Module, subgroup_sizes: Mapping[str, int]) -> dict[tuple[str, str], str]:
