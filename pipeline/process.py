@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError, disk_errors
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
+_refusing = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
+def refuse_more() -> None:
+    """Start no process from now on: this run is being interrupted."""
+    _refusing.set()
+
+
 def end_all() -> None:
     """End every process started here, with its children; for interrupt and termination handlers."""
     with _lock:
@@ -66,6 +72,8 @@ def execute(
 
     The child has its own process group, which is ended as a whole on a timeout or when this call is interrupted.
     """
+    if _refusing.is_set():
+        raise PipelineError("interrupted")
     started = time.monotonic()
     words = [str(word) for word in argv]
     with disk_errors(str(log)):

@@ -1,0 +1,26 @@
+"""The tasks of `doit`: everything under `targets/`, built in `out/`, published to PIPELINE_STORE (default: out/store)."""
+
+import os
+from pathlib import Path
+
+from doit import get_var
+
+from pipeline.layout import Layout
+from pipeline.machine import fingerprint
+from pipeline.plan import Target, steps
+from pipeline.progress import Reporter
+from pipeline.spec.load import load
+from pipeline.tasks import end_on_signals, errors_as_messages, tasks
+
+LAYOUT = Layout(Path("out"))
+LAYOUT.root.mkdir(exist_ok=True)
+DOIT_CONFIG = {"default_tasks": ["publish"], "reporter": Reporter, "dep_file": str(LAYOUT.root / ".doit.db")}
+
+
+def task_all():
+    """One task for each stage of each model."""
+    end_on_signals()
+    with errors_as_messages():
+        store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
+        target = Target(store, str(get_var("version", "")), str(get_var("channel", "latest")))
+        yield from tasks(steps(load(Path("targets")), LAYOUT, target, fingerprint()), LAYOUT)

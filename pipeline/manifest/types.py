@@ -1,0 +1,175 @@
+"""What is published about a release, schema version 1. A public format: these names and meanings do not change.
+
+Sizes, offsets and lengths are bytes; digests are SHA-256 in lower-case hex. Gates are text that `Gate.parse` reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file in the store, under the key of its digest."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model file came from: `location` is for people, `sha256` is what was compiled."""
+
+    kind: str
+    location: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model."""
+
+    name: str
+    about: str
+    licence: str
+    format: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: numpy dtype; null for a dimension only known at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class SignatureInfo:
+    """The entry function, its inputs and outputs in order."""
+
+    entry: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """What compiled the artifacts."""
+
+    package: str
+    version: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What loads the artifacts: the smallest version of the package that does."""
+
+    package: str
+    minimum: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Test inputs and the outputs they must give, .npy files by position."""
+
+    inputs: tuple[Blob, ...]
+    outputs: tuple[Blob, ...]
+
+
+@dataclass(frozen=True)
+class EvidenceInfo:
+    """How a variant was verified: on a `device`, by its `twin` on a software device, or `untested` with the reason."""
+
+    kind: str
+    reason: str
+    device: str
+    driver: str
+    runtime: str
+    max_abs_error: float | None
+    max_rel_error: float | None
+
+
+@dataclass(frozen=True)
+class VariantInfo:
+    """One target's code. `size` and `sha256` are over its segments in file order, shared ones included.
+
+    `shares` names the variants that some of its code is identical with, to the byte.
+    """
+
+    name: str
+    backend: str
+    device: str
+    attribute: str
+    format: str
+    gates: tuple[str, ...]
+    size: int
+    sha256: str
+    shares: tuple[str, ...]
+    evidence: EvidenceInfo
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """A stretch of the file behind its head. `variants` is empty for data that every variant needs."""
+
+    offset: int
+    length: int
+    sha256: str
+    dispatch: str
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DroppedInfo:
+    """A target of the bundle that the artifact does not hold, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A fat vmfb: variants in order of preference, all segments in file order; `head` is the size before the first."""
+
+    bundle: str
+    blob: Blob
+    flags: tuple[str, ...]
+    head: int
+    variants: tuple[VariantInfo, ...]
+    segments: tuple[SegmentInfo, ...]
+    dropped: tuple[DroppedInfo, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A release of a model."""
+
+    schema: int
+    model: ModelInfo
+    version: str
+    signature: SignatureInfo
+    compiler: Compiler
+    runtime: Runtime
+    reference: Reference
+    artifacts: tuple[Artifact, ...]
+
+    def blobs(self) -> tuple[Blob, ...]:
+        """Every blob the release needs, artifacts first."""
+        return (*(a.blob for a in self.artifacts), *self.reference.inputs, *self.reference.outputs)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A mutable pointer to a release: the version, and the key and digest of its manifest."""
+
+    schema: int
+    model: str
+    channel: str
+    version: str
+    manifest: Blob

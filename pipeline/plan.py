@@ -1,0 +1,154 @@
+"""Spec → steps: what is to be done for every model, from which files, into which, under which options. Knows no doit."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.layout import Layout
+from pipeline.spec.types import Bundle, Executable, Model, Spec
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work. `options` are JSON values that change the outcome as the files in `inputs` do."""
+
+    name: str
+    about: str
+    action: Callable[[], None]
+    inputs: tuple[Path, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+GROUPS: Mapping[str, str] = {
+    "fetch": "get each model's file and check its digest",
+    "import": "translate each model to MLIR with fixed shapes",
+    "reference": "make each model's test inputs and reference outputs",
+    "compile": "compile each model for each of its bundles into one fat vmfb",
+    "verify": "run every variant this machine can run, compare with the reference",
+    "package": "write each model's manifest",
+    "publish": "put each model's release into the store",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and as what to publish. An empty version is derived from the content."""
+
+    store: str
+    version: str = ""
+    channel: str = "latest"
+
+
+def _stage(module: str, *arguments: Any) -> Callable[[], None]:
+    """Call `run(*arguments)` of a stage, imported when it runs: nothing to do must cost nothing."""
+
+    def call() -> None:
+        importlib.import_module(f"pipeline.stages.{module}").run(*arguments)
+
+    return call
+
+
+def _files(folder: Path, *names: str) -> tuple[Path, ...]:
+    return tuple(folder / name for name in names)
+
+
+def _model_steps(model: Model, layout: Layout) -> list[Step]:
+    source, imported, reference = layout.source(model.name, model.format), layout.imported(model.name), layout.reference(model.name)
+    test_files = [i.file for i in model.inputs if i.file]
+    given = list(model.reference) if isinstance(model.reference, tuple) else []
+    described = {"inputs": repr([(i.name, i.shape, i.dtype) for i in model.inputs]), "entry": model.entry, "format": model.format}
+    return [
+        Step(
+            f"fetch:{model.name}",
+            model.about,
+            _stage("source", model, source),
+            outputs=(source,),
+            options={"source": repr(model.source)},
+        ),
+        Step(
+            f"import:{model.name}",
+            f"{model.name} from {model.format} to MLIR",
+            _stage("import_", model, source, imported),
+            (source,),
+            _files(imported, "model.mlirbc", "signature.json"),
+            described,
+        ),
+        Step(
+            f"reference:{model.name}",
+            f"test data of {model.name}",
+            _stage("reference", model, source, reference),
+            (source, *test_files, *given),
+            _files(reference, "inputs.npz"),
+            {"inputs": repr(model.inputs), "reference": repr(model.reference)},
+        ),
+    ]
+
+
+def _bundle_steps(model: Model, bundle: Bundle, targets: tuple[Executable, ...], layout: Layout, machine: str) -> list[Step]:
+    imported, reference = layout.imported(model.name), layout.reference(model.name)
+    compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
+    compile_stage = functools.partial(importlib.import_module, "pipeline.stages.compile")
+    return [
+        Step(
+            f"compile:{model.name}:{bundle.name}",
+            f"{model.name} for {', '.join(bundle.targets)}",
+            _stage("compile", imported / "model.mlirbc", compiled, bundle, targets),
+            _files(imported, "model.mlirbc"),
+            _files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"),
+            compile_stage().options(bundle, targets),
+        ),
+        Step(
+            f"verify:{model.name}:{bundle.name}",
+            f"every variant of {model.name} that this machine can run",
+            _stage("verify", model, bundle, targets, compiled, imported, reference, verified),
+            (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "inputs.npz")),
+            _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
+            {"tolerance": repr(model.tolerance), "on_failure": bundle.on_failure, "machine": machine},
+        ),
+    ]
+
+
+def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list[Step]:
+    """Every step for every model, in the order of the data's way.
+
+    `machine` says what verification could find here; when it changes, everything is verified again.
+    """
+    result = []
+    for model in spec.models.values():
+        result += _model_steps(model, layout)
+        verified = {name: layout.verified(model.name, name) for name in model.bundles}
+        for name in model.bundles:
+            bundle = spec.bundles[name]
+            targets = tuple(spec.executables[t] for t in bundle.targets)
+            result += _bundle_steps(model, bundle, targets, layout, machine)
+        package = layout.package(model.name)
+        info = {"about": model.about, "licence": model.licence, "source": repr(model.source)}
+        names = ("module.vmfb", "compiled.json", "evidence.json")
+        result.append(
+            Step(
+                f"package:{model.name}",
+                f"the manifest of {model.name}",
+                _stage("package", model, layout.imported(model.name), verified, package),
+                (*_files(layout.imported(model.name), "signature.json"), *(p / n for p in verified.values() for n in names)),
+                _files(package, "manifest.json"),
+                info,
+            )
+        )
+        receipt = layout.published(model.name)
+        result.append(
+            Step(
+                f"publish:{model.name}",
+                f"{model.name} to {target.store}",
+                _stage("publish", package, target.store, target.version, target.channel, receipt),
+                _files(package, "manifest.json"),
+                (receipt,),
+                {"store": target.store, "version": target.version, "channel": target.channel},
+            )
+        )
+    return result

@@ -1,0 +1,169 @@
+"""What `doit` prints: what is running and for how long, what failed and why, and a table of what was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
+from doit.reporter import ConsoleReporter
+
+_HEARTBEAT = 30.0
+
+
+class _StatusLine:
+    """On a terminal one line that tells what is running; elsewhere a line every 30 seconds. Drawn by its own thread."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+        self._live = out.isatty() and not os.environ.get("CI")
+        self._running: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, name: str) -> None:
+        with self._lock:
+            self._running[name] = time.monotonic()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._draw, daemon=True)
+                self._thread.start()
+
+    def end(self, name: str) -> float:
+        with self._lock:
+            return time.monotonic() - self._running.pop(name, time.monotonic())
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._out.write(("\r\x1b[K" if self._live else "") + text + "\n")
+            self._out.flush()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        if self._live:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+
+    def _text(self) -> str:
+        now = time.monotonic()
+        return ", ".join(f"{name} ({now - since:.0f} s)" for name, since in self._running.items())
+
+    def _draw(self) -> None:
+        while not self._stop.wait(0.2 if self._live else _HEARTBEAT):
+            with self._lock:
+                text = self._text()
+                if text:
+                    width = os.get_terminal_size(self._out.fileno()).columns if self._live else 500
+                    self._out.write(f"\r\x1b[K  {text}"[: width + 4] if self._live else f"  still at work: {text}\n")
+                    self._out.flush()
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def table(package: Path) -> list[tuple[str, ...]]:
+    """The rows for one packaged model: a row a variant, then a row a dropped target."""
+    manifest = json.loads((package / "manifest.json").read_text())
+    rows: list[tuple[str, ...]] = []
+    for artifact in manifest["artifacts"]:
+        name = f"{manifest['model']['name']} / {artifact['bundle']}"
+        for variant in artifact["variants"]:
+            evidence = variant["evidence"]
+            kind = evidence["kind"]
+            where = evidence["reason"] if kind == "untested" else evidence["driver"] or evidence["device"]
+            size = f"{variant['size'] / 1000:.0f} kB"
+            rows.append((name, variant["name"], kind, _error(evidence["max_abs_error"]), size, where))
+            name = ""
+        rows += [("", d["name"], "DROPPED", "", "", d["reason"]) for d in artifact["dropped"]]
+        rows.append(("", "", "", "", f"{artifact['blob']['size'] / 1000:.0f} kB", "the whole file"))
+    return rows
+
+
+def render(rows: list[tuple[str, ...]], width: int) -> str:
+    """`rows` under headings, columns aligned, lines cut at `width`."""
+    rows = [("model / bundle", "variant", "verified", "max error", "code", "where, or why not"), *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(w) if i in (3, 4) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  ".join([*cells, row[-1]]).rstrip()[:width])
+    return "\n".join(lines)
+
+
+class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
+    """doit's reporter for people and for logs."""
+
+    desc = "progress, reasons of failures, and a table at the end"
+
+    def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
+        """Called once before anything runs. A selection that selects nothing is a mistake, not a success."""
+        self._tasks = tasks
+        self._line = _StatusLine(sys.stdout)
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+        self._ran, self._current, self._blocked = 0, 0, 0
+        if not selected_tasks:
+            raise InvalidCommand("nothing matches the selection: `doit list --all` shows every task")
+
+    def execute_task(self, task: Any) -> None:
+        """A task starts."""
+        if task.actions:
+            self._line.start(task.name)
+
+    def add_success(self, task: Any) -> None:
+        """A task is done."""
+        if task.actions:
+            self._ran += 1
+            self._seconds[task.name] = seconds = self._line.end(task.name)
+            self._line.say(f"✓ {task.name}  {seconds:.1f} s")
+
+    def skip_uptodate(self, task: Any) -> None:
+        """A task has nothing to do."""
+        if task.actions:
+            self._current += 1
+
+    def add_failure(self, task: Any, fail: BaseFail) -> None:
+        """A task failed, or could not run because another did."""
+        seconds = self._line.end(task.name)
+        if isinstance(fail, UnmetDependency):
+            self._blocked += 1
+            return
+        self.failures.append({"task": task, "exception": fail})
+        message = "".join(fail.traceback) or fail.message
+        self._line.say(f"✗ {task.name}  {seconds:.1f} s\n  " + message.rstrip().replace("\n", "\n  "))
+
+    def complete_run(self) -> None:
+        """Called at the end, interrupted or not."""
+        self._line.close()
+        for message in self.runtime_errors:
+            sys.stderr.write(f"error: {message}\n")
+        if self._ran:
+            self._table()
+        seconds = time.monotonic() - self._started
+        counts = [(self._ran, "done"), (self._current, "up to date"), (len(self.failures), "failed"), (self._blocked, "blocked")]
+        said = ", ".join(f"{n} {what}" for n, what in counts if n)
+        if said:
+            sys.stdout.write(f"{said} in {seconds:.1f} s\n")
+
+    def _table(self) -> None:
+        packages = [
+            Path(task.targets[0]).parent
+            for name, task in self._tasks.items()
+            if name.startswith("package:") and name in self._seconds
+        ]
+        rows = [row for package in packages for row in table(package)]
+        if rows:
+            width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
+            sys.stdout.write("\n" + render(rows, width) + "\n\n")
+        for name, task in self._tasks.items():
+            if name.startswith("publish:") and name in self._seconds:
+                receipt = json.loads(Path(task.targets[0]).read_text())
+                sys.stdout.write(f"published {receipt['release']} to {receipt['store']}\n")

@@ -1,0 +1,154 @@
+"""Package: everything verified about a model → `manifest.json` and the blobs it names, ready to be published."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pipeline.errors import disk_errors
+from pipeline.files import fresh_folder, sha256_bytes, sha256_file, write
+from pipeline.importers.signature import Signature, Tensor
+from pipeline.iree import vmfb
+from pipeline.manifest import types as m
+from pipeline.manifest.codec import content_version, encode
+from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
+from pipeline.stages import record
+from pipeline.stages.compiled import Compiled, Variant
+from pipeline.stages.evidence import Evidence, read_evidence
+
+REVISION = 1
+# The VM bytecode of one release is not promised to load in an older one.
+MINIMUM_RUNTIME = "3.13.0"
+
+
+def _source(model: Model) -> m.Source:
+    source = model.source
+    if isinstance(source, WheelSource):
+        return m.Source("wheel", f"{source.package}=={source.version}: {source.member}", source.sha256)
+    if isinstance(source, ScriptSource):
+        return m.Source("script", source.script.name, source.sha256)
+    assert isinstance(source, PathSource)
+    return m.Source("path", source.path.name, source.sha256)
+
+
+def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
+    """Write each array of an .npz as a .npy into `folder`; the blobs by position."""
+    import numpy as np
+
+    blobs = []
+    with np.load(path) as arrays:
+        for name in sorted(arrays, key=int):
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(arrays[name]).reshape(arrays[name].shape))
+            data = buffer.getvalue()
+            blob = m.Blob(f"{kind}_{name}.npy", sha256_bytes(data), len(data))
+            write(folder / blob.sha256, data)
+            blobs.append(blob)
+    return tuple(blobs)
+
+
+def _variant(variant: Variant, evidence: Evidence) -> m.VariantInfo:
+    pieces = sorted({(p.offset, p.length, p.sha256) for p in variant.code})
+    digest = hashlib.sha256("".join(sha256 for _, _, sha256 in pieces).encode())
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "seconds")}
+    return m.VariantInfo(
+        name=variant.gated.name,
+        backend=variant.backend,
+        device=variant.device,
+        attribute=variant.attribute,
+        format=variant.gated.format,
+        gates=tuple(str(g) for g in variant.gated.gates),
+        size=sum(length for _, length, _ in pieces),
+        sha256=digest.hexdigest(),
+        shares=tuple(sorted({p.owner for p in variant.code} - {variant.gated.name})),
+        evidence=m.EvidenceInfo(**known),
+    )
+
+
+def _with_shares(variants: Sequence[m.VariantInfo]) -> tuple[m.VariantInfo, ...]:
+    """Make sharing mutual: the owner of shared code names those who use it."""
+    users: dict[str, set[str]] = {v.name: set(v.shares) for v in variants}
+    for variant in variants:
+        for owner in variant.shares:
+            users[owner].add(variant.name)
+    return tuple(replace(v, shares=tuple(sorted(users[v.name]))) for v in variants)
+
+
+def _segments(module: vmfb.Module, variants: Sequence[Variant]) -> tuple[m.SegmentInfo, ...]:
+    users: dict[int, list[str]] = {}
+    dispatches: dict[int, str] = {}
+    for variant in variants:
+        for piece in variant.code:
+            users.setdefault(piece.offset, []).append(variant.gated.name)
+            dispatches[piece.offset] = piece.dispatch
+    return tuple(
+        m.SegmentInfo(s.offset, s.length, s.sha256, dispatches.get(s.offset, ""), tuple(dict.fromkeys(users.get(s.offset, ()))))
+        for s in sorted(module.segments, key=lambda s: s.offset)
+    )
+
+
+def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.Artifact, Compiled]:
+    path = verified / "module.vmfb"
+    compiled = Compiled.read(verified / "compiled.json")
+    evidence = {e.variant: e for e in read_evidence(verified / "evidence.json")}
+    module = vmfb.read(path)
+    blob = m.Blob(f"{model}-{bundle}.vmfb", sha256_file(path), module.size)
+    write(blobs / blob.sha256, path.read_bytes())
+    segments = _segments(module, compiled.variants)
+    artifact = m.Artifact(
+        bundle=bundle,
+        blob=blob,
+        flags=compiled.flags,
+        head=segments[0].offset if segments else module.size,
+        variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
+        segments=segments,
+        dropped=tuple(m.DroppedInfo(d.name, d.reason.split(" (log: ")[0].split("; its outputs are in ")[0]) for d in compiled.dropped),
+    )
+    return artifact, compiled
+
+
+def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -> tuple[m.TensorInfo, ...]:
+    """The signature's tensors; a dimension that the importer left open is the one the reference has."""
+    import numpy as np
+
+    shapes = [np.load(folder / b.sha256, mmap_mode="r").shape for b in blobs]
+    return tuple(
+        m.TensorInfo(t.name, t.dtype, tuple(shape) if None in t.shape else t.shape)
+        for t, shape in zip(tensors, shapes, strict=True)
+    )
+
+
+def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
+    """Write `manifest.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the model's bundles."""
+    files = [imported / "signature.json"]
+    files += [path / name for path in verified.values() for name in ("module.vmfb", "compiled.json", "evidence.json", "outputs.npz")]
+    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model))
+    key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
+    if record.is_current(folder, key):
+        return
+    with disk_errors(str(folder)), fresh_folder(folder):
+        blobs = folder / "blobs"
+        made = [_artifact(model.name, bundle, path, blobs) for bundle, path in verified.items()]
+        first = next(iter(verified.values()))
+        reference = m.Reference(_arrays(first / "inputs.npz", blobs, "input"), _arrays(first / "outputs.npz", blobs, "output"))
+        signature = Signature.read(imported / "signature.json")
+        manifest = m.Manifest(
+            schema=m.SCHEMA,
+            model=info,
+            version="",
+            signature=m.SignatureInfo(
+                signature.entry,
+                _tensors(signature.inputs, reference.inputs, blobs),
+                _tensors(signature.outputs, reference.outputs, blobs),
+            ),
+            compiler=m.Compiler("iree-base-compiler", **made[0][1].compiler),
+            runtime=m.Runtime("iree-base-runtime", MINIMUM_RUNTIME),
+            reference=reference,
+            artifacts=tuple(artifact for artifact, _ in made),
+        )
+        manifest = replace(manifest, version=content_version(manifest))
+        write(folder / "manifest.json", encode(manifest))
+        record.write_record(folder, key, ["manifest.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])

@@ -1,0 +1,105 @@
+"""Publish: blobs by content first, the manifest last and create-only, then the channel by compare-and-swap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes, sha256_file, write
+from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.manifest.codec import decode, encode
+from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
+from pipeline.stages.record import canonical
+from pipeline.store.base import Store
+from pipeline.store.open import open_store
+
+_ATTEMPTS = 8
+
+
+def _upload(store: Store, blob: Blob, path: Path) -> bool:
+    """Put one blob unless the store has it; whether it was sent. The bytes are checked against the manifest first."""
+    key = blob_key(blob.sha256)
+    if store.size(key) == blob.size:
+        return False
+    if sha256_file(path) != blob.sha256:
+        raise PipelineError("does not have the digest its manifest names", where=str(path), hint="remove out/ and run doit")
+    store.upload(key, path)
+    if (size := store.size(key)) != blob.size:
+        raise PipelineError(f"has {size} bytes after the upload of {blob.size}", where=f"{store.url}/{key}")
+    return True
+
+
+def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
+    key = release_key(manifest.model.name, manifest.version)
+    if store.create(key, data):
+        return True
+    existing = store.get(key)
+    if existing is None or existing.data != data:
+        raise PipelineError(
+            f"{manifest.model.name} {manifest.version} is published already, with other content",
+            where=f"{store.url}/{key}",
+            hint="releases never change: publish this one under another version",
+        )
+    return False
+
+
+def _move_channel(store: Store, channel: Channel) -> bool:
+    key, data = channel_key(channel.model, channel.channel), encode(channel)
+    for _ in range(_ATTEMPTS):
+        current = store.get(key)
+        if current is not None:
+            decode(Channel, current.data, f"{store.url}/{key}")
+            if current.data == data:
+                return False
+        if store.replace(key, data, current.tag if current else None):
+            return True
+    raise PipelineError(
+        f"the channel changed {_ATTEMPTS} times while it was being moved", where=f"{store.url}/{key}", hint="publish again"
+    )
+
+
+def publish(
+    package: Path, store: Store, version: str = "", channel: str = "latest", note: Callable[[str], None] = lambda _: None
+) -> dict[str, object]:
+    """Publish the package to `store` under `version` (default: the one derived from its content). Returns the receipt.
+
+    Publishing the same again sends nothing. A kill at any moment leaves either no release or a whole one.
+    """
+    manifest = decode(Manifest, (package / "manifest.json").read_bytes(), str(package / "manifest.json"))
+    if version:
+        manifest = replace(manifest, version=version)
+    data = encode(manifest)
+    blobs = {blob.sha256: blob for blob in manifest.blobs()}
+    sent = 0
+    for blob in blobs.values():
+        if _upload(store, blob, package / "blobs" / blob.sha256):
+            note(f"sent {blob.name}, {blob.size} bytes")
+            sent += 1
+    created = _create_manifest(store, manifest, data)
+    key = release_key(manifest.model.name, manifest.version)
+    pointer = Channel(
+        SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data))
+    )
+    moved = _move_channel(store, pointer)
+    return {
+        "store": store.url,
+        "release": f"{manifest.model.name}@{manifest.version}",
+        "manifest": f"{store.url}/{key}",
+        "blobs_sent": sent,
+        "manifest_created": created,
+        "channel_moved": moved,
+    }
+
+
+def run(package: Path, url: str, version: str, channel: str, receipt: Path) -> None:
+    """Publish to the store at `url` and write the receipt."""
+    write(receipt, canonical(publish(package, open_store(url), version, channel)))
+
+
+def read_receipt(path: Path) -> dict[str, object]:
+    """The receipt of the last publication."""
+    result: dict[str, object] = json.loads(path.read_text())
+    return result

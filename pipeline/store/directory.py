@@ -1,0 +1,74 @@
+"""A store in a directory, with the same keys and the same promises as a bucket."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import sha256_bytes, staged, write
+from pipeline.store.base import Object
+
+
+class DirectoryStore:
+    """Objects are files below `root`, which is made on the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise PipelineError(f"the key {key!r} leaves the store", where=self.url)
+        return self.root / key
+
+    def get(self, key: str) -> Object | None:
+        """The object at `key`; its tag is its digest."""
+        with disk_errors(self.url):
+            try:
+                data = self._path(key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return Object(data, sha256_bytes(data))
+
+    def size(self, key: str) -> int | None:
+        """The size of the file at `key`."""
+        with disk_errors(self.url):
+            try:
+                return self._path(key).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def upload(self, key: str, path: Path) -> None:
+        """Copy the file, then rename it into place."""
+        with staged(self._path(key)) as temporary, disk_errors(self.url), path.open("rb") as source, temporary.open("wb") as out:
+            while chunk := source.read(1 << 20):
+                out.write(chunk)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """A hard link either makes the name or finds it taken: no moment in which half of it can be seen."""
+        path = self._path(key)
+        with disk_errors(self.url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            try:
+                write(temporary, data)
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+        return True
+
+    def replace(self, key: str, data: bytes, tag: str | None) -> bool:
+        """Compare and replace under a lock that all writers of this store take."""
+        with disk_errors(self.url):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / ".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                current = self.get(key)
+                if (current.tag if current else None) != tag:
+                    return False
+                write(self._path(key), data)
+        return True

@@ -1,0 +1,131 @@
+"""A store in an S3 bucket: AWS, or any server with its protocol (checked with SeaweedFS and Ceph RGW). Only user of boto3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+)
+
+from pipeline.errors import PipelineError
+from pipeline.store.base import Object
+
+_HINTS = {
+    "NoSuchBucket": "create the bucket, or correct PIPELINE_STORE",
+    "AccessDenied": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
+    "InvalidAccessKeyId": "the server does not know this access key: check AWS_PROFILE or AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_PROFILE or AWS_SECRET_ACCESS_KEY",
+    "403": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
+}
+_MISSING = ("404", "NoSuchKey", "NotFound")
+# Ceph answers a lost race of two conditional writes with ConcurrentModification or 409.
+_LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "ConcurrentModification", *_MISSING)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+class S3Store:
+    """Objects below `prefix` of `bucket`. Credentials, region and endpoint by the usual AWS chain."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.bucket, self.prefix = bucket, prefix.strip("/")
+        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        config = Config(
+            request_checksum_calculation="when_required",  # the default fails on Ceph over https
+            response_checksum_validation="when_required",
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 4},
+        )
+        with self._errors(""):
+            # Ceph and SeaweedFS know no regions; AWS's own chain decides where one is set.
+            session = boto3.session.Session()
+            self._client: Any = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        where = f"{self.url}/{key}" if key else self.url
+        try:
+            yield
+        except NoCredentialsError as error:
+            raise PipelineError("there are no AWS credentials", where=where, hint="set AWS_PROFILE, or run `aws configure`") from error
+        except ClientError as error:
+            code = _code(error)
+            message = error.response.get("Error", {}).get("Message") or code
+            raise PipelineError(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
+        except EndpointConnectionError as error:
+            hint = "check the network and AWS_ENDPOINT_URL_S3, then run the same command again"
+            raise PipelineError(f"cannot connect: {error}", where=where, hint=hint) from error
+        except (ConnectionError, HTTPClientError) as error:
+            raise PipelineError(
+                f"the connection broke: {error}", where=where, hint="run the same command again: what is there is not sent twice"
+            ) from error
+        except BotoCoreError as error:
+            raise PipelineError(str(error), where=where) from error
+
+    def get(self, key: str) -> Object | None:
+        """The object at `key`; its tag is its ETag."""
+        with self._errors(key):
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
+                return Object(answer["Body"].read(), answer["ETag"].strip('"'))
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def size(self, key: str) -> int | None:
+        """The size of the object at `key`, by a HEAD request."""
+        with self._errors(key):
+            try:
+                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def upload(self, key: str, path: Path) -> None:
+        """Put the file, in parallel parts where it is large. S3 shows it only when whole."""
+        with self._errors(key):
+            try:
+                self._client.upload_file(str(path), self.bucket, self._key(key))
+            except boto3.exceptions.S3UploadFailedError as error:
+                if isinstance(error.__cause__ or error.__context__, ClientError):
+                    raise (error.__cause__ or error.__context__) from None  # type: ignore[misc]
+                raise PipelineError(str(error), where=f"{self.url}/{key}") from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """PutObject with If-None-Match: the only create-only write that all servers honour."""
+        return self._conditional(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, tag: str | None) -> bool:
+        """PutObject with If-Match; the tag without quotes, since Ceph takes it only so."""
+        return self.create(key, data) if tag is None else self._conditional(key, data, IfMatch=tag)
+
+    def _conditional(self, key: str, data: bytes, **condition: str) -> bool:
+        with self._errors(key):
+            try:
+                self._client.put_object(
+                    Bucket=self.bucket, Key=self._key(key), Body=data, ContentType="application/json", **condition
+                )
+            except ClientError as error:
+                if _code(error) in _LOST:
+                    return False
+                raise
+        return True
