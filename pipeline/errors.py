@@ -18,7 +18,7 @@ class PipelineError(Exception):
         return f"{head}\n  → {self.hint}" if self.hint else head
 
 
-class ManyErrors(PipelineError):
+class ManyProblemsError(PipelineError):
     """Several independent problems found in one pass, reported together, one a line."""
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -64,9 +64,7 @@ def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: s
             digest.update(chunk)
             out.write(chunk)
         if digest.hexdigest() != expected_sha256:
-            raise PipelineError(
-                f"the SHA-256 is {digest.hexdigest()}, but {expected_sha256} was expected", where=what, hint=hint
-            )
+            raise PipelineError(f"the SHA-256 is {digest.hexdigest()}, but {expected_sha256} was expected", where=what, hint=hint)
 
 
 @contextmanager

@@ -59,7 +59,11 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 
 
 def _model_steps(model: Model, layout: Layout) -> list[Step]:
-    source, imported, reference = layout.source(model.name, model.format), layout.imported(model.name), layout.reference(model.name)
+    source, imported, reference = (
+        layout.source(model.name, model.format),
+        layout.imported(model.name),
+        layout.reference(model.name),
+    )
     test_files = [i.file for i in model.inputs if i.file]
     given = list(model.reference) if isinstance(model.reference, tuple) else []
     described = {"inputs": repr([(i.name, i.shape, i.dtype) for i in model.inputs]), "entry": model.entry, "format": model.format}

@@ -134,7 +134,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         """A task failed, or could not run because another did."""
         seconds = self._line.end(task.name)
         if isinstance(fail, UnmetDependency):
-            self._blocked += 1
+            self._blocked += bool(task.actions)
             return
         self.failures.append({"task": task, "exception": fail})
         message = "".join(fail.traceback) or fail.message

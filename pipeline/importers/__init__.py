@@ -1,0 +1,1 @@
+"""Model file → MLIR, in child processes; and the reference outputs of ONNX Runtime."""

@@ -21,9 +21,7 @@ def _named(found: Signature, inputs: list[Tensor], where: str) -> Signature:
     if len(found.inputs) != len(inputs):
         raise PipelineError(f"@{found.entry} takes {len(found.inputs)} inputs, the spec gives {len(inputs)}", where=where)
     for mine, given in zip(found.inputs, inputs, strict=True):
-        fits = len(mine.shape) == len(given.shape) and all(
-            m in (None, g) for m, g in zip(mine.shape, given.shape, strict=True)
-        )
+        fits = len(mine.shape) == len(given.shape) and all(m in (None, g) for m, g in zip(mine.shape, given.shape, strict=True))
         # MLIR integers carry no sign here: the spec says which is meant.
         if mine.mlir.split("x")[-1] != given.mlir.split("x")[-1] or not fits:
             raise PipelineError(f"input {given.name!r} is {mine.mlir} in the file, {given.mlir} in the spec", where=where)

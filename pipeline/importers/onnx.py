@@ -104,9 +104,7 @@ def convert(source: Path, folder: Path, inputs: list[Tensor], name: str | None) 
     subprocess.run(
         [sys.executable, "-m", "iree.compiler.tools.import_onnx", str(fixed), "-o", str(text)], check=True
     )  # inside the importer's own child process and group
-    signature = Signature(
-        ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output)
-    )
+    signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     with link.opened(text) as module:
         entry.finish(module, entry.entry_function(module, None, str(text)), signature)
         with staged(folder / "model.mlirbc") as path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.iree import link, spirv, vmfb
-from pipeline.iree.gates import SELECTED, Gate, GateError, Gated, cpu_gates, spirv_gates, unreachable
+from pipeline.iree.gates import SELECTED, Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.targets import Target, device
 from pipeline.iree.toolchain import iree_compile
 
@@ -51,7 +51,9 @@ def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -
     dispatches = {code.dispatch for code in codes}
     for name in order:
         if missing := dispatches - {code.dispatch for code in codes if code.variant == name}:
-            raise PipelineError(f"the compiler left out {name} for {len(missing)} dispatches, {sorted(missing)[0]} first", where=where)
+            raise PipelineError(
+                f"the compiler left out {name} for {len(missing)} dispatches, {sorted(missing)[0]} first", where=where
+            )
 
 
 def generate(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str]) -> dict[tuple[str, str], str]:
@@ -89,11 +91,15 @@ def _gated(
         except GateError as error:
             raise PipelineError(f"{target.name}: {error}", where=where) from error
     if problems := unreachable(variants):
-        raise PipelineError("\n".join(problems), where=where, hint="reorder the bundle's targets or narrow the earlier one's gates")
+        raise PipelineError(
+            "\n".join(problems), where=where, hint="reorder the bundle's targets or narrow the earlier one's gates"
+        )
     return tuple(variants)
 
 
-def _read_back(path: Path, found: Sequence[link.Code], owners: Mapping[tuple[str, str], str], variants: Sequence[Gated]) -> Compiled:
+def _read_back(
+    path: Path, found: Sequence[link.Code], owners: Mapping[tuple[str, str], str], variants: Sequence[Gated]
+) -> Compiled:
     """Read the finished file and find every variant's code in it, by digest."""
     module = vmfb.read(path)
     segments = {segment.sha256: segment for segment in module.segments}

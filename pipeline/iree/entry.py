@@ -41,7 +41,7 @@ def _tensor(name: str, type_: ir.Type, where: str) -> Tensor:
     if not isinstance(type_, ir.RankedTensorType):
         raise PipelineError(f"{name} is {type_}, but only ranked tensors can be inputs and outputs", where=where)
     element = str(type_.element_type)
-    dtype = _NUMPY.get(element) or _NUMPY.get(element.removeprefix("s")) 
+    dtype = _NUMPY.get(element) or _NUMPY.get(element.removeprefix("s"))
     if dtype is None:
         raise PipelineError(f"{name} has elements of type {element}, which numpy does not know", where=where)
     shape = tuple(None if type_.is_dynamic_dim(i) else type_.get_dim_size(i) for i in range(type_.rank))

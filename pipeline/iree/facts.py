@@ -15,7 +15,9 @@ from pipeline.iree.gates import QUERIES
 MODULE = Path(__file__).with_name("facts.vmfb")
 NAMES = tuple(f"{category}::{key}" for category, keys in sorted(QUERIES.items()) for key in sorted(keys))
 
-_SOURCE = "func.func @unused(%a: tensor<1xf32>) -> tensor<1xf32> { %b = arith.addf %a, %a : tensor<1xf32> return %b : tensor<1xf32> }"
+_SOURCE = (
+    "func.func @unused(%a: tensor<1xf32>) -> tensor<1xf32> { %b = arith.addf %a, %a : tensor<1xf32> return %b : tensor<1xf32> }"
+)
 
 
 def build(output: Path) -> None:

@@ -1,8 +1,9 @@
 """IR surgery, by the compiler's MLIR bindings, that turns IREE's several-target modules into ones that choose right.
 
-`align_loops` works on the `executable-sources` phase. `configure` works on the `executable-configurations` phase, before code is generated: every variant gets a condition that
-asks one made-up query, `vmfb.variant::<name>`. `link` works on the `hal` phase, when the code exists: it puts the real
-gates, evaluated once, in the place of those queries, exports the choice, and lays the code out by variant.
+`align_loops` works on the `executable-sources` phase, `configure` on `executable-configurations`, before code is
+generated: every variant gets a condition that asks one made-up query, `vmfb.variant::<name>`. `link` works on the `hal`
+phase, when the code exists: it puts the real gates, evaluated once, in the place of those queries, exports the choice,
+and lays the code out by variant.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _body(operation: Any) -> ir.Block:
 
 
 def _symbol(operation: Any) -> str:
-    return ir.StringAttr(operation.attributes["sym_name"]).value
+    return str(ir.StringAttr(operation.attributes["sym_name"]).value)
 
 
 def set_targets(module: ir.Module, device: str) -> None:
@@ -82,7 +83,7 @@ def _marker(variant: ir.Operation) -> str:
     target = str(variant.attributes["target"])
     # The binding has no accessors for #hal.executable.target: its configuration is the printed form's only dictionary.
     configuration = ir.DictAttr(ir.Attribute.parse(target[target.index("{") : target.rindex("}") + 1]))
-    return ir.StringAttr(configuration[MARKER]).value
+    return str(ir.StringAttr(configuration[MARKER]).value)
 
 
 def _condition(name: str) -> ir.Module:
@@ -223,7 +224,9 @@ def codes(module: ir.Module, names: Mapping[tuple[str, str], str]) -> list[Code]
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, autoescape=False
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  # MLIR, not HTML
     )
     environment.filters["i32"] = lambda value: value - 2**32 if value >= 2**31 else value
     return environment

@@ -103,7 +103,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     context.vm_context.invoke(function, values, results)
     outputs = [_to_host(device, results.get_as_object(i, rt.HalBufferView)) for i in range(len(results))]
     finished = time.monotonic()
-    np.savez(job["outputs"], **{str(i): output for i, output in enumerate(outputs)})
+    named: dict[str, Any] = {str(i): output for i, output in enumerate(outputs)}
+    np.savez(job["outputs"], **named)
     return {"selected": selected, "load_s": loaded - started, "run_s": finished - invoked}
 
 

@@ -97,12 +97,10 @@ def _parse(data: memoryview, members: Mapping[int, str]) -> Module:
 def read(path: Path) -> Module:
     """The contents of the vmfb at `path`. Raises PipelineError where it is none, or is damaged."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            data = memoryview(mapped)
-            try:
-                return _parse(data, _members(path))
-            finally:
-                data.release()
+        with path.open("rb") as file:
+            # Not closed here: views of it live in the traceback of whatever is wrong with the file.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _parse(memoryview(mapped), _members(path))
     except (MalformedError, ValueError) as error:
         raise PipelineError(f"not a vmfb, or damaged: {error}", where=str(path)) from error
     except OSError as error:

@@ -1,0 +1,1 @@
+"""What is published about a release: types, both directions, JSON Schema."""

@@ -18,7 +18,9 @@ T = TypeVar("T", Manifest, Channel)
 
 def encode(document: Manifest | Channel) -> bytes:
     """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end."""
-    return (json.dumps(dataclasses.asdict(document), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(dataclasses.asdict(document), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 def content_version(manifest: Manifest) -> str:
@@ -26,7 +28,7 @@ def content_version(manifest: Manifest) -> str:
     return "c" + sha256_bytes(encode(dataclasses.replace(manifest, version="")))[:12]
 
 
-class _Misfit(Exception):
+class _MisfitError(Exception):
     """A value that is not what the format says, with its path."""
 
 
@@ -37,25 +39,25 @@ def _union(type_: Any) -> tuple[Any, ...]:
 def _decode(type_: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(type_):
         if not isinstance(value, dict):
-            raise _Misfit(f"{path or 'the document'}: must be an object")
+            raise _MisfitError(f"{path or 'the document'}: must be an object")
         hints = typing.get_type_hints(type_)
         for key in value.keys() - hints.keys():
-            raise _Misfit(f"{path}.{key}: is not a key here, {did_you_mean(key, hints)}".lstrip("."))
+            raise _MisfitError(f"{path}.{key}: is not a key here, {did_you_mean(key, hints)}".lstrip("."))
         for key in sorted(hints.keys() - value.keys()):
-            raise _Misfit(f"{path}.{key}: is missing".lstrip("."))
+            raise _MisfitError(f"{path}.{key}: is missing".lstrip("."))
         return type_(**{key: _decode(hint, value[key], f"{path}.{key}".lstrip(".")) for key, hint in hints.items()})  # type: ignore[operator]
     if typing.get_origin(type_) is tuple:
         if not isinstance(value, list):
-            raise _Misfit(f"{path}: must be a list")
+            raise _MisfitError(f"{path}: must be a list")
         item = typing.get_args(type_)[0]
         return tuple(_decode(item, v, f"{path}[{i}]") for i, v in enumerate(value))
     choices = _union(type_)
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in choices:
-        raise _Misfit(f"{path}: {value!r} is no {' or '.join(c.__name__ for c in choices)}")
+        raise _MisfitError(f"{path}: {value!r} is no {' or '.join(c.__name__ for c in choices)}")
     if type(value) is int and value < 0:
-        raise _Misfit(f"{path}: must not be negative")
+        raise _MisfitError(f"{path}: must not be negative")
     return value
 
 
@@ -72,7 +74,7 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         )
     try:
         result: T = _decode(type_, value, "")
-    except _Misfit as error:
+    except _MisfitError as error:
         raise PipelineError(f"not a valid {type_.__name__.lower()}: {error}", where=where) from error
     return result
 

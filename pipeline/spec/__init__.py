@@ -1,0 +1,1 @@
+"""YAML → frozen, validated types: the only reader of YAML."""

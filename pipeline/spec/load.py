@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.errors import ManyErrors
+from pipeline.errors import ManyProblemsError
 from pipeline.iree.gates import Gate
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.reader import Fields, Problems, read
@@ -36,7 +36,9 @@ _ATTRIBUTE_KEYS = frozenset(
 
 def _attribute(fields: Fields | None) -> Mapping[str, AttributeValue]:
     result: dict[str, AttributeValue] = {}
-    for key, value in fields.data.items() if fields else ():
+    if fields is None:
+        return result
+    for key, value in fields.data.items():
         if key not in _ATTRIBUTE_KEYS:
             fields.problem(key, f"is not a parameter that can be set: {did_you_mean(key, _ATTRIBUTE_KEYS)}")
         elif isinstance(value, list) and all(isinstance(v, int) for v in value):
@@ -162,7 +164,7 @@ def _model(fields: Fields) -> Model:
 
 def _folder(root: Path, kind: str, build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
     folder = root / kind
-    result = {}
+    result: dict[str, _T] = {}
     if not folder.is_dir():
         problems.add(folder, "", "there is no such folder")
         return result
@@ -179,27 +181,28 @@ def _folder(root: Path, kind: str, build: Callable[[Fields], _T], problems: Prob
     return result
 
 
-def _references(spec: Spec, root: Path, problems: Problems) -> None:
-    for owner, key, names, known in [
-        *((b, "targets", b.targets, spec.executables) for b in spec.bundles.values()),
-        *((m, "bundles", m.bundles, spec.bundles) for m in spec.models.values()),
-    ]:
+def _references(
+    root: Path, kind: str, named: Iterable[tuple[Path, str, Sequence[str]]], known: Iterable[str], problems: Problems
+) -> None:
+    """Note every name in `named` (file, key, names) that is not `known`. A file that could not be read has its own report."""
+    for path, key, names in named:
         for index, name in enumerate(names):
-            # A file that exists but could not be read has its own report.
-            if name not in known and not (root / ("executables" if key == "targets" else "bundles") / f"{name}.yaml").exists():
-                kind = "executable target" if key == "targets" else "bundle"
-                problems.add(owner.path, f"{key}[{index}]", f"there is no {kind} {name!r}: {did_you_mean(name, known)}")
+            if name not in known and not (root / f"{name}.yaml").exists():
+                problems.add(path, f"{key}[{index}]", f"there is no {kind} {name!r}: {did_you_mean(name, known)}")
 
 
 def load(root: Path) -> Spec:
-    """Everything under `root` (`targets/`). Raises ManyErrors with all problems, each `file: path.to.key: what to do`."""
+    """Everything under `root` (`targets/`). Raises ManyProblemsError with all problems, each `file: path.to.key: what to do`."""
     problems = Problems()
     spec = Spec(
         _folder(root, "executables", _executable, problems),
         _folder(root, "bundles", _bundle, problems),
         _folder(root, "models", _model, problems),
     )
-    _references(spec, root, problems)
+    bundles, models = spec.bundles.values(), spec.models.values()
+    targets = [(b.path, "targets", b.targets) for b in bundles]
+    _references(root / "executables", "executable target", targets, spec.executables, problems)
+    _references(root / "bundles", "bundle", [(m.path, "bundles", m.bundles) for m in models], spec.bundles, problems)
     if problems.found:
-        raise ManyErrors(problems.found)
+        raise ManyProblemsError(problems.found)
     return spec

@@ -24,9 +24,7 @@ def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
     """Everything but the imported model that a compiled bundle depends on, as JSON values."""
     return {
         "bundle": {"flags": bundle.flags, "on_failure": bundle.on_failure},
-        "targets": [
-            asdict(t) | {"path": "", "about": "", "gates": [str(g) for g in t.gates]} for t in targets
-        ],
+        "targets": [asdict(t) | {"path": "", "about": "", "gates": [str(g) for g in t.gates]} for t in targets],
         "compiler": toolchain.version(),
         "revision": REVISION,
     }

@@ -93,4 +93,6 @@ def read_evidence(path: Path) -> list[Evidence]:
     try:
         return [Evidence(**item) for item in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError) as error:
-        raise PipelineError(f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+        raise PipelineError(
+            f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"
+        ) from error

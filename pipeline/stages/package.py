@@ -105,7 +105,9 @@ def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.A
         head=segments[0].offset if segments else module.size,
         variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
         segments=segments,
-        dropped=tuple(m.DroppedInfo(d.name, d.reason.split(" (log: ")[0].split("; its outputs are in ")[0]) for d in compiled.dropped),
+        dropped=tuple(
+            m.DroppedInfo(d.name, d.reason.split(" (log: ")[0].split("; its outputs are in ")[0]) for d in compiled.dropped
+        ),
     )
     return artifact, compiled
 
@@ -124,7 +126,9 @@ def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -
 def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
     """Write `manifest.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the model's bundles."""
     files = [imported / "signature.json"]
-    files += [path / name for path in verified.values() for name in ("module.vmfb", "compiled.json", "evidence.json", "outputs.npz")]
+    files += [
+        path / name for path in verified.values() for name in ("module.vmfb", "compiled.json", "evidence.json", "outputs.npz")
+    ]
     info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model))
     key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
     if record.is_current(folder, key):

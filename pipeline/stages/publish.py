@@ -80,9 +80,7 @@ def publish(
             sent += 1
     created = _create_manifest(store, manifest, data)
     key = release_key(manifest.model.name, manifest.version)
-    pointer = Channel(
-        SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data))
-    )
+    pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
     moved = _move_channel(store, pointer)
     return {
         "store": store.url,

@@ -26,7 +26,7 @@ def draw(spec: Input, where: str) -> object:
             raise PipelineError(f"not a .npy file: {error}", where=str(spec.file)) from error
         if array.shape != spec.shape or str(array.dtype) != spec.dtype:
             raise PipelineError(
-                f"input {spec.name!r} is {spec.dtype}{list(spec.shape)} in the spec, the file is {array.dtype}{list(array.shape)}",
+                f"{spec.name!r} is {spec.dtype}{list(spec.shape)} in the spec, {array.dtype}{list(array.shape)} in the file",
                 where=str(spec.file),
                 hint=f"change {where} or the file",
             )

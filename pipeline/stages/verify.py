@@ -207,7 +207,13 @@ def _verify(check: Check) -> tuple[Check, list[Evidence]]:
 
 
 def run(
-    model: Model, bundle: Bundle, targets: Sequence[Executable], compiled_folder: Path, imported: Path, reference: Path, folder: Path
+    model: Model,
+    bundle: Bundle,
+    targets: Sequence[Executable],
+    compiled_folder: Path,
+    imported: Path,
+    reference: Path,
+    folder: Path,
 ) -> None:
     """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds and its evidence."""
     present = devices.find(folder.parent / "devices")

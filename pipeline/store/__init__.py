@@ -1,0 +1,1 @@
+"""Objects by key: a directory, S3."""

@@ -64,7 +64,9 @@ class S3Store:
         try:
             yield
         except NoCredentialsError as error:
-            raise PipelineError("there are no AWS credentials", where=where, hint="set AWS_PROFILE, or run `aws configure`") from error
+            raise PipelineError(
+                "there are no AWS credentials", where=where, hint="set AWS_PROFILE, or run `aws configure`"
+            ) from error
         except ClientError as error:
             code = _code(error)
             message = error.response.get("Error", {}).get("Message") or code

@@ -1,0 +1,58 @@
+"""The golden manifest: `python -m tests.golden` checks it against a fresh build, `--write` makes it again.
+
+It changes when the manifest's format, the compiler, or the code generated for tests/data/small.mlir does. Evidence is not
+part of it: that belongs to the machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.stages import compile as compile_stage
+from pipeline.stages import import_, package, source
+from pipeline.stages.compiled import Compiled
+from pipeline.stages.evidence import Evidence, write_evidence
+from tests.project import Project
+
+GOLDEN = Path(__file__).with_name("manifest.json")
+
+
+def build(folder: Path) -> bytes:
+    """The manifest of the small model, built in `folder`."""
+    project = Project(folder / "project", "small")
+    model, bundle, targets = project.spec("small")
+    layout = project.layout
+    file, imported, compiled = layout.source("small", "mlir"), layout.imported("small"), layout.compiled("small", "desktop")
+    source.run(model, file)
+    import_.run(model, file, imported)
+    compile_stage.run(imported / "model.mlirbc", compiled, bundle, targets)
+    variants = Compiled.read(compiled / "compiled.json").variants
+    write_evidence(compiled / "evidence.json", [Evidence(v.gated.name, "untested", "not part of this test") for v in variants])
+    ones = [np.ones(i.shape, i.dtype) for i in model.inputs]
+    np.savez(compiled / "inputs.npz", **{str(n): a for n, a in enumerate(ones)})
+    np.savez(compiled / "outputs.npz", **{"0": (ones[0] @ ones[1]).sum(axis=1)})
+    package.run(model, imported, {"desktop": compiled}, layout.package("small"))
+    return (layout.package("small") / "manifest.json").read_bytes()
+
+
+def main(arguments: list[str]) -> int:
+    """Check, or with `--write` replace, the golden file."""
+    with tempfile.TemporaryDirectory() as name:
+        data = build(Path(name))
+    if arguments == ["--write"]:
+        GOLDEN.write_bytes(data)
+    if data == GOLDEN.read_bytes():
+        return 0
+    sys.stdout.writelines(
+        difflib.unified_diff(GOLDEN.read_text().splitlines(True), data.decode().splitlines(True), "golden", "built")
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Specs: every file of the project loads, and every mistake is reported with its file, path and remedy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ManyProblemsError
+from pipeline.spec.load import load
+
+TARGETS = Path(__file__).parent.parent / "targets"
+
+
+@pytest.fixture
+def targets(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TARGETS, tmp_path / "targets"))
+
+
+def problems(targets: Path) -> str:
+    with pytest.raises(ManyProblemsError) as caught:
+        load(targets)
+    return str(caught.value)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_every_file_of_the_project_loads() -> None:
+    spec = load(TARGETS)
+    assert list(spec.bundles["desktop"].targets) == ["amd-rdna3", "nvidia-ampere", "vulkan-any", "x86-64-v4", "x86-64-v3", "x86-64"]
+    assert set(spec.models) >= {"magika", "pp-ocr-angle", "attention-f16"}
+    assert all(model.source.sha256 for model in spec.models.values())
+
+
+def test_all_problems_of_all_files_come_together(targets: Path) -> None:
+    edit(targets / "models/magika.yaml", "licence:", "license:")
+    edit(targets / "bundles/desktop.yaml", "vulkan-any", "vulkan-amy")
+    edit(targets / "executables/amd-rdna3.yaml", "subgroup_size == 64", "subgroupsize == 64")
+    text = problems(targets)
+    assert "models/magika.yaml: license: is not a key here: did you mean 'licence'?" in text
+    assert "models/magika.yaml: licence: is missing" in text
+    assert "bundles/desktop.yaml: targets[2]: there is no executable target 'vulkan-amy': did you mean 'vulkan-any'?" in text
+    assert "executables/amd-rdna3.yaml: gates[0]: IREE's runtime does not answer the query vulkan.device::subgroupsize" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "complaint"),
+    [
+        ("models/magika.yaml", "high: 257", "high: -3", "inputs[0].high: must be above low"),
+        ("models/magika.yaml", "[1, 2048]", "[1, -1]", "inputs[0].shape[1]: must be a whole number above 0"),
+        ("models/magika.yaml", "int32", "int23", "inputs[0].dtype: 'int23' is unknown: did you mean 'int32'?"),
+        ("models/magika.yaml", "sha256: fe", "sha256: FE", "source.sha256: must be 64 lower-case hex digits"),
+        ("models/magika.yaml", "[desktop]", "[desktop, desktop]", "bundles[1]: 'desktop' stands twice"),
+        ("models/magika.yaml", "[desktop]", "[]", "bundles: must not be empty"),
+        ("models/magika.yaml", "kind: wheel", "kind: whale", "source.kind: 'whale' is unknown: did you mean 'wheel'?"),
+        ("models/magika.yaml", "format: onnx", "format: onnx\nformat: mlir", "the key 'format' stands twice"),
+        ("models/magika.yaml", "format: onnx", "format: [", "line"),
+        ("models/magika.yaml", "about: Google", "about: 3 #", "about: must be text, not 3"),
+        ("models/magika.yaml", "bundles:", "tolerance: {absolute: 1}\nbundles:", "tolerance.relative: is missing"),
+        ("models/attention-f16.yaml", "made/attention_f16.py", "made/nothing.py", "source.script: there is no file"),
+        ("executables/x86-64.yaml", "backend: llvm-cpu", "backend: llvm-gpu", "'llvm-gpu' is unknown: did you mean 'llvm-cpu'?"),
+        ("executables/vulkan-any.yaml", "compute:", "computer:", "attribute.computer: is not a parameter that can be set"),
+        ("bundles/desktop.yaml", "targets:", "on_failure: ignore\ntargets:", "on_failure: 'ignore' is unknown"),
+    ],
+)
+def test_a_mistake_names_its_place_and_remedy(targets: Path, file: str, old: str, new: str, complaint: str) -> None:
+    edit(targets / file, old, new)
+    assert complaint in problems(targets)
+
+
+def test_a_file_that_would_be_passed_over_is_reported(targets: Path) -> None:
+    (targets / "models/other.yml").write_text("about: x\n")
+    assert "rename it to end in .yaml" in problems(targets)
+
+
+def test_a_folder_that_is_missing_is_reported(tmp_path: Path) -> None:
+    assert "models: there is no such folder" in problems(tmp_path)
