@@ -110,7 +110,9 @@ def test_the_list_of_tasks_reads_well(built: Project) -> None:
 
 def test_specs_with_mistakes_report_them_all_and_exit(again: Project) -> None:
     spec = again.targets / "models/small.yaml"
-    spec.write_text(spec.read_text().replace("licence:", "license:").replace("[desktop]", "[desk]").replace("- desktop", "- desktpo"))
+    spec.write_text(
+        spec.read_text().replace("licence:", "license:").replace("[desktop]", "[desk]").replace("- desktop", "- desktpo")
+    )
     result = again.doit()
     assert result.returncode == 3
     assert "did you mean 'licence'?" in result.stderr

@@ -123,7 +123,9 @@ def test_bad_gates_say_what_is_wrong(text: str, complaint: str) -> None:
         Gate.parse(text)
 
 
-@pytest.mark.parametrize("text", ["hal.cpu::avx2 == 1", "vulkan.device::subgroup_size in [32, 64]", "vulkan.device::api_version >= 7"])
+@pytest.mark.parametrize(
+    "text", ["hal.cpu::avx2 == 1", "vulkan.device::subgroup_size in [32, 64]", "vulkan.device::api_version >= 7"]
+)
 def test_gates_round_trip_as_text(text: str) -> None:
     assert str(Gate.parse(text)) == text
 

@@ -32,7 +32,14 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_every_file_of_the_project_loads() -> None:
     spec = load(TARGETS)
-    assert list(spec.bundles["desktop"].targets) == ["amd-rdna3", "nvidia-ampere", "vulkan-any", "x86-64-v4", "x86-64-v3", "x86-64"]
+    assert list(spec.bundles["desktop"].targets) == [
+        "amd-rdna3",
+        "nvidia-ampere",
+        "vulkan-any",
+        "x86-64-v4",
+        "x86-64-v3",
+        "x86-64",
+    ]
     assert set(spec.models) >= {"magika", "pp-ocr-angle", "attention-f16"}
     assert all(model.source.sha256 for model in spec.models.values())
 
