@@ -19,6 +19,10 @@ LINK_FLAGS = ("--iree-vm-bytecode-module-strip-source-map",)
 _BYTECODE = "--emit-mlir-bytecode"
 
 
+class FrontHalfError(PipelineError):
+    """The model itself cannot be compiled: this has nothing to do with any target."""
+
+
 @dataclass(frozen=True)
 class Placed:
     """A dispatch's code in the file: the variant that owns the bytes and where they are."""
@@ -65,7 +69,11 @@ def generate(source: Path, folder: Path, targets: Sequence[Target], flags: Seque
     with link.opened(source) as module:
         link.set_targets(module, device(targets))
         link.save(module, paths["input"])
-    iree_compile(paths["input"], paths["sources"], ["--compile-to=executable-sources", _BYTECODE, *flags], folder / "sources.log")
+    step = ["--compile-to=executable-sources", _BYTECODE, *flags]
+    try:
+        iree_compile(paths["input"], paths["sources"], step, folder / "sources.log")
+    except PipelineError as error:
+        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
     with link.opened(paths["sources"]) as module:
         link.align_loops(module)
         link.save(module, paths["aligned"])

@@ -50,7 +50,8 @@ def first_error(log: Path) -> str:
     lines = log.read_text("utf-8", "replace").splitlines()
     for line in lines:
         if match := re.search(r"\berror: (.*)", line):
-            return match[1][:300]
+            operator = re.search(r'name = "(onnx\.\w+)"', line)
+            return f"{operator[1]} is not supported: {match[1][:200]} …" if operator else match[1][:300]
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 

@@ -71,8 +71,12 @@ def _refusals(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Exec
 
 
 def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, list[Dropped]]:
+    from pipeline.iree.compiler import FrontHalfError
+
     try:
         return compile_targets(source, folder, bundle, targets), []
+    except FrontHalfError:
+        raise
     except PipelineError as error:
         refused = _refusals(source, folder, bundle, targets)
         if not refused:

@@ -1,0 +1,101 @@
+"""Staged writes, locks, records and processes: nothing partial has a final name, nothing started is left behind."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import process
+from pipeline.errors import PipelineError
+from pipeline.files import copy, locked, sha256_bytes, staged, write
+from pipeline.stages import record
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write(path, b"old")
+    with pytest.raises(RuntimeError), staged(path) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_copy_of_the_wrong_bytes_never_appears(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"what: the SHA-256 is .* was expected"):
+        copy(io.BytesIO(b"data"), tmp_path / "file", sha256_bytes(b"other"), "what")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PipelineError):
+        write(tmp_path / "file" / "below", b"")
+
+
+def test_a_lock_is_exclusive_and_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    code = f"""if True:
+        import time
+        from pathlib import Path
+        from pipeline.files import locked
+        with locked(Path({str(path)!r}), ''):
+            print(1, flush=True)
+            time.sleep(60)"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout
+    holder.stdout.readline()
+    with pytest.raises(PipelineError, match="busy"), locked(path, "busy"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(path, "busy"):
+        pass
+
+
+def test_a_record_holds_only_for_the_same_inputs_and_whole_outputs(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"1")
+    write(folder / "made", b"output")
+    key = record.key([source], flag=1)
+    assert not record.is_current(folder, key)
+    record.write_record(folder, key, ["made"])
+    assert record.is_current(folder, key)
+    assert not record.is_current(folder, record.key([source], flag=2))
+    (folder / "made").write_bytes(b"outpu")
+    assert not record.is_current(folder, key)
+    (folder / record.NAME).write_text("{")
+    assert not record.is_current(folder, key)
+
+
+def test_a_failing_tool_is_reported_with_its_ending_and_the_end_of_its_log(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as caught:
+        process.run([sys.executable, "-c", "print('first'); raise SystemExit(7)"], tmp_path / "log")
+    assert "exit code 7" in str(caught.value)
+    assert "first" in str(caught.value)
+    assert str(tmp_path / "log") in caught.value.hint
+
+
+def test_a_crash_is_named_by_its_signal(tmp_path: Path) -> None:
+    result = process.execute([sys.executable, "-c", "import os; os.kill(os.getpid(), 4)"], tmp_path / "log")
+    assert result.ending == "killed by SIGILL"
+
+
+def test_a_tool_that_does_not_end_is_stopped_with_its_children(tmp_path: Path) -> None:
+    child = "[sys.executable, '-c', 'import time; time.sleep(77.125)']"
+    code = f"import subprocess, sys, time; subprocess.Popen({child}); time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(PipelineError, match="did not end within 1 s"):
+        process.execute([sys.executable, "-c", code], tmp_path / "log", timeout=1)
+    assert time.monotonic() - started < 10
+    assert "77.125" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_tool_that_does_not_exist_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="cannot start no-such-tool"):
+        process.execute(["no-such-tool"], tmp_path / "log")

@@ -1,0 +1,191 @@
+"""Sources and importers: what comes in, from wheels and ONNX files whole and broken."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+
+from pipeline.errors import PipelineError
+from pipeline.importers.signature import Signature
+from pipeline.sources.fetch import fetch
+from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
+from pipeline.stages import import_, reference
+from pipeline.stages import source as source_stage
+from tests.project import Project
+
+
+def model(source: Source, *inputs: Input, format: str = "onnx") -> Model:
+    return Model("m", Path("m.yaml"), "", "", format, source, None, inputs, "onnxruntime", None, ())
+
+
+def tensor(name: str, *shape: int, dtype: str = "float32") -> Input:
+    return Input(name, shape, dtype, 0, 0.0, 1.0, None)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    """y = x · w with a free batch dimension, in an old operator set."""
+    weight = numpy_helper.from_array(np.eye(4, 3, dtype=np.float32), "w")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "a name. with dots", [x], [y], [weight])
+    path = tmp_path / "linear.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7), path)
+    return path
+
+
+def test_the_signature_has_names_dtypes_and_fixed_shapes(linear: Path, tmp_path: Path) -> None:
+    spec = model(PathSource(linear, digest(linear)), tensor("x", 2, 4))
+    import_.run(spec, linear, tmp_path / "import")
+    signature = Signature.read(tmp_path / "import/signature.json")
+    assert signature.declaration == "sync func @main(%x: tensor<2x4xf32>) -> (%y: tensor<2x3xf32>)"
+
+
+def test_the_import_does_not_depend_on_where_it_is_done(linear: Path, tmp_path: Path) -> None:
+    spec = model(PathSource(linear, digest(linear)), tensor("x", 2, 4))
+    other = tmp_path / "other" / "renamed.onnx"
+    other.parent.mkdir()
+    other.write_bytes(linear.read_bytes())
+    import_.run(spec, linear, tmp_path / "a")
+    import_.run(spec, other, tmp_path / "b")
+    assert (tmp_path / "a/model.mlirbc").read_bytes() == (tmp_path / "b/model.mlirbc").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "complaint"),
+    [
+        ([tensor("z", 2, 4)], "the graph has no input 'z'"),
+        ([tensor("x", 2, 5)], r"input 'x' has shape \['batch', 4\], not \[2, 5\]"),
+        ([tensor("x", 2)], "input 'x' has shape"),
+        ([tensor("x", 2, 4, dtype="int32")], "input 'x' is float32, not int32"),
+        ([tensor("x", 2, 4), tensor("q", 1)], "the graph has no input 'q'"),
+        ([], "the spec does not give the input 'x'"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_graph_are_named(linear: Path, tmp_path: Path, inputs: list[Input], complaint: str) -> None:
+    spec = model(PathSource(linear, digest(linear)), *inputs)
+    with pytest.raises(PipelineError, match=complaint) as caught:
+        import_.run(spec, linear, tmp_path / "import")
+    assert "import.log" in caught.value.hint
+    assert not (tmp_path / "import/model.mlirbc").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: b"\x00" * 100, lambda d: b"{}"])
+def test_a_file_that_is_no_onnx_is_refused_without_a_traceback(
+    linear: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    linear.write_bytes(damage(linear.read_bytes()))
+    with pytest.raises(PipelineError, match="not a valid ONNX file") as caught:
+        import_.run(model(PathSource(linear, ""), tensor("x", 2, 4)), linear, tmp_path / "import")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_an_operator_that_iree_cannot_lower_is_shown_and_the_log_is_kept(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 2])
+    graph = helper.make_graph([helper.make_node("DFT", ["x"], ["y"])], "g", [x], [y])
+    path = project.targets / "models/dft.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    (project.targets / "models/dft.yaml").write_text(
+        f"about: x\nlicence: MIT\nformat: onnx\nsource: {{kind: path, path: dft.onnx, sha256: {digest(path)}}}\n"
+        "inputs: [{name: x, shape: [1, 4, 1], dtype: float32}]\nbundles: [desktop]\n"
+    )
+    result = project.doit()
+    assert result.returncode in (1, 2)
+    (line,) = [line for line in result.stdout.splitlines() if "onnx.DFT" in line]
+    assert len(line) < 500
+    assert "Traceback" not in result.stdout
+    log = result.stdout.split("the whole output of iree-compile is in ")[1].split()[0]
+    assert "onnx.DFT" in (project.root / log).read_text()
+
+
+def wheel(folder: Path, content: bytes) -> Path:
+    """A wheel of the package `tiny` 1.0 that holds tiny/model.onnx."""
+    path = folder / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny/model.onnx", content)
+        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package index of one folder, by pip's own configuration."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_a_file_inside_a_wheel_is_found_by_pips_configuration(index: Path, tmp_path: Path) -> None:
+    wheel(index, b"bytes")
+    source = WheelSource("tiny", "1.0", "tiny/model.onnx", hashlib.sha256(b"bytes").hexdigest())
+    output = tmp_path / "out/model.onnx"
+    source_stage.run(model(source), output)
+    assert output.read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"version": "2.0"}, "No matching distribution found for tiny==2.0"),
+        ({"member": "tiny/modle.onnx"}, "no such file in the wheel: did you mean 'tiny/model.onnx'?"),
+        ({"sha256": "0" * 64}, "but 0000"),
+    ],
+)
+def test_a_wheel_that_is_not_as_the_spec_says_is_refused(
+    index: Path, tmp_path: Path, change: dict[str, str], complaint: str
+) -> None:
+    wheel(index, b"bytes")
+    good = {"package": "tiny", "version": "1.0", "member": "tiny/model.onnx", "sha256": hashlib.sha256(b"bytes").hexdigest()}
+    output = tmp_path / "out/model.onnx"
+    with pytest.raises(PipelineError) as caught:
+        source_stage.run(model(WheelSource(**{**good, **change})), output)
+    assert complaint in str(caught.value)
+    assert not output.exists()
+    assert not list(output.parent.glob("*.part"))
+
+
+def test_a_truncated_wheel_is_one_message(index: Path, tmp_path: Path) -> None:
+    path = wheel(index, b"bytes" * 1000)
+    path.write_bytes(path.read_bytes()[:400])
+    output = tmp_path / "out/model.onnx"
+    with pytest.raises(PipelineError):
+        source_stage.run(model(WheelSource("tiny", "1.0", "tiny/model.onnx", "0" * 64)), output)
+    assert not output.exists()
+
+
+def test_a_script_that_fails_or_writes_nothing_is_named(tmp_path: Path) -> None:
+    output = tmp_path / "out/model.onnx"
+    output.parent.mkdir()
+    for text, complaint in (("raise SystemExit(3)", "exit code 3"), ("", "did not write model.onnx")):
+        script = tmp_path / "make.py"
+        script.write_text(text)
+        with pytest.raises(PipelineError, match=complaint):
+            fetch(model(ScriptSource(script, "0" * 64)), output)
+
+
+def test_generated_inputs_are_the_documented_draw() -> None:
+    drawn = reference.draw(tensor("x", 1, 3, 48, 192), "")
+    np.testing.assert_array_equal(drawn, np.random.default_rng(0).random((1, 3, 48, 192), dtype=np.float32))
+
+
+def test_an_input_file_must_have_the_shape_of_the_spec(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
+    spec = Input("x", (2, 4), "float32", 0, 0.0, 1.0, tmp_path / "x.npy")
+    with pytest.raises(PipelineError, match=r"float32\[2, 4\] in the spec, float32\[2, 3\] in the file"):
+        reference.draw(spec, "m.yaml")
