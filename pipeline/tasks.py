@@ -17,7 +17,7 @@ from doit.tools import config_changed
 
 from pipeline import process
 from pipeline.errors import PipelineError
-from pipeline.files import locked
+from pipeline.files import locked, remove_leftovers
 from pipeline.layout import Layout
 from pipeline.plan import GROUPS, Step
 
@@ -36,6 +36,7 @@ class Run:
         with self._mutex:
             if not self._ready:
                 self._held.enter_context(locked(self._layout.lock, "another doit is at work in this folder: wait for it to end"))
+                remove_leftovers(self._layout.root)
                 self._ready = True
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +104,3 @@ def run(module: Path, device: Device, entry: str, inputs: Path, folder: Path, na
 def outputs(folder: Path, name: str) -> Path:
     """Where `run` put the outputs of `name`."""
     return folder / f"{name}.npz"
-
-
-def names(devices: Sequence[Device]) -> str:
-    """The devices' titles in one line."""
-    return ", ".join(d.title for d in devices) or "none"

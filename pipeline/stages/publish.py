@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file, write
 from pipeline.layout import blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
+from pipeline.names import RULE, is_name, is_version
 from pipeline.stages.record import canonical
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
@@ -24,7 +25,9 @@ def _upload(store: Store, blob: Blob, path: Path) -> bool:
     key = blob_key(blob.sha256)
     if store.size(key) == blob.size:
         return False
-    if sha256_file(path) != blob.sha256:
+    with disk_errors(str(path)):
+        intact = sha256_file(path) == blob.sha256
+    if not intact:
         raise PipelineError("does not have the digest its manifest names", where=str(path), hint="remove out/ and run doit")
     store.upload(key, path)
     if (size := store.size(key)) != blob.size:
@@ -32,17 +35,27 @@ def _upload(store: Store, blob: Blob, path: Path) -> bool:
     return True
 
 
-def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
+def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
+    """Whether this very manifest is in the store. Raises PipelineError if its version has another one."""
     key = release_key(manifest.model.name, manifest.version)
-    if store.create(key, data):
-        return True
     existing = store.get(key)
-    if existing is None or existing.data != data:
+    if existing is None:
+        return False
+    if existing.data != data:
         raise PipelineError(
             f"{manifest.model.name} {manifest.version} is published already, with other content",
             where=f"{store.url}/{key}",
             hint="releases never change: publish this one under another version",
         )
+    return True
+
+
+def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
+    key = release_key(manifest.model.name, manifest.version)
+    if store.create(key, data):
+        return True
+    if not _is_published(store, manifest, data):
+        raise PipelineError("came and went while it was being published", where=f"{store.url}/{key}", hint="publish again")
     return False
 
 
@@ -68,10 +81,17 @@ def publish(
 
     Publishing the same again sends nothing. A kill at any moment leaves either no release or a whole one.
     """
-    manifest = decode(Manifest, (package / "manifest.json").read_bytes(), str(package / "manifest.json"))
+    if version and not is_version(version):
+        raise PipelineError(f"{version!r} cannot be a version", hint=f"{RULE}; capitals and '+' too")
+    if not is_name(channel):
+        raise PipelineError(f"{channel!r} cannot be a channel", hint=RULE)
+    path = package / "manifest.json"
+    with disk_errors(str(path)):
+        manifest = decode(Manifest, path.read_bytes(), str(path))
     if version:
         manifest = replace(manifest, version=version)
     data = encode(manifest)
+    _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
     sent = 0
     for blob in blobs.values():

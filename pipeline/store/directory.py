@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import uuid
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
@@ -51,7 +52,8 @@ class DirectoryStore:
         path = self._path(key)
         with disk_errors(self.url):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            # Not named by the process: its threads would write over each other's, and link the wrong one.
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
             try:
                 write(temporary, data)
                 os.link(temporary, path)

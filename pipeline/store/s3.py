@@ -18,7 +18,7 @@ from botocore.exceptions import (
     NoCredentialsError,
 )
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.store.base import Object
 
 _HINTS = {
@@ -50,10 +50,14 @@ class S3Store:
             read_timeout=60,
             retries={"mode": "standard", "max_attempts": 4},
         )
-        with self._errors(""):
-            # Ceph and SeaweedFS know no regions; AWS's own chain decides where one is set.
-            session = boto3.session.Session()
-            self._client: Any = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+        try:
+            with self._errors(""):
+                # Ceph and SeaweedFS know no regions; AWS's own chain decides where one is set.
+                session = boto3.session.Session()
+                self._client: Any = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+        except ValueError as error:  # botocore's own word for an endpoint without http://
+            hint = "AWS_ENDPOINT_URL_S3 must be like https://host:port"
+            raise PipelineError(str(error), where=self.url, hint=hint) from error
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -80,6 +84,10 @@ class S3Store:
             ) from error
         except BotoCoreError as error:
             raise PipelineError(str(error), where=where) from error
+        except KeyError as error:
+            raise PipelineError(
+                f"the answer has no {error}: this is no S3 server", where=where, hint="check AWS_ENDPOINT_URL_S3"
+            ) from error
 
     def get(self, key: str) -> Object | None:
         """The object at `key`; its tag is its ETag."""
@@ -104,7 +112,7 @@ class S3Store:
 
     def upload(self, key: str, path: Path) -> None:
         """Put the file, in parallel parts where it is large. S3 shows it only when whole."""
-        with self._errors(key):
+        with self._errors(key), disk_errors(str(path)):
             try:
                 self._client.upload_file(str(path), self.bucket, self._key(key))
             except boto3.exceptions.S3UploadFailedError as error:

@@ -1,0 +1,96 @@
+"""The command `vmfb` on files of this project and of plain iree-compile: what is in them, what would run, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.consume.explain import MACHINES
+from pipeline.iree import compiler
+from pipeline.iree.targets import resolve
+from pipeline.iree.toolchain import iree_compile
+from pipeline.spec.load import load
+from tests.project import DATA, ROOT
+
+
+@pytest.fixture(scope="module")
+def fat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fat")
+    spec = load(ROOT / "targets")
+    targets = [spec.executables[name] for name in spec.bundles["desktop"].targets]
+    compiler.compile_module(DATA / "small.mlir", folder, [resolve(t) for t in targets], {t.name: t.gates for t in targets})
+    return folder / "module.vmfb"
+
+
+@pytest.fixture(scope="module")
+def vulkan_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the question was about: plain iree-compile for one GPU."""
+    folder = tmp_path_factory.mktemp("thin")
+    flags = ["--iree-hal-target-device=vulkan", "--iree-vulkan-target=gfx1101"]
+    iree_compile(DATA / "small.mlir", folder / "thin.vmfb", flags, folder / "log")
+    return folder / "thin.vmfb"
+
+
+def vmfb(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> str:
+    assert cli.main([str(a) for a in arguments]) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err if code else captured.out
+
+
+@pytest.mark.parametrize(
+    ("machine", "runs"),
+    [
+        ("rx-7900-xtx", ["x86-64-v3", "amd-rdna3"]),
+        ("rtx-3060", ["x86-64-v3", "nvidia-ampere"]),
+        ("intel-igpu", ["x86-64-v3", "vulkan-any"]),
+        ("adreno", ["vulkan-any"]),
+        ("avx512-server", ["x86-64-v4"]),
+    ],
+)
+def test_other_machines_can_be_asked_about(fat: Path, capsys: pytest.CaptureFixture[str], machine: str, runs: list[str]) -> None:
+    text = vmfb(capsys, "explain", fat, "--pretend", machine)
+    assert [line.split(": runs ")[1] for line in text.splitlines() if ": runs " in line] == runs
+
+
+def test_every_shipped_machine_is_asked_about_in_these_tests() -> None:
+    assert {p.stem for p in MACHINES.glob("*.json")} == {"rx-7900-xtx", "rtx-3060", "intel-igpu", "adreno", "avx512-server"}
+
+
+def test_this_machine_is_explained_with_reasons(fat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = vmfb(capsys, "explain", fat)
+    assert "CPU: runs x86-64" in text
+    assert "wants vulkan.device::subgroup_size == 64, the device has " in text
+
+
+def test_facts_of_this_machine_can_be_written_and_asked_about_elsewhere(
+    fat: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    here = vmfb(capsys, "explain", fat)
+    (tmp_path / "facts.json").write_text(vmfb(capsys, "devices", "--json"))
+    assert vmfb(capsys, "explain", fat, "--pretend", tmp_path / "facts.json") == here
+
+
+def test_a_vulkan_only_file_is_told_as_what_it_is(vulkan_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = vmfb(capsys, "explain", vulkan_only)
+    assert "There is no CPU code in it" in text
+    assert "CPU: refuses the file" in text
+    assert "do not say for which size" in text
+
+
+def test_inspect_needs_only_the_file(fat: Path, vulkan_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "variant nvidia-ampere" in vmfb(capsys, "inspect", fat)
+    document = json.loads(vmfb(capsys, "inspect", vulkan_only, "--json"))
+    assert document["variants"] == []
+    assert {s["format"] for s in document["segments"]} >= {"vulkan-spirv-fb"}
+
+
+def test_bad_input_is_one_message(tmp_path: Path, fat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").write_text("[]")
+    assert "not a vmfb" in vmfb(capsys, "inspect", tmp_path / "x", code=1)
+    assert "cannot be read" in vmfb(capsys, "explain", tmp_path / "nothing", code=1)
+    assert "is no file of device facts" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "x", code=1)
+    assert "or one of adreno" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "nothing", code=1)
