@@ -1,0 +1,50 @@
+"""Stores for tests: a directory, and buckets of real S3 servers, which start with the first test that needs them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.store.base import Store
+from pipeline.store.open import open_store
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """A SeaweedFS server."""
+    with servers.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as weed:
+        yield weed.server
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """A Ceph cluster with a gateway."""
+    with servers.ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(params=["seaweedfs", "ceph"])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> servers.Server:
+    """Each S3 server in turn, named by the AWS variables."""
+    running: servers.Server = request.getfixturevalue(request.param)
+    servers.use_aws(monkeypatch, running.endpoint)
+    return running
+
+
+@pytest.fixture(params=["directory", "seaweedfs", "ceph"])
+def new_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Store]:
+    """Makes empty stores: of each kind in turn, each call another one."""
+    if request.param == "directory":
+        return lambda: open_store(str(tmp_path / uuid.uuid4().hex))
+    servers.use_aws(monkeypatch, request.getfixturevalue(request.param).endpoint)
+    return lambda: open_store(f"s3://{servers.BUCKET}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def store(new_store: Callable[[], Store]) -> Store:
+    """An empty store of each kind in turn."""
+    return new_store()

@@ -1,0 +1,370 @@
+"""Publishing to a directory and to real S3 servers: whole or not at all, once, and nothing lost, whatever fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes, write
+from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.manifest import types as m
+from pipeline.manifest.codec import content_version, decode, encode
+from pipeline.stages.publish import publish, read_receipt, run
+from pipeline.store.base import Object, Store
+from pipeline.store.open import open_store
+from tests import servers
+
+MODEL = "tiny"
+LATEST = channel_key(MODEL, "latest")
+Package = Callable[[str], Path]
+T = TypeVar("T")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Package:
+    """Makes packages as the package stage writes them: an artifact with the given content, and reference data."""
+
+    def make(content: str) -> Path:
+        folder = tmp_path / f"package-{content}"
+
+        def blob(name: str, data: bytes) -> m.Blob:
+            write(folder / "blobs" / sha256_bytes(data), data)
+            return m.Blob(name, sha256_bytes(data), len(data))
+
+        artifact = m.Artifact("desktop", blob("tiny-desktop.vmfb", content.encode() * 1000), (), 0, (), (), ())
+        # The second input is the same blob as the first, as happens with real models.
+        inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
+        manifest = m.Manifest(
+            schema=m.SCHEMA,
+            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64)),
+            version="",
+            signature=m.SignatureInfo("main", (), ()),
+            compiler=m.Compiler("iree-base-compiler", "3", "c"),
+            runtime=m.Runtime("iree-base-runtime", "3"),
+            reference=m.Reference(inputs, (blob("output_0.npy", b"output"),)),
+            artifacts=(artifact,),
+        )
+        write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
+        return folder
+
+    return make
+
+
+def manifest_of(package: Path) -> m.Manifest:
+    return decode(m.Manifest, (package / "manifest.json").read_bytes(), "package")
+
+
+@dataclass
+class Spy:
+    """A store that notes every call and runs a hook before and after each."""
+
+    store: Store
+    before: Callable[[Spy], None] = lambda _: None
+    after: Callable[[Spy], None] = lambda _: None
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    @property
+    def writes(self) -> list[tuple[str, str]]:
+        return [call for call in self.calls if call[0] not in ("get", "size")]
+
+    def _call(self, name: str, key: str, call: Callable[[], T]) -> T:
+        self.calls.append((name, key))
+        self.before(self)
+        result = call()
+        self.after(self)
+        return result
+
+    def get(self, key: str) -> Object | None:
+        return self._call("get", key, lambda: self.store.get(key))
+
+    def size(self, key: str) -> int | None:
+        return self._call("size", key, lambda: self.store.size(key))
+
+    def upload(self, key: str, path: Path) -> None:
+        self._call("upload", key, lambda: self.store.upload(key, path))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._call("create", key, lambda: self.store.create(key, data))
+
+    def replace(self, key: str, data: bytes, tag: str | None) -> bool:
+        return self._call("replace", key, lambda: self.store.replace(key, data, tag))
+
+
+def state(store: Store, *packages: Path, channels: tuple[str, ...] = ("latest",)) -> dict[str, Object | None]:
+    """Everything in the store that publishing these packages under their own versions may touch."""
+    keys = [channel_key(MODEL, channel) for channel in channels]
+    for manifest in map(manifest_of, packages):
+        keys += [release_key(MODEL, manifest.version), *(blob_key(b.sha256) for b in manifest.blobs())]
+    return {key: store.get(key) for key in keys}
+
+
+def assert_whole(store: Store, version: str) -> None:
+    """The release, and everything its manifest names, is there, to the byte."""
+    found = store.get(release_key(MODEL, version))
+    assert found is not None
+    for blob in decode(m.Manifest, found.data, "store").blobs():
+        held = store.get(blob_key(blob.sha256))
+        assert held is not None
+        assert (len(held.data), sha256_bytes(held.data)) == (blob.size, blob.sha256)
+
+
+def pointed_at(store: Store, channel: str = "latest") -> str:
+    """The version that the channel points at, which is whole and has the digest that the channel says."""
+    found = store.get(channel_key(MODEL, channel))
+    assert found is not None
+    pointer = decode(m.Channel, found.data, "store")
+    manifest = store.get(pointer.manifest.name)
+    assert manifest is not None
+    assert (sha256_bytes(manifest.data), len(manifest.data)) == (pointer.manifest.sha256, pointer.manifest.size)
+    assert_whole(store, pointer.version)
+    return pointer.version
+
+
+def assert_nothing_dangles(store: Store, version: str) -> None:
+    """What a failure may leave: blobs without a manifest, a release without a channel; nothing else in part."""
+    if store.get(release_key(MODEL, version)):
+        assert_whole(store, version)
+    if store.get(LATEST):
+        assert pointed_at(store) == version
+
+
+def test_a_release_is_written_blobs_first_then_manifest_then_channel(store: Store, package: Package) -> None:
+    folder = package("one")
+    manifest = manifest_of(folder)
+    spy = Spy(store)
+    receipt = publish(folder, spy)
+    blobs = dict.fromkeys(("upload", blob_key(b.sha256)) for b in manifest.blobs())
+    assert spy.writes == [*blobs, ("create", release_key(MODEL, manifest.version)), ("replace", LATEST)]
+    assert pointed_at(store) == manifest.version
+    assert receipt == {
+        "store": store.url,
+        "release": f"{MODEL}@{manifest.version}",
+        "manifest": f"{store.url}/{release_key(MODEL, manifest.version)}",
+        "blobs_sent": 3,
+        "manifest_created": True,
+        "channel_moved": True,
+    }
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_failure_at_any_step_leaves_no_half_release_and_can_be_repeated(
+    new_store: Callable[[], Store], package: Package, moment: str
+) -> None:
+    folder = package("one")
+    version = manifest_of(folder).version
+    whole = Spy(new_store())
+    publish(folder, whole)
+    for step in range(1, len(whole.calls) + 1):
+        store = new_store()
+
+        def fail(spy: Spy, step: int = step) -> None:
+            if len(spy.calls) == step:
+                raise PipelineError("injected")
+
+        spy = Spy(store, **{moment: fail})
+        with pytest.raises(PipelineError, match="injected"):
+            publish(folder, spy)
+        assert spy.calls == whole.calls[:step]
+        assert_nothing_dangles(store, version)
+        publish(folder, store)
+        assert pointed_at(store) == version
+
+
+def test_publishing_the_same_again_changes_nothing(store: Store, package: Package) -> None:
+    folder = package("one")
+    publish(folder, store)
+    before = state(store, folder)
+    spy = Spy(store)
+    receipt = publish(folder, spy)
+    assert (receipt["blobs_sent"], receipt["manifest_created"], receipt["channel_moved"]) == (0, False, False)
+    assert {name for name, _ in spy.writes} <= {"create"}  # which found the manifest there
+    assert state(store, folder) == before
+
+
+def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Package) -> None:
+    publish(package("one"), store)
+    spy = Spy(store)
+    assert publish(package("two"), spy)["blobs_sent"] == 1
+    assert [name for name, _ in spy.writes] == ["upload", "create", "replace"]
+
+
+def test_other_content_under_a_published_version_is_refused_and_changes_nothing(store: Store, package: Package) -> None:
+    one, two = package("one"), package("two")
+    publish(one, store, version="1.0")
+    before = state(store, one, two), store.get(release_key(MODEL, "1.0"))
+    spy = Spy(store)
+    with pytest.raises(PipelineError, match=r"tiny 1\.0 is published already, with other content") as caught:
+        publish(two, spy, version="1.0")
+    assert "under another version" in str(caught.value)
+    assert not spy.writes
+    assert (state(store, one, two), store.get(release_key(MODEL, "1.0"))) == before
+
+
+def test_of_two_releases_that_race_for_a_version_one_is_refused(store: Store, package: Package) -> None:
+    # Both have seen that the version is free; only the create-only write of the manifest can tell.
+    one, two = package("one"), package("two")
+
+    def overtake(spy: Spy) -> None:
+        if spy.calls[-1][0] == "create":
+            publish(one, store, version="1.0")
+
+    with pytest.raises(PipelineError, match="published already, with other content"):
+        publish(two, Spy(store, before=overtake), version="1.0")
+    assert pointed_at(store) == "1.0"
+    found = store.get(release_key(MODEL, "1.0"))
+    assert found is not None
+    assert decode(m.Manifest, found.data, "store") == replace(manifest_of(one), version="1.0")
+
+
+def test_an_explicit_version_is_the_one_published(store: Store, package: Package) -> None:
+    folder = package("one")
+    receipt = publish(folder, store, version="1.0+Beta")
+    assert receipt["release"] == "tiny@1.0+Beta"
+    assert pointed_at(store) == "1.0+Beta"
+    assert store.get(release_key(MODEL, manifest_of(folder).version)) is None
+
+
+@pytest.mark.parametrize("names", [{"version": "../1"}, {"version": "a/b"}, {"channel": "../x"}, {"channel": ""}])
+def test_a_version_or_channel_that_cannot_be_part_of_a_key_is_refused(
+    store: Store, package: Package, names: dict[str, str]
+) -> None:
+    spy = Spy(store)
+    with pytest.raises(PipelineError, match=r"cannot be a (version|channel)"):
+        publish(package("one"), spy, **names)
+    assert not spy.calls
+
+
+def test_a_channel_moves_and_the_others_stay(store: Store, package: Package) -> None:
+    one, two = package("one"), package("two")
+    publish(one, store, channel="stable")
+    publish(one, store)
+    publish(two, store)
+    assert pointed_at(store) == manifest_of(two).version
+    assert pointed_at(store, "stable") == manifest_of(one).version
+    assert publish(one, store)["channel_moved"]  # and back
+    assert pointed_at(store) == manifest_of(one).version
+    assert_whole(store, manifest_of(two).version)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["new channel", "old channel"])
+def test_of_two_publishers_that_race_for_a_channel_the_loser_sees_it_and_moves_it_again(
+    store: Store, package: Package, first: bool
+) -> None:
+    if not first:
+        publish(package("zero"), store)
+    # Both read the channel before either writes it, so that one of the writes must find it changed.
+    barrier = threading.Barrier(2, timeout=60)
+    waited: set[int] = set()
+
+    def meet(spy: Spy) -> None:
+        if spy.calls[-1] == ("get", LATEST) and id(spy) not in waited:
+            waited.add(id(spy))
+            barrier.wait()
+
+    packages = package("one"), package("two")
+    spies = Spy(store, after=meet), Spy(store, after=meet)
+    with ThreadPoolExecutor(2) as pool:
+        receipts = list(pool.map(publish, packages, spies))
+    assert [r["channel_moved"] for r in receipts] == [True, True]
+    moves = [spy.writes.count(("replace", LATEST)) for spy in spies]
+    assert sorted(moves) == [1, 2]
+    assert pointed_at(store) == manifest_of(packages[moves.index(2)]).version
+    for folder in packages:
+        assert_whole(store, manifest_of(folder).version)
+
+
+def test_a_channel_that_never_rests_is_an_error(tmp_path: Path, package: Package) -> None:
+    store = open_store(str(tmp_path / "store"))
+    folders = package("one"), package("two")
+    for folder in folders:
+        publish(folder, store)
+
+    def overtake(spy: Spy) -> None:
+        if spy.calls[-1][0] == "replace":
+            publish(folders[len(spy.calls) // 2 % 2], store)
+
+    with pytest.raises(PipelineError, match="the channel changed 8 times while it was being moved"):
+        publish(package("three"), Spy(store, before=overtake))
+
+
+def test_a_channel_of_a_newer_program_is_not_overwritten(store: Store, package: Package) -> None:
+    store.create(LATEST, b'{"schema": 2}')
+    with pytest.raises(PipelineError, match="has schema version 2"):
+        publish(package("one"), store)
+    found = store.get(LATEST)
+    assert found is not None
+    assert found.data == b'{"schema": 2}'
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x" * p.stat().st_size), Path.unlink], ids=["changed", "missing"])
+def test_a_damaged_package_is_refused_before_the_blob_is_sent(
+    store: Store, package: Package, damage: Callable[[Path], None]
+) -> None:
+    folder = package("one")
+    blob = folder / "blobs" / manifest_of(folder).artifacts[0].blob.sha256
+    damage(blob)
+    spy = Spy(store)
+    with pytest.raises(PipelineError, match=str(blob)):
+        publish(folder, spy)
+    assert not spy.writes
+
+
+def test_a_missing_package_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"manifest\.json"):
+        publish(tmp_path / "nothing", open_store(str(tmp_path / "store")))
+
+
+def test_a_blob_that_arrives_short_is_an_error(tmp_path: Path, package: Package) -> None:
+    store = open_store(str(tmp_path / "store"))
+
+    def cut(spy: Spy) -> None:
+        name, key = spy.calls[-1]
+        if name == "upload":
+            write(tmp_path / "store" / key, b"cut")
+
+    folder = package("one")
+    with pytest.raises(PipelineError, match="has 3 bytes after the upload of 3000"):
+        publish(folder, Spy(store, after=cut))
+    assert_nothing_dangles(store, manifest_of(folder).version)
+    publish(folder, store)  # and what is short is sent again
+    assert pointed_at(store) == manifest_of(folder).version
+
+
+def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:
+    folder, receipt = package("one"), tmp_path / "publish" / "receipt.json"
+    run(folder, store.url, "", "stable", receipt)
+    assert read_receipt(receipt)["release"] == f"{MODEL}@{pointed_at(store, 'stable')}"
+
+
+def test_a_server_that_is_killed_is_an_error_and_the_next_run_finishes(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, home = package("one"), tmp_path / "seaweedfs"
+    version = manifest_of(folder).version
+    home.mkdir()
+    with servers.seaweedfs(home) as weed:
+        servers.use_aws(monkeypatch, weed.server.endpoint)
+        store = open_store(f"s3://{servers.BUCKET}")
+
+        def kill(spy: Spy) -> None:
+            if spy.calls[-1][0] == "create":
+                weed.server.kill()
+
+        with pytest.raises(PipelineError, match="cannot connect") as caught:
+            publish(folder, Spy(store, before=kill))
+        assert "then run the same command again" in str(caught.value)
+        weed.start()
+        assert store.get(release_key(MODEL, version)) is None
+        assert publish(folder, store)["blobs_sent"] == 0  # the blobs sent before are not sent twice
+        assert pointed_at(store) == version
