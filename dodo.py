@@ -23,4 +23,5 @@ def task_all():
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
         target = Target(store, str(get_var("version", "")), str(get_var("channel", "latest")))
-        yield from tasks(steps(load(Path("targets")), LAYOUT, target, fingerprint()), LAYOUT)
+        made = steps(load(Path("targets")), LAYOUT, target, fingerprint())
+    yield from tasks(made, LAYOUT)

@@ -1,4 +1,4 @@
-"""What this machine is to verification, cheaply: its CPU and its Vulkan drivers. Not the devices; only if they changed."""
+"""What this machine is to verification, cheaply: its CPU, its Vulkan drivers and its IREE runtime. Not the devices; only if they changed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 from pipeline.files import sha256_bytes
+from pipeline.iree.devices import runtime_version
 
 _DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
 
 
 def fingerprint() -> str:
-    """A digest of the CPU's features and of the Vulkan drivers that are installed or chosen by environment."""
-    parts = [os.environ.get(name, "") for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")]
+    """A digest of the runtime's version, the CPU's features, and the Vulkan drivers that are installed or chosen by environment."""
+    parts = [runtime_version()]
+    parts += [os.environ.get(name, "") for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")]
     for folder in map(Path, _DRIVER_FOLDERS):
         if folder.is_dir():
             parts += [f"{file} {file.stat().st_mtime_ns}" for file in sorted(folder.glob("*.json"))]

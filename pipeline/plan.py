@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.layout import Layout
-from pipeline.spec.types import Bundle, Executable, Model, Spec
+from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,13 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
+def _source_files(model: Model) -> tuple[Path, ...]:
+    """The files of this repository that the model's source is or is made by."""
+    if isinstance(model.source, PathSource):
+        return (model.source.path,)
+    return (model.source.script,) if isinstance(model.source, ScriptSource) else ()
+
+
 def _model_steps(model: Model, layout: Layout) -> list[Step]:
     source, imported, reference = (
         layout.source(model.name, model.format),
@@ -72,6 +78,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             f"fetch:{model.name}",
             model.about,
             _stage("source", model, source),
+            _source_files(model),
             outputs=(source,),
             options={"source": repr(model.source)},
         ),
@@ -88,7 +95,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             f"test data of {model.name}",
             _stage("reference", model, source, reference),
             (source, *test_files, *given),
-            _files(reference, "inputs.npz"),
+            _files(reference, "inputs.npz", "record.json"),
             {"inputs": repr(model.inputs), "reference": repr(model.reference)},
         ),
     ]
@@ -97,7 +104,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
 def _bundle_steps(model: Model, bundle: Bundle, targets: tuple[Executable, ...], layout: Layout, machine: str) -> list[Step]:
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
-    compile_stage = functools.partial(importlib.import_module, "pipeline.stages.compile")
+    made = importlib.import_module("pipeline.stages.compile").options(bundle, targets)
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
@@ -105,15 +112,15 @@ def _bundle_steps(model: Model, bundle: Bundle, targets: tuple[Executable, ...],
             _stage("compile", imported / "model.mlirbc", compiled, bundle, targets),
             _files(imported, "model.mlirbc"),
             _files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"),
-            compile_stage().options(bundle, targets),
+            made,
         ),
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
             _stage("verify", model, bundle, targets, compiled, imported, reference, verified),
-            (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "inputs.npz")),
+            (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
-            {"tolerance": repr(model.tolerance), "on_failure": bundle.on_failure, "machine": machine},
+            {"made": made, "tolerance": repr(model.tolerance), "machine": machine},
         ),
     ]
 

@@ -15,7 +15,7 @@ from typing import Any
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from pipeline import process
+from pipeline import __version__, process
 from pipeline.errors import PipelineError
 from pipeline.files import locked, remove_leftovers
 from pipeline.layout import Layout
@@ -82,7 +82,7 @@ def _release_is_there(receipt: Path) -> Callable[[], bool]:
 
 
 def _task(step: Step, run: Run) -> dict[str, Any]:
-    uptodate: list[Any] = [config_changed(dict(step.options))]
+    uptodate: list[Any] = [config_changed({"program": __version__, **step.options})]
     if step.name.startswith("publish:"):
         uptodate.append(_release_is_there(step.outputs[0]))
     return {

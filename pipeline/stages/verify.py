@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers.signature import Signature
-from pipeline.iree import devices
+from pipeline.iree import devices, vmfb
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide, select
 from pipeline.spec.types import Bundle, Executable, Model
@@ -102,20 +102,28 @@ def _forced(check: Check, device: Device, index: int) -> Evidence | Failure:
     name = f"forced-{variant}"
     module = check.folder / f"{name}.vmfb"
     force_variant(check.module_folder / "linked.mlirbc", index, module)
+    held = {segment.sha256 for segment in vmfb.read(module).segments}
+    if not {piece.sha256 for piece in check.compiled.variants[index].code} <= held:
+        raise PipelineError(
+            f"the copy that runs {variant} does not hold the same code", where=str(module), hint="please report it"
+        )
     run = devices.run(module, device, check.entry, check.inputs, check.folder, name)
     return _judge(check, variant, "device", device, run, name)
 
 
 def _twin(check: Check, variant: Variant, device: Device) -> Evidence | Failure:
-    """Compile the variant's twin and run it on the software device `device`."""
+    """Compile the variant's twin and run it on the software device `device`; untested where there can be none."""
     target = check.targets[variant.gated.name]
     name = f"twin-{target.name}"
     folder = check.folder / name
     folder.mkdir()
     try:
-        compile_stage.compile_targets(check.imported / "model.mlirbc", folder, check.bundle, [target], twin=True)
+        twin = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, check.bundle, [target], twin=True)
     except PipelineError as error:
-        return Failure(target.name, f"its twin does not compile: {error.what}")
+        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin does not compile: {error.what}")
+    decision = decide([twin.variants[0].gated], device.facts)[0]
+    if not decision.accepted:
+        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
     run = devices.run(folder / "module.vmfb", device, check.entry, check.inputs, check.folder, name)
     return _judge(check, target.name, "twin", device, run, name)
 
@@ -222,7 +230,13 @@ def run(
     seen = [[d.title, sorted(d.facts.answers.items())] for d in present]
     tolerance = model.tolerance and [model.tolerance.absolute, model.tolerance.relative]
     key = record.key(
-        files, tolerance=tolerance, devices=seen, runtime=devices.runtime_version(), revision=REVISION, bundle=bundle.on_failure
+        files,
+        made=compile_stage.options(bundle, targets),
+        tolerance=tolerance,
+        devices=seen,
+        runtime=devices.runtime_version(),
+        revision=REVISION,
+        bundle=bundle.on_failure,
     )
     if record.is_current(folder, key):
         return
