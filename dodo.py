@@ -3,17 +3,17 @@
 import os
 from pathlib import Path
 
-from doit import get_var
-
+from pipeline.errors import disk_errors
 from pipeline.layout import Layout
 from pipeline.machine import fingerprint
 from pipeline.plan import Target, steps
 from pipeline.progress import Reporter
 from pipeline.spec.load import load
-from pipeline.tasks import end_on_signals, errors_as_messages, tasks
+from pipeline.tasks import end_on_signals, errors_as_messages, tasks, variables
 
 LAYOUT = Layout(Path("out"))
-LAYOUT.root.mkdir(exist_ok=True)
+with errors_as_messages(), disk_errors(str(LAYOUT.root)):
+    LAYOUT.root.mkdir(exist_ok=True)
 DOIT_CONFIG = {"default_tasks": ["publish"], "reporter": Reporter, "dep_file": str(LAYOUT.root / ".doit.db")}
 
 
@@ -22,6 +22,6 @@ def task_all():
     end_on_signals()
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
-        target = Target(store, str(get_var("version", "")), str(get_var("channel", "latest")))
+        target = Target(store, **variables(version="", channel="latest"))
         made = steps(load(Path("targets")), LAYOUT, target, fingerprint())
     yield from tasks(made, LAYOUT)

@@ -34,6 +34,7 @@ def disk_errors(where: str) -> Iterator[None]:
     except OSError as error:
         hint = {
             28: "free some space and run the same command again; nothing half-written was kept",
+            2: "remove out/ and run doit again, if it is a file below out/",
             30: "the file system is read-only: choose another folder, or remount it",
             13: "check the owner and permissions of that folder",
             1: "check the owner and permissions of that folder",

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,25 +69,31 @@ def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: s
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (created if missing); PipelineError with the text `busy` if another has it.
+def locked(path: Path, busy: str, patience: float = 0) -> Iterator[int]:
+    """Hold an exclusive lock on `path` (created if missing); PipelineError with the text `busy` if another keeps it.
 
-    The kernel drops the lock with the process, so a killed holder leaves nothing behind.
+    Waits `patience` seconds for it. Yields the descriptor: the kernel drops the lock when the last process that has it
+    open ends, so a killed holder leaves nothing behind.
     """
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(busy, where=str(path)) from None
-        yield
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise PipelineError(busy, where=str(path)) from None
+                time.sleep(0.1)
+        yield file.fileno()
 
 
 @contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """An empty folder at `path`, whatever was there before; removed again if the block fails."""
+    """An empty folder at `path`, whatever was there before. Without a record in it, nothing believes what it holds."""
     with disk_errors(str(path)):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)

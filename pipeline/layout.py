@@ -22,33 +22,36 @@ class Layout:
         """Held by a running `doit`."""
         return self.root / ".lock"
 
+    def _model(self, model: str) -> Path:
+        return self.root / "models" / model
+
     def source(self, model: str, suffix: str) -> Path:
         """The model file as it was fetched."""
-        return self.root / model / "source" / f"model.{suffix}"
+        return self._model(model) / "source" / f"model.{suffix}"
 
     def imported(self, model: str) -> Path:
         """The folder of the import stage: `model.mlirbc`, `signature.json`, logs."""
-        return self.root / model / "import"
+        return self._model(model) / "import"
 
     def reference(self, model: str) -> Path:
-        """The folder of the model's test data: `inputs.npz`, `outputs.npz`, `reference.json`."""
-        return self.root / model / "reference"
+        """The folder of the model's test data: `inputs.npz`, `outputs.npz`."""
+        return self._model(model) / "reference"
 
     def compiled(self, model: str, bundle: str) -> Path:
         """The folder of the compile stage: `module.vmfb`, `compiled.json`, intermediate IR, logs."""
-        return self.root / model / bundle / "compile"
+        return self._model(model) / "bundles" / bundle / "compile"
 
     def verified(self, model: str, bundle: str) -> Path:
         """The folder of the verify stage: `module.vmfb`, `evidence.json`, one folder of logs a check."""
-        return self.root / model / bundle / "verify"
+        return self._model(model) / "bundles" / bundle / "verify"
 
     def package(self, model: str) -> Path:
-        """The folder of the package stage: `manifest.json`."""
-        return self.root / model / "package"
+        """The folder of the package stage: `manifest.json`, `blobs/`."""
+        return self._model(model) / "package"
 
     def published(self, model: str) -> Path:
         """The receipt of the last publication."""
-        return self.root / model / "publish" / "receipt.json"
+        return self._model(model) / "publish" / "receipt.json"
 
 
 def blob_key(sha256: str) -> str:

@@ -1,23 +1,37 @@
-"""What this machine is to verification, cheaply: its CPU, its Vulkan drivers and its IREE runtime. Not the devices; only if they changed."""
+"""What this machine is to verification, cheaply: not its devices, only whether they may have changed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from pipeline.files import sha256_bytes
 from pipeline.iree.devices import runtime_version
 
-_DRIVER_FOLDERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
+_PATTERNS = (
+    ("/etc/vulkan/icd.d", "*.json"),
+    ("/usr/share/vulkan/icd.d", "*.json"),
+    ("/usr/local/share/vulkan/icd.d", "*.json"),
+    ("~/.local/share/vulkan/icd.d", "*.json"),
+    ("/usr/lib", "libvulkan.so.1"),
+    ("/usr/lib", "*/libvulkan.so.1"),
+    ("/usr/lib64", "libvulkan.so.1"),
+    ("/usr/local/lib", "libvulkan.so.1"),
+    ("/dev", "dri/render*"),
+    ("/dev", "nvidia*"),
+)
 
 
 def fingerprint() -> str:
-    """A digest of the runtime's version, the CPU's features, and the Vulkan drivers that are installed or chosen by environment."""
+    """A digest of the IREE runtime's version, the CPU's features, the Vulkan loader and drivers, and the GPUs' device files."""
     parts = [runtime_version()]
     parts += [os.environ.get(name, "") for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")]
-    for folder in map(Path, _DRIVER_FOLDERS):
-        if folder.is_dir():
-            parts += [f"{file} {file.stat().st_mtime_ns}" for file in sorted(folder.glob("*.json"))]
+    for root, pattern in _PATTERNS:
+        for path in sorted(Path(root).expanduser().glob(pattern)):
+            with contextlib.suppress(OSError):  # a link to nothing is no driver
+                is_device = root == "/dev"
+                parts.append(f"{path} {os.access(path, os.R_OK | os.W_OK) if is_device else path.stat().st_mtime_ns}")
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
         parts += [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]

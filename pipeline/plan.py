@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.layout import Layout
+from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
 
 
@@ -42,6 +44,12 @@ class Target:
     store: str
     version: str = ""
     channel: str = "latest"
+
+    def __post_init__(self) -> None:
+        if self.version and not is_version(self.version):
+            raise PipelineError(f"version={self.version} cannot be a version", hint=f"{RULE}; capitals and '+' too")
+        if not is_name(self.channel):
+            raise PipelineError(f"channel={self.channel} cannot be a channel", hint=RULE)
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from pipeline.errors import PipelineError, disk_errors
 
 _running: set[subprocess.Popen[bytes]] = set()
-_lock = threading.Lock()
+_lock = threading.RLock()  # the signal handler may interrupt its own holder
+_inherited: set[int] = set()
 _refusing = threading.Event()
 
 
@@ -45,6 +46,11 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             process.wait(patience)
         except subprocess.TimeoutExpired:
             continue
+
+
+def share(descriptor: int) -> None:
+    """Let every process started from now on hold `descriptor` open: a lock on it lasts until the last of them ends."""
+    _inherited.add(descriptor)
 
 
 def refuse_more() -> None:
@@ -81,22 +87,26 @@ def execute(
         output = log.open("wb")
         source = stdin.open("rb") if stdin else None
     try:
-        output.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
-        output.flush()
+        with disk_errors(str(log)):
+            output.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
+            output.flush()
         try:
-            process = subprocess.Popen(
-                words,
-                stdin=source or subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **(env or {})},
-            )
+            with _lock:
+                process = subprocess.Popen(
+                    words,
+                    stdin=source or subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=tuple(_inherited),
+                    env={**os.environ, **(env or {})},
+                )
+                _running.add(process)
         except OSError as error:
             raise PipelineError(f"cannot start {words[0]}: {error.strerror}", where=str(log)) from error
-        with _lock:
-            _running.add(process)
         try:
+            if _refusing.is_set():
+                raise PipelineError("interrupted")
             returncode = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise PipelineError(

@@ -69,31 +69,35 @@ def _error(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}"
 
 
-def table(package: Path) -> list[tuple[str, ...]]:
-    """The rows for one packaged model: a row a variant, then a row a dropped target."""
-    manifest = json.loads((package / "manifest.json").read_text())
+def _where(evidence: dict[str, Any]) -> str:
+    place = evidence["driver"] or evidence["device"]
+    return f"{place}; {evidence['reason']}" if place and evidence["reason"] else place or evidence["reason"]
+
+
+def table(name: str, verified: Path) -> list[tuple[str, ...]]:
+    """The rows for one verified bundle, called `name`: a row a variant, then a row a dropped target."""
+    compiled = json.loads((verified / "compiled.json").read_text())
+    evidence = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text())}
     rows: list[tuple[str, ...]] = []
-    for artifact in manifest["artifacts"]:
-        name = f"{manifest['model']['name']} / {artifact['bundle']}"
-        for variant in artifact["variants"]:
-            evidence = variant["evidence"]
-            kind = evidence["kind"]
-            where = evidence["reason"] if kind == "untested" else evidence["driver"] or evidence["device"]
-            size = f"{variant['size'] / 1000:.0f} kB"
-            rows.append((name, variant["name"], kind, _error(evidence["max_abs_error"]), size, where))
-            name = ""
-        rows += [("", d["name"], "DROPPED", "", "", d["reason"]) for d in artifact["dropped"]]
-        rows.append(("", "", "", "", f"{artifact['blob']['size'] / 1000:.0f} kB", "the whole file"))
+    for variant in compiled["variants"]:
+        proof = evidence[variant["gated"]["name"]]
+        size = sum({p["offset"]: p["length"] for p in variant["code"]}.values())
+        seconds = "" if proof["seconds"] is None else f"{proof['seconds']:.3f}"
+        row = (proof["variant"], proof["kind"], _error(proof["max_abs_error"]), f"{size / 1000:.0f} kB", seconds, _where(proof))
+        rows.append((name, *row))
+        name = ""
+    rows += [("", d["name"], "DROPPED", "", "", "", d["reason"]) for d in compiled["dropped"]]
+    rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows
 
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
     """`rows` under headings, columns aligned, lines cut at `width`."""
-    rows = [("model / bundle", "variant", "verified", "max error", "code", "where, or why not"), *rows]
+    rows = [("model / bundle", "variant", "verified", "max error", "code", "seconds", "where, or why not"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
-        cells = [cell.rjust(w) if i in (3, 4) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
+        cells = [cell.rjust(w) if i in (3, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
         lines.append("  ".join([*cells, row[-1]]).rstrip()[:width])
     return "\n".join(lines)
 
@@ -154,12 +158,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             sys.stdout.write(f"{said} in {seconds:.1f} s\n")
 
     def _table(self) -> None:
-        packages = [
-            Path(task.targets[0]).parent
-            for name, task in self._tasks.items()
-            if name.startswith("package:") and name in self._seconds
+        verified = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]
+        rows = [
+            row for name in verified for row in table(" / ".join(name.split(":")[1:]), Path(self._tasks[name].targets[0]).parent)
         ]
-        rows = [row for package in packages for row in table(package)]
         if rows:
             width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
             sys.stdout.write("\n" + render(rows, width) + "\n\n")

@@ -7,19 +7,24 @@ import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from doit import doit_cmd
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
 from pipeline import __version__, process
 from pipeline.errors import PipelineError
-from pipeline.files import locked, remove_leftovers
+from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout
+from pipeline.names import did_you_mean
 from pipeline.plan import GROUPS, Step
+
+_PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
 
 
 class Run:
@@ -35,7 +40,8 @@ class Run:
         """Hold the lock until this process ends. Raises PipelineError if another `doit` has it."""
         with self._mutex:
             if not self._ready:
-                self._held.enter_context(locked(self._layout.lock, "another doit is at work in this folder: wait for it to end"))
+                busy = "another doit is at work in this folder, or a tool of one that was killed: wait for it to end"
+                process.share(self._held.enter_context(locked(self._layout.lock, busy, patience=_PATIENCE)))
                 remove_leftovers(self._layout.root)
                 self._ready = True
 
@@ -54,16 +60,38 @@ def end_on_signals() -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
+def _stamp(step: Step) -> Path:
+    return step.outputs[0].parent / f".{step.name.split(':')[0]}.stamp"
+
+
 def _action(step: Step, run: Run) -> Callable[[], Any]:
     def act() -> Any:
         try:
             run.start()
+            _stamp(step).unlink(missing_ok=True)
             step.action()
+            stamp = uuid.uuid4().hex
+            write(_stamp(step), stamp.encode())
         except PipelineError as error:
             return TaskFailed(str(error))
-        return True
+        return {"stamp": stamp}
 
     return act
+
+
+def _made_by_the_run_that_doit_remembers(step: Step) -> Callable[[Any, dict[str, Any]], bool]:
+    """Whether what lies there is from the run whose inputs doit has in its database.
+
+    doit saves only when it ends: after a kill its database speaks of an earlier run than the files do.
+    """
+
+    def check(task: Any, values: dict[str, Any]) -> bool:  # doit goes by these names
+        try:
+            return values.get("stamp") == _stamp(step).read_text()
+        except OSError:
+            return False
+
+    return check
 
 
 def _release_is_there(receipt: Path) -> Callable[[], bool]:
@@ -82,7 +110,7 @@ def _release_is_there(receipt: Path) -> Callable[[], bool]:
 
 
 def _task(step: Step, run: Run) -> dict[str, Any]:
-    uptodate: list[Any] = [config_changed({"program": __version__, **step.options})]
+    uptodate: list[Any] = [_made_by_the_run_that_doit_remembers(step), config_changed({"program": __version__, **step.options})]
     if step.name.startswith("publish:"):
         uptodate.append(_release_is_there(step.outputs[0]))
     return {
@@ -109,6 +137,14 @@ def tasks(steps: list[Step], layout: Layout) -> Iterator[Mapping[str, Any]]:
         stage, _, rest = step.name.partition(":")
         if stage == "compile":
             yield {"basename": "build", "name": rest, "doc": step.about, "actions": None, "task_dep": [step.name]}
+
+
+def variables(**defaults: str) -> dict[str, str]:
+    """The `name=value` words of the command line, which must be among `defaults`."""
+    given = dict(doit_cmd._CMDLINE_VARS or {})
+    for name in given.keys() - defaults.keys():
+        raise PipelineError(f"{name}= is no variable here: {did_you_mean(name, defaults)}")
+    return {**defaults, **given}
 
 
 @contextlib.contextmanager

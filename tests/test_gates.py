@@ -16,7 +16,11 @@ def g(*texts: str) -> list[Gate]:
     return [Gate.parse(text) for text in texts]
 
 
-AMD = g("vulkan.device::subgroup_size == 64", "vulkan.device::max_compute_workgroup_count_x == 4294967295")
+AMD = g(
+    "vulkan.device::subgroup_size == 64",
+    "vulkan.device::max_compute_workgroup_count_x == 4294967295",
+    "vulkan.feature::cooperative_matrix_khr == 1",
+)
 NVIDIA = g("vulkan.device::subgroup_size == 32", "vulkan.device::max_compute_workgroup_count_x == 2147483647")
 TUNED = Demands(frozenset({"Shader", "Int64", "GroupNonUniformArithmetic"}), (288, 4, 1), 288, frozenset({32}))
 PLAIN = Demands(frozenset({"Shader"}), (64, 1, 1), 64)
@@ -30,10 +34,10 @@ DESKTOP = [
 ]
 
 
-def gpu(subgroup: int, count: int, *, invocations: int = 1024, control: int = 1, int64: int = 1) -> Facts:
+def gpu(subgroup: int, count: int, *, invocations: int = 1024, control: int = 1, int64: int = 1, matrix: int = 1) -> Facts:
     device = {"subgroup_size": subgroup, "max_compute_workgroup_count_x": count, "max_compute_workgroup_invocations": invocations}
     device |= {f"max_compute_workgroup_size_{axis}": invocations for axis in "xyz"}
-    features = {"subgroup_size_control": control, "shader_int64": int64}
+    features = {"subgroup_size_control": control, "shader_int64": int64, "cooperative_matrix_khr": matrix}
     answers = {f"vulkan.device::{k}": v for k, v in device.items()} | {f"vulkan.feature::{k}": v for k, v in features.items()}
     return Facts("gpu", frozenset({SPIRV}), answers)
 
@@ -46,6 +50,8 @@ def cpu(features: str) -> Facts:
 DEVICES = {
     "RX 7900 XTX, RADV": (gpu(64, 4294967295), "amd-rdna3"),
     "RX 7900 XTX, RADV, count as the i32 it is read as": (gpu(64, -1), "amd-rdna3"),
+    "RX 6650 XT (RDNA 2), RADV": (gpu(64, 4294967295, matrix=0), "vulkan-any"),
+    "RX 580 (GCN), RADV: 64 lanes only": (gpu(64, 4294967295, matrix=0), "vulkan-any"),
     "RX 6500 XT, AMD's own driver": (gpu(64, 65535), "vulkan-any"),
     "RTX 3060": (gpu(32, 2147483647), "nvidia-ampere"),
     "RTX 3060 on a driver without 64-bit integers": (gpu(32, 2147483647, int64=0), "vulkan-any"),
@@ -134,6 +140,11 @@ def test_cpu_gates_hold_every_feature_that_can_be_asked() -> None:
     keys = {gate.key for gate in cpu_gates(V4)}
     assert {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "avx2", "fma", "f16c"} <= keys
     assert not keys & {"bmi", "bmi2", "lzcnt", "movbe", "popcnt"}
+
+
+def test_a_cpu_feature_that_cannot_be_asked_is_refused() -> None:
+    with pytest.raises(GateError, match="may use gfni, vaes"):
+        cpu_gates(V3 + ",+gfni,+vaes")
 
 
 def test_capabilities_and_sizes_become_gates() -> None:

@@ -59,6 +59,8 @@ def fix_inputs(model: onnx.ModelProto, inputs: list[Tensor], where: str) -> None
             dim.dim_value = size or 0
     if missing := real.keys() - {i.name for i in inputs}:
         raise PipelineError(f"the spec does not give the input {sorted(missing)[0]!r}", where=where)
+    if [i.name for i in inputs] != list(real):
+        raise PipelineError(f"the inputs must stand in the graph's order: {', '.join(real)}", where=where)
     # What the file says of shapes that depend on the inputs' is now for shape inference to find.
     del model.graph.value_info[:]
     for output in model.graph.output:

@@ -11,11 +11,8 @@ from pipeline.files import sha256_bytes
 from pipeline.iree import link, spirv, vmfb
 from pipeline.iree.gates import SELECTED, Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerRefusedError, iree_compile
 
-# Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
-CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
-LINK_FLAGS = ("--iree-vm-bytecode-module-strip-source-map",)
 _BYTECODE = "--emit-mlir-bytecode"
 
 
@@ -72,7 +69,7 @@ def generate(source: Path, folder: Path, targets: Sequence[Target], flags: Seque
     step = ["--compile-to=executable-sources", _BYTECODE, *flags]
     try:
         iree_compile(paths["input"], paths["sources"], step, folder / "sources.log")
-    except PipelineError as error:
+    except CompilerRefusedError as error:
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
     with link.opened(paths["sources"]) as module:
         link.align_loops(module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict
     result_path.unlink(missing_ok=True)
     log = folder / f"{name}.log"
     ended = process.execute([sys.executable, "-m", "pipeline.iree.runner", job_path, result_path], log, timeout=timeout)
+    if ended.returncode == -signal.SIGKILL:
+        raise PipelineError(
+            "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run doit again"
+        )
     if ended.returncode or not result_path.exists():
         last = process.tail(log, 1).strip()
         return {"error": f"the process was {ended.ending}" if ended.returncode < 0 else f"{ended.ending}: {last}"}
@@ -92,10 +97,7 @@ def run(module: Path, device: Device, entry: str, inputs: Path, folder: Path, na
         "inputs": str(inputs),
         "outputs": str(folder / f"{name}.npz"),
     }
-    try:
-        result = _child(job, folder, name, timeout)
-    except PipelineError as error:
-        return Run(error.what)
+    result = _child(job, folder, name, timeout)
     if "error" in result:
         return Run(result["error"])
     return Run("", result["selected"], result["load_s"], result["run_s"])

@@ -24,7 +24,7 @@ def build(output: Path) -> None:
     """Write the module to `output`: a trivial program for any Vulkan device and any x86-64 CPU, and the queries."""
     from pipeline.iree import compiler, link
     from pipeline.iree.targets import resolve
-    from pipeline.iree.toolchain import iree_compile
+    from pipeline.iree.toolchain import LINK_FLAGS, iree_compile
     from pipeline.spec.types import Executable
 
     def target(name: str, backend: str, device: str) -> Executable:
@@ -41,7 +41,7 @@ def build(output: Path) -> None:
         with link.opened(folder / "linked.mlirbc") as module:
             link.append(module, link.render("facts.mlir.j2", queries=[n.split("::") for n in NAMES]))
             link.save(module, folder / "facts.mlirbc")
-        iree_compile(folder / "facts.mlirbc", output, ["--compile-from=hal", *compiler.LINK_FLAGS], folder / "facts.log")
+        iree_compile(folder / "facts.mlirbc", output, ["--compile-from=hal", *LINK_FLAGS], folder / "facts.log")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,12 @@ _CAPABILITY_FEATURE: Mapping[str, str | None] = {
 _GATE = re.compile(r"(?P<category>[\w.]+)::(?P<key>[\w.-]+)\s*(?P<op>==|>=|in)\s*(?P<values>\d+|\[\s*\d+(?:\s*,\s*\d+)*\s*\])")
 
 
+# CPU features without a query: what x86-64 has, and what every CPU with AVX2 has that was ever made.
+_IMPLIED_CPU_FEATURES = frozenset(
+    """cmov cx8 fxsr mmx sse sse2 x87 64bit cx16 sahf popcnt crc32 xsave bmi bmi2 lzcnt movbe evex512""".split()
+)
+
+
 class GateError(ValueError):
     """Text that is not a gate, or code whose demands no gate can express."""
 
@@ -209,9 +215,11 @@ def unreachable(variants: Sequence[Gated]) -> list[str]:
 def cpu_gates(features: str) -> tuple[Gate, ...]:
     """The gates of an llvm-cpu target from its `cpu_features` (`+avx,+avx2,…`).
 
-    Features the runtime has no query for (bmi2, lzcnt, …) come with those it has, on every CPU of an x86-64 level.
+    Raises GateError for a feature that the runtime has no query for and that no queried one brings along.
     """
-    names = (f.removeprefix("+") for f in features.split(",") if f.startswith("+"))
+    names = [f.removeprefix("+") for f in features.split(",") if f.startswith("+")]
+    if unknown := sorted(set(names) - QUERIES["hal.cpu"] - _IMPLIED_CPU_FEATURES):
+        raise GateError(f"its code may use {', '.join(unknown)}, for which IREE's runtime has no query: take an x86-64 level")
     return tuple(sorted(Gate("hal.cpu", name, "==", (1,)) for name in names if name in QUERIES["hal.cpu"]))
 
 

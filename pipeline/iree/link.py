@@ -43,9 +43,10 @@ def opened(path: Path) -> Iterator[ir.Module]:
     """The MLIR module (text or bytecode) at `path`, in a context of its own; PipelineError if it does not parse."""
     with ir.Context(), ir.Location.unknown():
         try:
-            yield ir.Module.parse(path.read_bytes())
+            module = ir.Module.parse(path.read_bytes())
         except ir.MLIRError as error:
             raise PipelineError(f"not valid MLIR: {str(error).splitlines()[0]}", where=str(path)) from error
+        yield module
 
 
 def save(module: ir.Module, path: Path) -> None:

@@ -40,6 +40,14 @@ def _info(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
 def devices() -> list[dict[str, Any]]:
     """Every local-task and Vulkan device: uri, name, driver, whether it is software, formats and answers to queries."""
     found: list[dict[str, Any]] = []
@@ -57,7 +65,7 @@ def devices() -> list[dict[str, Any]]:
                 {
                     "uri": driver_name if local else f"{driver_name}://{entry['path']}",
                     "driver": driver_name,
-                    "name": "CPU" if local else info.get("name", entry["name"]),
+                    "name": _cpu_name() if local else info.get("name", entry["name"]),
                     "driver_info": "" if local else f"{info.get('driver', '')} {info.get('driver_info', '')}".strip(),
                     "software": local or info.get("type") == "cpu",
                     "formats": [format_],

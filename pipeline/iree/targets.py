@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iree.compiler import ir
+
 from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.iree import toolchain
@@ -99,6 +101,15 @@ def _entry(attribute: str, key: str, opening: str, closing: str) -> str:
     return attribute[start : attribute.index(closing, start)]
 
 
+def _check(attribute: str, where: str) -> None:
+    with ir.Context():
+        try:
+            ir.Attribute.parse(attribute)
+        except ir.MLIRError as error:
+            what = str(error).split("error: ")[-1].splitlines()[0]
+            raise PipelineError(f"attribute: {what}", where=where, hint="write values as the compiler prints them") from error
+
+
 def resolve(target: Executable, twin: bool = False) -> Target:
     """The target attribute that the compiler makes of `target`, with the spec's overrides; `twin`: of its twin.
 
@@ -116,6 +127,7 @@ def resolve(target: Executable, twin: bool = False) -> Target:
     changes = {**target.attribute, **((target.twin or {}) if twin else {})}
     if changes:
         attribute = _override(attribute, changes)
+        _check(attribute, where)
     end = attribute.rindex("}")
     sizes = _entry(attribute, "subgroup_size_choices", "[", "]")
     return Target(

@@ -14,14 +14,24 @@ from pipeline import process
 from pipeline.errors import PipelineError
 
 REQUIRED = "3.13.0"
+# Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
+CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
+LINK_FLAGS = ("--iree-vm-bytecode-module-strip-source-map",)
 
 
 def _package_folder() -> Path:
     # find_spec on the top package only: importing iree.compiler costs half a second on every run.
-    spec = importlib.util.find_spec("iree.compiler")
+    try:
+        spec = importlib.util.find_spec("iree.compiler")
+    except ModuleNotFoundError:
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise PipelineError("iree-base-compiler is not installed", hint="pip install -e '.[build]'")
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+class CompilerRefusedError(PipelineError):
+    """The compiler looked at its input and said no. (A full disk or a kill is not that.)"""
 
 
 @functools.cache
@@ -62,6 +72,8 @@ def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path) ->
     """
     result = process.execute([tool("iree-compile"), "-", "-o", output, *flags], log, stdin=source)
     if result.returncode:
+        hint = f"the whole output of iree-compile is in {log}"
         what = first_error(log) if result.returncode > 0 else f"iree-compile was {result.ending}"
-        raise PipelineError(what, where=str(source), hint=f"the whole output of iree-compile is in {log}")
+        refused = result.returncode > 0 and "No space left" not in what
+        raise (CompilerRefusedError if refused else PipelineError)(what, where=str(source), hint=hint)
     return result

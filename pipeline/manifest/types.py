@@ -76,15 +76,22 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Reference:
-    """Test inputs and the outputs they must give, .npy files by position."""
+    """Test inputs and the outputs they must give, .npy files by position. `kind`: who computed the outputs.
 
+    `onnxruntime`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first artifact).
+    """
+
+    kind: str
     inputs: tuple[Blob, ...]
     outputs: tuple[Blob, ...]
 
 
 @dataclass(frozen=True)
 class EvidenceInfo:
-    """How a variant was verified: on a `device`, by its `twin` on a software device, or `untested` with the reason."""
+    """How a variant was verified: on a `device`, by its `twin` on a software device, or `untested` with the reason.
+
+    A reason beside the other kinds says what the proof leaves out.
+    """
 
     kind: str
     reason: str
@@ -97,7 +104,8 @@ class EvidenceInfo:
 
 @dataclass(frozen=True)
 class VariantInfo:
-    """One target's code. `size` and `sha256` are over its segments in file order, shared ones included.
+    """One target's code. `flags` went into its target attribute. `size` and `sha256` are over its segments in file
+    order, shared ones included.
 
     `shares` names the variants that some of its code is identical with, to the byte.
     """
@@ -105,6 +113,7 @@ class VariantInfo:
     name: str
     backend: str
     device: str
+    flags: tuple[str, ...]
     attribute: str
     format: str
     gates: tuple[str, ...]

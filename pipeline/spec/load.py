@@ -56,6 +56,10 @@ def _executable(fields: Fields) -> Executable:
     for key, sub in (("attribute", attribute), ("twin", twin)):
         if sub and backend == "llvm-cpu":
             fields.problem(key, "is for vulkan-spirv targets only: remove it, or use flags")
+    gates = fields.parsed("gates", Gate.parse)
+    for index, gate in enumerate(gates):
+        if backend in BACKENDS and (gate.category == "hal.cpu") != (backend == "llvm-cpu"):
+            fields.problem(f"gates[{index}]", f"a {backend} target never runs on a device that answers {gate.query}")
     return Executable(
         name=fields.path.stem,
         path=fields.path,
@@ -64,7 +68,7 @@ def _executable(fields: Fields) -> Executable:
         device=fields.text("device"),
         flags=fields.texts("flags"),
         attribute=_attribute(attribute),
-        gates=fields.parsed("gates", Gate.parse),
+        gates=gates,
         twin=_attribute(twin) if twin else None,
     )
 
@@ -103,19 +107,34 @@ def _input(fields: Fields) -> Input:
             fields.problem(f"shape[{index}]", f"must be a whole number above 0, not {size!r}: every dimension is fixed")
     if "shape" not in fields.data:
         fields.problem("shape", "is missing: give the list of dimensions, [] for a scalar")
+    dtype = fields.text("dtype", choices=MLIR_DTYPES)
+    # Integers drawn from [0, 1) are all 0, which tests nothing: their range must be said. A bool has only one.
+    high = {"bool": 2.0}.get(dtype, 1.0) if "int" not in dtype or "file" in fields.data else None
     result = Input(
         name=fields.text("name"),
         shape=tuple(shape),
-        dtype=fields.text("dtype", choices=MLIR_DTYPES),
+        dtype=dtype,
         seed=fields.integer("seed", 0),
         low=fields.number("low", 0.0),
-        high=fields.number("high", 1.0),
+        high=fields.number("high", high),
         file=fields.file("file") if "file" in fields.data else None,
     )
-    if result.file is None and result.low >= result.high:
-        fields.problem("high", f"must be above low: the range [{result.low}, {result.high}) is empty")
+    if result.file is None:
+        _check_range(fields, result)
     fields.done()
     return result
+
+
+def _check_range(fields: Fields, spec: Input) -> None:
+    if "int" in spec.dtype and not (spec.low.is_integer() and spec.high.is_integer()):
+        fields.problem("high", f"low and high of {spec.dtype} must be whole numbers")
+    elif spec.low >= spec.high and "high" in fields.data:
+        fields.problem("high", f"must be above low: the range [{spec.low:g}, {spec.high:g}) is empty")
+    if "int" in spec.dtype:
+        bits = int(spec.dtype.lstrip("uint"))
+        least, most = (0, 2**bits) if spec.dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+        if spec.low < least or spec.high > most:
+            fields.problem("high", f"the range [{spec.low:g}, {spec.high:g}) does not fit into {spec.dtype}")
 
 
 def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
@@ -134,6 +153,9 @@ def _tolerance(fields: Fields | None) -> Tolerance | None:
     if fields is None:
         return None
     result = Tolerance(fields.number("absolute", None), fields.number("relative", None))
+    for key in ("absolute", "relative"):
+        if getattr(result, key) < 0:
+            fields.problem(key, "must not be negative")
     fields.done()
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,11 @@ class Fields:
 
     def number(self, key: str, default: float | None) -> float:
         """A number; required unless there is a default."""
-        return float(self._take(key, float, default or 0.0, default is None))
+        value = float(self._take(key, float, default or 0.0, default is None))
+        if not math.isfinite(value):
+            self.problem(key, f"must be a finite number, not {value}")
+            return default or 0.0
+        return value
 
     def items(self, key: str, required: bool = False) -> list[Any]:
         """A list; empty where the key is absent; `required` also refuses an empty one."""

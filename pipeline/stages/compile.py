@@ -44,6 +44,7 @@ def compile_targets(source: Path, folder: Path, bundle: Bundle, targets: Sequenc
             gated,
             target.backend,
             target.device,
+            target.flags,
             attribute.attribute,
             tuple(
                 Piece(p.dispatch, p.owner, p.segment.offset, p.segment.length, p.segment.sha256) for p in made.code[gated.name]
@@ -65,19 +66,15 @@ def _refusals(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Exec
         alone.mkdir(exist_ok=True)
         try:
             generate(source, alone, [resolve(target)], bundle.flags)
-        except PipelineError as error:
+        except toolchain.CompilerRefusedError as error:
             refused.append(Dropped(target.name, f"does not compile: {error.what} (log: {alone})"))
     return refused
 
 
 def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, list[Dropped]]:
-    from pipeline.iree.compiler import FrontHalfError
-
     try:
         return compile_targets(source, folder, bundle, targets), []
-    except FrontHalfError:
-        raise
-    except PipelineError as error:
+    except toolchain.CompilerRefusedError as error:
         refused = _refusals(source, folder, bundle, targets)
         if not refused:
             raise

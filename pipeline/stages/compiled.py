@@ -30,6 +30,7 @@ class Variant:
     gated: Gated
     backend: str
     device: str
+    flags: tuple[str, ...]
     attribute: str
     code: tuple[Piece, ...]
 
@@ -76,6 +77,7 @@ def _variant(data: dict[str, Any]) -> Variant:
         Gated(gated["name"], gated["format"], gates),
         data["backend"],
         data["device"],
+        tuple(data["flags"]),
         data["attribute"],
         tuple(Piece(**p) for p in data["code"]),
     )

@@ -18,9 +18,10 @@ from pipeline.stages.record import canonical
 class Evidence:
     """How a variant was verified.
 
-    `kind` is `device` (its very bytes ran on a device that its gates accept), `twin` (code lowered the same way ran on a
-    software device) or `untested`, with the `reason`. Errors are the largest over all outputs: absolute, and relative to
-    the largest reference value. `driver` is empty for the CPU.
+    `kind` is `device` (its very bytes ran on a device that its gates accept), `twin` (code lowered the same way ran on
+    a software device) or `untested`, with the `reason`. A `reason` beside the other kinds says what the proof leaves
+    out. Errors are the largest over all outputs: absolute, and relative to the largest reference value. `driver` is
+    empty for the CPU.
     """
 
     variant: str
@@ -49,12 +50,18 @@ def _one(index: int, found: object, wanted: object, model: Model) -> Comparison:
     got, reference = np.asarray(found), np.asarray(wanted)
     if got.shape != reference.shape:
         return Comparison(math.inf, math.inf, f"output {index} has shape {got.shape}, the reference {reference.shape}")
+    if got.dtype != reference.dtype and got.dtype.kind in "iu" and reference.dtype.kind in "iu":
+        got = got.view(reference.dtype) if got.itemsize == reference.itemsize else got  # MLIR integers carry no sign
+    if got.dtype != reference.dtype:
+        return Comparison(math.inf, math.inf, f"output {index} is {got.dtype}, the reference {reference.dtype}")
     tolerance = model.tolerance_for(str(reference.dtype))
     a, b = got.astype(np.float64), reference.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    same = (got == reference) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.abs(a - b))
     error = np.where(np.isnan(error), np.inf, error)
+    if reference.dtype.kind in "iu":
+        error = np.where(same, 0.0, np.maximum(error, 1.0))  # neighbours above 2^53 are one float64
     largest = float(np.abs(np.where(np.isfinite(b), b, 0)).max(initial=0.0))
     max_abs = float(error.max(initial=0.0))
     max_rel = max_abs / largest if largest else max_abs

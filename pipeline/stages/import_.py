@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
 
@@ -17,6 +18,7 @@ OUTPUTS = ("model.mlirbc", "signature.json")
 
 def run(model: Model, source: Path, folder: Path) -> None:
     """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
+    require(model, source)
     inputs = [asdict(i) | {"file": None} for i in model.inputs]
     key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=1)
     if record.is_current(folder, key):

@@ -12,6 +12,7 @@ from pipeline.errors import disk_errors
 from pipeline.files import fresh_folder, sha256_bytes, sha256_file, write
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import vmfb
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
 from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
@@ -58,6 +59,7 @@ def _variant(variant: Variant, evidence: Evidence) -> m.VariantInfo:
         name=variant.gated.name,
         backend=variant.backend,
         device=variant.device,
+        flags=variant.flags,
         attribute=variant.attribute,
         format=variant.gated.format,
         gates=tuple(str(g) for g in variant.gated.gates),
@@ -101,7 +103,7 @@ def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.A
     artifact = m.Artifact(
         bundle=bundle,
         blob=blob,
-        flags=compiled.flags,
+        flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
         head=segments[0].offset if segments else module.size,
         variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
         segments=segments,
@@ -129,6 +131,8 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
     files += [
         path / name for path in verified.values() for name in ("module.vmfb", "compiled.json", "evidence.json", "outputs.npz")
     ]
+    for path in verified.values():
+        record.require_intact(path)
     info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model))
     key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
     if record.is_current(folder, key):
@@ -137,7 +141,10 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
         blobs = folder / "blobs"
         made = [_artifact(model.name, bundle, path, blobs) for bundle, path in verified.items()]
         first = next(iter(verified.values()))
-        reference = m.Reference(_arrays(first / "inputs.npz", blobs, "input"), _arrays(first / "outputs.npz", blobs, "output"))
+        kind = model.reference if isinstance(model.reference, str) else "files"
+        reference = m.Reference(
+            kind, _arrays(first / "inputs.npz", blobs, "input"), _arrays(first / "outputs.npz", blobs, "output")
+        )
         signature = Signature.read(imported / "signature.json")
         manifest = m.Manifest(
             schema=m.SCHEMA,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file, write
 
 NAME = "record.json"
@@ -22,18 +23,29 @@ def canonical(value: Any) -> bytes:
 
 def key(files: Iterable[Path], **options: Any) -> str:
     """A digest of the contents of `files`, in order, and of `options` (JSON values)."""
-    return sha256_bytes(canonical({"files": [sha256_file(file) for file in files], "options": options}))
+    with disk_errors("an input"):
+        return sha256_bytes(canonical({"files": [sha256_file(file) for file in files], "options": options}))
+
+
+def _key_of_intact(folder: Path) -> str | None:
+    """The key of the record in `folder` if every output still is what it says; None otherwise."""
+    try:
+        record = json.loads((folder / NAME).read_text())
+        intact = all(sha256_file(folder / name) == digest for name, digest in record["outputs"].items())
+        return str(record["key"]) if intact else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def is_current(folder: Path, key_: str) -> bool:
     """Whether `folder` holds whole outputs of exactly these inputs."""
-    try:
-        record = json.loads((folder / NAME).read_text())
-        return bool(record["key"] == key_) and all(
-            sha256_file(folder / name) == digest for name, digest in record["outputs"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return _key_of_intact(folder) == key_
+
+
+def require_intact(folder: Path) -> None:
+    """Raise PipelineError if an output in `folder` is not what its stage wrote."""
+    if _key_of_intact(folder) is None:
+        raise PipelineError("was changed after it was made", where=str(folder), hint="remove that folder, then run doit again")
 
 
 def write_record(folder: Path, key_: str, outputs: Iterable[str]) -> None:

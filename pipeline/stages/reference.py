@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.sources.fetch import require
 from pipeline.spec.types import Input, Model
 from pipeline.stages import record
 
@@ -40,6 +41,7 @@ def draw(spec: Input, where: str) -> object:
 
 def run(model: Model, source: Path, folder: Path) -> None:
     """Write the test data of `model` into `folder`; ONNX Runtime works in a child process."""
+    require(model, source)
     files = [source, *(i.file for i in model.inputs if i.file)]
     given = model.reference if isinstance(model.reference, tuple) else ()
     options = [asdict(i) | {"file": bool(i.file)} for i in model.inputs]

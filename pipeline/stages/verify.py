@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers.signature import Signature
-from pipeline.iree import devices, vmfb
+from pipeline.iree import devices, spirv, vmfb
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide, select
 from pipeline.spec.types import Bundle, Executable, Model
@@ -19,7 +19,7 @@ from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Dropped, Variant
 from pipeline.stages.evidence import Evidence, compare, write_evidence
 
-OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json", "outputs.npz")
+OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json", "inputs.npz", "outputs.npz")
 REVISION = 1
 
 
@@ -45,6 +45,7 @@ class Check:
     folder: Path
     entry: str
     devices: Sequence[Device]
+    baseline: str = ""  # the variant whose outputs are the reference, if one's are
 
     @property
     def module(self) -> Path:
@@ -61,12 +62,14 @@ def _judge(check: Check, variant: str, kind: str, device: Device, run: devices.R
     where = f"{kind} {device.title}"
     if run.error:
         return Failure(variant, f"on {where}: {run.error}")
+    itself = kind == "device" and variant == check.baseline
     result = compare(devices.outputs(check.folder, name), check.reference, check.model)
     if result.problem:
         return Failure(variant, f"on {where}: {result.problem}; its outputs are in {devices.outputs(check.folder, name)}")
     return Evidence(
         variant,
         kind,
+        reason="its own outputs are the reference" if itself else "",
         device=device.name,
         driver=device.driver_info,
         runtime=devices.runtime_version(),
@@ -108,6 +111,10 @@ def _forced(check: Check, device: Device, index: int) -> Evidence | Failure:
             f"the copy that runs {variant} does not hold the same code", where=str(module), hint="please report it"
         )
     run = devices.run(module, device, check.entry, check.inputs, check.folder, name)
+    if not run.error and run.selected != index:
+        raise PipelineError(
+            f"the copy that runs {variant} reports number {run.selected}", where=str(module), hint="please report it"
+        )
     return _judge(check, variant, "device", device, run, name)
 
 
@@ -125,7 +132,19 @@ def _twin(check: Check, variant: Variant, device: Device) -> Evidence | Failure:
     if not decision.accepted:
         return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
     run = devices.run(folder / "module.vmfb", device, check.entry, check.inputs, check.folder, name)
-    return _judge(check, target.name, "twin", device, run, name)
+    result = _judge(check, target.name, "twin", device, run, name)
+    mine, other = _matrix_kernels(check.module, variant), _matrix_kernels(folder / "module.vmfb", twin.variants[0])
+    if isinstance(result, Evidence) and mine > other:
+        left = f"{mine} of {len(variant.code)} kernels use matrix cores; the twin computes them without"
+        return replace(result, reason=left)
+    return result
+
+
+def _matrix_kernels(module: Path, variant: Variant) -> int:
+    """How many of the variant's kernels use matrix cores."""
+    data = module.read_bytes()
+    declared = [spirv.demands(data[p.offset : p.offset + p.length]).capabilities for p in variant.code]
+    return sum("CooperativeMatrixKHR" in capabilities for capabilities in declared)
 
 
 def _twin_device(check: Check, target: Executable) -> Device | None:
@@ -150,7 +169,7 @@ def _untested(check: Check, variant: Variant) -> Evidence:
 
 def _run_all(check: Check) -> list[Evidence | Failure]:
     results: list[Evidence | Failure] = []
-    for number, device in enumerate(check.devices):
+    for number, device in enumerate(sorted(check.devices, key=lambda device: device.software)):
         if (result := _chosen(check, device, number)) is not None:
             results.append(result)
     for device in (d for d in check.devices if d.driver == "local-task"):
@@ -167,7 +186,7 @@ def _run_all(check: Check) -> list[Evidence | Failure]:
     return results
 
 
-def _baseline(check: Check) -> None:
+def _baseline(check: Check) -> Check:
     """Make the reference outputs with the weakest CPU variant, for a model that has no other reference."""
     from pipeline.iree.compiler import force_variant
 
@@ -183,6 +202,7 @@ def _baseline(check: Check) -> None:
     if run.error:
         raise PipelineError(f"the baseline variant cannot make the reference: {run.error}", where=str(check.folder))
     os.replace(devices.outputs(check.folder, "baseline"), check.reference)
+    return replace(check, baseline=check.compiled.variants[indices[-1]].gated.name)
 
 
 def _drop(check: Check, failures: Sequence[Failure]) -> Check:
@@ -203,9 +223,10 @@ def _verify(check: Check) -> tuple[Check, list[Evidence]]:
         results = _run_all(check)
         failures = [r for r in results if isinstance(r, Failure)]
         if not failures:
-            found = {r.variant: r for r in results if isinstance(r, Evidence)}
+            # Where two devices chose one variant, the first speaks for it: real GPUs come before software ones.
+            found = {r.variant: r for r in reversed(results) if isinstance(r, Evidence)}
             return check, [found[v.gated.name] for v in check.compiled.variants]
-        if check.bundle.on_failure == "fail" or len(failures) == len(check.compiled.variants):
+        if check.bundle.on_failure == "fail" or len({f.variant for f in failures}) == len(check.compiled.variants):
             raise PipelineError(
                 "\n".join(f"{f.variant} failed verification {f.what}" for f in failures),
                 where=f"{check.model.name}, bundle {check.bundle.name}",
@@ -224,7 +245,8 @@ def run(
     folder: Path,
 ) -> None:
     """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds and its evidence."""
-    present = devices.find(folder.parent / "devices")
+    with disk_errors(str(folder)):
+        present = devices.find(folder.parent / "devices")
     files = [compiled_folder / name for name in compile_stage.OUTPUTS]
     files += [path for path in (reference / "inputs.npz", reference / "outputs.npz") if path.exists()]
     seen = [[d.title, sorted(d.facts.answers.items())] for d in present]
@@ -258,7 +280,7 @@ def run(
             present,
         )
         if not outputs.exists():
-            _baseline(check)
+            check = _baseline(check)
         check, evidence = _verify(check)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")

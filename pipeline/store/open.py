@@ -11,8 +11,8 @@ from pipeline.store.directory import DirectoryStore
 
 def open_store(url: str) -> Store:
     """The store at `url`. Raises PipelineError for a URL of another kind."""
-    scheme, _, rest = url.partition("://")
-    if not rest:
+    scheme, separator, rest = url.partition("://")
+    if not separator and ":" not in url.split("/")[0]:
         return DirectoryStore(Path(url))
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
