@@ -86,7 +86,7 @@ def test_a_file_that_is_no_onnx_is_refused_without_a_traceback(
 ) -> None:
     linear.write_bytes(damage(linear.read_bytes()))
     with pytest.raises(PipelineError, match="not a valid ONNX file") as caught:
-        import_.run(model(PathSource(linear, ""), tensor("x", 2, 4)), linear, tmp_path / "import")
+        import_.run(model(PathSource(linear, digest(linear)), tensor("x", 2, 4)), linear, tmp_path / "import")
     assert "Traceback" not in str(caught.value)
 
 

@@ -29,7 +29,7 @@ class Device:
     @property
     def title(self) -> str:
         """For people: the device, and for Vulkan its driver."""
-        return f"{self.name} ({self.driver_info})" if self.driver_info else self.name
+        return f"{self.name} ({self.driver_info})" if self.driver_info else f"CPU ({self.name})"
 
 
 @dataclass(frozen=True)
