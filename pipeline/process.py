@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import PipelineError, disk_errors
 
@@ -66,6 +67,26 @@ def end_all() -> None:
         _end_group(process)
 
 
+def _spawn(
+    words: Sequence[str], stdin: BinaryIO | None, output: BinaryIO, env: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    try:
+        with _lock:
+            process = subprocess.Popen(
+                words,
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=tuple(_inherited),
+                env=env,
+            )
+            _running.add(process)
+            return process
+    except OSError as error:
+        raise PipelineError(f"cannot start {words[0]}: {error.strerror}", where=str(log)) from error
+
+
 def execute(
     argv: Sequence[str | Path],
     log: Path,
@@ -90,20 +111,7 @@ def execute(
         with disk_errors(str(log)):
             output.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
             output.flush()
-        try:
-            with _lock:
-                process = subprocess.Popen(
-                    words,
-                    stdin=source or subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=tuple(_inherited),
-                    env={**os.environ, **(env or {})},
-                )
-                _running.add(process)
-        except OSError as error:
-            raise PipelineError(f"cannot start {words[0]}: {error.strerror}", where=str(log)) from error
+        process = _spawn(words, source, output, {**os.environ, **(env or {})}, log)
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")
