@@ -77,6 +77,15 @@ def test_the_file_holds_every_variant_in_order_and_says_so_itself(small: tuple[P
     assert all(f'"name":"{name}"' in export.attributes["vmfb.variants"] for name in DESKTOP)
 
 
+def test_the_code_of_a_variant_lies_side_by_side_behind_the_data(small: tuple[Path, compiler.Compiled]) -> None:
+    folder, made = small
+    owners = {p.segment.offset: p.owner for pieces in made.code.values() for p in pieces}
+    order = [owners[s.offset] for s in sorted(made.module.segments, key=lambda s: s.offset) if s.offset in owners]
+    assert order == sorted(order, key=DESKTOP.index)
+    assert min(owners) > max(s.offset for s in made.module.segments if s.offset not in owners)
+    assert not any("error:" in log.read_text() for log in folder.glob("*.log"))
+
+
 def test_identical_code_is_stored_once(small: tuple[Path, compiler.Compiled]) -> None:
     _, made = small
     digests = [segment.sha256 for segment in made.module.segments]

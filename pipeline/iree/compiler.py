@@ -138,7 +138,14 @@ def compile_module(
         owners = link.link(module, names, variants)
         link.save(module, folder / "linked.mlirbc")
     (folder / "generated.mlirbc").unlink()
-    iree_compile(folder / "linked.mlirbc", folder / "module.vmfb", ["--compile-from=hal", *LINK_FLAGS], folder / "module.log")
+    step = ["--compile-from=hal", "--compile-to=vm", _BYTECODE]
+    iree_compile(folder / "linked.mlirbc", folder / "vm.mlirbc", step, folder / "vm.log")
+    with link.opened(folder / "vm.mlirbc") as module:
+        link.order_code(module, owners, order)
+        link.save(module, folder / "ordered.mlirbc")
+    iree_compile(folder / "ordered.mlirbc", folder / "module.vmfb", ["--compile-from=vm", *LINK_FLAGS], folder / "module.log")
+    for name in ("vm", "ordered"):
+        (folder / f"{name}.mlirbc").unlink()
     return _read_back(folder / "module.vmfb", found, owners, variants)
 
 

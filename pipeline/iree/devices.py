@@ -14,6 +14,8 @@ from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.iree.gates import Facts
 
+REQUIRED_RUNTIME = "3.13.0"
+
 
 @dataclass(frozen=True)
 class Device:
@@ -47,7 +49,9 @@ def runtime_version() -> str:
     try:
         return importlib.metadata.version("iree-base-runtime")
     except importlib.metadata.PackageNotFoundError:
-        raise PipelineError("iree-base-runtime is not installed", hint="pip install -e '.[build]'") from None
+        raise PipelineError(
+            "iree-base-runtime is not installed", hint=f"pip install iree-base-runtime=={REQUIRED_RUNTIME}"
+        ) from None
 
 
 def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -355,6 +356,18 @@ def link(module: ir.Module, names: Mapping[tuple[str, str], str], variants: Sequ
     _replace_queries(module, order)
     module.operation.verify()
     return owners
+
+
+def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: Sequence[str]) -> None:
+    """In a `vm` phase module, put each variant's code side by side, behind all data: a device needs few stretches of a file."""
+    symbols = {f"{owner}_{dispatch}": order.index(owner) for (_, dispatch), owner in owners.items()}
+    places = {re.sub(r"\W", "_", symbol): place for symbol, place in symbols.items()}
+    (body,) = (_body(m) for m in _operations(module, "vm.module"))
+    code = [o.operation for o in body.operations if o.operation.name == "vm.rodata" and _symbol(o) in places]
+    last = next(o.operation for o in reversed(list(body.operations)) if o.operation.name == "vm.rodata")
+    for rodata in reversed(sorted(code, key=lambda o: places[_symbol(o)])):
+        if rodata != last:
+            rodata.move_after(last)
 
 
 def force(module: ir.Module, index: int) -> None:
