@@ -392,7 +392,7 @@ def test_kill_9_at_any_moment_is_survived(tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-            delay += 0.12
+            delay *= 1.2
             assert store_is_whole(project)
     assert process.returncode == 0
     assert kills >= 5

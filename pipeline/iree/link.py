@@ -365,7 +365,7 @@ def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: 
     (body,) = (_body(m) for m in _operations(module, "vm.module"))
     code = [o.operation for o in body.operations if o.operation.name == "vm.rodata" and _symbol(o) in places]
     last = next(o.operation for o in reversed(list(body.operations)) if o.operation.name == "vm.rodata")
-    for rodata in reversed(sorted(code, key=lambda o: places[_symbol(o)])):
+    for rodata in sorted(code, key=lambda o: places[_symbol(o)])[::-1]:
         if rodata != last:
             rodata.move_after(last)
 
