@@ -48,7 +48,7 @@ def package(tmp_path: Path) -> Package:
             signature=m.SignatureInfo("main", (), ()),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
             runtime=m.Runtime("iree-base-runtime", "3"),
-            reference=m.Reference(inputs, (blob("output_0.npy", b"output"),)),
+            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),)),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
