@@ -140,7 +140,7 @@ def _stores_unaligned(function: ir.Operation) -> bool:
     for kind in ("store", "load"):
         for access in _operations(function, f"iree_tensor_ext.dispatch.tensor.{kind}"):
             offsets = list(ir.DenseI64ArrayAttr(access.attributes["static_offsets"]))
-            if offsets and offsets[-1] % 4:
+            if offsets and (offsets[-1] < 0 or offsets[-1] % 4):  # a negative one is only known when the model runs
                 return True
     return False
 
@@ -162,7 +162,7 @@ def _make_scalar(function: ir.Operation) -> None:
     reducing = [g for g in roots if "reduction" in str(g.attributes["iterator_types"])]
     size, configuration = info.workgroup_size, info.configuration
     if "BaseVectorize" not in str(info.pass_pipeline):
-        if len(reducing) != 1:
+        if len(reducing) != 1 or not ir.RankedTensorType(reducing[0].results[0].type).rank:
             return
         tiles, threads = _scalar_tiles(reducing[0])
         for root in roots:
