@@ -102,7 +102,8 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             f"reference:{model.name}",
             f"test data of {model.name}",
             _stage("reference", model, source, reference),
-            (source, *test_files, *given),
+            # After the import: it says better what does not fit between the spec's inputs and the graph.
+            (source, imported / "signature.json", *test_files, *given),
             _files(reference, "inputs.npz", "record.json"),
             {"inputs": repr(model.inputs), "reference": repr(model.reference)},
         ),

@@ -245,6 +245,8 @@ def run(
     folder: Path,
 ) -> None:
     """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds and its evidence."""
+    record.require_intact(compiled_folder)
+    record.require_intact(reference)
     with disk_errors(str(folder)):
         present = devices.find(folder.parent / "devices")
     files = [compiled_folder / name for name in compile_stage.OUTPUTS]
