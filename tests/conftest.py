@@ -1,7 +1,8 @@
-"""Stores for tests: a directory, and buckets of real S3 servers, which start with the first test that needs them."""
+"""Stores (a directory, and buckets of real S3 servers that start when first needed), and a built project to break."""
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
 from tests import servers
+from tests.project import Project
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,18 @@ def new_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
 def store(new_store: Callable[[], Store]) -> Store:
     """An empty store of each kind in turn."""
     return new_store()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("built"), "small")
+    result = project.doit()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "published small@" in result.stdout
+    return project
+
+
+@pytest.fixture
+def again(built: Project, tmp_path: Path) -> Project:
+    """A copy of the built project, to break."""
+    return Project.at(Path(shutil.copytree(built.root, tmp_path / "again")))

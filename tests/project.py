@@ -12,6 +12,8 @@ from pathlib import Path
 import yaml
 
 from pipeline.layout import Layout
+from pipeline.manifest.codec import decode
+from pipeline.manifest.types import Manifest
 from pipeline.spec.load import load
 from pipeline.spec.types import Bundle, Executable, Model
 
@@ -97,3 +99,21 @@ class Project:
             timeout=timeout,
             check=False,
         )
+
+
+def manifest(project: Project) -> Manifest:
+    path = project.layout.package("small") / "manifest.json"
+    return decode(Manifest, path.read_bytes(), str(path))
+
+
+def leftovers(project: Project) -> list[Path]:
+    return list(project.root.rglob("*.part"))
+
+
+def store_is_whole(project: Project) -> bool:
+    """Whether every release in the store has all its blobs, of the right size."""
+    for path in project.layout.store.glob("releases/*/*/manifest.json"):
+        for blob in decode(Manifest, path.read_bytes(), str(path)).blobs():
+            if (project.layout.store / f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}").stat().st_size != blob.size:
+                return False
+    return True

@@ -16,6 +16,7 @@ from pipeline.files import sha256_bytes, write
 from pipeline.layout import blob_key, channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, decode, encode
+from pipeline.stages import record
 from pipeline.stages.publish import publish, read_receipt, run
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
@@ -52,6 +53,7 @@ def package(tmp_path: Path) -> Package:
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
+        record.write_record(folder, "key", ["manifest.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])
         return folder
 
     return make
@@ -150,7 +152,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_channel(store: Stor
     assert receipt == {
         "store": store.url,
         "release": f"{MODEL}@{manifest.version}",
-        "manifest": f"{store.url}/{release_key(MODEL, manifest.version)}",
+        "objects": [f"{store.url}/{key}" for key in (release_key(MODEL, manifest.version), *(key for _, key in blobs), LATEST)],
         "blobs_sent": 3,
         "manifest_created": True,
         "channel_moved": True,

@@ -16,6 +16,10 @@ from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerRefusedEr
 _BYTECODE = "--emit-mlir-bytecode"
 
 
+class UnreachableError(PipelineError):
+    """A variant that no device could ever run, in this order and with these gates."""
+
+
 class FrontHalfError(PipelineError):
     """The model itself cannot be compiled: this has nothing to do with any target."""
 
@@ -96,9 +100,8 @@ def _gated(
         except GateError as error:
             raise PipelineError(f"{target.name}: {error}", where=where) from error
     if problems := unreachable(variants):
-        raise PipelineError(
-            "\n".join(problems), where=where, hint="reorder the bundle's targets or narrow the earlier one's gates"
-        )
+        hint = "put the narrower target first; where both accept the same devices, narrow one's gates or keep only one"
+        raise UnreachableError("\n".join(problems), where=where, hint=hint)
     return tuple(variants)
 
 

@@ -71,6 +71,14 @@ def read(path: Path, problems: Problems) -> Fields | None:
     return Fields(path, "", data, problems)
 
 
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass
 class Fields:
     """A mapping being read: each accessor takes one key, notes what is wrong with it, and returns a usable value."""
@@ -94,7 +102,8 @@ class Fields:
             return default
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            self.problem(key, f"must be {_TYPES[kind]}, not {value!r}")
+            hint = ": YAML reads an exponent only after a point, as in 1.0e-3" if kind is float and _is_number(value) else ""
+            self.problem(key, f"must be {_TYPES[kind]}, not {value!r}{hint}")
             return default
         return value
 

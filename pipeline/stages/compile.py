@@ -38,7 +38,10 @@ def compile_targets(source: Path, folder: Path, bundle: Bundle, targets: Sequenc
     started = time.monotonic()
     resolved = [resolve(target, twin) for target in targets]
     declared = {target.name: () if twin else target.gates for target in targets}
-    made = compiler.compile_module(source, folder, resolved, declared, bundle.flags)
+    try:
+        made = compiler.compile_module(source, folder, resolved, declared, bundle.flags)
+    except compiler.UnreachableError as error:
+        raise PipelineError(error.what, where=str(bundle.path), hint=error.hint) from error
     variants = tuple(
         Variant(
             gated,
@@ -88,6 +91,7 @@ def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Execu
 
 def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> None:
     """Compile the imported model at `source` for `bundle` into `folder`: OUTPUTS and the logs of every tool run."""
+    record.require_intact(source.parent)
     key = record.key([source], **options(bundle, targets))
     if record.is_current(folder, key):
         return

@@ -13,6 +13,7 @@ from pipeline.layout import blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
 from pipeline.names import RULE, is_name, is_version
+from pipeline.stages import record
 from pipeline.stages.record import canonical
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
@@ -64,7 +65,11 @@ def _move_channel(store: Store, channel: Channel) -> bool:
     for _ in range(_ATTEMPTS):
         current = store.get(key)
         if current is not None:
-            decode(Channel, current.data, f"{store.url}/{key}")
+            try:
+                decode(Channel, current.data, f"{store.url}/{key}")
+            except PipelineError as error:
+                hint = error.hint or "remove that object and publish again: a channel is only a pointer"
+                raise PipelineError(error.what, where=error.where, hint=hint) from error
             if current.data == data:
                 return False
         if store.replace(key, data, current.tag if current else None):
@@ -105,7 +110,7 @@ def publish(
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",
-        "manifest": f"{store.url}/{key}",
+        "objects": [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), channel_key(pointer.model, channel))],
         "blobs_sent": sent,
         "manifest_created": created,
         "channel_moved": moved,
@@ -114,6 +119,7 @@ def publish(
 
 def run(package: Path, url: str, version: str, channel: str, receipt: Path) -> None:
     """Publish to the store at `url` and write the receipt."""
+    record.require_intact(package)
     write(receipt, canonical(publish(package, open_store(url), version, channel)))
 
 

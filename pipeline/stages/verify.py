@@ -162,8 +162,10 @@ def _untested(check: Check, variant: Variant) -> Evidence:
     if not same_format:
         reason = "this machine has no Vulkan device; lavapipe is one (Debian: apt-get install mesa-vulkan-drivers libvulkan1)"
     else:
-        reasons = [f"{d.title} {decide([variant.gated], d.facts)[0].reason}" for d in same_format]
-        reason = "; ".join(reasons)
+        refusals = [f"{d.title}: {decide([variant.gated], d.facts)[0].reason}" for d in same_format]
+        twin = check.targets[variant.gated.name].twin
+        lack = "; its twin is for software devices of another subgroup size" if twin else "; its target has no twin"
+        reason = f"no device here takes it: {'; '.join(refusals)}{lack if variant.backend == 'vulkan-spirv' else ''}"
     return Evidence(variant.gated.name, "untested", reason=reason)
 
 
@@ -235,6 +237,36 @@ def _verify(check: Check) -> tuple[Check, list[Evidence]]:
         check = _drop(check, failures)
 
 
+def _prepare(
+    model: Model,
+    bundle: Bundle,
+    targets: Sequence[Executable],
+    compiled_folder: Path,
+    imported: Path,
+    reference: Path,
+    folder: Path,
+    present: Sequence[Device],
+) -> Check:
+    """Copy the test data into `folder`, or make the reference there, and gather what the checks need."""
+    outputs = folder / "outputs.npz"
+    (folder / "inputs.npz").write_bytes((reference / "inputs.npz").read_bytes())
+    if given := (reference / "outputs.npz").exists():
+        outputs.write_bytes((reference / "outputs.npz").read_bytes())
+    check = Check(
+        model,
+        bundle,
+        {t.name: t for t in targets},
+        Compiled.read(compiled_folder / "compiled.json"),
+        compiled_folder,
+        imported,
+        outputs,
+        folder,
+        Signature.read(imported / "signature.json").entry,
+        present,
+    )
+    return check if given else _baseline(check)
+
+
 def run(
     model: Model,
     bundle: Bundle,
@@ -265,24 +297,7 @@ def run(
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        outputs = folder / "outputs.npz"
-        if (reference / "outputs.npz").exists():
-            outputs.write_bytes((reference / "outputs.npz").read_bytes())
-        (folder / "inputs.npz").write_bytes((reference / "inputs.npz").read_bytes())
-        check = Check(
-            model,
-            bundle,
-            {t.name: t for t in targets},
-            Compiled.read(compiled_folder / "compiled.json"),
-            compiled_folder,
-            imported,
-            outputs,
-            folder,
-            Signature.read(imported / "signature.json").entry,
-            present,
-        )
-        if not outputs.exists():
-            check = _baseline(check)
+        check = _prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present)
         check, evidence = _verify(check)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
