@@ -54,6 +54,9 @@ class Layout:
         return self._model(model) / "publish" / "receipt.json"
 
 
+INDEX_KEY = "index.json"  # what the store holds; made from the other keys
+
+
 def blob_key(sha256: str) -> str:
     """The key of the blob with this digest: immutable."""
     return f"blobs/sha256/{sha256[:2]}/{sha256}"

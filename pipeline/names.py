@@ -9,6 +9,8 @@ from collections.abc import Iterable
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,62}[A-Za-z0-9])?")
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")
+
 RULE = "lower-case letters, digits, '.', '_' and '-', at most 64, letter or digit first and last"
 
 
@@ -20,6 +22,11 @@ def is_name(text: str) -> bool:
 def is_version(text: str) -> bool:
     """Whether `text` may be a release's version: like a name, with capitals and '+' allowed."""
     return bool(_VERSION.fullmatch(text)) and ".." not in text
+
+
+def is_file_name(text: str) -> bool:
+    """Whether `text` may name a file in a folder of the user's: no path, not hidden."""
+    return bool(_FILE_NAME.fullmatch(text))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

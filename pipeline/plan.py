@@ -148,7 +148,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list
             targets = tuple(spec.executables[t] for t in bundle.targets)
             result += _bundle_steps(model, bundle, targets, layout, machine)
         package = layout.package(model.name)
-        info = {"about": model.about, "licence": model.licence, "source": repr(model.source)}
+        info = {"about": model.about, "licence": model.licence, "source": repr(model.source), "tolerance": repr(model.tolerance)}
         names = ("module.vmfb", "compiled.json", "evidence.json")
         result.append(
             Step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +14,12 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.layout import INDEX_KEY, blob_key, channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, decode, encode
 from pipeline.stages import record
 from pipeline.stages.publish import publish, read_receipt, run
-from pipeline.store.base import Object, Store
+from pipeline.store.base import Body, Object, Store
 from pipeline.store.open import open_store
 from tests import servers
 
@@ -39,7 +40,8 @@ def package(tmp_path: Path) -> Package:
             write(folder / "blobs" / sha256_bytes(data), data)
             return m.Blob(name, sha256_bytes(data), len(data))
 
-        artifact = m.Artifact("desktop", blob("tiny-desktop.vmfb", content.encode() * 1000), (), 0, (), (), ())
+        file = blob("tiny-desktop.vmfb", content.encode() * 1000)
+        artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), ())
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
         manifest = m.Manifest(
@@ -49,7 +51,7 @@ def package(tmp_path: Path) -> Package:
             signature=m.SignatureInfo("main", (), ()),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
             runtime=m.Runtime("iree-base-runtime", "3"),
-            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),)),
+            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0),)),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
@@ -78,7 +80,7 @@ class Spy:
 
     @property
     def writes(self) -> list[tuple[str, str]]:
-        return [call for call in self.calls if call[0] not in ("get", "size")]
+        return [call for call in self.calls if call[0] not in ("get", "size", "keys")]
 
     def _call(self, name: str, key: str, call: Callable[[], T]) -> T:
         self.calls.append((name, key))
@@ -92,6 +94,12 @@ class Spy:
 
     def size(self, key: str) -> int | None:
         return self._call("size", key, lambda: self.store.size(key))
+
+    def keys(self, prefix: str) -> list[str]:
+        return self._call("keys", prefix, lambda: self.store.keys(prefix))
+
+    def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
+        raise NotImplementedError  # publishing reads only documents
 
     def upload(self, key: str, path: Path) -> None:
         self._call("upload", key, lambda: self.store.upload(key, path))
@@ -141,13 +149,13 @@ def assert_nothing_dangles(store: Store, version: str) -> None:
         assert pointed_at(store) == version
 
 
-def test_a_release_is_written_blobs_first_then_manifest_then_channel(store: Store, package: Package) -> None:
+def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Store, package: Package) -> None:
     folder = package("one")
     manifest = manifest_of(folder)
     spy = Spy(store)
     receipt = publish(folder, spy)
     blobs = dict.fromkeys(("upload", blob_key(b.sha256)) for b in manifest.blobs())
-    assert spy.writes == [*blobs, ("create", release_key(MODEL, manifest.version)), ("replace", LATEST)]
+    assert spy.writes == [*blobs, ("create", release_key(MODEL, manifest.version)), ("replace", LATEST), ("replace", INDEX_KEY)]
     assert pointed_at(store) == manifest.version
     assert receipt == {
         "store": store.url,
@@ -198,7 +206,7 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     publish(package("one"), store)
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
-    assert [name for name, _ in spy.writes] == ["upload", "create", "replace"]
+    assert [name for name, _ in spy.writes] == ["upload", "create", "replace", "replace"]
 
 
 def test_other_content_under_a_published_version_is_refused_and_changes_nothing(store: Store, package: Package) -> None:
@@ -296,7 +304,7 @@ def test_a_channel_that_never_rests_is_an_error(tmp_path: Path, package: Package
         if spy.calls[-1][0] == "replace":
             publish(folders[len(spy.calls) // 2 % 2], store)
 
-    with pytest.raises(PipelineError, match="the channel changed 8 times while it was being moved"):
+    with pytest.raises(PipelineError, match="changed 40 times while it was being written"):
         publish(package("three"), Spy(store, before=overtake))
 
 

@@ -213,9 +213,11 @@ def test_a_missing_bucket_is_an_error_that_says_so(server: servers.Server, file:
     assert all("create the bucket, or correct PIPELINE_STORE" in s for s in said)
 
 
-def test_no_credentials_is_an_error_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    servers.use_aws(monkeypatch, "http://127.0.0.1:9", None)
-    said = failures(open_store("s3://bucket"), file)
+def test_no_credentials_is_an_error_that_says_what_to_set(
+    server: servers.Server, monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    servers.use_aws(monkeypatch, server.endpoint, None)
+    said = failures(open_store(f"s3://{servers.BUCKET}"), file)
     assert all("there are no AWS credentials" in s and "AWS_PROFILE" in s for s in said)
 
 

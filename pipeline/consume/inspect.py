@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import PipelineError
-from pipeline.iree import vmfb
+from pipeline.iree import description, vmfb
+from pipeline.iree.description import Described
 from pipeline.iree.flatbuffer import MalformedError
-from pipeline.iree.gates import SELECTED, Gate, Gated, GateError
+from pipeline.iree.gates import Gated
 from pipeline.iree.spirv import Demands, demands
 
 _FORMATS: Mapping[bytes, str] = {b"\x7fELF": "embedded-elf-x86_64", b"VKE1": "vulkan-spirv-fb"}
@@ -28,12 +27,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """A vmfb's contents. `variants` are those of a gated file, in order; empty for a file of plain iree-compile."""
+    """A vmfb's contents. `described` are the variants of a gated file, in order; empty for a file of plain iree-compile."""
 
     path: Path
     module: vmfb.Module
     parts: tuple[Part, ...]
-    variants: tuple[Gated, ...]
+    described: tuple[Described, ...]
+
+    @property
+    def variants(self) -> tuple[Gated, ...]:
+        """The variants as selection sees them."""
+        return tuple(d.gated for d in self.described)
 
     @property
     def formats(self) -> dict[str, int]:
@@ -63,16 +67,6 @@ def _part(segment: vmfb.Segment, data: bytes) -> Part:
     return Part(segment, "", None)
 
 
-def _variants(module: vmfb.Module, where: str) -> tuple[Gated, ...]:
-    text = next((e.attributes.get("vmfb.variants", "") for e in module.exports if e.name == SELECTED), "")
-    if not text:
-        return ()
-    try:
-        return tuple(Gated(v["name"], v["format"], tuple(Gate.parse(g) for g in v["gates"])) for v in json.loads(text))
-    except (ValueError, KeyError, TypeError, GateError) as error:
-        raise PipelineError(f"its description of variants is damaged: {error}", where=where) from error
-
-
 def inspect(path: Path) -> Contents:
     """The contents of the vmfb at `path`. Raises PipelineError where it is none."""
     module = vmfb.read(path)
@@ -83,7 +77,7 @@ def inspect(path: Path) -> Contents:
             magic = file.read(4)
             file.seek(segment.offset)
             parts.append(_part(segment, file.read(segment.length if magic in _FORMATS else 0)))
-    return Contents(path, module, tuple(parts), _variants(module, str(path)))
+    return Contents(path, module, tuple(parts), description.read(module, str(path)))
 
 
 def signature(contents: Contents) -> Sequence[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.iree import link, spirv, vmfb
-from pipeline.iree.gates import SELECTED, Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
+from pipeline.iree import description, link, spirv, vmfb
+from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.targets import Target, device
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerRefusedError, iree_compile
 
@@ -117,8 +117,9 @@ def _read_back(
         if segment is None:
             raise PipelineError(f"the code of {piece.variant} for {piece.dispatch} is not in the file", where=str(path))
         code[piece.variant].append(Placed(piece.dispatch, owners[piece.variant, piece.dispatch], segment))
-    if SELECTED not in {export.name for export in module.exports}:
-        raise PipelineError(f"the module does not export {SELECTED}", where=str(path))
+    described = {d.gated.name: d.segments(module) for d in description.read(module, str(path))}
+    if described != {name: {piece.segment for piece in pieces} for name, pieces in code.items()}:
+        raise PipelineError("the file's own description of its variants is not what it holds", where=str(path))
     return Compiled(tuple(variants), {name: tuple(pieces) for name, pieces in code.items()}, module)
 
 

@@ -15,6 +15,8 @@ from pipeline.iree.spirv import Demands
 # The function that every artifact exports: it returns the index of the variant the device runs, or -1. Tools of IREE that
 # look for the only exported function pass over names that begin with two underscores.
 SELECTED = "__selected_variant"
+# The attribute of that function that tells, as JSON, the variants with their gates and where their code is.
+DESCRIPTION = "vmfb.variants"
 
 # Every query the runtime of IREE 3.13 answers (runtime/src/iree/hal/drivers/vulkan/logical_device.c,
 # runtime/src/iree/schemas/cpu_feature_bits.inl). A gate on anything else could never hold.

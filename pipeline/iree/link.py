@@ -23,7 +23,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, iree_codegen
 
 from pipeline.errors import PipelineError
-from pipeline.iree.gates import SELECTED, Gated
+from pipeline.iree.gates import DESCRIPTION, SELECTED, Gated
 
 MARKER = "vmfb.variant"
 BASELINE_FORMAT = "embedded-elf-x86_64"
@@ -358,16 +358,51 @@ def link(module: ir.Module, names: Mapping[tuple[str, str], str], variants: Sequ
     return owners
 
 
+def _rodata(owner: str, dispatch: str) -> str:
+    """The symbol that the compiler gives the code of a variant for a dispatch in the `vm` phase."""
+    return re.sub(r"\W", "_", f"{owner}_{dispatch}")
+
+
+def _stretches(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as [first, count] of each unbroken run."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and sum(found[-1]) == number:
+            found[-1][1] += 1
+        else:
+            found.append([number, 1])
+    return found
+
+
+def _describe_code(module: ir.Module, held: Mapping[str, Sequence[int]]) -> None:
+    """Add to the file's description of each variant its `code`: stretches of segments as [first, count]."""
+    for operation in (*_operations(module, "vm.func"), *_operations(module, "vm.export")):
+        if "iree.reflection" in operation.attributes:
+            reflection = ir.DictAttr(operation.attributes["iree.reflection"])
+            if DESCRIPTION in reflection:
+                variants = json.loads(ir.StringAttr(reflection[DESCRIPTION]).value)
+                text = json.dumps([v | {"code": _stretches(held[v["name"]])} for v in variants], separators=(",", ":"))
+                operation.attributes["iree.reflection"] = ir.DictAttr.get({DESCRIPTION: ir.StringAttr.get(text)})
+
+
 def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: Sequence[str]) -> None:
-    """In a `vm` phase module, put each variant's code side by side, behind all data: a device needs few stretches of a file."""
-    symbols = {f"{owner}_{dispatch}": order.index(owner) for (_, dispatch), owner in owners.items()}
-    places = {re.sub(r"\W", "_", symbol): place for symbol, place in symbols.items()}
+    """In a `vm` phase module, put each variant's code side by side, behind all data: a device needs few stretches of a file.
+
+    Then note in the file's own description which of its segments each variant's code is, by their place among all.
+    """
+    places = {_rodata(owner, dispatch): order.index(owner) for (_, dispatch), owner in owners.items()}
     (body,) = (_body(m) for m in _operations(module, "vm.module"))
     code = [o.operation for o in body.operations if o.operation.name == "vm.rodata" and _symbol(o) in places]
     last = next(o.operation for o in reversed(list(body.operations)) if o.operation.name == "vm.rodata")
     for rodata in sorted(code, key=lambda o: places[_symbol(o)])[::-1]:
         if rodata != last:
             rodata.move_after(last)
+    symbols = (_symbol(o) for o in body.operations if o.operation.name == "vm.rodata")
+    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    held: dict[str, set[int]] = {variant: set() for variant in order}
+    for (variant, dispatch), owner in owners.items():
+        held[variant].add(numbers[_rodata(owner, dispatch)])
+    _describe_code(module, {variant: sorted(found) for variant, found in held.items()})
 
 
 def force(module: ir.Module, index: int) -> None:

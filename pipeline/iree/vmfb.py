@@ -22,8 +22,12 @@ _LIMIT = 1 << 20  # entries of any table: far above what a compiler makes, far b
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the file: `name` is the ZIP member's, empty where the file is no ZIP. Offsets and lengths in bytes."""
+    """A stretch of the file: `name` is the ZIP member's, empty where the file is no ZIP. Offsets and lengths in bytes.
 
+    `number` is its place among all read-only data of the module, some of which has no stretch of its own.
+    """
+
+    number: int
     name: str
     offset: int
     length: int
@@ -84,12 +88,12 @@ def _parse(data: memoryview, members: Mapping[int, str]) -> Module:
         attributes = signatures[ordinal].tables(1) if 0 <= ordinal < len(signatures) else []
         exports.append(Export(export.string(0), {a.string(0): a.string(1) for a in attributes}))
     segments = []
-    for segment in root.tables(9)[:_LIMIT]:
+    for number, segment in enumerate(root.tables(9)[:_LIMIT]):
         offset, size = base + segment.scalar(3, "Q"), segment.scalar(4, "Q")
         if size:
             if offset + size > len(data):
                 raise MalformedError(f"a segment of {size} bytes at {offset} runs past the end of the file")
-            segments.append(Segment(members.get(offset, ""), offset, size, sha256_bytes(data[offset : offset + size])))
+            segments.append(Segment(number, members.get(offset, ""), offset, size, sha256_bytes(data[offset : offset + size])))
     imports = tuple(i.string(0) for i in root.tables(6)[:_LIMIT])
     return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments))
 

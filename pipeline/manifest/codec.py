@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.types import SCHEMA, Channel, Manifest
-from pipeline.names import did_you_mean
+from pipeline.manifest.types import SCHEMA, Artifact, Blob, Channel, Index, Manifest
+from pipeline.names import did_you_mean, is_file_name, is_name, is_version
 
-T = TypeVar("T", Manifest, Channel)
+T = TypeVar("T", Manifest, Channel, Index)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def encode(document: Manifest | Channel) -> bytes:
+def encode(document: Manifest | Channel | Index) -> bytes:
     """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end."""
     return (
         json.dumps(dataclasses.asdict(document), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -58,7 +61,64 @@ def _decode(type_: Any, value: Any, path: str) -> Any:
         raise _MisfitError(f"{path}: {value!r} is no {' or '.join(c.__name__ for c in choices)}")
     if type(value) is int and value < 0:
         raise _MisfitError(f"{path}: must not be negative")
+    if path.endswith("sha256") and not _DIGEST.fullmatch(value):
+        raise _MisfitError(f"{path}: {value!r} is no SHA-256")
     return value
+
+
+def _require(holds: bool, path: str, what: str) -> None:
+    if not holds:
+        raise _MisfitError(f"{path}: {what}")
+
+
+def _check_artifact(artifact: Artifact, path: str) -> None:
+    """That names are names, and that the segments cover the file without gaps: a consumer writes where they say."""
+    _require(is_name(artifact.bundle), f"{path}.bundle", f"{artifact.bundle!r} is no name")
+    names = [v.name for v in artifact.variants]
+    _require(len(set(names)) == len(names), f"{path}.variants", "two have the same name")
+    end = 0
+    for i, segment in enumerate(artifact.segments):
+        where = f"{path}.segments[{i}]"
+        _require(segment.offset == end, where, f"begins at {segment.offset}, the one before ends at {end}")
+        _require(segment.length > 0, where, "is empty")
+        _require(set(segment.variants) <= set(names), where, f"variants {segment.variants} are not all in the artifact")
+        end += segment.length
+    size = artifact.blob.size
+    _require(end == size, f"{path}.segments", f"cover {end} bytes, the file has {size}")
+
+
+def _check_blob(blob: Blob, path: str) -> None:
+    _require(is_file_name(blob.name), path, f"{blob.name!r} is no file name")
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    _require(is_name(manifest.model.name), "model.name", f"{manifest.model.name!r} is no name")
+    _require(is_version(manifest.version), "version", f"{manifest.version!r} is no version")
+    bundles = [a.bundle for a in manifest.artifacts]
+    _require(bool(bundles), "artifacts", "there are none")
+    _require(len(set(bundles)) == len(bundles), "artifacts", "two have the same bundle")
+    for i, artifact in enumerate(manifest.artifacts):
+        _check_artifact(artifact, f"artifacts[{i}]")
+        _check_blob(artifact.blob, f"artifacts[{i}].blob")
+    reference = manifest.reference
+    for kind, blobs in (("inputs", reference.inputs), ("outputs", reference.outputs)):
+        for i, blob in enumerate(blobs):
+            _check_blob(blob, f"reference.{kind}[{i}]")
+    fits = len(reference.tolerances) == len(reference.outputs)
+    _require(fits, "reference.tolerances", "are not as many as outputs")
+
+
+def _check_index(index: Index) -> None:
+    for i, model in enumerate(index.models):
+        _require(is_name(model.name), f"models[{i}].name", f"{model.name!r} is no name")
+
+
+def _check(document: Manifest | Channel | Index) -> None:
+    """What types do not say. Channels are compared whole with what was asked for, by those who read them."""
+    if isinstance(document, Manifest):
+        _check_manifest(document)
+    elif isinstance(document, Index):
+        _check_index(document)
 
 
 def decode(type_: type[T], data: bytes, where: str) -> T:
@@ -74,6 +134,7 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         )
     try:
         result: T = _decode(type_, value, "")
+        _check(result)
     except _MisfitError as error:
         raise PipelineError(f"not a valid {type_.__name__.lower()}: {error}", where=where) from error
     return result

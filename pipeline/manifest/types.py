@@ -75,15 +75,25 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class ToleranceInfo:
+    """How far an output may be from its reference: |error| ≤ absolute + relative × |reference|."""
+
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True)
 class Reference:
     """Test inputs and the outputs they must give, .npy files by position. `kind`: who computed the outputs.
 
     `onnxruntime`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first artifact).
+    `tolerances` are those of the outputs, in order.
     """
 
     kind: str
     inputs: tuple[Blob, ...]
     outputs: tuple[Blob, ...]
+    tolerances: tuple[ToleranceInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -104,8 +114,8 @@ class EvidenceInfo:
 
 @dataclass(frozen=True)
 class VariantInfo:
-    """One target's code. `flags` went into its target attribute. `size` and `sha256` are over its segments in file
-    order, shared ones included.
+    """One target's code. `flags` went into its target attribute. `size` and `sha256` are over its code in file order,
+    shared code included.
 
     `shares` names the variants that some of its code is identical with, to the byte.
     """
@@ -125,12 +135,16 @@ class VariantInfo:
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """A stretch of the file behind its head. `variants` is empty for data that every variant needs."""
+    """A stretch of the file that is fetched and verified as one, at most 8 MiB; a file's segments cover it without gaps.
 
+    `kind` is `head` (what the file is: functions, gates), `data` (constants), `code`, or `directory` (names of the parts for
+    ZIP tools, which nothing needs to run). `variants`: which ones need it to load and run; empty for what all need.
+    """
+
+    kind: str
     offset: int
     length: int
     sha256: str
-    dispatch: str
     variants: tuple[str, ...]
 
 
@@ -144,12 +158,11 @@ class DroppedInfo:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A fat vmfb: variants in order of preference, all segments in file order; `head` is the size before the first."""
+    """A fat vmfb: variants in order of preference, segments in file order."""
 
     bundle: str
     blob: Blob
     flags: tuple[str, ...]
-    head: int
     variants: tuple[VariantInfo, ...]
     segments: tuple[SegmentInfo, ...]
     dropped: tuple[DroppedInfo, ...]
@@ -182,3 +195,28 @@ class Channel:
     channel: str
     version: str
     manifest: Blob
+
+
+@dataclass(frozen=True)
+class IndexedChannel:
+    """A channel and the version it points to."""
+
+    channel: str
+    version: str
+
+
+@dataclass(frozen=True)
+class IndexedModel:
+    """A model's channels and versions, both in alphabetical order."""
+
+    name: str
+    channels: tuple[IndexedChannel, ...]
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a store holds, in alphabetical order. Made from the other keys, and can be made again from them."""
+
+    schema: int
+    models: tuple[IndexedModel, ...]

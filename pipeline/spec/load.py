@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.compare import Tolerance
 from pipeline.errors import ManyProblemsError
 from pipeline.iree.gates import Gate
 from pipeline.names import RULE, did_you_mean, is_name
@@ -21,7 +22,6 @@ from pipeline.spec.types import (
     ScriptSource,
     Source,
     Spec,
-    Tolerance,
     WheelSource,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.compare import Tolerance
 from pipeline.iree.gates import Gate
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
@@ -104,14 +105,6 @@ class Input:
     low: float
     high: float
     file: Path | None
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an output may be from the reference: |error| ≤ absolute + relative × |reference|."""
-
-    absolute: float
-    relative: float
 
 
 # What a rounding of the dtype, summed over a few hundred terms, explains; integers must be exact.

@@ -53,6 +53,12 @@ class Compiled:
     compiler: dict[str, str]
     seconds: float
 
+    @property
+    def warm_up(self) -> Piece | None:
+        """The code that a CPU loads before its gates are evaluated: of the weakest CPU variant, for the first dispatch."""
+        cpu = [variant for variant in self.variants if variant.backend == "llvm-cpu"]
+        return cpu[-1].code[0] if cpu else None
+
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         write(path, canonical(asdict(self)))

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.errors import disk_errors
-from pipeline.files import fresh_folder, sha256_bytes, sha256_file, write
+from pipeline.files import copy, fresh_folder, sha256_bytes, sha256_file, write
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
@@ -20,7 +20,9 @@ from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Variant
 from pipeline.stages.evidence import Evidence, read_evidence
 
-REVISION = 1
+REVISION = 2
+# Of a stretch of the file that is verified as one: what a break of the connection costs at most.
+SEGMENT_LIMIT = 8 << 20
 # The VM bytecode of one release is not promised to load in an older one.
 MINIMUM_RUNTIME = "3.13.0"
 
@@ -79,17 +81,39 @@ def _with_shares(variants: Sequence[m.VariantInfo]) -> tuple[m.VariantInfo, ...]
     return tuple(replace(v, shares=tuple(sorted(users[v.name]))) for v in variants)
 
 
-def _segments(module: vmfb.Module, variants: Sequence[Variant]) -> tuple[m.SegmentInfo, ...]:
-    users: dict[int, list[str]] = {}
-    dispatches: dict[int, str] = {}
-    for variant in variants:
+def _users(compiled: Compiled) -> dict[int, list[str]]:
+    """Offset of a piece of code → the variants that need it, in order."""
+    users: dict[int, set[str]] = {}
+    for variant in compiled.variants:
         for piece in variant.code:
-            users.setdefault(piece.offset, []).append(variant.gated.name)
-            dispatches[piece.offset] = piece.dispatch
-    return tuple(
-        m.SegmentInfo(s.offset, s.length, s.sha256, dispatches.get(s.offset, ""), tuple(dict.fromkeys(users.get(s.offset, ()))))
-        for s in sorted(module.segments, key=lambda s: s.offset)
-    )
+            users.setdefault(piece.offset, set()).add(variant.gated.name)
+    if compiled.warm_up:
+        users[compiled.warm_up.offset].update(v.gated.name for v in compiled.variants if v.backend == "llvm-cpu")
+    return {offset: [v.gated.name for v in compiled.variants if v.gated.name in names] for offset, names in users.items()}
+
+
+def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.SegmentInfo, ...]:
+    """The file in stretches: neighbours with the same users are one, up to SEGMENT_LIMIT; ZIP headers go with what follows."""
+    users = _users(compiled)
+    parts: list[tuple[str, int, list[str]]] = []  # kind, end, variants
+    for segment in sorted(module.segments, key=lambda s: s.offset):
+        if not parts:
+            parts.append(("head", segment.offset, []))
+        kind = "code" if segment.offset in users else "data"
+        part = (kind, segment.offset + segment.length, users.get(segment.offset, []))
+        if parts[-1][0] == kind and parts[-1][2] == part[2]:
+            parts.pop()
+        parts.append(part)
+    if (end := parts[-1][1] if parts else 0) < module.size:
+        parts.append(("directory" if end else "head", module.size, []))
+    segments, offset = [], 0
+    with path.open("rb") as file:
+        for kind, end, variants in parts:
+            while offset < end:
+                data = file.read(min(SEGMENT_LIMIT, end - offset))
+                segments.append(m.SegmentInfo(kind, offset, len(data), sha256_bytes(data), tuple(variants)))
+                offset += len(data)
+    return tuple(segments)
 
 
 def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.Artifact, Compiled]:
@@ -98,20 +122,26 @@ def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.A
     evidence = {e.variant: e for e in read_evidence(verified / "evidence.json")}
     module = vmfb.read(path)
     blob = m.Blob(f"{model}-{bundle}.vmfb", sha256_file(path), module.size)
-    write(blobs / blob.sha256, path.read_bytes())
-    segments = _segments(module, compiled.variants)
+    with path.open("rb") as file:
+        copy(file, blobs / blob.sha256, blob.sha256, str(path))
     artifact = m.Artifact(
         bundle=bundle,
         blob=blob,
         flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
-        head=segments[0].offset if segments else module.size,
         variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
-        segments=segments,
+        segments=_segments(path, module, compiled),
         dropped=tuple(
             m.DroppedInfo(d.name, d.reason.split(" (log: ")[0].split("; its outputs are in ")[0]) for d in compiled.dropped
         ),
     )
     return artifact, compiled
+
+
+def _tolerances(model: Model, outputs: Sequence[m.Blob], folder: Path) -> tuple[m.ToleranceInfo, ...]:
+    import numpy as np
+
+    dtypes = [str(np.load(folder / b.sha256, mmap_mode="r").dtype) for b in outputs]
+    return tuple(m.ToleranceInfo(**asdict(model.tolerance_for(dtype))) for dtype in dtypes)
 
 
 def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -> tuple[m.TensorInfo, ...]:
@@ -134,7 +164,7 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
     for path in verified.values():
         record.require_intact(path)
     info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model))
-    key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
+    key = record.key(files, model=asdict(info), tolerance=repr(model.tolerance), bundles=list(verified), revision=REVISION)
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
@@ -142,9 +172,8 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
         made = [_artifact(model.name, bundle, path, blobs) for bundle, path in verified.items()]
         first = next(iter(verified.values()))
         kind = model.reference if isinstance(model.reference, str) else "files"
-        reference = m.Reference(
-            kind, _arrays(first / "inputs.npz", blobs, "input"), _arrays(first / "outputs.npz", blobs, "output")
-        )
+        outputs = _arrays(first / "outputs.npz", blobs, "output")
+        reference = m.Reference(kind, _arrays(first / "inputs.npz", blobs, "input"), outputs, _tolerances(model, outputs, blobs))
         signature = Signature.read(imported / "signature.json")
         manifest = m.Manifest(
             schema=m.SCHEMA,

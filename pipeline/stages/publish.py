@@ -1,24 +1,26 @@
-"""Publish: blobs by content first, the manifest last and create-only, then the channel by compare-and-swap."""
+"""Publish: blobs by content first, the manifest last and create-only, then channel and index by compare-and-swap."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file, write
-from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.layout import INDEX_KEY, blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
-from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
+from pipeline.manifest.types import SCHEMA, Blob, Channel, Index, IndexedChannel, IndexedModel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.stages import record
 from pipeline.stages.record import canonical
-from pipeline.store.base import Store
+from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 
-_ATTEMPTS = 8
+_ATTEMPTS = 40
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -60,23 +62,74 @@ def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     return False
 
 
-def _move_channel(store: Store, channel: Channel) -> bool:
-    key, data = channel_key(channel.model, channel.channel), encode(channel)
-    for _ in range(_ATTEMPTS):
+def _swap(store: Store, key: str, wanted: Callable[[Object | None], bytes]) -> bool:
+    """Put what `wanted` makes of the object at `key`, by compare-and-swap; whether that changed it."""
+    for attempt in range(_ATTEMPTS):
         current = store.get(key)
+        data = wanted(current)
+        if current is not None and current.data == data:
+            return False
+        if store.replace(key, data, current.tag if current else None):
+            return True
+        time.sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311  # others are at it too
+    raise PipelineError(f"changed {_ATTEMPTS} times while it was being written", where=f"{store.url}/{key}", hint="publish again")
+
+
+def _move_channel(store: Store, channel: Channel) -> bool:
+    key = channel_key(channel.model, channel.channel)
+
+    def wanted(current: Object | None) -> bytes:
         if current is not None:
             try:
                 decode(Channel, current.data, f"{store.url}/{key}")
             except PipelineError as error:
                 hint = error.hint or "remove that object and publish again: a channel is only a pointer"
                 raise PipelineError(error.what, where=error.where, hint=hint) from error
-            if current.data == data:
-                return False
-        if store.replace(key, data, current.tag if current else None):
-            return True
-    raise PipelineError(
-        f"the channel changed {_ATTEMPTS} times while it was being moved", where=f"{store.url}/{key}", hint="publish again"
+        return encode(channel)
+
+    return _swap(store, key, wanted)
+
+
+def make_index(store: Store) -> Index:
+    """The index of everything in `store`, from its keys."""
+    known: dict[str, tuple[set[str], dict[str, str]]] = {}
+    for key in store.keys("releases/"):
+        _, model, version, *_ = key.split("/")
+        known.setdefault(model, (set(), {}))[0].add(version)
+    for key in store.keys("channels/"):
+        if (current := store.get(key)) is not None:
+            channel = decode(Channel, current.data, f"{store.url}/{key}")
+            known.setdefault(channel.model, (set(), {}))[1][channel.channel] = channel.version
+    return _index(known)
+
+
+def _index(known: Mapping[str, tuple[set[str], dict[str, str]]]) -> Index:
+    return Index(
+        SCHEMA,
+        tuple(
+            IndexedModel(name, tuple(IndexedChannel(c, v) for c, v in sorted(channels.items())), tuple(sorted(versions)))
+            for name, (versions, channels) in sorted(known.items())
+        ),
     )
+
+
+def _readable(data: bytes) -> Index | None:
+    try:
+        return decode(Index, data, INDEX_KEY)
+    except PipelineError:
+        return None  # damaged, or of another program: it is made again
+
+
+def _update_index(store: Store, channel: Channel) -> bool:
+    def wanted(current: Object | None) -> bytes:
+        index = (_readable(current.data) if current else None) or make_index(store)
+        known = {m.name: (set(m.versions), {c.channel: c.version for c in m.channels}) for m in index.models}
+        versions, channels = known.setdefault(channel.model, (set(), {}))
+        versions.add(channel.version)
+        channels[channel.channel] = channel.version
+        return encode(_index(known))
+
+    return _swap(store, INDEX_KEY, wanted)
 
 
 def publish(
@@ -107,6 +160,7 @@ def publish(
     key = release_key(manifest.model.name, manifest.version)
     pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
     moved = _move_channel(store, pointer)
+    _update_index(store, pointer)
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",

@@ -1,10 +1,21 @@
-"""What a store is: objects by key, with the two conditional writes that releases need."""
+"""What a store is: objects by key. Consumers read them, whole or in ranges; releases need two conditional writes as well."""
 
 from __future__ import annotations
 
+import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from pipeline.errors import PipelineError
+
+# Of a document that is read whole (a manifest, a channel): far above any real one, far below what hurts.
+DOCUMENT_LIMIT = 64 << 20
+
+
+class BrokenTransferError(PipelineError):
+    """A transfer that broke, stalled, or was refused for now: the same request may succeed later."""
 
 
 @dataclass(frozen=True)
@@ -15,16 +26,37 @@ class Object:
     tag: str
 
 
-class Store(Protocol):
-    """Objects by key. Every method raises PipelineError for a store that is missing, refuses, or goes away."""
+class Body(Protocol):
+    """The bytes of an object from `start` on. `start` is 0 where a server has no ranges, whatever was asked for."""
+
+    @property
+    def start(self) -> int:
+        """The offset of its first byte in the object."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the front of `buffer`; returns how many bytes, 0 at the end. Raises BrokenTransferError."""
+
+
+class Source(Protocol):
+    """Objects by key, to read. Every method raises PipelineError for a store that is missing, refuses, or goes away."""
 
     url: str
 
     def get(self, key: str) -> Object | None:
-        """The object at `key`, or None where there is none."""
+        """The object at `key`, at most DOCUMENT_LIMIT bytes, or None where there is none."""
+
+    def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
+        """`length` bytes of the object at `key` from `offset` on, to be read while the block lasts."""
+
+
+class Store(Source, Protocol):
+    """Objects by key, to read and to write."""
 
     def size(self, key: str) -> int | None:
         """The size in bytes of the object at `key`, or None where there is none."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that begin with `prefix`, in alphabetical order."""
 
     def upload(self, key: str, path: Path) -> None:
         """Put the file at `path`, whole or not at all; what was there is replaced."""
@@ -34,3 +66,30 @@ class Store(Protocol):
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
         """Put `data` only if the object is still in the state `tag` (None: does not exist); False if it is not."""
+
+
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+def range_start(content_range: str, offset: int, length: int, where: str) -> int:
+    """Where a body begins, from its Content-Range: `offset`, or 0 where there is none. Raises PipelineError for another."""
+    if not content_range:
+        return 0
+    match = _RANGE.fullmatch(content_range)
+    if not match or (int(match[1]), int(match[2])) != (offset, offset + length - 1):
+        raise PipelineError(
+            f"the server was asked for bytes {offset}-{offset + length - 1} and answers with {content_range!r}",
+            where=where,
+            hint="the object is not what its manifest says, or a proxy damages ranges",
+        )
+    return offset
+
+
+def no_such_object(url: str, key: str) -> PipelineError:
+    """The error for a blob that a manifest names and the store has not."""
+    return PipelineError("is not in the store", where=f"{url}/{key}", hint="the release is damaged: publish it again")
+
+
+def too_large(url: str, key: str) -> PipelineError:
+    """The error for a document above DOCUMENT_LIMIT."""
+    return PipelineError(f"is larger than {DOCUMENT_LIMIT >> 20} MiB, which no document of ours is", where=f"{url}/{key}")

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, staged, write
-from pipeline.store.base import Object
+from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, too_large
+
+
+@dataclass(frozen=True)
+class _FileBody:
+    start: int
+    file: io.FileIO
+
+    def readinto(self, buffer: memoryview) -> int:
+        with disk_errors(str(self.file.name)):
+            return self.file.readinto(buffer)
 
 
 class DirectoryStore:
@@ -28,10 +42,31 @@ class DirectoryStore:
         """The object at `key`; its tag is its digest."""
         with disk_errors(self.url):
             try:
-                data = self._path(key).read_bytes()
+                with self._path(key).open("rb") as file:
+                    data = file.read(DOCUMENT_LIMIT + 1)
             except (FileNotFoundError, NotADirectoryError):
                 return None
+        if len(data) > DOCUMENT_LIMIT:
+            raise too_large(self.url, key)
         return Object(data, sha256_bytes(data))
+
+    @contextmanager
+    def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
+        """The file, from `offset` on."""
+        with disk_errors(self.url):
+            try:
+                file = self._path(key).open("rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError):
+                raise no_such_object(self.url, key) from None
+            with file:
+                file.seek(offset)
+                yield _FileBody(offset, file)
+
+    def keys(self, prefix: str) -> list[str]:
+        """The paths of all files below the folder that `prefix` names, as keys."""
+        with disk_errors(self.url):
+            found = self._path(prefix).rglob("*")
+            return sorted(str(p.relative_to(self.root)) for p in found if not p.name.startswith(".") and p.is_file())
 
     def size(self, key: str) -> int | None:
         """The size of the file at `key`."""

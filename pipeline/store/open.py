@@ -1,22 +1,33 @@
-"""A store from its URL: `s3://bucket/prefix`, or the path of a directory."""
+"""A store from its URL: the path of a directory, `s3://bucket/prefix`, or to read only `https://host/path`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.store.base import Store
+from pipeline.store.base import Source, Store
 from pipeline.store.directory import DirectoryStore
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`. Raises PipelineError for a URL of another kind."""
+    """The store at `url`, to read and to write. Raises PipelineError for a URL of another kind."""
     scheme, separator, rest = url.partition("://")
     if not separator and ":" not in url.split("/")[0]:
         return DirectoryStore(Path(url))
     bucket, _, prefix = rest.partition("/")
+    if scheme in ("http", "https"):
+        raise PipelineError(f"{url!r} can only be read", hint="publish to s3://bucket/prefix or the path of a directory")
     if scheme != "s3" or not bucket:
         raise PipelineError(f"{url!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
     from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
 
     return S3Store(bucket, prefix)
+
+
+def open_source(url: str) -> Source:
+    """The store at `url`, to read. Raises PipelineError for a URL of another kind."""
+    if url.startswith(("http://", "https://")):
+        from pipeline.store.web import WebSource
+
+        return WebSource(url)
+    return open_store(url)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,
     EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.store.base import Object
+from pipeline.store.base import DOCUMENT_LIMIT, Body, BrokenTransferError, Object, no_such_object, range_start, too_large
 
 _HINTS = {
     "NoSuchBucket": "create the bucket, or correct PIPELINE_STORE",
@@ -28,6 +30,7 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_PROFILE or AWS_SECRET_ACCESS_KEY",
     "403": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
 }
+_LOG_IN = "set AWS_PROFILE, or run `aws configure`"
 _MISSING = ("404", "NoSuchKey", "NotFound")
 # Ceph answers a lost race of two conditional writes with ConcurrentModification or 409.
 _LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "ConcurrentModification", *_MISSING)
@@ -35,6 +38,21 @@ _LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "Conc
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@dataclass(frozen=True)
+class _S3Body:
+    start: int
+    body: Any
+    where: str
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            data = self.body.read(len(buffer))
+        except (BotoCoreError, OSError) as error:
+            raise BrokenTransferError(f"the connection broke: {error}", where=self.where) from error
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class S3Store:
@@ -54,7 +72,12 @@ class S3Store:
             with self._errors(""):
                 # Ceph and SeaweedFS know no regions; AWS's own chain decides where one is set.
                 session = boto3.session.Session()
-                self._client: Any = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+                region = session.region_name or "us-east-1"
+                self._client: Any = session.client("s3", config=config, region_name=region)
+                self._reader: Any = self._client
+                if session.get_credentials() is None:  # a public bucket can be read without any
+                    unsigned = config.merge(Config(signature_version=UNSIGNED))
+                    self._reader = session.client("s3", config=unsigned, region_name=region)
         except ValueError as error:  # botocore's own word for an endpoint without http://
             hint = "AWS_ENDPOINT_URL_S3 must be like https://host:port"
             raise PipelineError(str(error), where=self.url, hint=hint) from error
@@ -68,17 +91,17 @@ class S3Store:
         try:
             yield
         except NoCredentialsError as error:
-            raise PipelineError(
-                "there are no AWS credentials", where=where, hint="set AWS_PROFILE, or run `aws configure`"
-            ) from error
+            raise PipelineError("there are no AWS credentials", where=where, hint=_LOG_IN) from error
         except ClientError as error:
             code = _code(error)
+            if self._reader is not self._client and code in ("AccessDenied", "403"):
+                raise PipelineError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
             message = error.response.get("Error", {}).get("Message") or code
             raise PipelineError(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
         except EndpointConnectionError as error:
             hint = "check the network and AWS_ENDPOINT_URL_S3, then run the same command again"
             raise PipelineError(f"cannot connect: {error}", where=where, hint=hint) from error
-        except (ConnectionError, HTTPClientError) as error:
+        except (BotoConnectionError, HTTPClientError) as error:
             raise PipelineError(
                 f"the connection broke: {error}", where=where, hint="run the same command again: what is there is not sent twice"
             ) from error
@@ -93,12 +116,40 @@ class S3Store:
         """The object at `key`; its tag is its ETag."""
         with self._errors(key):
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
-                return Object(answer["Body"].read(), answer["ETag"].strip('"'))
+                answer = self._reader.get_object(Bucket=self.bucket, Key=self._key(key))
             except ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
+            data = bytearray()
+            while chunk := answer["Body"].read(1 << 20):
+                data += chunk
+                if len(data) > DOCUMENT_LIMIT:
+                    raise too_large(self.url, key)
+            return Object(bytes(data), answer["ETag"].strip('"'))
+
+    @contextmanager
+    def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
+        """A ranged GET. A server that ignores the range is believed: its body starts at 0."""
+        with self._errors(key):
+            try:
+                answer = self._reader.get_object(
+                    Bucket=self.bucket, Key=self._key(key), Range=f"bytes={offset}-{offset + length - 1}"
+                )
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    raise no_such_object(self.url, key) from None
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+                    raise BrokenTransferError(f"the server has trouble: {_code(error)}", where=f"{self.url}/{key}") from error
+                raise
+            except (BotoConnectionError, HTTPClientError) as error:
+                raise BrokenTransferError(f"the connection broke: {error}", where=f"{self.url}/{key}") from error
+            body = answer["Body"]
+            try:
+                start = range_start(answer.get("ContentRange", ""), offset, length, f"{self.url}/{key}")
+                yield _S3Body(start, body, f"{self.url}/{key}")
+            finally:
+                body.close()
 
     def size(self, key: str) -> int | None:
         """The size of the object at `key`, by a HEAD request."""
@@ -109,6 +160,13 @@ class S3Store:
                 if _code(error) in _MISSING:
                     return None
                 raise
+
+    def keys(self, prefix: str) -> list[str]:
+        """By ListObjectsV2, sorted here: SeaweedFS has another order."""
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            cut = len(self.prefix) + 1 if self.prefix else 0
+            return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
 
     def upload(self, key: str, path: Path) -> None:
         """Put the file, in parallel parts where it is large. S3 shows it only when whole."""

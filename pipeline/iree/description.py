@@ -1,0 +1,40 @@
+"""What one of our files says of itself, in its head: its variants, their gates, and which segments are their code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.iree.gates import DESCRIPTION, SELECTED, Gate, Gated, GateError
+from pipeline.iree.vmfb import Module, Segment
+
+
+@dataclass(frozen=True)
+class Described:
+    """A variant as the file describes it. `code`: stretches of segment numbers, [first, count]."""
+
+    gated: Gated
+    code: tuple[tuple[int, int], ...]
+
+    def segments(self, module: Module) -> set[Segment]:
+        """The segments of `module` that are this variant's code."""
+        return {s for s in module.segments if any(first <= s.number < first + count for first, count in self.code)}
+
+
+def _described(value: dict[str, Any]) -> Described:
+    gates = tuple(Gate.parse(str(gate)) for gate in value["gates"])
+    code = tuple((int(first), int(count)) for first, count in value["code"])
+    return Described(Gated(str(value["name"]), str(value["format"]), gates), code)
+
+
+def read(module: Module, where: str) -> tuple[Described, ...]:
+    """The variants in order of preference; empty for a file that does not describe itself. PipelineError if damaged."""
+    text = next((e.attributes.get(DESCRIPTION, "") for e in module.exports if e.name == SELECTED), "")
+    if not text:
+        return ()
+    try:
+        return tuple(_described(value) for value in json.loads(text))
+    except (ValueError, KeyError, TypeError, RecursionError, GateError) as error:
+        raise PipelineError(f"its description of variants is damaged: {error}", where=where) from error

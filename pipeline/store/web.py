@@ -1,0 +1,177 @@
+"""A store behind a web server: any static one, or one that redirects to presigned URLs. To read only."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError, SSLError
+
+from pipeline.errors import PipelineError
+from pipeline.store.base import (
+    DOCUMENT_LIMIT,
+    Body,
+    BrokenTransferError,
+    Object,
+    no_such_object,
+    range_start,
+    too_large,
+)
+
+_REDIRECTS = 5
+_REDIRECT_CODES = (301, 302, 303, 307, 308)
+_HINTS = {
+    401: "the server wants credentials: give them in the URL, https://user:password@host/path",
+    403: "the server does not let you read this; a presigned URL may have expired",
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server may take, in seconds: to connect, to send anything, and the least bytes in any `window`."""
+
+    connect: float = 10.0
+    silence: float = 30.0
+    window: float = 30.0
+    window_bytes: int = 30_000
+
+
+def _public(url: str) -> str:
+    """The URL without what may be secret: user, password, query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@dataclass
+class _WebBody:
+    start: int
+    answer: urllib3.BaseHTTPResponse
+    where: str
+    patience: Patience
+    _since: float = field(default_factory=time.monotonic)
+    _bytes: int = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            data = self.answer.read1(len(buffer))
+        except (HTTPError, OSError) as error:
+            raise BrokenTransferError(f"the connection broke: {error}", where=self.where) from error
+        buffer[: len(data)] = data
+        self._bytes += len(data)
+        if (now := time.monotonic()) > self._since + self.patience.window:
+            if self._bytes < self.patience.window_bytes:
+                raise BrokenTransferError(f"{self._bytes} bytes in {now - self._since:.0f} s: too slow", where=self.where)
+            self._since, self._bytes = now, 0
+        return len(data)
+
+
+class WebSource:
+    """Objects below a URL. A query in the URL is sent with every request; user and password go to that host only."""
+
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
+        parts = urlsplit(url)
+        try:
+            user, password = parts.username, parts.password
+            if not parts.hostname or (parts.port is None and parts.netloc.endswith(":")):
+                raise ValueError("it names no host")
+        except ValueError as error:
+            raise PipelineError(f"{_public(url)!r} is no store: {error}", hint="give https://host/path") from error
+        self._headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{user}:{password or ''}") if user else {}
+        self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), fragment="")
+        self.url = _public(url).rstrip("/")
+        self._pool = self._make_pool(parts.scheme, parts.hostname)
+
+    def _make_pool(self, scheme: str, host: str) -> urllib3.PoolManager:
+        timeout = urllib3.Timeout(connect=self._patience.connect, read=self._patience.silence)
+        proxy = urllib.request.getproxies().get(scheme)
+        if proxy and not urllib.request.proxy_bypass(host):
+            return urllib3.ProxyManager(proxy, timeout=timeout, retries=False, maxsize=16)
+        return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=16)
+
+    def _url(self, key: str) -> str:
+        return urlunsplit(self._base._replace(path=f"{self._base.path}/{quote(key)}"))
+
+    def _redirected(self, url: str, location: str | None) -> str:
+        target = urljoin(url, location or "")
+        old, new = urlsplit(url).scheme, urlsplit(target).scheme
+        if new not in ("http", "https") or (old, new) == ("https", "http"):
+            raise PipelineError(
+                f"the server redirects from {old} to {new or 'nowhere'}, which is not followed",
+                where=_public(url),
+                hint="only redirects to https (or from http to http) are",
+            )
+        return target
+
+    @contextmanager
+    def _answer(self, key: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+        """The last answer behind all redirects; its body is not read yet."""
+        url = first = self._url(key)
+        for _ in range(_REDIRECTS + 1):
+            same_host = urlsplit(url)[:2] == urlsplit(first)[:2]
+            sent = {"Accept-Encoding": "identity", **headers, **(self._headers if same_host else {})}
+            answer = self._request(url, sent)
+            try:
+                if answer.status not in _REDIRECT_CODES:
+                    self._check(answer, _public(url))
+                    yield answer
+                    return
+                url = self._redirected(url, answer.headers.get("Location"))
+            finally:
+                answer.close()
+        raise PipelineError(f"the server redirects more than {_REDIRECTS} times", where=_public(first))
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        where = _public(url)
+        try:
+            return self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
+        except (SSLError, LocationParseError) as error:
+            raise PipelineError(f"cannot connect: {error}", where=where, hint="check the URL and its certificate") from error
+        except ProtocolError as error:
+            raise BrokenTransferError(f"the connection broke: {error}", where=where) from error
+        except HTTPError as error:
+            raise BrokenTransferError(f"cannot connect: {error}", where=where, hint="check the network and the URL") from error
+
+    @staticmethod
+    def _check(answer: urllib3.BaseHTTPResponse, where: str) -> None:
+        status = answer.status
+        if status in (408, 429) or status >= 500:
+            raise BrokenTransferError(f"the server has trouble: {status} {answer.reason}", where=where)
+        if status not in (200, 206, 404, 410):
+            raise PipelineError(f"the server answers {status} {answer.reason}", where=where, hint=_HINTS.get(status, ""))
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise PipelineError("the server sends it compressed, though asked not to", where=where)
+
+    def get(self, key: str) -> Object | None:
+        """The object at `key`; its tag is its ETag."""
+        with self._answer(key, {}) as answer:
+            if answer.status in (404, 410):
+                return None
+            body = _WebBody(0, answer, f"{self.url}/{key}", self._patience)
+            data = bytearray()
+            chunk = memoryview(bytearray(1 << 16))
+            while count := body.readinto(chunk):
+                data += chunk[:count]
+                if len(data) > DOCUMENT_LIMIT:
+                    raise too_large(self.url, key)
+            length = answer.headers.get("Content-Length")
+            if length is not None and length != str(len(data)):
+                raise BrokenTransferError(f"the server promised {length} bytes and sent {len(data)}", where=body.where)
+            return Object(bytes(data), answer.headers.get("ETag", ""))
+
+    @contextmanager
+    def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
+        """A ranged GET. A server without ranges sends the whole object, whose body starts at 0."""
+        with self._answer(key, {"Range": f"bytes={offset}-{offset + length - 1}"}) as answer:
+            where = f"{self.url}/{key}"
+            if answer.status in (404, 410):
+                raise no_such_object(self.url, key)
+            content_range = answer.headers.get("Content-Range", "") if answer.status == 206 else ""
+            if answer.status == 206 and not content_range:
+                raise PipelineError("the server sends a part without saying which", where=where)
+            yield _WebBody(range_start(content_range, offset, length, where), answer, where, self._patience)
