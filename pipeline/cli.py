@@ -4,134 +4,345 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline import __version__
-from pipeline.consume import explain, inspect
-from pipeline.consume.explain import MACHINES, Answer
-from pipeline.consume.inspect import Contents
+from pipeline.consume import choose, facts, fetch
+from pipeline.consume.cache import Cache
+from pipeline.consume.reference import parse
+from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
-from pipeline.iree import devices
 from pipeline.iree.devices import Device
+from pipeline.manifest.codec import encode
+from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
+
+# What only some commands need is imported by them: a warm fetch takes a tenth of a second.
 
 
-def _kilobytes(size: int) -> str:
-    return f"{size / 1000:,.1f} kB"
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
-def _print_contents(contents: Contents) -> None:
-    module = contents.module
-    print(f"{contents.path}: module @{module.name}, {_kilobytes(module.size)}")
-    for line in inspect.signature(contents):
-        print(f"  {line}")
-    constants = sum(p.segment.length for p in contents.parts if not p.format)
-    rows = [("constants", constants, sum(not p.format for p in contents.parts))]
-    rows += [(f"code {name}", size, sum(p.format == name for p in contents.parts)) for name, size in contents.formats.items()]
-    for name, size, count in rows:
-        print(f"  {name:<32} {_kilobytes(size):>14}  {size / module.size:>4.0%}  {count} segments")
-    print(f"  imports {len(module.imports)} functions of the runtime")
-    if not contents.variants:
-        print("  no gates: a device takes the first code of its format, right for it or not")
-    for variant in contents.variants:
-        print(f"  variant {variant.name} ({variant.format})")
-        for gate in variant.gates:
-            print(f"    if {gate}")
+class _Bar:
+    """The progress of a transfer: a bar on a terminal, a line at the end elsewhere. On standard error."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def begin(self, name: str, total: int) -> None:
+        if sys.stderr.isatty() and not self._quiet:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False, file=sys.stderr)
+
+    def advance(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def waiting(self, name: str) -> None:
+        if not self._quiet:
+            _say(f"another process is fetching {name}: waiting for it")
 
 
-def _json_contents(contents: Contents) -> str:
-    module = contents.module
-    return json.dumps(
-        {
-            "module": module.name,
-            "size": module.size,
-            "exports": [{"name": e.name, "attributes": dict(e.attributes)} for e in module.exports],
-            "imports": list(module.imports),
-            "segments": [
-                {
-                    "name": p.segment.name,
-                    "offset": p.segment.offset,
-                    "length": p.segment.length,
-                    "sha256": p.segment.sha256,
-                    "format": p.format,
-                }
-                for p in contents.parts
-            ],
-            "variants": [{"name": v.name, "format": v.format, "gates": [str(g) for g in v.gates]} for v in contents.variants],
-        },
-        indent=1,
-    )
+def _is_file(text: str) -> bool:
+    return os.sep in text or text.endswith(".vmfb") or Path(text).is_file()
 
 
-def _print_answer(answer: Answer) -> None:
-    runs = f"runs {answer.selected}" if answer.selected else "refuses the file"
-    print(f"{answer.device.title}{' [software]' if answer.device.software and answer.device.driver == 'vulkan' else ''}: {runs}")
-    chosen = False
-    for decision in answer.decisions:
-        mark = "→" if decision.variant == answer.selected and not chosen else ("·" if decision.accepted else "✗")
-        chosen = chosen or mark == "→"
-        accepted = "the first whose gates all hold" if mark == "→" else "would do too"
-        print(f"  {mark} {decision.variant:<16} {accepted if decision.accepted else decision.reason}")
-    for warning in answer.warnings:
-        print(f"  ! {warning}")
+class _Release:
+    """A release that a command names, with what is needed to fetch it."""
+
+    def __init__(self, arguments: argparse.Namespace, text: str) -> None:
+        self.cache = Cache()
+        self.remote = Remote(arguments.store or default_store(), arguments.offline)
+        self.text = text
+        self.manifest: Manifest = Resolver(self.remote, self.cache, _say).manifest(parse(text))
+        self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
+        self.variants = choose.gated(self.artifact, self.remote.url)
+        self.bar = _Bar(getattr(arguments, "quiet", False))
+
+    def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
+        """The artifact in the cache, with the code of these variants."""
+        return fetch.fetch(self.remote, self.cache, self.artifact, variants, self.bar)
+
+    def reference(self) -> tuple[list[Path], list[Path]]:
+        """The files of the reference inputs and outputs, fetched."""
+        reference = self.manifest.reference
+        inputs, outputs = (
+            [fetch.fetch_blob(self.remote, self.cache, blob, self.bar) for blob in blobs]
+            for blobs in (reference.inputs, reference.outputs)
+        )
+        return inputs, outputs
 
 
-def _devices(pretend: str | None) -> list[Device]:
-    if pretend is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return devices.find(Path(folder))
-    named = MACHINES / f"{pretend}.json"
-    return explain.pretend(named if named.exists() else Path(pretend))
+def _here(name: str) -> list[Device]:
+    return choose.named(facts.of_this_machine(Cache()), name)
+
+
+def _wanted(release: _Release, device: str) -> list[str] | None:
+    """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known."""
+    known = device in facts.known_machines() or Path(device).is_file()
+    if not known:
+        require_runtime(release.manifest)
+        try:
+            found = choose.choices(release.variants, _here(device))
+        except PipelineError as error:
+            if device != "auto" or "not installed" not in error.what:
+                raise
+            _say("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
+            return None
+    else:
+        found = choose.choices(release.variants, facts.of_machine(device))
+    variants = choose.worth_having(found)
+    if not variants:
+        raise PipelineError(
+            f"no device may run {release.text}:\n    {choose.refusal(found)}",
+            hint="`vmfb explain` tells more; `--full` fetches it nevertheless",
+        )
+    return variants
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from pipeline.consume.render import size
+
+    release = _Release(arguments, arguments.model)
+    variants = None if arguments.full else _wanted(release, arguments.device)
+    if arguments.output:
+        fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, arguments.output, release.bar)
+    else:
+        fetched = release.fetch(variants)
+        path = fetched.path
+    if not arguments.quiet:
+        total = release.artifact.blob.size
+        came = f"fetched {size(fetched.came)}" if fetched.came else "nothing to fetch"
+        part = "all of it" if fetched.present == total else f"{size(fetched.present)} of {size(total)}"
+        name = f"{release.manifest.model.name}@{release.manifest.version}"
+        _say(f"{name}: {came}; here is {part}, for {', '.join(fetched.variants)}")
+    print(path)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from pipeline.consume.render import index_lines
+
+    remote = Remote(arguments.store or default_store(), arguments.offline)
+    index = Resolver(remote, Cache(), _say).index()
+    print(encode(index).decode() if arguments.json else "\n".join(index_lines(index)))
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    contents = inspect.inspect(arguments.file)
-    if arguments.json:
-        print(_json_contents(contents))
+    from pipeline.consume import inspect, render
+
+    if _is_file(arguments.what):
+        contents = inspect.inspect(Path(arguments.what))
+        print(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
     else:
-        _print_contents(contents)
+        manifest = _Release(arguments, arguments.what).manifest
+        print(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    contents = inspect.inspect(arguments.file)
-    if not contents.variants:
-        print(f"{arguments.file} has no gates. It holds {', '.join(contents.formats) or 'no code'}.")
-        if "vulkan-spirv-fb" in contents.formats and len(contents.formats) == 1:
+    from pipeline.consume import explain, inspect, render
+
+    found = facts.of_machine(arguments.pretend) if arguments.pretend else _here(arguments.device)
+    proofs: dict[str, EvidenceInfo] = {}
+    if _is_file(arguments.what):
+        contents = inspect.inspect(Path(arguments.what), digests=False)
+        variants, path = contents.variants, contents.path
+        formats = list(contents.formats)
+        answers = explain.explain_file(contents, found)
+    else:
+        release = _Release(arguments, arguments.what)
+        proofs = {v.name: v.evidence for v in release.artifact.variants}
+        variants = release.variants
+        formats = list(dict.fromkeys(v.format for v in variants))
+        file = fetch.entry(release.cache, release.artifact)
+        held = fetch.held(release.artifact, file.present())
+        path = file.path
+        answers = explain.explain(variants, found, held)
+    if not variants:
+        print(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
+        if formats == ["vulkan-spirv-fb"]:
             print("There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one.")
-    for answer in explain.explain(contents, _devices(arguments.pretend)):
-        _print_answer(answer)
+    elif not arguments.pretend:
+        answers = explain.ask(path, variants, answers)
+    for answer in answers:
+        print("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
+    if not arguments.pretend:
+        for line in explain.machine_advice("vulkan-spirv-fb" in formats, found):
+            print(f"! {line}")
+    if any(answer.bug for answer in answers):
+        raise PipelineError("the prediction from the gates is not what the file does")
 
 
-def _list_devices(arguments: argparse.Namespace) -> None:
-    found = _devices(None)
+def _devices(arguments: argparse.Namespace) -> None:
+    from pipeline.consume.render import device_line
+
+    found = _here("auto")
     if arguments.json:
-        print(explain.to_json(found))
+        print(json.dumps(facts.to_json(found), indent=1))
+    else:
+        print("\n".join(device_line(device) for device in found))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    found = _here(arguments.device)  # says what to install where the runtime is not, and numpy neither
+    from pipeline.consume import inputs, inspect, run
+
+    given = [inputs.parse(text) for text in arguments.input]
+    if arguments.check and (given or _is_file(arguments.what)):
+        raise PipelineError("--check compares with the reference data of a release: give a MODEL, and no --input")
+    wanted: Sequence[Path] = ()
+    if _is_file(arguments.what):
+        contents = inspect.inspect(Path(arguments.what), digests=False)
+        good = run.runnable(contents, found)
+        entry, release = run.entry_of(contents, arguments.function), None
+        if not given and any(f"@{entry}(" in line and f"@{entry}()" not in line for line in contents.declarations):
+            hint = "\n    ".join(contents.declarations)
+            raise PipelineError("needs inputs: give --input for each", where=arguments.what, hint=hint)
+    else:
+        release = _Release(arguments, arguments.what)
+        require_runtime(release.manifest)
+        good = run.good(choose.choices(release.variants, found), release.text)
+        fetched = release.fetch([c.variant for c in good[: None if arguments.benchmark else 1] if c.variant])
+        contents = inspect.inspect(fetched.path, digests=False)
+        entry = run.entry_of(contents, arguments.function or release.manifest.signature.entry)
+        if not given and (arguments.check or arguments.benchmark):
+            paths, wanted = release.reference()
+            given = [inputs.load(path) for path in paths]
+        inputs.require_fit(given, release.manifest.signature.inputs)
+    if arguments.benchmark:
+        print("\n".join(run.benchmark(contents, good, entry, given)))
         return
-    for device in found:
-        held = [name for name, value in device.facts.answers.items() if value and device.driver == "local-task"]
-        size = device.facts.answers.get("vulkan.device::subgroup_size")
-        facts = f"subgroup size {size}" if device.driver == "vulkan" else " ".join(n.split("::")[1] for n in held)
-        print(f"{device.uri}: {device.title}, {facts}")
+    ran = run.run(contents, good[0], entry, given)
+    _say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
+    if release and arguments.check:
+        print(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
+    names = [t.name for t in release.manifest.signature.outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
+    _put_out(dict(zip(names, ran.outputs, strict=True)), arguments)
+
+
+def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Write outputs as .npy into the folder of --output, or print them; nothing after a check without one."""
+    from pipeline.consume import inputs, render
+
+    if arguments.output:
+        for path in inputs.save(outputs, arguments.output):
+            print(path)
+    elif not arguments.check:
+        for name, array in outputs.items():
+            print("\n".join(render.array_lines(name, array)))
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from pipeline.consume import render
+
+    cache = Cache()
+    if arguments.action == "list":
+        print(f"{cache.root}")
+        print("\n".join(render.usage_lines(cache.usages())))
+    elif arguments.action == "verify":
+        damaged = 0
+        for entry, right, bad in cache.verify():
+            damaged += len(bad)
+            said = f"{len(bad)} stretches were damaged and will be fetched again" if bad else "right"
+            print(f"{entry.name}: {render.size(right)} {said}")
+        if damaged:
+            raise PipelineError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
+    else:
+        removed = cache.prune(arguments.max_size, arguments.unused)
+        print(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    number, unit = text.upper().removesuffix("B"), 1
+    if number and number[-1] in units:
+        number, unit = number[:-1], units[number[-1]]
+    return int(float(number) * unit)
+
+
+def _add_store(command: argparse.ArgumentParser, bundle: bool = True) -> None:
+    command.add_argument("--store", metavar="URL", help="s3://…, https://… or a folder (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("--offline", action="store_true", help="only what the cache holds")
+    if bundle:
+        command.add_argument("--bundle", default="", help="which of the release's files (default: the first)")
+
+
+def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("fetch", help="a release's file, with the code that the devices here need")
+    command.add_argument("model", metavar="MODEL[@VERSION|:CHANNEL]")
+    machines = ", ".join(facts.known_machines())
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="auto (all of this machine), local, vulkan, a device's name, or another machine: "
+        f"a file of `vmfb devices --json`, {machines}",
+    )
+    command.add_argument("--full", action="store_true", help="the whole file, for every device")
+    command.add_argument("-o", "--output", type=Path, metavar="PATH", help="copy it there (default: only into the cache)")
+    command.add_argument("-q", "--quiet", action="store_true", help="print only the path")
+    _add_store(command)
+    command.set_defaults(call=_fetch)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("run", help="run a file or a release on the best device for it")
+    command.add_argument("what", metavar="FILE|MODEL")
+    command.add_argument("--device", default="auto", help="auto (the best), local, vulkan, or a device's name")
+    command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
+    command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
+    command.add_argument("--function", default="", help="which exported function (default: the only one)")
+    command.add_argument("--check", action="store_true", help="compare with the reference data that the release ships")
+    command.add_argument("--benchmark", action="store_true", help="median latency and load time on every device")
+    _add_store(command)
+    command.set_defaults(call=_run)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vmfb", description="what a vmfb holds, and what of it runs on a device")
+    parser = argparse.ArgumentParser(prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("inspect", help="what is in a vmfb, from the file alone")
-    command.add_argument("file", type=Path)
+    command = commands.add_parser("list", help="the models of a store")
+    command.add_argument("store", nargs="?", metavar="STORE", help="a URL or folder (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("--offline", action="store_true", help="as it was when last seen")
     command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(call=_list)
+    _add_fetch(commands)
+    command = commands.add_parser("inspect", help="what is in a vmfb, from the file alone, or in a release")
+    command.add_argument("what", metavar="FILE|MODEL")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_store(command)
     command.set_defaults(call=_inspect)
-    command = commands.add_parser("explain", help="which code of a vmfb each device runs, and why")
-    command.add_argument("file", type=Path)
-    names = ", ".join(sorted(p.stem for p in MACHINES.glob("*.json")))
+    command = commands.add_parser("explain", help="which code each device runs, and why")
+    command.add_argument("what", metavar="FILE|MODEL")
+    command.add_argument("--device", default="auto", help="only this one: local, vulkan, or a device's name")
+    names = ", ".join(facts.known_machines())
     command.add_argument("--pretend", metavar="FACTS", help=f"for another machine: a file of `vmfb devices --json`, or {names}")
+    _add_store(command)
     command.set_defaults(call=_explain)
+    _add_run(commands)
     command = commands.add_parser("devices", help="the devices of this machine")
-    command.add_argument("--json", action="store_true", help="all facts, for --pretend")
-    command.set_defaults(call=_list_devices)
+    command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
+    command.set_defaults(call=_devices)
+    command = commands.add_parser("cache", help="what was fetched: list, verify, prune")
+    actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
+    actions.add_parser("list", help="every file, the last used first")
+    actions.add_parser("verify", help="check every byte; what is damaged will be fetched again")
+    prune = actions.add_parser("prune", help="remove the longest unused")
+    prune.add_argument("--max-size", type=_bytes, default=1 << 62, metavar="SIZE", help="keep at most so much, like 5GB")
+    prune.add_argument("--unused", type=float, default=1e9, metavar="DAYS", help="remove what was not used for so long")
+    command.set_defaults(call=_cache)
     return parser
 
 
@@ -140,11 +351,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.call(arguments)
+        sys.stdout.flush()
     except PipelineError as error:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
         return 0
+    except KeyboardInterrupt:
+        print("interrupted: what has arrived is kept", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -68,27 +68,38 @@ def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: s
             raise PipelineError(f"the SHA-256 is {digest.hexdigest()}, but {expected_sha256} was expected", where=what, hint=hint)
 
 
+def _same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
-def locked(path: Path, busy: str, patience: float = 0) -> Iterator[int]:
+def locked(path: Path, busy: str, patience: float = 0, waits: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold an exclusive lock on `path` (created if missing); PipelineError with the text `busy` if another keeps it.
 
-    Waits `patience` seconds for it. Yields the descriptor: the kernel drops the lock when the last process that has it
-    open ends, so a killed holder leaves nothing behind.
+    Waits `patience` seconds for it, and calls `waits` once if it has to. Yields the descriptor: the kernel drops the lock
+    when the last process that has it open ends, so a killed holder leaves nothing behind. A holder may remove the file.
     """
-    with disk_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    with file:
-        deadline = time.monotonic() + patience
-        while True:
+    deadline = time.monotonic() + patience
+    while True:
+        with disk_errors(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise PipelineError(busy, where=str(path)) from None
+                waits()
+                waits = lambda: None  # noqa: E731
                 time.sleep(0.1)
-        yield file.fileno()
+                continue
+            if _same_file(file, path):  # and not one that its holder has removed since
+                yield file.fileno()
+                return
 
 
 @contextmanager

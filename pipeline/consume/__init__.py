@@ -1,1 +1,26 @@
-"""For those who have a file and a device: what is in it, what would run here and why. Needs no compiler and no doit."""
+"""For those who have a file or a store, and a device: what is in it, what runs here and why. Needs no compiler and no doit.
+
+from pipeline.consume import load
+model = load("magika", store="https://example.org/models")
+outputs = model(tokens)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.consume.loaded import Model, load
+
+__all__ = ["Model", "load"]
+
+
+def __getattr__(name: str) -> Any:  # the runtime and numpy are imported only by those who load
+    if name in __all__:
+        from pipeline.iree.devices import runtime_version
+
+        runtime_version()  # says what to install
+        from pipeline.consume import loaded
+
+        return getattr(loaded, name)
+    raise AttributeError(name)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,33 @@ class Device:
     @property
     def title(self) -> str:
         """For people: the device, and for Vulkan its driver."""
-        return f"{self.name} ({self.driver_info})" if self.driver_info else f"CPU ({self.name})"
+        if not self.driver_info:
+            return f"CPU ({self.name})"
+        says_it_all = self.driver_info.startswith(self.name.split(" (")[0])
+        return self.driver_info if says_it_all else f"{self.name} ({self.driver_info})"
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose."""
+    """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose.
+
+    `latency_s` is the median of `rounds` more runs.
+    """
 
     error: str
     selected: int | None = None
     load_s: float = 0.0
     run_s: float = 0.0
+    latency_s: float | None = None
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a module says when it is loaded on a device: the index of its choice, or why it could not be loaded."""
+
+    selected: int | None
+    error: str = ""
 
 
 def runtime_version() -> str:
@@ -50,7 +67,7 @@ def runtime_version() -> str:
         return importlib.metadata.version("iree-base-runtime")
     except importlib.metadata.PackageNotFoundError:
         raise PipelineError(
-            "iree-base-runtime is not installed", hint=f"pip install iree-base-runtime=={REQUIRED_RUNTIME}"
+            "iree-base-runtime is not installed", hint=f"pip install 'iree-base-runtime>={REQUIRED_RUNTIME}'"
         ) from None
 
 
@@ -91,20 +108,44 @@ def find(folder: Path) -> list[Device]:
     ]
 
 
-def run(module: Path, device: Device, entry: str, inputs: Path, folder: Path, name: str, timeout: float = 600) -> Run:
-    """Run `entry` of `module` on `device` in a child; outputs to `folder/name.npz`. A crash or refusal is `Run.error`."""
+def report(module: Path, found: Sequence[Device], folder: Path) -> list[Report]:
+    """What the module itself says it runs on each device. A crash is the report of the device that crashed."""
+    uris = [device.uri for device in found]
+    result = _child({"action": "report", "module": str(module), "devices": uris}, folder, "report", 120)
+    if "report" in result:
+        return [Report(r.get("selected"), r.get("error", "")) for r in result["report"]]
+    if len(found) == 1:
+        return [Report(None, result["error"])]
+    return [report(module, [device], folder)[0] for device in found]
+
+
+def run(
+    module: Path,
+    device: Device,
+    entry: str,
+    inputs: Path,
+    folder: Path,
+    name: str,
+    timeout: float = 600,
+    seconds: float = 0,
+) -> Run:
+    """Run `entry` of `module` on `device` in a child; outputs to `folder/name.npz`. A crash or refusal is `Run.error`.
+
+    Runs again for `seconds`, to measure.
+    """
     job = {
         "action": "run",
         "module": str(module),
         "device": device.uri,
         "entry": entry,
         "inputs": str(inputs),
-        "outputs": str(folder / f"{name}.npz"),
+        "outputs": str(outputs(folder, name)),
+        "seconds": seconds,
     }
     result = _child(job, folder, name, timeout)
     if "error" in result:
         return Run(result["error"])
-    return Run("", result["selected"], result["load_s"], result["run_s"])
+    return Run("", **result)
 
 
 def outputs(folder: Path, name: str) -> Path:

@@ -1,13 +1,14 @@
 """The child process that touches devices: `python -m pipeline.iree.runner JOB.json RESULT.json`.
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
-result. A job is {"action": "devices"} or {"action": "run", "module", "device", "entry", "inputs", "outputs"} with
-inputs and outputs .npz files whose arrays are named by position. Nothing else in the project imports the runtime.
+result. A job is {"action": "devices"}, {"action": "report", "module", "devices"} or {"action": "run", "module", "device",
+"entry", "inputs", "outputs", "seconds"} with inputs and outputs .npz files whose arrays are named by position.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,21 +18,15 @@ import iree.runtime as rt
 import numpy as np
 
 from pipeline.iree.facts import MODULE, NAMES
-from pipeline.iree.gates import SELECTED
+from pipeline.iree.session import Session, open_device
 
 _FORMATS = {"local-task": "embedded-elf-x86_64", "vulkan": "vulkan-spirv-fb"}
-
-
-def _context(module: Path, device: rt.HalDevice) -> tuple[rt.SystemContext, Any]:
-    config = rt.Config(device=device)
-    loaded = rt.VmModule.mmap(config.vm_instance, str(module))
-    context = rt.SystemContext(vm_modules=[rt.create_hal_module(config.vm_instance, device), loaded], config=config)
-    return context, context.modules[loaded.name]
+_ROUNDS = 1000
 
 
 def _facts(device: rt.HalDevice) -> dict[str, int]:
-    _, functions = _context(MODULE, device)
-    answers = {name: int(functions[name]()) for name in NAMES}
+    session = Session(MODULE, device)
+    answers = {name: session.number(name) for name in NAMES}
     return {name: value for name, value in answers.items() if value >= 0}
 
 
@@ -75,54 +70,65 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
-def _to_host(device: rt.HalDevice, view: rt.HalBufferView) -> np.ndarray[Any, Any]:
-    """Read a result back through a buffer of the device's own allocator: `DeviceArray.to_host` fails on Vulkan."""
-    dtype = rt.HalElementType.map_to_dtype(view.element_type)
-    source = view.get_buffer()
-    size = source.byte_length()
-    target = device.allocator.allocate_buffer(
-        memory_type=rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE,
-        allowed_usage=rt.BufferUsage.TRANSFER_TARGET | rt.BufferUsage.MAPPING_SCOPED,
-        allocation_size=size,
-    )
-    semaphore = device.create_semaphore(0)
-    device.queue_copy(source, target, rt.HalFence.create_at(semaphore, 0), rt.HalFence.create_at(semaphore, 1))
-    semaphore.wait(1)
-    return np.copy(target.map().asarray(view.shape, dtype))
+def report(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each device: the index of the variant that the module says it runs there, or the runtime's refusal."""
+    found: list[dict[str, Any]] = []
+    for uri in job["devices"]:
+        try:
+            found.append({"selected": Session(Path(job["module"]), open_device(uri)).selected()})
+        except (RuntimeError, ValueError) as error:
+            found.append({"error": _first_line(error)})
+    return found
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Load the module, run its entry on the inputs, save the outputs. Returns the chosen variant's index and seconds."""
-    driver, _, path = job["device"].partition("://")
-    device = rt.get_driver(driver).create_device_by_uri(job["device"]) if path else rt.get_device(driver)
+    """Load the module, run its entry on the inputs, save the outputs. Returns the chosen variant's index and seconds.
+
+    Runs again for `seconds`; `latency_s` is the median of those runs, from arguments on the device to results on it.
+    """
+    device = open_device(job["device"])
     started = time.monotonic()
-    context, functions = _context(Path(job["module"]), device)
+    session = Session(Path(job["module"]), device)
     loaded = time.monotonic()
-    selected = int(functions[SELECTED]()) if SELECTED in functions.vm_module.function_names else None
     with np.load(job["inputs"]) as arrays:
-        inputs = [arrays[name] for name in sorted(arrays, key=int)]
-    arguments = [rt.asdevicearray(device, array) for array in inputs]
+        arguments = session.place([arrays[name] for name in sorted(arrays, key=int)])
     invoked = time.monotonic()
-    function = functions.vm_module.lookup_function(job["entry"])
-    values = rt.VmVariantList(len(arguments))
-    for argument in arguments:
-        values.push_ref(argument._buffer_view)
-    results = rt.VmVariantList(8)
-    context.vm_context.invoke(function, values, results)
-    outputs = [_to_host(device, results.get_as_object(i, rt.HalBufferView)) for i in range(len(results))]
+    outputs = [session.read(view) for view in session.call(job["entry"], arguments)]
     finished = time.monotonic()
     named: dict[str, Any] = {str(i): output for i, output in enumerate(outputs)}
     np.savez(job["outputs"], **named)
-    return {"selected": selected, "load_s": loaded - started, "run_s": finished - invoked}
+    rounds: list[float] = []
+    while job["seconds"] and len(rounds) < _ROUNDS and (len(rounds) < 3 or time.monotonic() < finished + job["seconds"]):
+        before = time.perf_counter()
+        session.call(job["entry"], arguments)
+        rounds.append(time.perf_counter() - before)
+    return {
+        "selected": session.selected(),
+        "load_s": loaded - started,
+        "run_s": finished - invoked,
+        "latency_s": statistics.median(rounds) if rounds else None,
+        "rounds": len(rounds),
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0][:1000]
+
+
+def act(job: dict[str, Any]) -> dict[str, Any]:
+    """Do the job. Raises RuntimeError and ValueError as the runtime does."""
+    if job["action"] == "devices":
+        return {"devices": devices()}
+    return {"report": report(job)} if job["action"] == "report" else run(job)
 
 
 def main(arguments: list[str]) -> int:
     """Do the job; a refusal by the runtime is a result with `error`, everything else ends the process."""
     job = json.loads(Path(arguments[0]).read_text())
     try:
-        result: Any = {"devices": devices()} if job["action"] == "devices" else run(job)
+        result = act(job)
     except (RuntimeError, ValueError) as error:
-        result = {"error": str(error).splitlines()[0][:1000]}
+        result = {"error": _first_line(error)}
     Path(arguments[1]).write_text(json.dumps(result))
     return 0
 

@@ -75,7 +75,7 @@ def _flatbuffer_start(data: memoryview) -> int:
     return 30 + unpack("H", data, 26) + unpack("H", data, 28)
 
 
-def _parse(data: memoryview, members: Mapping[int, str]) -> Module:
+def _parse(data: memoryview, members: Mapping[int, str], digests: bool) -> Module:
     start = _flatbuffer_start(data)
     length = unpack("I", data, start)
     body = data[start + 4 : start + 4 + length]
@@ -93,18 +93,22 @@ def _parse(data: memoryview, members: Mapping[int, str]) -> Module:
         if size:
             if offset + size > len(data):
                 raise MalformedError(f"a segment of {size} bytes at {offset} runs past the end of the file")
-            segments.append(Segment(number, members.get(offset, ""), offset, size, sha256_bytes(data[offset : offset + size])))
+            digest = sha256_bytes(data[offset : offset + size]) if digests else ""
+            segments.append(Segment(number, members.get(offset, ""), offset, size, digest))
     imports = tuple(i.string(0) for i in root.tables(6)[:_LIMIT])
     return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments))
 
 
-def read(path: Path) -> Module:
-    """The contents of the vmfb at `path`. Raises PipelineError where it is none, or is damaged."""
+def read(path: Path, digests: bool = True) -> Module:
+    """The contents of the vmfb at `path`. Raises PipelineError where it is none, or is damaged.
+
+    Without `digests` the segments' are empty, and only the head of the file is read.
+    """
     try:
         with path.open("rb") as file:
             # Not closed here: views of it live in the traceback of whatever is wrong with the file.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _parse(memoryview(mapped), _members(path))
+        return _parse(memoryview(mapped), _members(path), digests)
     except (MalformedError, ValueError) as error:
         raise PipelineError(f"not a vmfb, or damaged: {error}", where=str(path)) from error
     except OSError as error:

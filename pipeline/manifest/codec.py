@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.types import SCHEMA, Artifact, Blob, Channel, Index, Manifest
+from pipeline.manifest.types import SCHEMA, SEGMENT_LIMIT, Artifact, Blob, Channel, Index, Manifest
 from pipeline.names import did_you_mean, is_file_name, is_name, is_version
 
 T = TypeVar("T", Manifest, Channel, Index)
@@ -80,7 +80,7 @@ def _check_artifact(artifact: Artifact, path: str) -> None:
     for i, segment in enumerate(artifact.segments):
         where = f"{path}.segments[{i}]"
         _require(segment.offset == end, where, f"begins at {segment.offset}, the one before ends at {end}")
-        _require(segment.length > 0, where, "is empty")
+        _require(0 < segment.length <= SEGMENT_LIMIT, where, f"has {segment.length} bytes, not 1 to {SEGMENT_LIMIT}")
         _require(set(segment.variants) <= set(names), where, f"variants {segment.variants} are not all in the artifact")
         end += segment.length
     size = artifact.blob.size

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SCHEMA = 1
+# Of a stretch of a file that is verified as one: what a break of the connection costs at most.
+SEGMENT_LIMIT = 8 << 20
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from pipeline.stages.compiled import Compiled, Variant
 from pipeline.stages.evidence import Evidence, read_evidence
 
 REVISION = 2
-# Of a stretch of the file that is verified as one: what a break of the connection costs at most.
-SEGMENT_LIMIT = 8 << 20
 # The VM bytecode of one release is not promised to load in an older one.
 MINIMUM_RUNTIME = "3.13.0"
 
@@ -110,7 +108,7 @@ def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.Se
     with path.open("rb") as file:
         for kind, end, variants in parts:
             while offset < end:
-                data = file.read(min(SEGMENT_LIMIT, end - offset))
+                data = file.read(min(m.SEGMENT_LIMIT, end - offset))
                 segments.append(m.SegmentInfo(kind, offset, len(data), sha256_bytes(data), tuple(variants)))
                 offset += len(data)
     return tuple(segments)

@@ -27,14 +27,17 @@ class Object:
 
 
 class Body(Protocol):
-    """The bytes of an object from `start` on. `start` is 0 where a server has no ranges, whatever was asked for."""
+    """The bytes of an object: those asked for, or where a server has no ranges (not `ranged`) all of them."""
 
     @property
-    def start(self) -> int:
-        """The offset of its first byte in the object."""
+    def ranged(self) -> bool:
+        """Whether it begins where it was asked to, and not at 0."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the front of `buffer`; returns how many bytes, 0 at the end. Raises BrokenTransferError."""
+        """Fill the front of `buffer` with what has arrived; returns how many bytes, 0 at the end.
+
+        Raises BrokenTransferError when the connection breaks, and when the server is too slow.
+        """
 
 
 class Source(Protocol):
@@ -71,10 +74,10 @@ class Store(Source, Protocol):
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
-def range_start(content_range: str, offset: int, length: int, where: str) -> int:
-    """Where a body begins, from its Content-Range: `offset`, or 0 where there is none. Raises PipelineError for another."""
+def is_ranged(content_range: str, offset: int, length: int, where: str) -> bool:
+    """Whether a body is the range asked for, by its Content-Range. Raises PipelineError if it is another one."""
     if not content_range:
-        return 0
+        return False
     match = _RANGE.fullmatch(content_range)
     if not match or (int(match[1]), int(match[2])) != (offset, offset + length - 1):
         raise PipelineError(
@@ -82,7 +85,7 @@ def range_start(content_range: str, offset: int, length: int, where: str) -> int
             where=where,
             hint="the object is not what its manifest says, or a proxy damages ranges",
         )
-    return offset
+    return True
 
 
 def no_such_object(url: str, key: str) -> PipelineError:

@@ -18,8 +18,8 @@ from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, to
 
 @dataclass(frozen=True)
 class _FileBody:
-    start: int
     file: io.FileIO
+    ranged: bool = True
 
     def readinto(self, buffer: memoryview) -> int:
         with disk_errors(str(self.file.name)):
@@ -60,7 +60,7 @@ class DirectoryStore:
                 raise no_such_object(self.url, key) from None
             with file:
                 file.seek(offset)
-                yield _FileBody(offset, file)
+                yield _FileBody(file)
 
     def keys(self, prefix: str) -> list[str]:
         """The paths of all files below the folder that `prefix` names, as keys."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.store.base import DOCUMENT_LIMIT, Body, BrokenTransferError, Object, no_such_object, range_start, too_large
+from pipeline.store.base import DOCUMENT_LIMIT, Body, BrokenTransferError, Object, is_ranged, no_such_object, too_large
+from pipeline.store.web import Patience, WebBody
 
 _HINTS = {
     "NoSuchBucket": "create the bucket, or correct PIPELINE_STORE",
@@ -30,6 +30,7 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_PROFILE or AWS_SECRET_ACCESS_KEY",
     "403": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
 }
+_SILENCE = 60  # seconds
 _LOG_IN = "set AWS_PROFILE, or run `aws configure`"
 _MISSING = ("404", "NoSuchKey", "NotFound")
 # Ceph answers a lost race of two conditional writes with ConcurrentModification or 409.
@@ -38,21 +39,6 @@ _LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "Conc
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@dataclass(frozen=True)
-class _S3Body:
-    start: int
-    body: Any
-    where: str
-
-    def readinto(self, buffer: memoryview) -> int:
-        try:
-            data = self.body.read(len(buffer))
-        except (BotoCoreError, OSError) as error:
-            raise BrokenTransferError(f"the connection broke: {error}", where=self.where) from error
-        buffer[: len(data)] = data
-        return len(data)
 
 
 class S3Store:
@@ -65,7 +51,7 @@ class S3Store:
             request_checksum_calculation="when_required",  # the default fails on Ceph over https
             response_checksum_validation="when_required",
             connect_timeout=10,
-            read_timeout=60,
+            read_timeout=_SILENCE,
             retries={"mode": "standard", "max_attempts": 4},
         )
         try:
@@ -130,7 +116,7 @@ class S3Store:
 
     @contextmanager
     def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
-        """A ranged GET. A server that ignores the range is believed: its body starts at 0."""
+        """A ranged GET. A server that ignores the range is believed: its body is the whole object."""
         with self._errors(key):
             try:
                 answer = self._reader.get_object(
@@ -144,10 +130,11 @@ class S3Store:
                 raise
             except (BotoConnectionError, HTTPClientError) as error:
                 raise BrokenTransferError(f"the connection broke: {error}", where=f"{self.url}/{key}") from error
-            body = answer["Body"]
+            where, body = f"{self.url}/{key}", answer["Body"]
             try:
-                start = range_start(answer.get("ContentRange", ""), offset, length, f"{self.url}/{key}")
-                yield _S3Body(start, body, f"{self.url}/{key}")
+                ranged = is_ranged(answer.get("ContentRange", ""), offset, length, where)
+                # Not botocore's wrapper: it waits for all it was asked for, however slowly that arrives.
+                yield WebBody(ranged, body._raw_stream, where, Patience(silence=_SILENCE))
             finally:
                 body.close()
 

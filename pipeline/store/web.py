@@ -18,8 +18,8 @@ from pipeline.store.base import (
     Body,
     BrokenTransferError,
     Object,
+    is_ranged,
     no_such_object,
-    range_start,
     too_large,
 )
 
@@ -48,8 +48,10 @@ def _public(url: str) -> str:
 
 
 @dataclass
-class _WebBody:
-    start: int
+class WebBody:
+    """A body that is read as it arrives, so that a server cannot hold its reader with a byte now and then."""
+
+    ranged: bool
     answer: urllib3.BaseHTTPResponse
     where: str
     patience: Patience
@@ -57,6 +59,7 @@ class _WebBody:
     _bytes: int = 0
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill the front of `buffer` with what has arrived."""
         try:
             data = self.answer.read1(len(buffer))
         except (HTTPError, OSError) as error:
@@ -152,7 +155,7 @@ class WebSource:
         with self._answer(key, {}) as answer:
             if answer.status in (404, 410):
                 return None
-            body = _WebBody(0, answer, f"{self.url}/{key}", self._patience)
+            body = WebBody(False, answer, f"{self.url}/{key}", self._patience)
             data = bytearray()
             chunk = memoryview(bytearray(1 << 16))
             while count := body.readinto(chunk):
@@ -174,4 +177,4 @@ class WebSource:
             content_range = answer.headers.get("Content-Range", "") if answer.status == 206 else ""
             if answer.status == 206 and not content_range:
                 raise PipelineError("the server sends a part without saying which", where=where)
-            yield _WebBody(range_start(content_range, offset, length, where), answer, where, self._patience)
+            yield WebBody(is_ranged(content_range, offset, length, where), answer, where, self._patience)

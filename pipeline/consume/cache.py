@@ -1,0 +1,300 @@
+"""The cache of this user, shared by processes: documents of stores, and files by content that may be there in part.
+
+    blobs/<2>/<id>            a file of its final size; what is not there yet is a hole
+    blobs/<2>/<id>.json       its segments, which of them are there, and what the file looked like when they were
+    blobs/<2>/<id>.lock       held by who writes to the file
+    stores/<id>/<key>         manifests, channels and indexes, by the digest of the store's URL
+
+Only bytes whose digest was checked are ever written to a file, and a file's state is written after them. A file that does
+not look as its state says (its time differs, or this machine was started since) is checked against the digests again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import locked, sha256_bytes, write
+from pipeline.manifest.types import Blob, SegmentInfo
+
+_PATIENCE = 3600.0  # seconds to wait for another process that fetches the same file
+WHOLE_LIMIT = 1 << 30
+_TIDY = 3600.0  # seconds after which the temporary of a staged write belongs to nobody
+
+
+@dataclass(frozen=True, order=True)
+class Stretch:
+    """Bytes of a file that are there or not as one."""
+
+    offset: int
+    length: int
+    sha256: str
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + self.length
+
+
+def stretches(segments: Sequence[SegmentInfo]) -> tuple[Stretch, ...]:
+    """The stretches of an artifact's segments."""
+    return tuple(Stretch(s.offset, s.length, s.sha256) for s in segments)
+
+
+def whole(blob: Blob) -> tuple[Stretch, ...]:
+    """A blob without segments as one stretch. Raises PipelineError above 1 GiB: it is held in memory until verified."""
+    if blob.size > WHOLE_LIMIT:
+        raise PipelineError(f"{blob.name} has {blob.size} bytes; reference data above {WHOLE_LIMIT >> 30} GiB is not fetched")
+    return (Stretch(0, blob.size, blob.sha256),) if blob.size else ()
+
+
+def default_folder() -> Path:
+    """VMFB_CACHE, or `vmfb-pipeline` in the user's cache folder."""
+    if named := os.environ.get("VMFB_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return Path(base) / "vmfb-pipeline"
+
+
+def _boot() -> str:
+    """What changes when this machine starts again: until then, what was written can be read, synced or not."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a file's state says: its name for people, its stretches, those that are there, and its last look."""
+
+    name: str
+    stretches: tuple[Stretch, ...]
+    present: frozenset[Stretch]
+    modified_ns: int
+    boot: str
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "stretches": [[s.offset, s.length, s.sha256] for s in self.stretches],
+                "present": sorted(s.offset for s in self.present),
+                "modified_ns": self.modified_ns,
+                "boot": self.boot,
+            }
+        ).encode()
+
+
+def _decode(data: bytes) -> State | None:
+    try:
+        value = json.loads(data)
+        all_ = tuple(Stretch(int(o), int(length), str(digest)) for o, length, digest in value["stretches"])
+        there = set(value["present"])
+        present = frozenset(s for s in all_ if s.offset in there)
+        return State(str(value["name"]), all_, present, int(value["modified_ns"]), str(value["boot"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # a state that cannot be read says nothing is there; the file is checked again
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache. `stretches` cover it without gaps."""
+
+    path: Path
+    name: str
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def size(self) -> int:
+        """Of the file when it is whole, in bytes."""
+        return self.stretches[-1].end if self.stretches else 0
+
+    @property
+    def _state_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.json")
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.lock")
+
+    def _state(self) -> State | None:
+        try:
+            state = _decode(self._state_path.read_bytes())
+        except OSError:
+            return None
+        return state if state and state.stretches == self.stretches else None
+
+    def present(self) -> frozenset[Stretch]:
+        """The stretches that are certainly there, found out without reading the file."""
+        state = self._state()
+        try:
+            found = self.path.stat()
+        except OSError:
+            return frozenset()
+        if state is None:
+            return frozenset()
+        unchanged = (state.modified_ns, state.boot) == (found.st_mtime_ns, _boot()) and found.st_size == self.size
+        return state.present if unchanged else frozenset()
+
+    def used(self) -> None:
+        """Note that it was used now: `prune` removes the longest unused first."""
+        with suppress(OSError):
+            os.utime(self._state_path)
+
+    @contextmanager
+    def writing(self, waits: Callable[[], None] = lambda: None) -> Iterator[Writer]:
+        """Write to the file: one process at a time. However the block ends, the state tells what is there."""
+        busy = "another process has been fetching this file for an hour"
+        with locked(self._lock_path, busy, _PATIENCE, waits), disk_errors(str(self.path)):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                writer = Writer(self, descriptor, set(self.present()))
+                os.ftruncate(descriptor, self.size)
+                try:
+                    yield writer
+                finally:
+                    modified = os.fstat(descriptor).st_mtime_ns
+                    state = State(self.name, self.stretches, frozenset(writer.present), modified, _boot())
+                    write(self._state_path, state.encode())
+            finally:
+                os.close(descriptor)
+
+    def heal(self) -> tuple[list[Stretch], int]:
+        """Check what is there against the digests; what does not match is forgotten, so that it is fetched again.
+
+        Returns the stretches that did not match, and how many bytes do.
+        """
+        with self.writing() as writer:
+            state = self._state()
+            claimed = writer.present | (set(state.present) if state else set())
+            bad = sorted(s for s in claimed if not writer.matches(s))
+            writer.present.update(claimed)
+            writer.present.difference_update(bad)
+            return bad, sum(s.length for s in writer.present)
+
+    def remove(self) -> bool:
+        """Remove the file and its state; False if a process is writing to it."""
+        try:
+            with locked(self._lock_path, "in use"):
+                for path in (self._state_path, self.path, self._lock_path):
+                    path.unlink(missing_ok=True)
+        except PipelineError:
+            return False
+        return True
+
+
+class Writer:
+    """The right to write to a file of the cache. `present` are the stretches that are there."""
+
+    def __init__(self, entry: Entry, descriptor: int, present: set[Stretch]) -> None:
+        self._entry, self._descriptor, self.present = entry, descriptor, present
+
+    def put(self, stretch: Stretch, data: memoryview) -> None:
+        """Write a stretch whose digest was checked."""
+        with disk_errors(str(self._entry.path)):
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], stretch.offset + written)
+        self.present.add(stretch)
+
+    def recover(self, wanted: Collection[Stretch]) -> list[Stretch]:
+        """Find those of `wanted` in the file that its state does not know of, by digest. Returns those not there."""
+        for stretch in sorted(set(wanted) - self.present):
+            if self._has_data(stretch) and self.matches(stretch):
+                self.present.add(stretch)
+        return sorted(set(wanted) - self.present)
+
+    def _has_data(self, stretch: Stretch) -> bool:
+        try:
+            return os.lseek(self._descriptor, stretch.offset, os.SEEK_HOLE) >= stretch.end
+        except OSError:
+            return False
+
+    def matches(self, stretch: Stretch) -> bool:
+        """Whether the bytes of `stretch` in the file have its digest."""
+        return sha256_bytes(os.pread(self._descriptor, stretch.length, stretch.offset)) == stretch.sha256
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A file of the cache for people: bytes there, size when whole, and when it was last used (seconds since 1970)."""
+
+    entry: Entry
+    bytes: int
+    used: float
+
+
+class Cache:
+    """The cache below `root`."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_folder()
+
+    def _document(self, store: str, key: str) -> Path:
+        return self.root / "stores" / sha256_bytes(store.encode())[:16] / key
+
+    def document(self, store: str, key: str) -> bytes | None:
+        """The document that was last seen at `key` of the store with this URL."""
+        try:
+            return self._document(store, key).read_bytes()
+        except OSError:
+            return None
+
+    def keep(self, store: str, key: str, data: bytes) -> None:
+        """Remember a document."""
+        if self.document(store, key) != data:
+            write(self._document(store, key), data)
+
+    def entry(self, blob: Blob, parts: tuple[Stretch, ...]) -> Entry:
+        """The file for `blob`, whose stretches are `parts`. A manifest with other stretches has another file.
+
+        So what one store says of a digest is never believed when another store's release is fetched.
+        """
+        table = "".join(f"{s.offset} {s.length} {s.sha256}\n" for s in parts)
+        identity = sha256_bytes(f"{blob.sha256}\n{table}".encode())
+        return Entry(self.root / "blobs" / identity[:2] / identity, blob.name, parts)
+
+    def usages(self) -> list[Usage]:
+        """Every file, the last used first."""
+        found = []
+        for path in (self.root / "blobs").glob("*/*.json"):
+            with suppress(OSError):
+                state, used = _decode(path.read_bytes()), path.stat().st_mtime
+                entry = Entry(path.with_suffix(""), state.name if state else "", state.stretches if state else ())
+                found.append(Usage(entry, sum(s.length for s in state.present) if state else 0, used))
+        return sorted(found, key=lambda u: -u.used)
+
+    def verify(self) -> Iterator[tuple[Entry, int, list[Stretch]]]:
+        """`Entry.heal` for every file: each with the bytes that are right and the stretches that were not."""
+        for usage in self.usages():
+            bad, right = usage.entry.heal()
+            yield usage.entry, right, bad
+
+    def prune(self, max_bytes: int, unused_days: float) -> list[Usage]:
+        """Remove the files unused for `unused_days`, then the longest unused until `max_bytes` are left. Returns those."""
+        usages = self.usages()
+        removed, left, now = [], sum(u.bytes for u in usages), time.time()
+        for usage in reversed(usages):
+            if (now - usage.used >= unused_days * 86400 or left > max_bytes) and usage.entry.remove():
+                removed.append(usage)
+                left -= usage.bytes
+        self._tidy()
+        return removed
+
+    def _tidy(self) -> None:
+        """Remove what kills have left: temporaries, and files without a state that nobody writes."""
+        for path in self.root.rglob(".*.part"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _TIDY:
+                    path.unlink()
+        for path in (self.root / "blobs").glob("*/*"):
+            if not path.suffix and not path.with_name(f"{path.name}.json").exists():
+                Entry(path, "", ()).remove()

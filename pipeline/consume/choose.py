@@ -1,0 +1,71 @@
+"""Which device, and which variant on it: values, so that fetching, explaining and running agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import PipelineError
+from pipeline.iree.devices import Device
+from pipeline.iree.gates import Decision, Gate, Gated, GateError, decide, select
+from pipeline.manifest.types import Artifact
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a device does with a file: its decision on each variant, and the one it runs (None: it refuses the file)."""
+
+    device: Device
+    decisions: tuple[Decision, ...]
+    variant: str | None
+
+
+def gated(artifact: Artifact, where: str) -> tuple[Gated, ...]:
+    """The variants of a published artifact as selection sees them. PipelineError for gates this program does not know."""
+    try:
+        return tuple(Gated(v.name, v.format, tuple(Gate.parse(g) for g in v.gates)) for v in artifact.variants)
+    except GateError as error:
+        raise PipelineError(str(error), where=where, hint="upgrade vmfb-pipeline") from error
+
+
+def choices(variants: Sequence[Gated], devices: Sequence[Device]) -> list[Choice]:
+    """What each device does, the best first: the file's order of preference decides, but a software GPU comes last."""
+    order = {variant.name: place for place, variant in enumerate(variants)}
+    found = [Choice(d, decide(variants, d.facts), select(variants, d.facts)) for d in devices]
+    return sorted(found, key=lambda c: (c.variant is None, is_software_gpu(c.device), order.get(c.variant or "", 0)))
+
+
+def is_software_gpu(device: Device) -> bool:
+    """Whether a CPU does the work of this Vulkan device."""
+    return device.software and device.driver == "vulkan"
+
+
+def worth_having(found: Sequence[Choice]) -> list[str]:
+    """The variants to fetch for these devices together; those of software GPUs only if nothing else runs."""
+    real = [c for c in found if c.variant and not is_software_gpu(c.device)]
+    return list(dict.fromkeys(c.variant for c in real or found if c.variant))
+
+
+def named(devices: Sequence[Device], name: str) -> list[Device]:
+    """Those of `devices` that `name` means: `auto`, `local`, `vulkan`, a URI, or a part of a device's name."""
+    drivers = {"local": "local-task", "local-task": "local-task", "vulkan": "vulkan"}
+    if name == "auto":
+        return list(devices)
+    if name in drivers:
+        found = [d for d in devices if d.driver == drivers[name]]
+    else:
+        found = [d for d in devices if name == d.uri or name.lower() in d.name.lower()]
+    if not found:
+        here = ", ".join(f"{d.uri} ({d.name})" for d in devices) or "none"
+        raise PipelineError(f"there is no device {name!r} here", hint=f"`vmfb devices` lists them: {here}")
+    return found
+
+
+def refusal(found: Sequence[Choice]) -> str:
+    """Why none of these devices runs the file, one line a device."""
+    lines = []
+    for choice in found:
+        near = [d for d in choice.decisions if "executable format" not in d.reason]
+        reasons = [f"{d.variant} {d.reason}" for d in near] or ["the file holds no code of its kind"]
+        lines.append(f"{choice.device.title}: " + "; ".join(reasons))
+    return "\n    ".join(lines) or "there is no device"

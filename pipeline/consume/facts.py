@@ -1,0 +1,93 @@
+"""Devices: of this machine, remembered while it does not change, and of other machines, from files of facts."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.consume.cache import Cache
+from pipeline.errors import PipelineError
+from pipeline.files import write
+from pipeline.iree import devices
+from pipeline.iree.devices import Device
+from pipeline.iree.gates import Facts
+from pipeline.machine import fingerprint
+
+MACHINES = Path(__file__).with_name("machines")
+SCHEMA = 1
+
+
+def to_json(found: Sequence[Device]) -> dict[str, Any]:
+    """The facts of devices as `from_json` reads them."""
+    described = [
+        {
+            "uri": d.uri,
+            "name": d.name,
+            "driver": d.driver,
+            "driver_info": d.driver_info,
+            "software": d.software,
+            "formats": sorted(d.facts.formats),
+            "answers": dict(sorted(d.facts.answers.items())),
+        }
+        for d in found
+    ]
+    return {"schema": SCHEMA, "devices": described}
+
+
+def from_json(data: Any, where: str) -> list[Device]:
+    """The devices in a document of `to_json`. Raises PipelineError for anything else."""
+    try:
+        if data["schema"] != SCHEMA:
+            raise PipelineError(f"has schema {data['schema']!r}, this program reads {SCHEMA}", where=where)
+        return [
+            Device(
+                str(d.get("uri", "")),
+                str(d["name"]),
+                str(d["driver"]),
+                str(d["driver_info"]),
+                bool(d["software"]),
+                Facts(str(d["name"]), frozenset(d["formats"]), {str(k): int(v) for k, v in d["answers"].items()}),
+            )
+            for d in data["devices"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = "`vmfb devices --json` makes one"
+        raise PipelineError(f"is no file of device facts: {error!r}", where=where, hint=hint) from error
+
+
+def known_machines() -> list[str]:
+    """The names of the machines whose facts ship with this program."""
+    return sorted(p.stem for p in MACHINES.glob("*.json"))
+
+
+def of_machine(name: str) -> list[Device]:
+    """The devices of another machine: one of `known_machines`, or the path of a file that `vmfb devices --json` wrote."""
+    path = MACHINES / f"{name}.json" if name in known_machines() else Path(name)
+    try:
+        return from_json(json.loads(path.read_text()), str(path))
+    except OSError as error:
+        hint = f"give a file of `vmfb devices --json`, or one of {', '.join(known_machines())}"
+        raise PipelineError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
+    except ValueError as error:
+        raise PipelineError(f"is no file of device facts: {error}", where=str(path)) from error
+
+
+def of_this_machine(cache: Cache) -> list[Device]:
+    """The devices here. Asked of the drivers once, and again when drivers, device files, CPU or runtime change.
+
+    Raises PipelineError where IREE's runtime is not installed.
+    """
+    now, path = fingerprint(), cache.root / "devices.json"
+    try:
+        known = json.loads(path.read_text())
+        if known["fingerprint"] == now:
+            return from_json(known["facts"], str(path))
+    except (OSError, ValueError, KeyError, TypeError, PipelineError):
+        pass  # not asked yet, or by another version of this program
+    with tempfile.TemporaryDirectory() as folder:
+        found = devices.find(Path(folder))
+    write(path, json.dumps({"fingerprint": now, "facts": to_json(found)}).encode())
+    return found

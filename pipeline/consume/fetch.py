@@ -1,0 +1,142 @@
+"""Fetching an artifact: the stretches of the file that its devices need, each once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.consume.cache import Cache, Entry, Stretch, stretches, whole
+from pipeline.consume.resolve import Remote
+from pipeline.consume.transfer import transfer
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import sha256_bytes, staged
+from pipeline.layout import blob_key
+from pipeline.manifest.types import Artifact, Blob, Manifest
+from pipeline.names import did_you_mean
+
+
+class Progress(Protocol):
+    """Whoever shows how a transfer goes."""
+
+    def begin(self, name: str, total: int) -> None:
+        """`total` bytes of the file `name` are about to come."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes came; negative: they have to come again. Called by any thread."""
+
+    def end(self) -> None:
+        """Nothing more comes."""
+
+    def waiting(self, name: str) -> None:
+        """Another process is fetching the same file."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file in the cache. `variants` are those that are whole in it; `came` is how many bytes had to be fetched for that."""
+
+    path: Path
+    artifact: Artifact
+    variants: tuple[str, ...]
+    came: int
+    present: int
+
+
+def pick(manifest: Manifest, bundle: str = "") -> Artifact:
+    """The artifact of `bundle`, or the first. Raises PipelineError for a bundle that the release does not have."""
+    artifacts = {a.bundle: a for a in manifest.artifacts}
+    if bundle and bundle not in artifacts:
+        what = f"{manifest.model.name} {manifest.version} has no bundle {bundle}"
+        raise PipelineError(f"{what}: {did_you_mean(bundle, artifacts)}")
+    return artifacts[bundle] if bundle else manifest.artifacts[0]
+
+
+def entry(cache: Cache, artifact: Artifact) -> Entry:
+    """The artifact's file in the cache, there or not."""
+    return cache.entry(artifact.blob, stretches(artifact.segments))
+
+
+def needed(artifact: Artifact, variants: Sequence[str] | None) -> list[Stretch]:
+    """The stretches that these variants need to load and run; None: the whole file."""
+    chosen = artifact.segments
+    if variants is not None:
+        chosen = tuple(
+            s for s in chosen if s.kind != "directory" and (not s.variants or not set(s.variants).isdisjoint(variants))
+        )
+    return list(stretches(chosen))
+
+
+def held(artifact: Artifact, present: frozenset[Stretch]) -> tuple[str, ...]:
+    """The variants all of whose stretches are among `present`."""
+    return tuple(v.name for v in artifact.variants if present.issuperset(needed(artifact, [v.name])))
+
+
+def _bring(remote: Remote, blob: Blob, file: Entry, wanted: Sequence[Stretch], progress: Progress) -> int:
+    """Fetch those of `wanted` that are not in the file; returns how many bytes came."""
+    if file.present().issuperset(wanted):
+        file.used()
+        return 0
+    with file.writing(lambda: progress.waiting(blob.name)) as writer:
+        missing = writer.recover(wanted)
+        if not missing:
+            return 0
+        progress.begin(blob.name, sum(s.length for s in missing))
+        try:
+            transfer(remote.source, blob_key(blob.sha256), missing, writer.put, progress.advance)
+        finally:
+            progress.end()
+    return sum(s.length for s in missing)
+
+
+def fetch(remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, progress: Progress) -> Fetched:
+    """Have the artifact in the cache, with the code of `variants` (None: all, and the names of its parts)."""
+    file = entry(cache, artifact)
+    came = _bring(remote, artifact.blob, file, needed(artifact, variants), progress)
+    present = file.present()
+    return Fetched(file.path, artifact, held(artifact, present), came, sum(s.length for s in present))
+
+
+def fetch_blob(remote: Remote, cache: Cache, blob: Blob, progress: Progress) -> Path:
+    """Have a whole blob, of reference data for instance, in the cache."""
+    parts = whole(blob)
+    file = cache.entry(blob, parts)
+    _bring(remote, blob, file, parts, progress)
+    return file.path
+
+
+class _DamagedError(PipelineError):
+    """The cache does not hold what it says."""
+
+
+def _copy(file: Entry, path: Path) -> None:
+    with staged(path) as temporary, disk_errors(str(path)), file.path.open("rb") as source, temporary.open("wb") as out:
+        os.truncate(out.fileno(), file.size)
+        for stretch in sorted(file.present()):
+            source.seek(stretch.offset)
+            data = source.read(stretch.length)
+            if sha256_bytes(data) != stretch.sha256:
+                raise _DamagedError("is damaged", where=str(file.path))
+            out.seek(stretch.offset)
+            out.write(data)
+
+
+def deliver(
+    remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, target: Path, progress: Progress
+) -> tuple[Fetched, Path]:
+    """`fetch`, then copy to `target`, or into that folder under the artifact's name. Holes stay holes.
+
+    Every byte is verified on the way; what the disk has damaged is fetched again, and nothing else.
+    """
+    path = target / artifact.blob.name if target.is_dir() else target
+    file = entry(cache, artifact)
+    fetched = fetch(remote, cache, artifact, variants, progress)
+    try:
+        _copy(file, path)
+    except _DamagedError:
+        file.heal()
+        fetched = fetch(remote, cache, artifact, variants, progress)
+        _copy(file, path)
+    return fetched, path

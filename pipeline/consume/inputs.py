@@ -1,0 +1,72 @@
+"""Arrays from the command line: `x.npy`, or as iree-run-module takes them, `1x3x48x192xf32=0.5`."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.consume.render import describe
+from pipeline.errors import PipelineError
+from pipeline.files import write
+from pipeline.manifest.types import TensorInfo
+
+_INPUT = re.compile(r"((?:\d+x)*)([a-z]+\d+)=(.*)", re.DOTALL)
+_DTYPES = {f"f{n}": f"float{n}" for n in (16, 32, 64)} | {"i1": "bool"}
+_DTYPES |= {f"{sign}i{n}": f"{'u' if sign == 'u' else ''}int{n}" for sign in ("", "s", "u") for n in (8, 16, 32, 64)}
+_HINT = "write 2x3xf32=0.5, 3xi32=1,2,3, or the path of a .npy file"
+
+
+def parse(text: str) -> np.ndarray[Any, Any]:
+    """The array that `text` describes. Raises PipelineError that says what is wrong."""
+    match = _INPUT.fullmatch(text)
+    if not match:
+        return load(Path(text.removeprefix("@")))
+    shape, dtype = tuple(int(n) for n in match[1].split("x")[:-1]), _DTYPES.get(match[2])
+    if dtype is None:
+        raise PipelineError(f"--input {text}: {match[2]!r} is no type here", hint=_HINT)
+    words = match[3].replace("[", " ").replace("]", " ").replace(",", " ").split()
+    try:
+        values = np.array([float(w) if dtype.startswith("float") else int(w) for w in words]).astype(dtype)
+        return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape)
+    except (ValueError, IndexError, OverflowError, MemoryError) as error:
+        raise PipelineError(f"--input {text[:80]}: {error}", hint=_HINT) from error
+
+
+def load(path: Path) -> np.ndarray[Any, Any]:
+    """The array in a .npy file. Raises PipelineError where it is none."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise PipelineError(str(error), where=str(path), hint=_HINT) from error
+    if not isinstance(array, np.ndarray):
+        raise PipelineError("holds several arrays", where=str(path), hint="give one .npy for each input")
+    return array
+
+
+def save(arrays: Mapping[str, np.ndarray[Any, Any]], folder: Path) -> list[Path]:
+    """Write each array as `NAME.npy` into `folder`; returns the paths."""
+    paths = []
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        paths.append(folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name).lstrip('.')}.npy")
+        write(paths[-1], buffer.getvalue())
+    return paths
+
+
+def require_fit(arrays: Sequence[np.ndarray[Any, Any]], tensors: Sequence[TensorInfo]) -> None:
+    """Raise PipelineError unless there is one array for each tensor, of its dtype and shape."""
+    if len(arrays) != len(tensors):
+        raise PipelineError(f"takes {len(tensors)} inputs, not {len(arrays)}", hint=describe(tensors))
+    for array, tensor in zip(arrays, tensors, strict=True):
+        fits = len(array.shape) == len(tensor.shape) and all(
+            want in (None, got) for got, want in zip(array.shape, tensor.shape, strict=True)
+        )
+        if str(array.dtype) != tensor.dtype or not fits:
+            found = f"{'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}"
+            raise PipelineError(f"the input {tensor.name} is {found}, but the model takes {describe([tensor])}")

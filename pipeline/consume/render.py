@@ -1,0 +1,200 @@
+"""What `vmfb` says, as lines: values in, text out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.manifest.types import EvidenceInfo, Index, Manifest, TensorInfo
+
+if TYPE_CHECKING:  # to say that a file is there needs none of these
+    from pipeline.consume.cache import Usage
+    from pipeline.consume.explain import Answer
+    from pipeline.consume.inspect import Contents
+    from pipeline.iree.devices import Device
+    from pipeline.iree.gates import Decision
+
+_KINDS = {"vulkan-spirv-fb": "Vulkan devices", "embedded-elf-x86_64": "x86-64 CPUs"}
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of 1000 as networks and disks count."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def columns(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """`rows` with aligned columns; those numbered in `right` are aligned there."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+
+
+def describe(tensors: Sequence[TensorInfo]) -> str:
+    """The tensors for people: `x: 1x3x48x192 float32, …`."""
+    return ", ".join(f"{t.name}: {'x'.join(str(d or '?') for d in t.shape) or 'scalar'} {t.dtype}" for t in tensors)
+
+
+def contents_lines(contents: Contents) -> list[str]:
+    """`vmfb inspect` of a file."""
+    module = contents.module
+    lines = [f"{contents.path}: module @{module.name}, {size(module.size)}"]
+    lines += [f"  {line}" for line in contents.declarations]
+    constants = [p.segment.length for p in contents.parts if not p.format]
+    rows = [("", "constants", size(sum(constants)), f"{sum(constants) / module.size:.0%}", _segments(len(constants)))]
+    if contents.described:
+        for variant in contents.variants:
+            parts = [p for p in contents.parts if variant.name in p.variants]
+            length = sum(p.segment.length for p in parts)
+            note = _segments(len(parts)) + ("" if contents.holds(variant.name) else ", not fetched: a hole in this file")
+            rows.append(("code", variant.name, size(length), f"{length / module.size:.0%}", f"{variant.format}, {note}"))
+    else:
+        for name, length in contents.formats.items():
+            count = sum(p.format == name for p in contents.parts)
+            rows.append(("code", name, size(length), f"{length / module.size:.0%}", _segments(count)))
+    lines += [f"  {line}" for line in columns(rows, right=(2, 3))]
+    lines.append(f"  imports {len(module.imports)} functions of the runtime")
+    if not contents.described:
+        lines.append("  no gates: a device takes the first code of its format, right for it or not")
+    for variant in contents.variants:
+        lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
+    return lines
+
+
+def _segments(count: int) -> str:
+    return f"{count} segment{'' if count == 1 else 's'}"
+
+
+def contents_json(contents: Contents) -> str:
+    """`vmfb inspect --json` of a file."""
+    module = contents.module
+    document = {
+        "module": module.name,
+        "size": module.size,
+        "exports": [{"name": e.name, "attributes": dict(e.attributes)} for e in module.exports],
+        "imports": list(module.imports),
+        "segments": [
+            {
+                "name": p.segment.name,
+                "offset": p.segment.offset,
+                "length": p.segment.length,
+                "sha256": p.segment.sha256,
+                "format": p.format,
+                "variants": list(p.variants),
+                "fetched": p.fetched,
+            }
+            for p in contents.parts
+        ],
+        "variants": [{"name": v.name, "format": v.format, "gates": [str(g) for g in v.gates]} for v in contents.variants],
+    }
+    return json.dumps(document, indent=1)
+
+
+def manifest_lines(manifest: Manifest) -> list[str]:
+    """`vmfb inspect` of a release."""
+    model, compiler = manifest.model, manifest.compiler
+    lines = [f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
+    lines.append(f"  source  {model.format}, {model.source.location}, sha256 {model.source.sha256[:16]}…")
+    lines.append(f"  takes   {describe(manifest.signature.inputs)}")
+    lines.append(f"  gives   {describe(manifest.signature.outputs)}")
+    lines.append(f"  made by {compiler.package} {compiler.version}, needs {manifest.runtime.package} {manifest.runtime.minimum}")
+    for artifact in manifest.artifacts:
+        shared = sum(s.length for s in artifact.segments if not s.variants)
+        lines.append(f"  {artifact.blob.name}: {size(artifact.blob.size)}, of which {size(shared)} for every device")
+        rows = [(v.name, size(v.size), v.device, evidence(v.evidence)) for v in artifact.variants]
+        lines += [f"    {line}" for line in columns(rows, right=(1,))]
+        lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
+    return lines
+
+
+def evidence(proof: EvidenceInfo) -> str:
+    """How a variant was verified, in a line."""
+    if proof.kind == "untested":
+        return f"untested: {proof.reason}"
+    error = "" if proof.max_abs_error is None else f", max error {proof.max_abs_error:.1e}"
+    place = proof.driver or proof.device
+    how = "verified on" if proof.kind == "device" else "its twin verified on"
+    return f"{how} {place}{error}" + (f" ({proof.reason})" if proof.reason else "")
+
+
+def device_line(device: Device) -> str:
+    """`vmfb devices`: one device."""
+    if device.driver == "vulkan":
+        kind = "software driver" if device.software else "GPU"
+        return f"{device.uri}: {device.title}, {kind}, subgroup size {device.facts.answers.get('vulkan.device::subgroup_size')}"
+    held = [name.split("::")[1] for name, value in device.facts.answers.items() if value]
+    return f"{device.uri}: {device.title}, {' '.join(held)}"
+
+
+def _decision(decision: Decision, selected: bool, proof: EvidenceInfo | None) -> list[str]:
+    mark = "→" if selected else "·" if decision.accepted else "✗"
+    verified = f"; {evidence(proof)}" if proof and decision.accepted else ""
+    reasons = decision.reason.split("; ") if not decision.accepted else []
+    said = reasons or ["the first whose gates all hold" if selected else "would do too"]
+    width = 16
+    return [
+        f"  {mark if i == 0 else ' '} {decision.variant if i == 0 else '':<{width}} {r}{verified}" for i, r in enumerate(said)
+    ]
+
+
+def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str, EvidenceInfo]) -> list[str]:
+    """`vmfb explain`: what one device does. `formats` are those of the variants, `proofs` their evidence where known."""
+    choice = answer.choice
+    device = choice.device
+    facts = f" [subgroup size {device.facts.answers.get('vulkan.device::subgroup_size')}"
+    facts = facts + (", a software driver]" if device.software else "]") if device.driver == "vulkan" else ""
+    runs = f"runs {choice.variant}" if choice.variant else "refuses the file"
+    lines = [f"{device.title}{facts}: {runs}"]
+    others = [d.variant for d in choice.decisions if formats.get(d.variant) not in device.facts.formats]
+    for decision in choice.decisions:
+        if decision.variant not in others:
+            lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant))
+    if others:
+        kinds = " and ".join(dict.fromkeys(_KINDS.get(formats[name], formats[name]) for name in others))
+        lines.append(f"  - {', '.join(others)}: for {kinds}")
+    if answer.unfetched:
+        lines.append("  ! that code is not here: `vmfb fetch` for this device brings it")
+    if answer.reported and not answer.bug and choice.variant:
+        lines.append(f"  ✓ loaded here, the module itself says: {answer.reported}")
+    lines += [f"  ! {warning}" for warning in answer.warnings]
+    if answer.bug:
+        lines.append(f"  BUG {answer.bug}. Please report this with `vmfb devices --json`.")
+    return lines
+
+
+def index_lines(index: Index) -> list[str]:
+    """`vmfb list`."""
+    rows = [
+        (
+            m.name,
+            ", ".join(f"{c.channel} → {c.version}" for c in m.channels),
+            f"{len(m.versions)} versions"[: -1 if len(m.versions) == 1 else None],
+        )
+        for m in index.models
+    ]
+    return columns(rows)
+
+
+def usage_lines(usages: Sequence[Usage]) -> list[str]:
+    """`vmfb cache list`."""
+    rows = [("file", "there", "of", "last used")]
+    for usage in usages:
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(usage.used))
+        rows.append((usage.entry.name or usage.entry.path.name[:16], size(usage.bytes), size(usage.entry.size), day))
+    return columns(rows, right=(1, 2))
+
+
+def array_lines(name: str, array: Any) -> list[str]:
+    """An output for people: numpy's way, cut where it is long."""
+    import numpy as np
+
+    text = np.array2string(array, threshold=20, edgeitems=4, precision=6, suppress_small=True)
+    return [f"{name}: {'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}", *(f"  {line}" for line in text.splitlines())]
