@@ -17,7 +17,8 @@ CONNECTIONS = 8
 _GAP = 16 << 10  # bytes that cost less than another request
 _RANGE = 8 << 20  # bytes above which a range is worth a connection of its own
 _CHUNK = 256 << 10
-_ATTEMPTS = 6  # without a byte of progress
+_ATTEMPTS = 6  # in a row that bring less than _PROGRESS
+_PROGRESS = 16 << 10  # bytes
 _BACKOFF = 0.2  # seconds, doubled each time
 
 
@@ -72,6 +73,7 @@ class _Range:
 
     def __init__(self, todo: Iterable[Stretch], buffer: bytearray) -> None:
         self.todo, self._buffer = deque(todo), buffer
+        self.arrived = 0
         self._partial: _Partial | None = None
 
     def current(self) -> _Partial:
@@ -81,10 +83,6 @@ class _Range:
             fits = stretch.length <= len(self._buffer)
             self._partial = _Partial(stretch, self._buffer if fits else bytearray(stretch.length))
         return self._partial
-
-    def progress(self) -> tuple[int, int]:
-        """What changes when anything arrives."""
-        return len(self.todo), self.current().got if self.todo else 0
 
 
 class _Transfer:
@@ -138,11 +136,11 @@ class _Transfer:
         """Fetch the stretches of one range; of all ranges, if it turns out that the server has none."""
         failures = 0
         while range_.todo:
-            before = range_.progress()
+            before = range_.arrived
             try:
                 self._read(range_)
             except BrokenTransferError as error:
-                failures = failures + 1 if range_.progress() == before else 1
+                failures = failures + 1 if range_.arrived - before < _PROGRESS else 1
                 if failures >= _ATTEMPTS:
                     hint = error.hint or "run the same command again: what is there is not fetched twice"
                     raise PipelineError(
@@ -163,7 +161,11 @@ class _Transfer:
             while range_.todo:
                 partial = range_.current()
                 self._skip(body, partial.stretch.offset + partial.got - position)
-                partial.read(body, self._tell)
+                before = partial.got
+                try:
+                    partial.read(body, self._tell)
+                finally:
+                    range_.arrived += partial.got - before
                 position = partial.stretch.end
                 if not partial.is_right():
                     self._tell(-partial.stretch.length)

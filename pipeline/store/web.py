@@ -78,13 +78,14 @@ class WebSource:
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
-        parts = urlsplit(url)
         try:
-            user, password = parts.username, parts.password
-            if not parts.hostname or (parts.port is None and parts.netloc.endswith(":")):
+            parts = urlsplit(url)
+            user, password, _ = parts.username, parts.password, parts.port
+            if not parts.hostname:
                 raise ValueError("it names no host")
         except ValueError as error:
-            raise PipelineError(f"{_public(url)!r} is no store: {error}", hint="give https://host/path") from error
+            shown = url.rpartition("@")[2].partition("?")[0]
+            raise PipelineError(f"{shown!r} is no store: {error}", hint="give https://host/path") from error
         self._headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{user}:{password or ''}") if user else {}
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), fragment="")
         self.url = _public(url).rstrip("/")
@@ -101,8 +102,11 @@ class WebSource:
         return urlunsplit(self._base._replace(path=f"{self._base.path}/{quote(key)}"))
 
     def _redirected(self, url: str, location: str | None) -> str:
-        target = urljoin(url, location or "")
-        old, new = urlsplit(url).scheme, urlsplit(target).scheme
+        try:
+            target = urljoin(url, location or "")
+            old, new = urlsplit(url).scheme, urlsplit(target).scheme
+        except ValueError as error:
+            raise PipelineError(f"the server redirects to no URL: {error}", where=_public(url)) from error
         if new not in ("http", "https") or (old, new) == ("https", "http"):
             raise PipelineError(
                 f"the server redirects from {old} to {new or 'nowhere'}, which is not followed",

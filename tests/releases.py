@@ -1,0 +1,60 @@
+"""Releases of any size for the tests of moving them: their files are noise, all else is real."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.files import sha256_bytes, write
+from pipeline.manifest import types as m
+from pipeline.manifest.codec import content_version, encode
+from pipeline.stages.publish import publish
+from pipeline.store.base import Store
+
+VARIANTS = ("gpu", "cpu")
+
+
+def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
+    """An artifact in segments of `segment` bytes: a head, then data, gpu code, data, cpu code, …, and a directory."""
+    segments = []
+    kinds = [("data", ()), ("code", ("gpu",)), ("data", ()), ("code", ("cpu",))]
+    for i, offset in enumerate(range(0, len(data), segment)):
+        part = data[offset : offset + segment]
+        kind, users = ("head", ()) if i == 0 else kinds[i % 4]
+        if offset + segment >= len(data):
+            kind, users = "directory", ()
+        segments.append(m.SegmentInfo(kind, offset, len(part), sha256_bytes(part), users))
+    proof = m.EvidenceInfo("untested", "noise", "", "", "", None, None)
+    variants = tuple(
+        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), proof)
+        for name, format_ in (("gpu", "vulkan-spirv-fb"), ("cpu", "embedded-elf-x86_64"))
+    )
+    return m.Artifact(bundle, m.Blob(f"noise-{bundle}.vmfb", sha256_bytes(data), len(data)), (), variants, tuple(segments), ())
+
+
+def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0") -> tuple[m.Manifest, bytes]:
+    """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
+    data = random.Random(seed).randbytes(size)
+    made = artifact(data, segment)
+    manifest = m.Manifest(
+        schema=m.SCHEMA,
+        model=m.ModelInfo("noise", "about", "MIT", "mlir", m.Source("path", "noise.mlir", "0" * 64)),
+        version="",
+        signature=m.SignatureInfo("main", (), ()),
+        compiler=m.Compiler("iree-base-compiler", "3", "c"),
+        runtime=m.Runtime("iree-base-runtime", minimum),
+        reference=m.Reference("files", (), (), ()),
+        artifacts=(made,),
+    )
+    manifest = replace(manifest, version=content_version(manifest))
+    write(folder / "blobs" / made.blob.sha256, data)
+    write(folder / "manifest.json", encode(manifest))
+    return manifest, data
+
+
+def release(store: Store, folder: Path, size: int = 1 << 20, segment: int = 1 << 16, seed: int = 0) -> tuple[m.Manifest, bytes]:
+    """`make`, published to `store`."""
+    made = make(folder, size, segment, seed)
+    publish(folder, store)
+    return made

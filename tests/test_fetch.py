@@ -1,0 +1,566 @@
+"""Fetching: from every kind of store, from servers of every manner, by several at once, and whatever kills it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.consume import cache as cache_module
+from pipeline.consume import fetch as fetching
+from pipeline.consume import resolve, transfer
+from pipeline.consume.cache import Cache, Stretch
+from pipeline.consume.loaded import Quiet
+from pipeline.consume.reference import parse
+from pipeline.consume.resolve import Remote, Resolver
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes, write
+from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.manifest import types as m
+from pipeline.store.base import Store
+from pipeline.store.open import open_store
+from pipeline.store.web import Patience, WebSource
+from tests import releases, web
+from tests.project import ROOT
+
+QUICK = Patience(connect=2, silence=0.5, window=1, window_bytes=1000)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of its own for each test, and no long waits."""
+    monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PIPELINE_STORE", raising=False)
+    monkeypatch.setattr(transfer, "_BACKOFF", 0.001)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> tuple[Path, m.Manifest, bytes]:
+    """A store folder with a release of 16 segments of 64 KiB, its manifest, and the file's bytes."""
+    root = tmp_path / "store"
+    manifest, data = releases.release(open_store(str(root)), tmp_path / "package")
+    return root, manifest, data
+
+
+def get(url: str, variants: list[str] | None = None, model: str = "noise") -> fetching.Fetched:
+    """Fetch the release in the test's cache."""
+    remote, cache = Remote(url), Cache()
+    if url.startswith("http"):
+        remote._source = WebSource(url, QUICK)
+    manifest = Resolver(remote, cache).manifest(parse(model))
+    return fetching.fetch(remote, cache, fetching.pick(manifest), variants, Quiet())
+
+
+def assert_right(fetched: fetching.Fetched, data: bytes, variants: list[str] | None) -> None:
+    """What these variants need is there, the rest are holes, and the cache knows which is which."""
+    found = fetched.path.read_bytes()
+    assert len(found) == len(data)
+    entry = fetching.entry(Cache(), fetched.artifact)
+    wanted = set(fetching.needed(fetched.artifact, variants))
+    assert entry.present() >= wanted
+    for stretch in entry.stretches:
+        there = stretch in entry.present()
+        expected = data[stretch.offset : stretch.end] if there else bytes(stretch.length)
+        assert found[stretch.offset : stretch.end] == expected
+
+
+# From every kind of store
+
+
+@pytest.mark.parametrize("variants", [None, ["cpu"], ["gpu"], ["gpu", "cpu"]])
+def test_a_release_comes_from_every_kind_of_store(store: Store, tmp_path: Path, variants: list[str] | None) -> None:
+    _, data = releases.release(store, tmp_path / "package")
+    fetched = get(store.url, variants)
+    assert_right(fetched, data, variants)
+    assert get(store.url, variants).came == 0
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("variants", [None, ["cpu"]])
+def test_a_release_comes_from_a_web_server(
+    noise: tuple[Path, m.Manifest, bytes], ranges: bool, variants: list[str] | None
+) -> None:
+    root, _, data = noise
+    with web.serve(root, web.Manners(ranges=ranges)) as server:
+        assert_right(get(server.url, variants), data, variants)
+        bodies = [range_ for path, range_ in server.seen if "blobs/" in path]
+        if not ranges:
+            assert len(bodies) == 1  # one body gives everything
+
+
+def test_a_bucket_that_is_public_is_read_without_credentials(
+    ceph: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests import servers
+
+    servers.use_aws(monkeypatch, ceph.endpoint)  # type: ignore[attr-defined]
+    url = f"s3://{servers.BUCKET}/{tmp_path.name}"
+    store = open_store(url)
+    _, data = releases.release(store, tmp_path / "package")
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": ["*"]},
+                "Action": ["s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{servers.BUCKET}/*"],
+            }
+        ],
+    }
+    client = store._client  # type: ignore[attr-defined]
+    client.put_bucket_policy(Bucket=servers.BUCKET, Policy=json.dumps(policy))
+    try:
+        servers.use_aws(monkeypatch, ceph.endpoint, None)  # type: ignore[attr-defined]
+        assert_right(get(url), data, None)
+        web_url = f"{ceph.endpoint}/{servers.BUCKET}/{tmp_path.name}"  # type: ignore[attr-defined]
+        assert_right(get(web_url), data, None)
+    finally:
+        client.delete_bucket_policy(Bucket=servers.BUCKET)
+
+
+def test_holes_are_filled_later_and_nothing_comes_twice(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root) as server:
+        first = get(server.url, ["cpu"])
+        second = get(server.url, ["gpu"])
+        last = get(server.url)
+        assert first.came + second.came + last.came == len(data) == sum_of_blobs(server)
+    assert_right(last, data, None)
+
+
+def sum_of_blobs(server: web.Web) -> int:
+    total = 0
+    for path, range_ in server.seen:
+        if "blobs/" in path:
+            first, last = range_.removeprefix("bytes=").split("-")
+            total += int(last) - int(first) + 1
+    return total
+
+
+def test_neighbours_are_asked_for_together() -> None:
+    parts = [Stretch(i * 100, 100, f"{i:064}") for i in range(10)]
+    assert transfer.ranges(parts) == [parts]
+    assert transfer.ranges([parts[0], *parts[5:]]) == [[parts[0], *parts[5:]]]  # a small gap costs less than a request
+    far = Stretch(1 << 20, 100, "f" * 64)
+    assert transfer.ranges([*parts, far]) == [parts, [far]]
+    big = [Stretch(i << 22, 1 << 22, f"{i:064}") for i in range(6)]
+    assert [len(r) for r in transfer.ranges(big)] == [2, 2, 2]
+
+
+# Servers with bad manners
+
+
+@pytest.mark.parametrize(
+    "manners",
+    [
+        web.Manners(break_after=30_000, breaks=12),
+        web.Manners(break_after=100_000, breaks=5, ranges=False),
+        web.Manners(flip=1),
+        web.Manners(flip=1, ranges=False),
+        web.Manners(status=503, statuses=3),
+        web.Manners(status=429, statuses=2),
+    ],
+    ids=lambda manners: ",".join(f"{k}={v}" for k, v in vars(manners).items() if v != vars(web.Manners())[k]),
+)
+def test_what_breaks_now_and_then_is_overcome(noise: tuple[Path, m.Manifest, bytes], manners: web.Manners) -> None:
+    root, _, data = noise
+    with web.serve(root, manners) as server:
+        assert_right(get(server.url), data, None)
+
+
+def test_a_range_goes_on_where_it_broke(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root, web.Manners(break_after=300_000, breaks=2)) as server:
+        assert_right(get(server.url), data, None)
+        starts = [int(r.removeprefix("bytes=").split("-")[0]) for path, r in server.seen if "blobs/" in path]
+        assert starts == [0, 300_000, 600_000]
+
+
+@pytest.mark.parametrize(
+    ("manners", "complaint"),
+    [
+        (web.Manners(break_after=1, breaks=10**6, ranges=False), "6 times"),
+        (web.Manners(stall_after=10), "6 times"),
+        (web.Manners(drip=0.02), "too slow|6 times"),
+        (web.Manners(flip=10**6), "the manifest says"),
+        (web.Manners(shift=5), "the manifest says"),
+        (web.Manners(wrong_range="bytes 0-5/7"), "answers with 'bytes 0-5/7'"),
+        (web.Manners(wrong_range="lies"), "answers with 'lies'"),
+        (web.Manners(extra=1000, break_after=1000, breaks=10**6, ranges=False), "6 times"),
+        (web.Manners(status=500), "the server has trouble: 500"),
+        (web.Manners(status=403), "the server answers 403"),
+        (web.Manners(status=404), "is not in the store"),
+        (web.Manners(encoding="gzip"), "compressed"),
+        (web.Manners(redirect="ftp://127.0.0.1/x"), "redirects from http to ftp"),
+        (web.Manners(redirect="file:///etc/passwd"), "redirects from http to file"),
+        (web.Manners(redirect="{path}"), "redirects more than 5 times"),
+        (web.Manners(only="channels", status=404), "is no model|has no channel"),
+        (web.Manners(only="channels", endless=True), "is larger than 64 MiB"),
+        (web.Manners(only="manifest", flip=1), "its channel says"),
+        (web.Manners(only="channels", extra=5), "promised|broke"),
+    ],
+    ids=lambda value: (
+        ",".join(f"{k}={v}" for k, v in vars(value).items() if v != vars(web.Manners())[k])
+        if isinstance(value, web.Manners)
+        else ""
+    ),
+)
+def test_what_stays_bad_is_one_message_and_keeps_nothing_wrong(
+    noise: tuple[Path, m.Manifest, bytes], manners: web.Manners, complaint: str
+) -> None:
+    root, _manifest, data = noise
+    with web.serve(root, manners) as server:
+        started = time.monotonic()
+        with pytest.raises(PipelineError, match=complaint):
+            get(server.url)
+        assert time.monotonic() - started < 20
+    assert_cache_is_right(Cache(), data)
+    assert_right(get(str(root)), data, None)
+
+
+def test_an_endless_body_costs_no_more_than_the_file(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root, web.Manners(endless=True, ranges=False)) as server:
+        assert_right(get(server.url), data, None)
+        assert server.sent < 20 * len(data)
+
+
+def test_redirects_are_followed_and_credentials_stay_with_their_host(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root) as front, web.serve(root) as back:
+        front.manners = web.Manners(redirect=back.url + "{path}?X-Amz-Signature=s3cret")
+        url = front.url.replace("http://", "http://user:pass@")
+        assert_right(get(url), data, None)
+        assert all(a and a.startswith("Basic ") for a in front.authorizations)
+        assert not any(back.authorizations)
+        assert any("X-Amz-Signature" in path for path, _ in back.seen)
+
+
+def test_a_query_in_the_url_goes_with_every_request_and_into_no_message(
+    noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, data = noise
+    with web.serve(root) as server:
+        url = server.url.replace("http://", "http://user:hidden@") + "/?token=s3cret"
+        assert_right(get(url), data, None)
+        assert all("token=s3cret" in path for path, _ in server.seen)
+        server.manners = web.Manners(only="", status=500)
+        assert cli.main(["list", url]) == 1
+    said = capsys.readouterr().err
+    assert "500" in said
+    assert "s3cret" not in said
+    assert "hidden" not in said
+
+
+def test_a_closed_port_is_an_error_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "http://127.0.0.1:9"]) == 1
+    assert "cannot connect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://", "https:///x", "http://a:b/", "ftp://x/y", "s3://", "http://[::1"])
+def test_urls_that_are_none_are_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", url]) == 1
+    assert "is no store" in capsys.readouterr().err
+
+
+# The cache
+
+
+def assert_cache_is_right(cache: Cache, data: bytes) -> None:
+    """Every stretch that the cache believes in is right."""
+    for usage in cache.usages():
+        for stretch in usage.entry.present():
+            with usage.entry.path.open("rb") as file:
+                file.seek(stretch.offset)
+                assert sha256_bytes(file.read(stretch.length)) == stretch.sha256
+
+
+def test_what_the_disk_damages_is_fetched_again_and_nothing_else(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _manifest, data = noise
+    path = get(str(root)).path
+    with path.open("r+b") as file:
+        file.seek(3 * 65536 + 5)
+        file.write(b"damage")
+    with web.serve(root) as server:
+        # Another store with the same content: the same file in the cache.
+        again = get(server.url)
+        assert again.came == 65536
+        assert sum_of_blobs(server) == 65536
+    assert_right(again, data, None)
+
+
+def test_damage_that_leaves_no_trace_is_found_by_verify_and_by_copying(
+    noise: tuple[Path, m.Manifest, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _manifest, data = noise
+
+    def damage() -> None:
+        path = get(str(root)).path
+        times = path.stat()
+        with path.open("r+b") as file:
+            file.seek(70000)
+            file.write(b"damage")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    damage()
+    assert cli.main(["cache", "verify"]) == 1
+    assert "1 stretches were damaged" in capsys.readouterr().err
+    assert get(str(root)).came == 65536
+    assert cli.main(["cache", "verify"]) == 0
+    damage()
+    command = ["fetch", "noise", "--full", "--store", str(root), "-o", str(tmp_path / "copy.vmfb")]
+    assert cli.main(command) == 0
+    assert (tmp_path / "copy.vmfb").read_bytes() == data
+    assert "fetched 65.5 kB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["unlink state", "garble state", "truncate", "grow", "unlink data", "garble manifest", "reboot"])
+def test_a_cache_that_was_tampered_with_heals(
+    noise: tuple[Path, m.Manifest, bytes], harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, manifest, data = noise
+    path = get(str(root)).path
+    state = path.with_name(f"{path.name}.json")
+    expected = 0
+    if harm == "unlink state":
+        state.unlink()
+    elif harm == "garble state":
+        state.write_bytes(b'{"name": 3, "stretches": [[1')
+    elif harm == "truncate":
+        os.truncate(path, 100_000)
+        expected = len(data) - 65536
+    elif harm == "grow":
+        os.truncate(path, 2_000_000)
+    elif harm == "unlink data":
+        path.unlink()
+        expected = len(data)
+    elif harm == "garble manifest":
+        for document in (Cache().root / "stores").rglob("manifest.json"):
+            document.write_bytes(document.read_bytes()[:-100])
+    else:
+        monkeypatch.setattr(cache_module, "_boot", lambda: "another")
+    fetched = get(str(root), model=f"noise@{manifest.version}")
+    assert fetched.came == expected
+    assert_right(fetched, data, None)
+
+
+def test_a_store_that_lies_about_a_digest_spoils_no_other_store(noise: tuple[Path, m.Manifest, bytes], tmp_path: Path) -> None:
+    """The same blob digest with other segments: what the liar's manifest says of them is for the liar's releases only."""
+    from dataclasses import replace
+
+    from pipeline.manifest.codec import encode
+    from pipeline.stages.publish import publish
+
+    root, manifest, data = noise
+    folder = tmp_path / "evil"
+    evil = random.Random(1).randbytes(len(data))
+    lie = replace(releases.artifact(evil, 65536), blob=manifest.artifacts[0].blob)
+    write(folder / "blobs" / lie.blob.sha256, data)
+    write(folder / "manifest.json", encode(replace(manifest, artifacts=(lie,))))
+    publish(folder, open_store(str(tmp_path / "liar")))
+    write(tmp_path / "liar" / blob_key(lie.blob.sha256), evil)
+    assert get(str(tmp_path / "liar")).path.read_bytes() == evil
+    assert get(str(root)).path.read_bytes() == data
+
+
+def test_prune_removes_the_longest_unused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for seed in range(3):
+        root = tmp_path / f"store{seed}"
+        releases.release(open_store(str(root)), tmp_path / f"package{seed}", seed=seed)
+        paths.append(get(str(root)).path)
+        os.utime(paths[-1].with_name(f"{paths[-1].name}.json"), (seed, seed))
+    get(str(tmp_path / "store0"))  # used again
+    assert cli.main(["cache", "prune", "--max-size", "2.2MB"]) == 0
+    assert [p.exists() for p in paths] == [True, False, True]
+    assert cli.main(["cache", "prune", "--unused", "1"]) == 0
+    assert [p.exists() for p in paths] == [True, False, False]
+    assert len(list(Cache().root.rglob("*.lock"))) == 1
+    capsys.readouterr()
+    assert cli.main(["cache", "list"]) == 0
+    assert capsys.readouterr().out.count("noise-desktop.vmfb") == 1
+
+
+def test_two_at_once_fetch_everything_once(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root, web.Manners(rate=4e6)) as server:
+        processes = [vmfb("fetch", "noise", "--full", "--store", server.url) for _ in range(4)]
+        for process in processes:
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
+            assert Path(out.decode().strip()).read_bytes() == data
+        assert sum_of_blobs(server) == len(data)
+
+
+def vmfb(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_cache_that_is_right(noise: tuple[Path, m.Manifest, bytes], tmp_path: Path) -> None:
+    root, _, data = noise
+    chance = random.Random(7)
+    finished = 0
+    with web.serve(root, web.Manners(rate=3e6)) as server:
+        for round_ in range(100):
+            if round_ % 10 == 0:
+                os.environ["VMFB_CACHE"] = str(tmp_path / f"cache{round_}")
+            wanted = chance.choice([["--full"], ["--device", "avx512-server"]])
+            process = vmfb("fetch", "noise", *wanted, "--store", server.url)
+            try:
+                process.wait(chance.uniform(0.05, 0.5))
+                finished += 1
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.communicate()
+            assert_cache_is_right(Cache(), data)
+        assert 0 < finished < 100
+        assert_right(get(server.url), data, None)
+        assert cli.main(["cache", "verify"]) == 0
+
+
+def test_an_interrupt_keeps_what_has_arrived(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root, web.Manners(rate=0.4e6)) as server:
+        process = vmfb("fetch", "noise", "--full", "--store", server.url)
+        while server.sent < 500_000:
+            time.sleep(0.01)
+        process.send_signal(2)
+        _, err = process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert b"interrupted: what has arrived is kept" in err
+        server.manners = web.Manners()
+        assert get(server.url).came <= len(data) - 300_000
+
+
+def test_a_full_disk_is_one_message(noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    root, _, _ = noise
+    code = """if True:
+        import resource, signal, sys
+        from pipeline import cli
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600000, 600000))
+        sys.exit(cli.main(sys.argv[1:]))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fetch", "noise", "--full", "--store", str(root)],
+        cwd=ROOT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+
+
+# Which release
+
+
+def test_a_version_needs_no_store_once_it_is_cached(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, manifest, _data = noise
+    with web.serve(root) as server:
+        url = server.url
+        get(url)
+    assert get(url, model=f"noise@{manifest.version}").came == 0
+    assert cli.main(["fetch", "noise", "--full", "--offline", "--store", url]) == 0
+
+
+def test_a_store_that_is_gone_is_told_and_the_last_seen_is_used(
+    noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, _ = noise
+    with web.serve(root) as server:
+        url = server.url
+        assert cli.main(["fetch", "noise", "--full", "--store", url]) == 0
+    capsys.readouterr()
+    assert cli.main(["fetch", "noise", "--full", "--store", url]) == 0
+    assert "going by what it was when last seen" in capsys.readouterr().err
+    assert cli.main(["fetch", "other", "--store", url]) == 1
+
+
+def test_offline_without_a_cache_says_so(noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    root, _, _ = noise
+    assert cli.main(["fetch", "noise", "--offline", "--store", str(root)]) == 1
+    assert "noise:latest is not in the cache" in capsys.readouterr().err
+
+
+def test_a_channel_moves_and_is_followed(noise: tuple[Path, m.Manifest, bytes], tmp_path: Path) -> None:
+    root, _, data = noise
+    assert get(str(root)).path.read_bytes() == data
+    _, newer = releases.release(open_store(str(root)), tmp_path / "newer", seed=9)
+    assert get(str(root)).path.read_bytes() == newer
+
+
+@pytest.mark.parametrize(
+    ("what", "complaint"),
+    [
+        ("nois", "did you mean 'noise'"),
+        ("noise@1", "has no version 1"),
+        ("noise:beta", "has no channel beta"),
+        ("../x@1", "neither a file nor a model's name"),
+        ("noise@../../x", "cannot be a version"),
+        ("noise:a/b", "cannot be a channel"),
+        ("NOISE", "neither a file nor a model's name"),
+    ],
+)
+def test_what_is_not_there_is_told(
+    noise: tuple[Path, m.Manifest, bytes], what: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["fetch", what, "--store", str(noise[0])]) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_manifest_of_another_release_is_refused(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, manifest, _ = noise
+    write(root / release_key("noise", "2"), (root / release_key("noise", manifest.version)).read_bytes())
+    with pytest.raises(PipelineError, match="is the manifest of noise c"):
+        get(str(root), model="noise@2")
+    channel = json.loads((root / channel_key("noise", "latest")).read_bytes())
+    write(root / channel_key("noise", "beta"), json.dumps(channel).encode())
+    with pytest.raises(PipelineError, match="is the channel of another model"):
+        get(str(root), model="noise:beta")
+
+
+def test_a_runtime_that_is_too_old_is_told_before_anything_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.stages.publish import publish
+
+    releases.make(tmp_path / "package", 1 << 20, 1 << 16, minimum="99.1.0")
+    publish(tmp_path / "package", open_store(str(tmp_path / "store")))
+    with web.serve(tmp_path / "store") as server:
+        assert cli.main(["fetch", "noise", "--store", server.url]) == 1
+        assert "needs iree-base-runtime 99.1.0 or later" in capsys.readouterr().err
+        assert not any("blobs/" in path for path, _ in server.seen)
+        assert cli.main(["fetch", "noise", "--store", server.url, "--device", "avx512-server"]) == 0  # for another machine
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "old"), [("3.13.0", "3.13.0", False), ("3.9.1", "3.13.0", True), ("4.0", "3.13.0", False)]
+)
+def test_versions_are_numbers(found: str, wanted: str, old: bool) -> None:
+    assert (resolve._numbers(found) < resolve._numbers(wanted)) == old
+
+
+def test_output_goes_where_it_is_told(
+    noise: tuple[Path, m.Manifest, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, data = noise
+    (tmp_path / "folder").mkdir()
+    assert cli.main(["fetch", "noise", "--full", "-q", "--store", str(root), "-o", str(tmp_path / "folder")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(tmp_path / "folder" / "noise-desktop.vmfb")
+    assert captured.err == ""
+    assert (tmp_path / "folder" / "noise-desktop.vmfb").read_bytes() == data
+    assert cli.main(["fetch", "noise", "--device", "avx512-server", "--store", str(root), "-o", str(tmp_path / "sparse")]) == 0
+    assert (tmp_path / "sparse").stat().st_blocks * 512 <= len(data)
