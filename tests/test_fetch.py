@@ -408,7 +408,6 @@ def vmfb(*arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_cache_that_is_right(noise: tuple[Path, m.Manifest, bytes], tmp_path: Path) -> None:
     root, _, data = noise
     chance = random.Random(7)

@@ -1,0 +1,344 @@
+"""A real release, consumed on this machine's devices: fetched in part, explained, run, checked, loaded in a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cli
+from pipeline.consume import facts, load
+from pipeline.consume.cache import Cache
+from pipeline.errors import PipelineError
+from pipeline.iree import devices
+from pipeline.iree.devices import Device
+from pipeline.manifest.codec import decode, encode
+from pipeline.manifest.types import Manifest
+from tests.project import ROOT, Project, manifest
+
+
+@pytest.fixture(autouse=True)
+def store(built: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The store of the built project, and a cache of its own for each test."""
+    monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIPELINE_STORE", str(built.layout.store))
+    return str(built.layout.store)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Device]:
+    return devices.find(tmp_path_factory.mktemp("devices"))
+
+
+def vmfb(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> str:
+    capsys.readouterr()
+    assert cli.main([str(a) for a in arguments]) == code, capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err if code else captured.out
+
+
+def inputs() -> tuple[list[np.ndarray], np.ndarray]:
+    random = np.random.default_rng(3)
+    a, b = (random.uniform(-1, 1, shape).astype(np.float32) for shape in ((64, 128), (128, 64)))
+    return [a, b], (a @ b).sum(axis=1)
+
+
+# Fetching for a device
+
+
+@pytest.mark.parametrize("device", ["local", "vulkan", "llvmpipe", "auto"])
+def test_a_sparse_file_runs_with_plain_iree_tools_on_its_device(
+    device: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = Path(vmfb(capsys, "fetch", "small", "--device", device).strip())
+    assert path.stat().st_blocks * 512 < path.stat().st_size
+    arrays, wanted = inputs()
+    for i, array in enumerate(arrays):
+        np.save(tmp_path / f"{i}.npy", array)
+    command = [Path(sys.executable).parent / "iree-run-module", f"--module={path}", f"--output=@{tmp_path}/out.npy"]
+    command += [f"--device={'vulkan' if device in ('vulkan', 'llvmpipe') else 'local-task'}"]
+    command += [f"--input=@{tmp_path}/{i}.npy" for i in range(2)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_auto_brings_no_code_for_a_software_gpu_beside_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    vmfb(capsys, "fetch", "small")
+    assert cli.main(["fetch", "small"]) == 0
+    assert ", for x86-64" in (said := capsys.readouterr().err)
+    assert "vulkan" not in said
+
+
+def test_a_device_whose_code_was_not_fetched_is_told_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    vmfb(capsys, "fetch", "small", "--device", "local", "-o", tmp_path / "sparse.vmfb")
+    text = vmfb(
+        capsys,
+        "run",
+        tmp_path / "sparse.vmfb",
+        "--device",
+        "vulkan",
+        "--input",
+        "64x128xf32=1",
+        "--input",
+        "128x64xf32=1",
+        code=1,
+    )
+    assert "its variant vulkan-any is a hole" in text
+    assert "vmfb fetch MODEL --device" in text
+    assert "not fetched: a hole in this file" in vmfb(capsys, "inspect", tmp_path / "sparse.vmfb")
+    explained = vmfb(capsys, "explain", tmp_path / "sparse.vmfb")
+    assert "that code is not here" in explained
+    assert "the module itself says: x86-64" in explained
+    vmfb(capsys, "fetch", "small", "--device", "vulkan", "-o", tmp_path / "sparse.vmfb")
+    assert "is a hole" not in vmfb(
+        capsys, "run", tmp_path / "sparse.vmfb", "--device", "vulkan", "--input", "64x128xf32=1", "--input", "128x64xf32=1"
+    )
+
+
+def test_sparse_files_for_other_machines_hold_what_those_select(capsys: pytest.CaptureFixture[str]) -> None:
+    for machine, variants in {"rtx-3060": "nvidia-ampere, x86-64-v3", "rx-7900-xtx": "amd-rdna3, x86-64-v3"}.items():
+        shutil.rmtree(Cache().root, ignore_errors=True)
+        vmfb(capsys, "fetch", "small", "--device", machine)
+        assert cli.main(["fetch", "small", "--device", machine]) == 0
+        assert f"for {variants}" in capsys.readouterr().err
+
+
+def test_unknown_devices_are_told_with_those_that_are_here(capsys: pytest.CaptureFixture[str]) -> None:
+    text = vmfb(capsys, "fetch", "small", "--device", "H100", code=1)
+    assert "there is no device 'H100' here" in text
+    assert "local-task" in text
+
+
+def test_without_a_runtime_everything_is_fetched_and_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> str:
+        raise PipelineError("iree-base-runtime is not installed", hint="pip install it")
+
+    monkeypatch.setattr("pipeline.machine.runtime_version", missing)
+    assert cli.main(["fetch", "small"]) == 0
+    said = capsys.readouterr().err
+    assert "fetching the code for all" in said
+    assert "here is all of it" in said
+    assert "is not installed" in vmfb(capsys, "run", "small", code=1)
+
+
+# Explaining
+
+
+def test_a_release_is_explained_with_its_evidence_and_its_own_word(capsys: pytest.CaptureFixture[str], built: Project) -> None:
+    before = vmfb(capsys, "explain", "small")
+    assert "that code is not here" in before
+    assert "its twin verified on" not in before  # only for variants that are accepted
+    assert "verified on" in before
+    vmfb(capsys, "fetch", "small", "--device", "local")
+    vmfb(capsys, "fetch", "small", "--device", "vulkan")
+    after = vmfb(capsys, "explain", "small")
+    assert after.count("loaded here, the module itself says") == 2
+    assert "prefer --device local" in after
+
+
+def test_a_module_that_decides_otherwise_is_shown_as_a_bug(
+    capsys: pytest.CaptureFixture[str], found: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmfb(capsys, "fetch", "small", "--device", "local")
+    monkeypatch.setattr(devices, "report", lambda *_: [devices.Report(0)])
+    assert cli.main(["explain", "small", "--device", "local"]) == 1
+    captured = capsys.readouterr()
+    assert "BUG predicted is x86-64" in captured.out
+    assert "the module itself says amd-rdna3" in captured.out
+    assert "not what the file does" in captured.err
+
+
+def test_a_crash_of_one_device_is_the_report_of_that_one(
+    built: Project, found: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = devices._child
+
+    def crashes(job: dict[str, object], *rest: object) -> dict[str, object]:
+        if len(job["devices"]) > 1 or "vulkan" in job["devices"][0]:  # type: ignore[arg-type,index]
+            return {"error": "the process was killed by SIGSEGV"}
+        return real(job, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(devices, "_child", crashes)
+    path = built.layout.verified("small", "desktop") / "module.vmfb"
+    reports = dict(zip([d.driver for d in found], devices.report(path, found, tmp_path), strict=True))
+    assert reports["vulkan"].error == "the process was killed by SIGSEGV"
+    assert reports["local-task"].selected is not None
+
+
+# Running
+
+
+def test_a_release_is_checked_against_its_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ": right, max error" in vmfb(capsys, "run", "small", "--check")
+    assert "llvmpipe" in (said := vmfb(capsys, "run", "small", "--check", "--device", "vulkan"))
+    assert "vulkan-any" in said
+
+
+def test_wrong_outputs_are_an_error(capsys: pytest.CaptureFixture[str], built: Project, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from pipeline.files import sha256_bytes, write
+    from pipeline.layout import blob_key, release_key
+    from pipeline.manifest.types import Blob
+
+    store = tmp_path / "store"
+    shutil.copytree(built.layout.store, store)
+    real = manifest(built)
+    wrong = tmp_path / "wrong.npy"
+    np.save(wrong, np.zeros(64, np.float32))
+    blob = Blob("output_0.npy", sha256_bytes(wrong.read_bytes()), wrong.stat().st_size)
+    write(store / blob_key(blob.sha256), wrong.read_bytes())
+    other = replace(real, version="wrong", reference=replace(real.reference, outputs=(blob,)))
+    write(store / release_key("small", "wrong"), encode(other))
+    text = vmfb(capsys, "run", "small@wrong", "--check", "--store", store, code=1)
+    assert "its outputs are not those of the reference" in text
+    assert "values are off" in text
+
+
+def test_a_release_runs_on_given_inputs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arrays, wanted = inputs()
+    np.save(tmp_path / "a.npy", arrays[0])
+    np.save(tmp_path / "b.npy", arrays[1])
+    text = vmfb(
+        capsys, "run", "small", "--input", tmp_path / "a.npy", "--input", f"@{tmp_path}/b.npy", "--output", tmp_path / "out"
+    )
+    (path,) = [Path(line) for line in text.splitlines()]
+    np.testing.assert_allclose(np.load(path), wanted, atol=1e-4, rtol=1e-3)
+    shown = vmfb(capsys, "run", "small", "--input", "64x128xf32=1", "--input", "128x64xf32=0.5")
+    assert "64 float32" in shown
+    assert "4096" in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ([], "takes 2 inputs, not 0"),
+        (["64x128xf32=1", "64x128xf32=1"], "but the model takes"),
+        (["64x128xi32=1", "128x64xf32=1"], "int32, but the model takes"),
+        (["64x128xq9=1", "128x64xf32=1"], "'q9' is no type here"),
+        (["64x128xf32=1,2", "128x64xf32=1"], "reshape"),
+        (["64x128xf32=", "128x64xf32=1"], "--input 64x128xf32="),
+        (["nothing.npy", "128x64xf32=1"], "nothing.npy"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_told(given: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [word for text in given for word in ("--input", text)]
+    assert complaint in vmfb(capsys, "run", "small", *arguments, code=1)
+
+
+def test_every_device_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = vmfb(capsys, "run", "small", "--benchmark").splitlines()
+    assert next(line.split("  ")[0] for line in lines[1:]).startswith("CPU")
+    assert "llvmpipe" in lines[2]
+    assert all(line.count(" ms") == 2 for line in lines[1:])
+
+
+def test_a_crash_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_child", lambda *_: {"error": "the process was killed by SIGILL"})
+    server = facts.of_machine("avx512-server")
+    monkeypatch.setattr(facts, "of_this_machine", lambda _: server)
+    text = vmfb(capsys, "run", "small", "--check", code=1)
+    assert "killed by SIGILL" in text
+    assert "a driver or the code crashed" in text
+
+
+def test_a_machine_for_which_there_is_no_code_is_told_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = [Device("vulkan://1", "Phone", "vulkan", "driver", False, facts.of_machine("adreno")[0].facts)]
+    poor = {**phone[0].facts.answers, "vulkan.device::max_compute_workgroup_invocations": 1}
+    from pipeline.iree.gates import Facts
+
+    device = Device("vulkan://1", "Phone", "vulkan", "", False, Facts("Phone", frozenset(["vulkan-spirv-fb"]), poor))
+    monkeypatch.setattr(facts, "of_this_machine", lambda _: [device])
+    for command in (["run", "small", "--check"], ["fetch", "small"]):
+        text = vmfb(capsys, *command, code=1)
+        assert "vulkan-any wants vulkan.device::max_compute_workgroup_invocations" in text
+        assert "vmfb explain" in text
+    assert "refuses the file" in vmfb(capsys, "explain", "small")
+
+
+def test_the_devices_are_asked_once_and_again_when_the_machine_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = facts.of_this_machine(Cache())
+    monkeypatch.setattr(devices, "find", lambda _: [])
+    assert facts.of_this_machine(Cache()) == first
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nothing.json")
+    assert facts.of_this_machine(Cache()) == []
+
+
+# In a program
+
+
+@pytest.mark.parametrize("device", ["auto", "vulkan"])
+def test_a_program_loads_and_calls_a_release(device: str, built: Project) -> None:
+    model = load("small", device=device)
+    arrays, wanted = inputs()
+    (found,) = model(*arrays)
+    np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=1e-3)
+    assert model.variant == ("vulkan-any" if device == "vulkan" else model.variant)
+    assert model.manifest == manifest(built)
+    assert model.device.driver == ("vulkan" if device == "vulkan" else "local-task")
+    assert "small@" in repr(model)
+    with pytest.raises(PipelineError, match="takes 2 inputs, not 1"):
+        model(arrays[0])
+    with pytest.raises(PipelineError, match="float64, but the model takes"):
+        model(arrays[0].astype(np.float64), arrays[1])
+
+
+def test_what_a_consumer_imports_needs_neither_numpy_nor_compiler(tmp_path: Path, store: str) -> None:
+    """The base install: everything but the AWS client, the progress bar and the web client is hidden."""
+    hidden = ["numpy", "iree", "doit", "jinja2", "yaml", "onnx", "onnxruntime"]
+    code = f"""if True:
+        import sys
+        class Hide:
+            def find_spec(self, name, *_):
+                if name.split(".")[0] in {hidden!r}:
+                    raise ModuleNotFoundError(name)
+        sys.meta_path.insert(0, Hide())
+        import importlib.metadata as metadata
+        real = metadata.version
+        def version(name):
+            if name == "iree-base-runtime":
+                raise metadata.PackageNotFoundError(name)
+            return real(name)
+        metadata.version = version
+        from pipeline import cli
+        sys.exit(cli.main(sys.argv[1:]))"""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
+
+    for arguments in (
+        ["list"],
+        ["fetch", "small"],
+        ["fetch", "small", "--device", "rtx-3060", "-o", str(tmp_path / "x.vmfb")],
+        ["inspect", "small"],
+        ["inspect", str(tmp_path / "x.vmfb")],
+        ["explain", "small", "--pretend", "rtx-3060"],
+        ["explain", str(tmp_path / "x.vmfb"), "--pretend", "adreno"],
+        ["cache", "verify"],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+    for command in ("run", "explain", "devices"):
+        done = run(*[w for w in (command, "small" if command != "devices" else "") if w])
+        assert done.returncode == 1
+        assert "iree-base-runtime is not installed" in done.stderr
+        assert "pip install" in done.stderr
+
+
+def test_what_is_printed_for_programs_is_json(capsys: pytest.CaptureFixture[str], built: Project) -> None:
+    assert decode(Manifest, vmfb(capsys, "inspect", "small", "--json").encode(), "stdout") == manifest(built)
+    assert json.loads(vmfb(capsys, "list", "--json"))["models"][0]["name"] == "small"
+    assert vmfb(capsys, "list").startswith("small  latest → ")
