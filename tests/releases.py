@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.files import sha256_bytes, write
 from pipeline.manifest import types as m
@@ -35,7 +36,7 @@ def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
 
 def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0") -> tuple[m.Manifest, bytes]:
     """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
-    data = random.Random(seed).randbytes(size)
+    data = np.random.default_rng(seed).bytes(size)
     made = artifact(data, segment)
     manifest = m.Manifest(
         schema=m.SCHEMA,

@@ -61,7 +61,7 @@ class WebBody:
     def readinto(self, buffer: memoryview) -> int:
         """Fill the front of `buffer` with what has arrived."""
         try:
-            data = self.answer.read1(len(buffer))
+            data = self.answer.read1(len(buffer), decode_content=False)
         except (HTTPError, OSError) as error:
             raise BrokenTransferError(f"the connection broke: {error}", where=self.where) from error
         buffer[: len(data)] = data
