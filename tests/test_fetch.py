@@ -151,8 +151,8 @@ def test_neighbours_are_asked_for_together() -> None:
     assert transfer.ranges([parts[0], *parts[5:]]) == [[parts[0], *parts[5:]]]  # a small gap costs less than a request
     far = Stretch(1 << 20, 100, "f" * 64)
     assert transfer.ranges([*parts, far]) == [parts, [far]]
-    big = [Stretch(i << 22, 1 << 22, f"{i:064}") for i in range(6)]
-    assert [len(r) for r in transfer.ranges(big)] == [2, 2, 2]
+    big = [Stretch(i << 23, 1 << 23, f"{i:064}") for i in range(10)]
+    assert [len(r) for r in transfer.ranges(big)] == [4, 4, 2]
 
 
 # Servers with bad manners
