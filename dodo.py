@@ -6,15 +6,29 @@ from pathlib import Path
 from pipeline.errors import disk_errors
 from pipeline.layout import Layout
 from pipeline.machine import fingerprint
-from pipeline.plan import Target, steps
-from pipeline.progress import Reporter
-from pipeline.spec.load import load
-from pipeline.tasks import end_on_signals, errors_as_messages, tasks, variables
+from pipeline.snapshot import Snapshot
 
 LAYOUT = Layout(Path("out"))
+MACHINE = fingerprint()
+SNAPSHOT = Snapshot(LAYOUT.snapshot, MACHINE)
+SNAPSHOT.leave_if_it_holds()  # before anything else is imported: nothing to do shall take no time
+
+from pipeline.plan import Target, steps  # noqa: E402
+from pipeline.progress import Reporter  # noqa: E402
+from pipeline.spec.load import load  # noqa: E402
+from pipeline.tasks import end_on_signals, errors_as_messages, tasks, variables  # noqa: E402
+
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
     LAYOUT.root.mkdir(exist_ok=True)
-DOIT_CONFIG = {"default_tasks": ["publish"], "reporter": Reporter, "dep_file": str(LAYOUT.root / ".doit.db")}
+
+
+class Reporting(Reporter):
+    """The reporter of this project's runs, which remembers a run that had nothing to do."""
+
+    snapshot, database = SNAPSHOT, LAYOUT.database
+
+
+DOIT_CONFIG = {"default_tasks": ["publish"], "reporter": Reporting, "dep_file": str(LAYOUT.database)}
 
 
 def task_all():
@@ -23,5 +37,5 @@ def task_all():
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
         target = Target(store, **variables(version="", channel="latest"))
-        made = steps(load(Path("targets")), LAYOUT, target, fingerprint())
+        made = steps(load(Path("targets")), LAYOUT, target, MACHINE)
     yield from tasks(made, LAYOUT)

@@ -22,6 +22,16 @@ class Layout:
         """Held by a running `doit`."""
         return self.root / ".lock"
 
+    @property
+    def database(self) -> Path:
+        """What doit remembers."""
+        return self.root / ".doit.db"
+
+    @property
+    def snapshot(self) -> Path:
+        """How every file looked when doit last had nothing to do."""
+        return self.root / ".nothing.json"
+
     def _model(self, model: str) -> Path:
         return self.root / "models" / model
 
@@ -52,6 +62,11 @@ class Layout:
     def published(self, model: str) -> Path:
         """The receipt of the last publication."""
         return self._model(model) / "publish" / "receipt.json"
+
+
+def stamp(step: str, output: Path) -> Path:
+    """What marks the run that made `output`, an output of `step`."""
+    return output.parent / f".{step.split(':')[0]}.stamp"
 
 
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys

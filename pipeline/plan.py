@@ -110,10 +110,17 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
     ]
 
 
-def _bundle_steps(model: Model, bundle: Bundle, targets: tuple[Executable, ...], layout: Layout, machine: str) -> list[Step]:
+def _bundle_steps(
+    model: Model,
+    bundle: Bundle,
+    targets: tuple[Executable, ...],
+    layout: Layout,
+    machine: str,
+    made: Mapping[str, object],
+) -> list[Step]:
+    """`made` is everything but the model that a file of this bundle depends on."""
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
-    made = importlib.import_module("pipeline.stages.compile").options(bundle, targets)
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
@@ -139,14 +146,15 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list
 
     `machine` says what verification could find here; when it changes, everything is verified again.
     """
+    targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
+    options = importlib.import_module("pipeline.stages.compile").options
+    made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
     result = []
     for model in spec.models.values():
         result += _model_steps(model, layout)
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
-            bundle = spec.bundles[name]
-            targets = tuple(spec.executables[t] for t in bundle.targets)
-            result += _bundle_steps(model, bundle, targets, layout, machine)
+            result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name])
         package = layout.package(model.name)
         info = {"about": model.about, "licence": model.licence, "source": repr(model.source), "tolerance": repr(model.tolerance)}
         names = ("module.vmfb", "compiled.json", "evidence.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,6 +13,10 @@ from typing import Any
 
 from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
+
+from pipeline import process
+from pipeline.layout import stamp
+from pipeline.snapshot import Snapshot
 
 _HEARTBEAT = 30.0
 
@@ -106,6 +111,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
     """doit's reporter for people and for logs."""
 
     desc = "progress, reasons of failures, and a table at the end"
+    snapshot: Snapshot
+    database: Path
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
         """Called once before anything runs. A selection that selects nothing is a mistake, not a success."""
@@ -156,6 +163,20 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         said = ", ".join(f"{n} {what}" for n, what in counts if n)
         if said:
             sys.stdout.write(f"{said} in {seconds:.1f} s\n")
+        if self._current and not (self._ran or self.failures or self._blocked or process.is_refusing()):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # then the next run looks properly
+                self._remember()
+
+    def _remember(self) -> None:
+        """Note how all files look after a run that had nothing to do; doit's database, which says so, among them."""
+        files = {str(self.database)}
+        for name, task in self._tasks.items():
+            if task.actions:
+                files |= {*task.file_dep, *task.targets, str(stamp(name, Path(task.targets[0])))}
+            if name.startswith("publish:"):
+                receipt = json.loads(Path(task.targets[0]).read_text())
+                files |= {o for o in receipt["objects"] if "://" not in o}
+        self.snapshot.take(files, self._current)
 
     def _table(self) -> None:
         verified = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]

@@ -20,7 +20,7 @@ from doit.tools import config_changed
 from pipeline import __version__, process
 from pipeline.errors import PipelineError
 from pipeline.files import locked, remove_leftovers, write
-from pipeline.layout import Layout
+from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean
 from pipeline.plan import GROUPS, Step
 
@@ -68,7 +68,7 @@ def end_on_signals() -> None:
 
 
 def _stamp(step: Step) -> Path:
-    return step.outputs[0].parent / f".{step.name.split(':')[0]}.stamp"
+    return stamp(step.name, step.outputs[0])
 
 
 def _action(step: Step, run: Run) -> Callable[[], Any]:
@@ -77,11 +77,11 @@ def _action(step: Step, run: Run) -> Callable[[], Any]:
             run.start()
             _stamp(step).unlink(missing_ok=True)
             step.action()
-            stamp = uuid.uuid4().hex
-            write(_stamp(step), stamp.encode())
+            made = uuid.uuid4().hex
+            write(_stamp(step), made.encode())
         except PipelineError as error:
             return TaskFailed(str(error))
-        return {"stamp": stamp}
+        return {"stamp": made}
 
     return act
 

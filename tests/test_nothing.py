@@ -1,0 +1,86 @@
+"""Nothing to do takes no time, and whatever is changed is noticed all the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.project import Project, manifest
+
+
+@pytest.fixture
+def quiet(again: Project) -> Project:
+    """A project that found nothing to do, and remembers it."""
+    assert again.doit().returncode == 0
+    assert "up to date in" in again.doit().stdout
+    assert again.layout.snapshot.exists()
+    assert imported(again) == set()
+    return again
+
+
+def imported(project: Project) -> set[str]:
+    """Which of the slow parts a run of doit imports: none, if its memory holds."""
+    done = project.doit("--help")  # the interpreter's own start, checked to work
+    assert done.returncode == 0
+    run = project.doit(PYTHONVERBOSE="1")
+    assert run.returncode == 0
+    assert "up to date in" in run.stdout
+    return {name for name in ("yaml", "pipeline.plan", "pipeline.progress") if f"import '{name}'" in run.stderr}
+
+
+def spec(project: Project) -> Path:
+    return project.targets / "models" / "small.yaml"
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "a spec": lambda p: grow(spec(p)),
+    "a new spec": lambda p: p.add("half"),
+    "a removed spec": lambda p: (p.targets / "executables" / "vulkan-any.yaml").unlink(),
+    "an output": lambda p: grow(p.layout.verified("small", "desktop") / "module.vmfb"),
+    "a lost output": lambda p: (p.layout.package("small") / "manifest.json").unlink(),
+    "a lost blob": lambda p: (
+        p.layout.store / f"blobs/sha256/{manifest(p).artifacts[0].blob.sha256[:2]}/{manifest(p).artifacts[0].blob.sha256}"
+    ).unlink(),
+    "doit's database": lambda p: p.layout.database.unlink(),
+    "its own memory": lambda p: p.layout.snapshot.write_text('{"count": 3'),
+    "dodo.py": lambda p: grow(p.root / "dodo.py"),
+    "only a time": lambda p: os.utime(p.layout.imported("small") / "model.mlirbc"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_looked_at_properly(quiet: Project, what: str) -> None:
+    CHANGES[what](quiet)
+    run = quiet.doit(PYTHONVERBOSE="1")
+    assert "import 'pipeline.plan'" in run.stderr
+    if what not in ("a removed spec", "an output"):
+        assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("words", [["-a"], ["version=2.0"], ["channel=beta"], ["verify"], ["list", "--all"], ["publish:nothing"]])
+def test_another_command_is_another_question(quiet: Project, words: list[str]) -> None:
+    run = quiet.doit(*words, PYTHONVERBOSE="1")
+    assert "import 'pipeline.plan'" in run.stderr
+
+
+def test_another_store_is_another_question(quiet: Project, tmp_path: Path) -> None:
+    run = quiet.doit(PIPELINE_STORE=str(tmp_path / "other"))
+    assert "1 done" in run.stdout
+
+
+def test_what_was_forgotten_is_done_again(quiet: Project) -> None:
+    assert quiet.doit("forget", "package:small").returncode == 0
+    assert "done" in quiet.doit().stdout
+
+
+def test_a_failure_is_never_remembered_as_nothing_to_do(quiet: Project) -> None:
+    spec(quiet).write_text(spec(quiet).read_text().replace("about:", "abuot:"))
+    assert quiet.doit().returncode == 3
+    assert quiet.doit().returncode == 3
