@@ -13,6 +13,7 @@ MACHINE = fingerprint()
 SNAPSHOT = Snapshot(LAYOUT.snapshot, MACHINE)
 SNAPSHOT.leave_if_it_holds()  # before anything else is imported: nothing to do shall take no time
 
+from pipeline.database import Checker  # noqa: E402
 from pipeline.plan import Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
@@ -28,7 +29,12 @@ class Reporting(Reporter):
     snapshot, database = SNAPSHOT, LAYOUT.database
 
 
-DOIT_CONFIG = {"default_tasks": ["publish"], "reporter": Reporting, "dep_file": str(LAYOUT.database)}
+DOIT_CONFIG = {
+    "default_tasks": ["publish"],
+    "reporter": Reporting,
+    "dep_file": str(LAYOUT.database),
+    "check_file_uptodate": Checker,
+}
 
 
 def task_all():

@@ -1,13 +1,16 @@
-"""doit's memory of what is up to date. Losing it costs a look at the records beside the outputs, never a wrong result."""
+"""How doit remembers what is up to date. Losing it costs a look at the records beside the outputs, never a wrong result."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
 
-from doit.dependency import DatabaseException, SqliteDB
+from doit.dependency import DatabaseException, FileChangedChecker, SqliteDB
+
+from pipeline.files import sha256_file
 
 
 class Database(SqliteDB):  # type: ignore[misc]  # doit is untyped
@@ -28,3 +31,29 @@ class Database(SqliteDB):  # type: ignore[misc]  # doit is untyped
         except sqlite3.OperationalError as error:
             self._conn.close()
             print(f"note: what is up to date could not be saved ({error}); the next run will look again", file=sys.stderr)
+
+
+class Checker(FileChangedChecker):  # type: ignore[misc]  # doit is untyped
+    """Whether a file changed: by its time, and where that differs by its digest, made once for all tasks that name it."""
+
+    _digests: dict[tuple[str, int, int, int], str] = {}  # noqa: RUF012  # of this run
+
+    def _digest(self, path: str, found: os.stat_result) -> str:
+        key = (path, found.st_size, found.st_mtime_ns, found.st_ino)
+        if key not in self._digests:
+            self._digests[key] = sha256_file(Path(path))
+        return self._digests[key]
+
+    def check_modified(self, file_path: str, file_stat: os.stat_result, state: tuple[int, int, str]) -> bool:
+        """Whether the file differs from `state`, which `get_state` returned."""
+        modified_ns, size, digest = state
+        if (file_stat.st_mtime_ns, file_stat.st_size) == (modified_ns, size):
+            return False
+        return file_stat.st_size != size or self._digest(file_path, file_stat) != digest
+
+    def get_state(self, dep: str, current_state: tuple[int, int, str] | None) -> tuple[int, int, str] | None:
+        """The file's time (ns), size (bytes) and SHA-256; None where `current_state` is still that."""
+        found = Path(dep).stat()
+        if current_state and tuple(current_state[:2]) == (found.st_mtime_ns, found.st_size):
+            return None
+        return found.st_mtime_ns, found.st_size, self._digest(dep, found)
