@@ -1,4 +1,4 @@
-"""Wrong lowerings of the pinned compiler that `link` works around: right with the work-around, wrong without.
+"""Wrong lowerings of the pinned compiler that `corrections` works around: right with the work-around, wrong without.
 
 When one of these fails because the code is right without its work-around, the compiler was mended: remove both.
 """
@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from pipeline.importers.signature import Tensor
-from pipeline.iree import devices, link
+from pipeline.iree import corrections, devices
 from pipeline.iree.devices import Device
 from pipeline.iree.targets import resolve
 from tests.test_compile import compiler, executables, on, outputs, present  # noqa: F401  # a fixture
@@ -86,5 +86,6 @@ def test_they_would_be_wrong_without_the_workaround(
     name: str,
     replacement: Callable[..., object],
 ) -> None:
-    monkeypatch.setattr(link, name, replacement)
+    monkeypatch.setattr(corrections, name, replacement)
+    monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # the wrong code must not stay anywhere
     assert not error(tmp_path, present, False, "vulkan-any") < 1e-2

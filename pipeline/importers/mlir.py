@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import staged
 from pipeline.importers.child import main
 from pipeline.importers.signature import Signature, Tensor
-from pipeline.iree import entry, link
+from pipeline.iree import entry, mlir
 
 
 def _named(found: Signature, inputs: list[Tensor], where: str) -> Signature:
@@ -30,12 +30,12 @@ def _named(found: Signature, inputs: list[Tensor], where: str) -> Signature:
 
 def convert(source: Path, folder: Path, inputs: list[Tensor], name: str | None) -> None:
     """Write `model.mlirbc` and `signature.json` into `folder`."""
-    with link.opened(source) as module:
+    with mlir.opened(source) as module:
         function = entry.entry_function(module, name, str(source))
         signature = _named(entry.read_signature(function, str(source)), inputs, str(source))
         entry.finish(module, function, signature)
         with staged(folder / "model.mlirbc") as path:
-            link.save(module, path)
+            mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
 

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import staged
 from pipeline.importers.child import main
 from pipeline.importers.signature import Signature, Tensor
-from pipeline.iree import entry, link
+from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
 
 ENTRY = "main"
@@ -107,10 +107,10 @@ def convert(source: Path, folder: Path, inputs: list[Tensor], name: str | None) 
         [sys.executable, "-m", "iree.compiler.tools.import_onnx", str(fixed), "-o", str(text)], check=True
     )  # inside the importer's own child process and group
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
-    with link.opened(text) as module:
+    with mlir.opened(text) as module:
         entry.finish(module, entry.entry_function(module, None, str(text)), signature)
         with staged(folder / "model.mlirbc") as path:
-            link.save(module, path)
+            mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
 

@@ -1,19 +1,26 @@
-"""One MLIR module → one vmfb with a gated variant for each target: front half, code generation, link."""
+"""One MLIR module → one vmfb with a gated variant for each target: front half, pieces of code, host's part, link."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.cache import Cache, LocalCache, from_environment
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_bytes
-from pipeline.iree import description, link, spirv, vmfb
+from pipeline.files import sha256_bytes, sha256_file, write
+from pipeline.iree import batches, description, link, mlir, pieces, spirv, toolchain, vmfb
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
+from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerRefusedError, iree_compile
+from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
 
 _BYTECODE = "--emit-mlir-bytecode"
+_ANY_DEVICE = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
+# What iree-compile runs to get from executable-targets to hal, but for the code, which is there already. It has no phase
+# for that, so this is the one pass pipeline that is named here: a test compares its outcome with iree-compile's.
+_HOST_PASSES = "builtin.module(iree-hal-transformation-pipeline{serialize-executables=false link-executables=false})"
 
 
 class UnreachableError(PipelineError):
@@ -22,6 +29,26 @@ class UnreachableError(PipelineError):
 
 class FrontHalfError(PipelineError):
     """The model itself cannot be compiled: this has nothing to do with any target."""
+
+
+class RefusedError(CompilerRefusedError):
+    """Targets that the compiler generates no code for, with its first complaint about each."""
+
+    def __init__(self, refused: Mapping[str, CompilerRefusedError], where: str) -> None:
+        first = next(iter(refused.values()))
+        super().__init__("\n".join(f"{name}: {error.what}" for name, error in refused.items()), where=where, hint=first.hint)
+        self.reasons = dict(refused)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Where the code of a module came from, in pieces, and the CPU seconds that the cached ones once took."""
+
+    total: int
+    local: int
+    shared: int
+    generated: int
+    seconds_saved: float
 
 
 @dataclass(frozen=True)
@@ -61,33 +88,70 @@ def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -
             )
 
 
-def generate(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Front half and code generation of `source` for `targets`: writes `generated.mlirbc` into `folder`.
+def _front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache) -> Path:
+    """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
 
-    Returns the names that `link.configure` found. Raises PipelineError with the compiler's first error.
+    Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
     """
-    paths = {name: folder / f"{name}.mlirbc" for name in ("input", "sources", "aligned", "configured", "gated", "generated")}
-    with link.opened(source) as module:
-        link.set_targets(module, device(targets))
-        link.save(module, paths["input"])
+    devices, output = device(targets) if flags else _ANY_DEVICE, folder / "sources.mlirbc"
+    key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, [*flags], toolchain.digest()]).encode())
+    if (found := cache.get(key)) is not None:
+        output.write_bytes(found)
+        return output
+    with mlir.opened(source) as module:
+        mlir.set_targets(module, devices)
+        mlir.save(module, folder / "input.mlirbc")
     step = ["--compile-to=executable-sources", _BYTECODE, *flags]
     try:
-        iree_compile(paths["input"], paths["sources"], step, folder / "sources.log")
+        iree_compile(folder / "input.mlirbc", output, step, folder / "sources.log")
     except CompilerRefusedError as error:
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
-    with link.opened(paths["sources"]) as module:
-        link.align_loops(module)
-        link.save(module, paths["aligned"])
-    step = ["--compile-from=executable-sources", "--compile-to=executable-configurations", _BYTECODE, *flags]
-    iree_compile(paths["aligned"], paths["configured"], step, folder / "configured.log")
-    with link.opened(paths["configured"]) as module:
-        names = link.configure(module, {t.name: t.subgroup_size for t in targets})
-        link.save(module, paths["gated"])
-    step = ["--compile-from=executable-configurations", "--compile-to=hal", _BYTECODE, *CODEGEN_FLAGS, *flags]
-    iree_compile(paths["gated"], paths["generated"], step, folder / "generated.log")
-    for name in ("input", "sources", "aligned", "configured", "gated"):
-        paths[name].unlink()
-    return names
+    (folder / "input.mlirbc").unlink()
+    cache.put(key, output.read_bytes())
+    return output
+
+
+def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tuple[dict[str, Code], Counts]:
+    """The code of all pieces, from the caches or generated. Raises RefusedError if a target's cannot be."""
+    pieces = {piece.key: piece for piece in dispatches.pieces.values()}
+    here, there = cache.get(pieces)
+    found = here | there
+    missing = [piece for key, piece in pieces.items() if key not in found]
+    refused: dict[str, CompilerRefusedError] = {}
+    for made in batches.run(dispatches, missing, folder / "pieces", cache):
+        if isinstance(made, batches.Refused):
+            refused.setdefault(made.target, made.error)
+        else:
+            found |= made
+    if refused:
+        raise RefusedError(refused, where)
+    code = {key: Code.decode(data) for key, data in found.items()}
+    saved = sum(code[key].seconds for key in (*here, *there))
+    return code, Counts(len(pieces), len(here), len(there), len(missing), round(saved, 1))
+
+
+def _generate(
+    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache
+) -> tuple[Path, list[link.Code]]:
+    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; and the code."""
+    sources = _front_half(source, folder, targets, flags, cache.local)
+    paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
+    with mlir.opened(sources) as module:
+        dispatches = Dispatches(module, targets, flags)
+        if not dispatches.pieces:
+            raise PipelineError("the model has no dispatch: nothing in it computes", where=str(source))
+        code, counts = _code(dispatches, folder, cache, str(source))
+        pieces.assemble(module, targets, dispatches.pieces, code)
+        mlir.save(module, paths["assembled"])
+    write(folder / "pieces.json", json.dumps(asdict(counts)).encode())
+    iree_opt(paths["assembled"], paths["host"], _HOST_PASSES, flags, folder / "host.log")
+    with mlir.opened(paths["host"]) as module:
+        pieces.insert(module, dispatches.pieces, code)
+        mlir.save(module, paths["generated"])
+        found = link.codes(module)
+    for path in (sources, paths["assembled"], paths["host"]):
+        path.unlink()
+    return paths["generated"], found
 
 
 def _gated(
@@ -124,29 +188,33 @@ def _read_back(
 
 
 def compile_module(
-    source: Path, folder: Path, targets: Sequence[Target], declared: Mapping[str, Sequence[Gate]], flags: Sequence[str] = ()
+    source: Path,
+    folder: Path,
+    targets: Sequence[Target],
+    declared: Mapping[str, Sequence[Gate]],
+    flags: Sequence[str] = (),
+    cache: Cache | None = None,
 ) -> Compiled:
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
     `declared` are the gates of the specs; the rest is derived from target attributes and generated code. Also leaves
-    `folder/linked.mlirbc`, from which `force_variant` makes copies that run one variant.
+    `folder/linked.mlirbc`, from which `force_variant` makes copies that run one variant, and `folder/pieces.json`, the
+    `Counts`. Code comes from `cache` (default: what the environment names) where it has been generated before: the bytes
+    of the file are the same.
     """
-    names = generate(source, folder, targets, flags)
+    generated, found = _generate(source, folder, targets, flags, cache or from_environment())
     order = [target.name for target in targets]
-    with link.opened(folder / "generated.mlirbc") as module:
-        found = link.codes(module, names)
-        if not found:
-            raise PipelineError("the model has no dispatch: nothing in it computes", where=str(source))
+    with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
         variants = _gated(targets, declared, found, str(source))
-        owners = link.link(module, names, variants)
-        link.save(module, folder / "linked.mlirbc")
-    (folder / "generated.mlirbc").unlink()
+        owners = link.link(module, variants)
+        mlir.save(module, folder / "linked.mlirbc")
+    generated.unlink()
     step = ["--compile-from=hal", "--compile-to=vm", _BYTECODE]
     iree_compile(folder / "linked.mlirbc", folder / "vm.mlirbc", step, folder / "vm.log")
-    with link.opened(folder / "vm.mlirbc") as module:
+    with mlir.opened(folder / "vm.mlirbc") as module:
         link.order_code(module, owners, order)
-        link.save(module, folder / "ordered.mlirbc")
+        mlir.save(module, folder / "ordered.mlirbc")
     iree_compile(folder / "ordered.mlirbc", folder / "module.vmfb", ["--compile-from=vm", *LINK_FLAGS], folder / "module.log")
     for name in ("vm", "ordered"):
         (folder / f"{name}.mlirbc").unlink()
@@ -156,8 +224,8 @@ def compile_module(
 def force_variant(linked: Path, index: int, output: Path) -> None:
     """From a `linked.mlirbc`, a vmfb that runs variant `index` without asking the device. The code's bytes are the same."""
     forced = output.with_suffix(".mlirbc")
-    with link.opened(linked) as module:
+    with mlir.opened(linked) as module:
         link.force(module, index)
-        link.save(module, forced)
+        mlir.save(module, forced)
     iree_compile(forced, output, ["--compile-from=hal", *LINK_FLAGS], output.with_suffix(".log"))
     forced.unlink()

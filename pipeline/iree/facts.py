@@ -22,7 +22,7 @@ _SOURCE = (
 
 def build(output: Path) -> None:
     """Write the module to `output`: a trivial program for any Vulkan device and any x86-64 CPU, and the queries."""
-    from pipeline.iree import compiler, link
+    from pipeline.iree import compiler, link, mlir
     from pipeline.iree.targets import resolve
     from pipeline.iree.toolchain import LINK_FLAGS, iree_compile
     from pipeline.spec.types import Executable
@@ -38,9 +38,9 @@ def build(output: Path) -> None:
         folder = Path(name)
         (folder / "source.mlir").write_text(_SOURCE)
         compiler.compile_module(folder / "source.mlir", folder, targets, {t.name: () for t in targets})
-        with link.opened(folder / "linked.mlirbc") as module:
+        with mlir.opened(folder / "linked.mlirbc") as module:
             link.append(module, link.render("facts.mlir.j2", queries=[n.split("::") for n in NAMES]))
-            link.save(module, folder / "facts.mlirbc")
+            mlir.save(module, folder / "facts.mlirbc")
         iree_compile(folder / "facts.mlirbc", output, ["--compile-from=hal", *LINK_FLAGS], folder / "facts.log")
 
 

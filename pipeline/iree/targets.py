@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 
 from iree.compiler import ir
 
-from pipeline import process
+from pipeline import cache, process
 from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes
 from pipeline.iree import toolchain
-from pipeline.iree.link import MARKER
 from pipeline.spec.types import AttributeValue, Executable
 
 FORMATS: Mapping[str, str] = {"vulkan-spirv": "vulkan-spirv-fb", "llvm-cpu": "embedded-elf-x86_64"}
@@ -22,7 +23,7 @@ _HAL_DEVICES: Mapping[str, str] = {"vulkan-spirv": "vulkan", "llvm-cpu": "local"
 
 @dataclass(frozen=True)
 class Target:
-    """An executable target resolved: `attribute` is MLIR text, marked with the target's name."""
+    """An executable target resolved: `attribute` is MLIR text."""
 
     name: str
     backend: str
@@ -51,6 +52,11 @@ def _flags(target: Executable) -> list[str]:
 @functools.cache
 def _from_compiler(flags: tuple[str, ...]) -> str:
     """The target attribute the compiler makes of `flags`. Raises PipelineError with the compiler's complaint."""
+    key = sha256_bytes(json.dumps(["target attribute", flags, toolchain.digest()]).encode())
+    return cache.local().remember(key, lambda: _ask_compiler(flags).encode()).decode()
+
+
+def _ask_compiler(flags: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source, output, log = (Path(folder) / name for name in ("empty.mlir", "out.mlir", "log"))
         source.write_text("func.func @f(%a: tensor<1xf32>) -> tensor<1xf32> { return %a : tensor<1xf32> }")
@@ -128,12 +134,11 @@ def resolve(target: Executable, twin: bool = False) -> Target:
     if changes:
         attribute = _override(attribute, changes)
         _check(attribute, where)
-    end = attribute.rindex("}")
     sizes = _entry(attribute, "subgroup_size_choices", "[", "]")
     return Target(
         target.name,
         target.backend,
-        f'{attribute[:end]}, {MARKER} = "{target.name}"{attribute[end:]}',
+        attribute,
         _entry(attribute, "cpu_features", '"', '"'),
         min((int(size) for size in sizes.split(",")), default=0) if sizes else 0,
     )

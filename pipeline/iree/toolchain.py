@@ -7,11 +7,13 @@ import importlib.metadata
 import importlib.util
 import re
 import runpy
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes, sha256_file
 
 REQUIRED = "3.13.0"
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
@@ -55,6 +57,22 @@ def version() -> dict[str, str]:
     return {"version": importlib.metadata.version("iree-base-compiler"), "commit": revisions["IREE"]}
 
 
+@functools.cache
+def digest() -> str:
+    """The digest of the compiler itself: of its library and its linker, whatever version they say they are."""
+    folder = tool("iree-compile").parent
+    return sha256_bytes("".join(_digest(folder / name) for name in ("libIREECompiler.so", "iree-lld")).encode())
+
+
+def _digest(path: Path) -> str:
+    """The file's digest; for a file that was not touched since, the one that this machine's cache remembers."""
+    from pipeline import cache
+
+    state = path.stat()
+    key = sha256_bytes(f"digest {path} {state.st_size} {state.st_mtime_ns} {state.st_ino}".encode())
+    return cache.local().remember(key, lambda: sha256_file(path).encode()).decode()
+
+
 def first_error(log: Path) -> str:
     """The compiler's first diagnostic in `log`, without the IR that follows it, and the operator it is about."""
     lines = log.read_text("utf-8", "replace").splitlines()
@@ -65,15 +83,42 @@ def first_error(log: Path) -> str:
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 
+def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path) -> process.Result:
+    result = process.execute([tool(tool_name), *words], log, stdin=source)
+    if result.returncode:
+        hint = f"the whole output of {tool_name} is in {log}"
+        what = first_error(log) if result.returncode > 0 else f"{tool_name} was {result.ending}"
+        refused = result.returncode > 0 and "No space left" not in what
+        raise (CompilerRefusedError if refused else PipelineError)(what, where=str(source), hint=hint)
+    return result
+
+
 def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path) -> process.Result:
     """Run iree-compile on `source` (given on standard input, so that its path cannot reach the output).
 
     Raises PipelineError with the compiler's first error line; the whole output stays in `log`.
     """
-    result = process.execute([tool("iree-compile"), "-", "-o", output, *flags], log, stdin=source)
-    if result.returncode:
-        hint = f"the whole output of iree-compile is in {log}"
-        what = first_error(log) if result.returncode > 0 else f"iree-compile was {result.ending}"
-        refused = result.returncode > 0 and "No space left" not in what
-        raise (CompilerRefusedError if refused else PipelineError)(what, where=str(source), hint=hint)
-    return result
+    return _run("iree-compile", ["-", "-o", output, *flags], source, log)
+
+
+def iree_opt(source: Path, output: Path, passes: str, flags: Sequence[str], log: Path) -> process.Result:
+    """Run `passes` on `source` with those of iree-compile's `flags` that iree-opt knows. Errors as `iree_compile`."""
+    known = [flag for flag in flags if flag.lstrip("-").split("=")[0] in _iree_opt_flags()] if flags else []
+    words: list[str | Path] = [
+        "-",
+        "-o",
+        output,
+        f"--pass-pipeline={passes}",
+        "--emit-bytecode",
+        "--mlir-disable-threading",
+        *known,
+    ]
+    return _run("iree-opt", words, source, log)
+
+
+@functools.cache
+def _iree_opt_flags() -> frozenset[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        process.run([tool("iree-opt"), "--help-hidden"], log)
+        return frozenset(re.findall(r"^ +--([\w-]+)", log.read_text("utf-8", "replace"), re.MULTILINE))

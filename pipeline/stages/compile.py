@@ -17,7 +17,7 @@ from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 # linked.mlirbc lets verify make copies of the module that run one variant.
 OUTPUTS = ("module.vmfb", "linked.mlirbc", "compiled.json")
 # Raise when the way to compile changes: everything is then compiled again.
-REVISION = 1
+REVISION = 2
 
 
 def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
@@ -58,35 +58,19 @@ def compile_targets(source: Path, folder: Path, bundle: Bundle, targets: Sequenc
     return Compiled(variants, (), bundle.flags, toolchain.version(), round(time.monotonic() - started, 1))
 
 
-def _refusals(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> list[Dropped]:
-    """The targets that do not compile alone, with the compiler's reason: whose fault a failed fat compile is."""
-    from pipeline.iree.compiler import generate
-    from pipeline.iree.targets import resolve
-
-    refused = []
-    for target in targets:
-        alone = folder / target.name
-        alone.mkdir(exist_ok=True)
-        try:
-            generate(source, alone, [resolve(target)], bundle.flags)
-        except toolchain.CompilerRefusedError as error:
-            refused.append(Dropped(target.name, f"does not compile: {error.what} (log: {alone})"))
-    return refused
-
-
 def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, list[Dropped]]:
+    from pipeline.iree.compiler import RefusedError
+
     try:
         return compile_targets(source, folder, bundle, targets), []
-    except toolchain.CompilerRefusedError as error:
-        refused = _refusals(source, folder, bundle, targets)
-        if not refused:
-            raise
+    except RefusedError as error:
+        refused = [Dropped(name, f"does not compile: {reason.what} ({reason.hint})") for name, reason in error.reasons.items()]
         if bundle.on_failure == "fail" or len(refused) == len(targets):
             reasons = "\n".join(f"{r.name} {r.reason}" for r in refused)
             hint = "`on_failure: drop` in the bundle leaves such targets out" if len(refused) < len(targets) else ""
             raise PipelineError(reasons, where=str(source), hint=hint) from error
-    names = {r.name for r in refused}
-    return compile_targets(source, folder, bundle, [t for t in targets if t.name not in names]), refused
+        left = [target for target in targets if target.name not in error.reasons]
+        return compile_targets(source, folder, bundle, left), refused
 
 
 def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> None:

@@ -42,7 +42,7 @@ import numpy as np
 from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature
-from pipeline.iree import devices, link
+from pipeline.iree import devices, mlir
 from pipeline.iree.compiler import CODEGEN_FLAGS, LINK_FLAGS, compile_module
 from pipeline.iree.gates import Gate
 from pipeline.iree.targets import Target, device, resolve
@@ -74,9 +74,9 @@ def compile_fat(job: Job, folder: Path) -> Callable[[], object]:
 def compile_thin(job: Job, folder: Path, extra: Sequence[str] = ()) -> Callable[[], object]:
     """Ready to make `folder/<target>.vmfb` for every target of the job."""
     for target in job.targets:
-        with link.opened(job.source) as module:
-            link.set_targets(module, device([target]))
-            link.save(module, folder / f"{target.name}.mlirbc")
+        with mlir.opened(job.source) as module:
+            mlir.set_targets(module, device([target]))
+            mlir.save(module, folder / f"{target.name}.mlirbc")
 
     def compile_all() -> None:
         for target in job.targets:

@@ -7,6 +7,7 @@ part of it: that belongs to the machine.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +44,8 @@ def build(folder: Path) -> bytes:
 def main(arguments: list[str]) -> int:
     """Check, or with `--write` replace, the golden file."""
     with tempfile.TemporaryDirectory() as name:
+        os.environ["PIPELINE_CACHE_DIR"] = str(Path(name) / "cache")
+        os.environ.pop("PIPELINE_CACHE", None)
         data = build(Path(name))
     if arguments == ["--write"]:
         GOLDEN.write_bytes(data)

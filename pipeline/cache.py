@@ -1,0 +1,239 @@
+"""What was made once and need not be made again: bytes by key, on this machine and, if wanted, shared in a store.
+
+A cache is never believed: an entry begins with its own digest, and one that does not match is dropped and made again. And
+a cache never fails a build: one that cannot be used is mentioned once, and left out from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.errors import PipelineError
+from pipeline.files import locked, sha256_bytes
+from pipeline.store.base import Object, Store
+from pipeline.store.open import open_store
+
+T = TypeVar("T")
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_DEFAULT_SIZE = "4G"
+_AT_ONCE = 16  # requests to a store
+
+
+def _sealed(data: bytes) -> bytes:
+    return sha256_bytes(data).encode() + b"\n" + data
+
+
+def _unsealed(entry: bytes) -> bytes | None:
+    """What `_sealed` sealed, or None if anything of it is damaged."""
+    digest, data = entry[:64], entry[65:]
+    return data if entry[64:65] == b"\n" and sha256_bytes(data).encode() == digest else None
+
+
+class LocalCache:
+    """Entries as files in `folder`, used by any number of processes at once. Keeps the last used up to `limit` bytes."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self._usable = True
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / key
+
+    def _give_up(self, error: OSError | PipelineError) -> None:
+        if self._usable:
+            _log.warning("the cache %s cannot be used (%s): going on without it", self.folder, error)
+        self._usable = False
+
+    def get(self, key: str) -> bytes | None:
+        """The entry of `key`, or None. A damaged one is removed."""
+        path = self._path(key)
+        try:
+            data = _unsealed(path.read_bytes())
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                os.utime(path)  # for `trim`: used just now
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self._give_up(error)
+            return None
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep `data`, unless it alone would take an eighth of the cache. Others see the entry whole or not at all."""
+        if len(data) > self.limit // 8 or not self._usable:
+            return
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not synced: half an entry, after a power cut, is found out when it is read.
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_sealed(data))
+                os.replace(name, path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except OSError as error:
+            self._give_up(error)
+
+    def remember(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """The entry of `key`, made and put if there is none."""
+        data = self.get(key)
+        if data is None:
+            self.put(key, data := make())
+        return data
+
+    def trim(self) -> None:
+        """Remove what was not used for the longest time, if there is too much. Where another process does that, nothing."""
+        with suppress(PipelineError, OSError), locked(self.folder / ".lock", "busy"):
+            entries = [(s.st_mtime, s.st_size, p) for p in self.folder.glob("??/*") if (s := p.stat())]
+            excess = sum(size for _, size, _ in entries) - self.limit
+            if excess > 0:
+                excess += self.limit // 10  # not again for the next entry
+                for _, size, path in sorted(entries):
+                    path.unlink(missing_ok=True)
+                    excess -= size
+                    if excess <= 0:
+                        break
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        for path in self.folder.glob("??/*"):
+            path.unlink(missing_ok=True)
+
+
+class SharedCache:
+    """Entries in a store. Whatever goes wrong with it, it is left alone from then on, and said once."""
+
+    def __init__(self, store: Store, writable: bool) -> None:
+        self.store = store
+        self._readable, self._writable = True, writable
+        self._damaged: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _key(key: str) -> str:
+        return f"pieces/{key[:2]}/{key}"
+
+    def _give_up(self, doing: str, error: PipelineError) -> None:
+        with self._lock:
+            if doing == "read" and self._readable:
+                self._readable = self._writable = False
+                _log.warning("the cache %s cannot be read (%s): going on without it", self.store.url, error.what)
+            elif doing == "written" and self._writable:
+                self._writable = False
+                _log.warning("the cache %s cannot be written (%s): going on with reading it", self.store.url, error.what)
+
+    def _get(self, key: str) -> Object | None:
+        if not self._readable:
+            return None
+        try:
+            return self.store.get(self._key(key))
+        except PipelineError as error:
+            self._give_up("read", error)
+            return None
+
+    def get(self, key: str) -> bytes | None:
+        """The entry of `key`, or None. A damaged one is noted, to be replaced by `put`."""
+        if (found := self._get(key)) is None:
+            return None
+        data = _unsealed(found.data)
+        if data is None:
+            self._damaged[key] = found.tag
+        return data
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The entries there are of `keys`."""
+        first, rest = keys[:1], keys[1:]  # one alone, so that a store that does not answer is waited for once
+        found = {key: self.get(key) for key in first}
+        if rest and self._readable:
+            found |= dict(zip(rest, _each(self.get, rest), strict=True))
+        return {key: data for key, data in found.items() if data is not None}
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Keep `data`, if nothing sound is there already; whether it is there now."""
+        if not self._writable:
+            return False
+        try:
+            if tag := self._damaged.pop(key, None):
+                return self.store.replace(self._key(key), _sealed(data), tag)
+            self.store.create(self._key(key), _sealed(data))
+        except PipelineError as error:
+            self._give_up("written", error)
+            return False
+        return True
+
+    def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Keep `entries`; those that could not be kept."""
+        kept = _each(lambda item: self.put(*item), list(entries.items()))
+        return {key: data for (key, data), done in zip(entries.items(), kept, strict=True) if not done}
+
+
+def _each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(function, items))
+
+
+class Cache:
+    """The local cache before the shared one: what the shared one has is copied here."""
+
+    def __init__(self, local: LocalCache, shared: SharedCache | None = None) -> None:
+        self.local, self.shared = local, shared
+
+    def get(self, keys: Iterable[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """The entries there are of `keys`: those that were here, and those that the shared cache had."""
+        here, missing = {}, []
+        for key in dict.fromkeys(keys):
+            if (data := self.local.get(key)) is None:
+                missing.append(key)
+            else:
+                here[key] = data
+        there = self.shared.get_many(missing) if self.shared and missing else {}
+        for key, data in there.items():
+            self.local.put(key, data)
+        return here, there
+
+    def put(self, entries: Mapping[str, bytes]) -> None:
+        """Keep `entries` in both."""
+        for key, data in entries.items():
+            self.local.put(key, data)
+        if self.shared:
+            self.shared.put_many(entries)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise PipelineError(f"{text!r} is no size", where="PIPELINE_CACHE_SIZE", hint="write it like 500M or 4G")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def local() -> LocalCache:
+    """This machine's cache: PIPELINE_CACHE_DIR, or in the user's cache folder; of PIPELINE_CACHE_SIZE."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("PIPELINE_CACHE_DIR") or caches / "vmfb-pipeline" / "pieces")
+    return LocalCache(folder, _size(os.environ.get("PIPELINE_CACHE_SIZE") or _DEFAULT_SIZE))
+
+
+def shared() -> SharedCache | None:
+    """The shared cache, PIPELINE_CACHE (`s3://…` or a directory), if there is one; only read with PIPELINE_CACHE_READ_ONLY."""
+    url = os.environ.get("PIPELINE_CACHE")
+    return SharedCache(open_store(url), not os.environ.get("PIPELINE_CACHE_READ_ONLY")) if url else None
+
+
+def from_environment() -> Cache:
+    """The caches that the environment variables name."""
+    return Cache(local(), shared())

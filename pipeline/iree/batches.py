@@ -1,0 +1,73 @@
+"""Which pieces are generated together, and where: on this machine's cores, or on a cluster's."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cache import Cache
+from pipeline.iree.pieces import Batch, Dispatches, Piece, generate
+from pipeline.iree.toolchain import CompilerRefusedError
+
+# Starting the compiler costs as much as a few pieces; in a batch of many one slow piece keeps all others waiting.
+_SMALLEST, _LARGEST = 8, 40
+_ROUNDS = 4  # batches a core
+_cores = os.cpu_count() or 1
+_free = threading.BoundedSemaphore(_cores)  # for all steps that run at the same time
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The compiler generates no code for a target: its first error."""
+
+    target: str
+    error: CompilerRefusedError
+
+
+def plan(dispatches: Dispatches, pieces: Sequence[Piece], cores: int) -> list[Batch]:
+    """All `pieces` in batches, each of one target, the slow ones first; the large pieces spread among them."""
+    size = max(_SMALLEST, min(_LARGEST, -(-len(pieces) // (cores * _ROUNDS))))
+    batches = []
+    for target in sorted({p.target for p in pieces}, key=lambda t: (t.backend != "llvm-cpu", t.name)):
+        mine = sorted((p for p in pieces if p.target == target), key=lambda p: (-dispatches.size(p.symbol), p.symbol))
+        count = -(-len(mine) // size)
+        batches += [dispatches.batch(mine[start::count]) for start in range(count)]
+    return batches
+
+
+def run(dispatches: Dispatches, missing: Sequence[Piece], folder: Path, cache: Cache) -> Iterator[dict[str, bytes] | Refused]:
+    """Generate the `missing` pieces, with logs in `folder`; what each batch made, as it ends and is in `cache`."""
+    if not missing:
+        return
+    for made in _run_here(plan(dispatches, missing, _cores), folder):
+        if not isinstance(made, Refused):
+            cache.put(made)
+        yield made
+    cache.local.trim()
+
+
+def _run_here(batches: Sequence[Batch], folder: Path) -> Iterator[dict[str, bytes] | Refused]:
+    """Generate `batches` on all cores, in `folder`; what each made, as it ends."""
+
+    def run(index: int, batch: Batch) -> dict[str, bytes]:
+        with _free:
+            return generate(batch, folder / f"{batch.target}-{index}")
+
+    pool = ThreadPoolExecutor(_cores)
+    try:
+        futures = {pool.submit(run, index, batch): batch for index, batch in enumerate(batches)}
+        yield from (outcome(futures[future], future.result) for future in as_completed(futures))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def outcome(batch: Batch, result: Callable[[], dict[str, bytes]]) -> dict[str, bytes] | Refused:
+    """What a batch made, or that its target is refused. Any other error is not about a target, and ends the build."""
+    try:
+        return result()
+    except CompilerRefusedError as error:
+        return Refused(batch.target, error)

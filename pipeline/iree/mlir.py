@@ -1,0 +1,72 @@
+"""MLIR modules by the compiler's bindings: read, written, searched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from iree.compiler import ir
+
+from pipeline.errors import PipelineError
+
+
+@contextmanager
+def parsed(source: bytes, where: str = "") -> Iterator[ir.Module]:
+    """The MLIR module (text or bytecode) in `source`, in a context of its own; PipelineError if it does not parse."""
+    with ir.Context(), ir.Location.unknown():
+        try:
+            module = ir.Module.parse(source)
+        except ir.MLIRError as error:
+            raise PipelineError(f"not valid MLIR: {str(error).splitlines()[0]}", where=where) from error
+        yield module
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ir.Module]:
+    """The MLIR module in the file at `path`, as `parsed` gives it."""
+    with parsed(path.read_bytes(), str(path)) as module:
+        yield module
+
+
+def to_bytes(module: ir.Module) -> bytes:
+    """`module` as MLIR bytecode."""
+    file = io.BytesIO()
+    module.operation.write_bytecode(file)
+    return file.getvalue()
+
+
+def save(module: ir.Module, path: Path) -> None:
+    """Write `module` as MLIR bytecode. (Callers stage the path.)"""
+    with path.open("wb") as file:
+        module.operation.write_bytecode(file)
+
+
+def operations(root: Any, name: str) -> list[ir.Operation]:
+    """All operations called `name` in `root`, at any depth."""
+    found: list[ir.Operation] = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == name:
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    root.operation.walk(visit)
+    return found
+
+
+def body(operation: Any) -> ir.Block:
+    """The block that is the whole of `operation`."""
+    return operation.operation.regions[0].blocks[0]
+
+
+def symbol(operation: Any) -> str:
+    """The name of `operation`, which is a symbol."""
+    return str(ir.StringAttr(operation.attributes["sym_name"]).value)
+
+
+def set_targets(module: ir.Module, device: str) -> None:
+    """Make `device`, an MLIR attribute, the only device that `module` is compiled for."""
+    module.operation.attributes["hal.device.targets"] = ir.ArrayAttr.get([ir.Attribute.parse(device)])

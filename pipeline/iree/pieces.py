@@ -1,0 +1,274 @@
+"""Pieces: the code of one dispatch for one executable target, generated alone, kept by key, put back into its module.
+
+`split` takes a module of the `executable-sources` phase apart. A piece's name and key come from its content: the same
+kernel has the same piece in every model. `generate` makes the code of a batch of pieces in a folder of its own, on any
+machine. `assemble` gives each dispatch of the module a variant without code for each target; what the host needs of it,
+its work-group count above all, is the piece's stub. `insert` puts the code in when the host's part is compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iree.compiler import ir, passmanager
+
+from pipeline.files import sha256_bytes, sha256_file
+from pipeline.iree import corrections, link, mlir, toolchain
+from pipeline.iree.mlir import body, operations, symbol
+from pipeline.iree.targets import Target, device
+
+_BYTECODE = "--emit-mlir-bytecode"
+# A batch has one core. Threads inside it would gain nothing.
+_ALONE = "--mlir-disable-threading"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is to be generated: the kernel named `symbol`, a name made of its content, for `target`."""
+
+    key: str
+    symbol: str
+    target: Target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pieces of one target that are generated together: `source` holds their kernels. Can be sent to another machine."""
+
+    target: str
+    subgroup_size: int
+    keys: Mapping[str, str]
+    source: bytes
+    flags: tuple[str, ...]
+    compiler: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """A piece's code, a HAL executable of the given format, and its stub: the MLIR of the variant without code."""
+
+    stub: str
+    format: str
+    mime_type: str
+    seconds: float  # what it took to generate, roughly: a part of what its batch took
+    data: bytes
+
+    def encode(self) -> bytes:
+        """As bytes, for a cache."""
+        head = {"stub": self.stub, "format": self.format, "mime_type": self.mime_type, "seconds": self.seconds}
+        return json.dumps(head, sort_keys=True).encode() + b"\n" + self.data
+
+    @staticmethod
+    def decode(data: bytes) -> Code:
+        """What `encode` made."""
+        head, _, code = data.partition(b"\n")
+        return Code(**json.loads(head), data=code)
+
+
+@functools.cache
+def generator() -> str:
+    """A digest of everything but its key that makes a piece: the compiler, the corrections and this file."""
+    files = (Path(__file__), Path(corrections.__file__), Path(mlir.__file__))
+    return sha256_bytes("".join([toolchain.digest(), *map(sha256_file, files)]).encode())
+
+
+class Dispatches:
+    """The dispatches of an `executable-sources` module, and their kernels under canonical names, in a module of their own."""
+
+    def __init__(self, module: ir.Module, targets: Sequence[Target], flags: Sequence[str]) -> None:
+        self._kernels = ir.Module.create()
+        self._flags = tuple(flags)
+        self._copies: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self.pieces: dict[tuple[str, str], Piece] = {}
+        for executable in operations(module, "hal.executable"):
+            variants = operations(executable, "hal.executable.variant")
+            symbols: dict[int, str] = {}
+            for target in targets:
+                index = _variant_for(variants, target)
+                if index not in symbols:
+                    symbols[index] = self._add(variants[index])
+                self.pieces[symbol(executable), target.name] = self._piece(symbols[index], target)
+        passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(self._kernels.operation)
+
+    def _piece(self, name: str, target: Target) -> Piece:
+        made_of = [name, target.attribute, target.subgroup_size, self._flags, generator()]
+        return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target)
+
+    def _add(self, variant: ir.Operation) -> str:
+        """Copy the kernel, named by the digest of its generic form, and return that name."""
+        snippet = ir.Module.parse("hal.executable public @kernel { }")  # held: an operation does not keep its module
+        with ir.InsertionPoint(self._kernels.body):
+            kernel = snippet.body.operations[0].operation.clone()
+        with ir.InsertionPoint(body(kernel).operations[-1]):
+            copy = variant.clone()
+        copy.attributes["sym_name"] = ir.StringAttr.get("code")
+        _rename_exports(copy, "")
+        text = "".join(
+            o.operation.get_asm(print_generic_op_form=True, use_local_scope=True, large_elements_limit=None)
+            for o in body(copy).operations
+        )
+        # Half a SHA-256 is 128 bits: no two kernels that anybody writes share it.
+        name = f"kernel_{sha256_bytes(text.encode())[:32]}"
+        count = self._copies[name] = self._copies.get(name, -1) + 1
+        if count:  # Code is told apart by its bytes, and its name is in them.
+            name = f"{name}_{count}"
+        kernel.attributes["sym_name"] = ir.StringAttr.get(name)
+        _rename_exports(copy, name)
+        self._sizes[name] = len(text)
+        return name
+
+    def size(self, name: str) -> int:
+        """How long the kernel's text is: about in proportion to what its code takes to generate."""
+        return self._sizes[name]
+
+    def batch(self, pieces: Sequence[Piece]) -> Batch:
+        """The kernels of `pieces`, which are of one target, ready to be generated anywhere."""
+        target = pieces[0].target
+        attribute = ir.Attribute.parse(target.attribute)
+        wanted = {piece.symbol for piece in pieces}
+        module = ir.Module.create()
+        with ir.InsertionPoint(module.body):
+            for kernel in self._kernels.body.operations:
+                if symbol(kernel) in wanted:
+                    (variant,) = operations(kernel.operation.clone(), "hal.executable.variant")
+                    variant.attributes["target"] = attribute
+        keys = {piece.symbol: piece.key for piece in pieces}
+        return Batch(target.name, target.subgroup_size, keys, mlir.to_bytes(module), self._flags, generator())
+
+
+def _variant_for(variants: Sequence[ir.Operation], target: Target) -> int:
+    """The index of the target's own variant, or of the one that a front half for all targets made."""
+    attribute = ir.Attribute.parse(target.attribute)
+    return next((i for i, v in enumerate(variants) if v.attributes["target"] == attribute), 0)
+
+
+def _exports(variant: ir.Operation) -> list[ir.Operation]:
+    return [o.operation for o in body(variant).operations if o.operation.name == "hal.executable.export"]
+
+
+def _canonical(name: str, index: int) -> str:
+    return f"{name}_{index}" if index else name
+
+
+def _rename_exports(variant: ir.Operation, name: str) -> None:
+    """Call the variant's functions `name`, `name_1`, …: their names are in the generated code."""
+    for index, export in enumerate(_exports(variant)):
+        old, new = symbol(export), ir.StringAttr.get(_canonical(name or "kernel", index))
+        export.attributes["sym_name"] = new
+        for module in operations(variant, "builtin.module"):
+            for function in body(module).operations:
+                if "sym_name" in function.operation.attributes and symbol(function) == old:
+                    ir.SymbolTable.replace_all_symbol_uses(old, new.value, module)
+                    function.operation.attributes["sym_name"] = new
+
+
+def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
+    """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`. Raises PipelineError."""
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "generated")}
+    flags = [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
+
+    def compile_(source: str, from_: str, output: str, to: str) -> None:
+        step = [f"--compile-from={from_}", f"--compile-to={to}", *flags]
+        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log")
+
+    with mlir.parsed(batch.source) as module:
+        corrections.align_loops(module)
+        mlir.save(module, paths["kernels"])
+    compile_("kernels", "executable-sources", "configured", "executable-configurations")
+    with mlir.opened(paths["configured"]) as module:
+        for variant in operations(module, "hal.executable.variant"):
+            corrections.correct_variant(variant, batch.subgroup_size)
+        mlir.save(module, paths["corrected"])
+    compile_("corrected", "executable-configurations", "translated", "executable-targets")
+    with mlir.opened(paths["translated"]) as module:
+        stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
+    compile_("translated", "executable-targets", "generated", "hal")
+    with mlir.opened(paths["generated"]) as module:
+        seconds = round((time.monotonic() - started) / len(batch.keys), 3)
+        codes = {symbol(e): _code(e, stubs[symbol(e)], seconds) for e in operations(module, "hal.executable")}
+    for path in paths.values():
+        path.unlink()
+    return {key: codes[name].encode() for name, key in batch.keys.items()}
+
+
+def _stub(executable: ir.Operation) -> str:
+    (variant,) = operations(executable, "hal.executable.variant")
+    for inner in operations(variant, "builtin.module"):
+        inner.erase()
+    return str(variant.get_asm(use_local_scope=True))
+
+
+def _code(executable: ir.Operation, stub: str, seconds: float) -> Code:
+    (binary,) = operations(executable, "hal.executable.binary")
+    strings = {name: ir.StringAttr(binary.attributes[name]).value for name in ("format", "mime_type")}
+    return Code(stub, **strings, seconds=seconds, data=memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes())
+
+
+def _stubs(executable: ir.Operation, found: Mapping[str, Code], targets: Sequence[Target]) -> None:
+    """Replace the executable's variants by the stubs of the code `found`, by target, each with its condition."""
+    variants = ir.Module.parse(
+        "".join(f'hal.executable private @"{i}" {{ {found[t.name].stub} }}' for i, t in enumerate(targets))
+    )
+    old = operations(executable, "hal.executable.variant")
+    for target, holder in zip(targets, variants.body.operations, strict=True):
+        with ir.InsertionPoint(old[0]):
+            variant = operations(holder, "hal.executable.variant")[0].clone()
+        variant.attributes["sym_name"] = ir.StringAttr.get(target.name)
+        link.add_condition(variant, target.name)
+    for variant in old:
+        variant.erase()
+
+
+def assemble(
+    module: ir.Module, targets: Sequence[Target], pieces: Mapping[tuple[str, str], Piece], code: Mapping[str, Code]
+) -> None:
+    """Make the `executable-sources` module one for `targets`, with stubs for all code."""
+    targets = sorted(targets, key=lambda target: target.format)
+    exports: dict[str, dict[str, int]] = {}
+    for executable in operations(module, "hal.executable"):
+        name = symbol(executable)
+        variant = operations(executable, "hal.executable.variant")[0]
+        exports[name] = {symbol(export): index for index, export in enumerate(_exports(variant))}
+        _stubs(executable, {t.name: code[pieces[name, t.name].key] for t in targets}, targets)
+    for dispatch in operations(module, "stream.cmd.dispatch"):
+        points = {(path[0], path[2]): None for path in map(_path, ir.ArrayAttr(dispatch.attributes["entry_points"]))}
+        dispatch.attributes["entry_points"] = ir.ArrayAttr.get(
+            [
+                ir.SymbolRefAttr.get([name, target.name, _canonical(pieces[name, target.name].symbol, exports[name][export])])
+                for name, export in points
+                for target in targets
+            ]
+        )
+    for variable in operations(module, "util.global"):
+        if symbol(variable) == "__device_0":
+            variable.attributes["initial_value"] = ir.Attribute.parse(device(targets))
+
+
+def _path(reference: Any) -> list[str]:
+    return list(ir.SymbolRefAttr(reference).value)
+
+
+def insert(module: ir.Module, pieces: Mapping[tuple[str, str], Piece], code: Mapping[str, Code]) -> None:
+    """Replace every stub in a `hal` phase module by its code: a `hal.executable.binary` named as its target."""
+    for executable in operations(module, "hal.executable"):
+        for stub in operations(executable, "hal.executable.variant"):
+            found = code[pieces[symbol(executable), symbol(stub)].key]
+            attributes = {
+                "sym_name": ir.StringAttr.get(symbol(stub)),
+                "sym_visibility": ir.StringAttr.get("public"),
+                "format": ir.StringAttr.get(found.format),
+                "mime_type": ir.StringAttr.get(found.mime_type),
+                "data": ir.Attribute.parse(f'dense<"0x{found.data.hex()}"> : vector<{len(found.data)}xi8>'),
+            }
+            with ir.InsertionPoint(stub):
+                ir.Operation.create("hal.executable.binary", attributes=attributes)
+            stub.erase()

@@ -1,0 +1,241 @@
+"""Code generated piece by piece: the same as all at once, whatever came from a cache; keyed by what makes it, and no more."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from iree.compiler import passmanager
+
+from pipeline.cache import Cache, LocalCache
+from pipeline.iree import compiler, corrections, devices, link, mlir, pieces
+from pipeline.iree.batches import plan
+from pipeline.iree.compiler import Counts
+from pipeline.iree.devices import Device
+from pipeline.iree.mlir import ir, operations, symbol
+from pipeline.iree.pieces import Code, Dispatches
+from pipeline.iree.targets import Target, device, resolve
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile
+from tests.project import DATA
+from tests.test_compile import DESKTOP, executables, inputs, on, outputs, present  # noqa: F401  # fixtures
+
+SMALL = DATA / "small.mlir"
+
+
+def cache_at(folder: Path, limit: int = 1 << 30) -> Cache:
+    return Cache(LocalCache(folder, limit))
+
+
+def build(source: Path, folder: Path, names: Sequence[str], cache: Cache, flags: Sequence[str] = ()) -> Counts:
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = executables(*names)
+    compiler.compile_module(source, folder, [resolve(t) for t in targets], {t.name: t.gates for t in targets}, flags, cache)
+    return Counts(**json.loads((folder / "pieces.json").read_text()))
+
+
+def entries(cache: Cache) -> list[Path]:
+    return sorted(cache.local.folder.glob("??/*"))
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cache]:
+    """The small model compiled for all targets with an empty cache."""
+    folder = tmp_path_factory.mktemp("cold")
+    cache = cache_at(folder / "cache")
+    counts = build(SMALL, folder, DESKTOP, cache)
+    assert (counts.local, counts.shared, counts.generated) == (0, 0, 12)
+    return folder / "module.vmfb", cache
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_mix_of_hits_gives_the_same_bytes(cold: tuple[Path, Cache], tmp_path: Path, seed: int) -> None:
+    module, full = cold
+    cache = cache_at(tmp_path / "cache")
+    kept = random.Random(seed).sample(entries(full), 7)
+    for path in kept:
+        cache.local.put(path.name, full.local.get(path.name) or b"")
+    counts = build(SMALL, tmp_path, DESKTOP, cache)
+    assert counts.local in (6, 7)  # one may be the front half
+    assert counts.local + counts.generated == counts.total == 12
+    assert (tmp_path / "module.vmfb").read_bytes() == module.read_bytes()
+
+
+def test_with_everything_in_the_cache_nothing_is_generated(cold: tuple[Path, Cache], tmp_path: Path) -> None:
+    module, cache = cold
+    counts = build(SMALL, tmp_path, DESKTOP, cache)
+    assert (counts.local, counts.generated) == (12, 0)
+    assert counts.seconds_saved > 0
+    assert (tmp_path / "module.vmfb").read_bytes() == module.read_bytes()
+
+
+def test_thin_and_fat_share_the_front_half_and_all_pieces(cold: tuple[Path, Cache], tmp_path: Path) -> None:
+    before = entries(cold[1])
+    for name in DESKTOP:
+        if name == "x86-64" or not name.startswith("x86-64"):
+            assert build(SMALL, tmp_path / name, [name], cold[1]).generated == 0
+    assert entries(cold[1]) == before
+
+
+def test_damaged_entries_are_made_again(cold: tuple[Path, Cache], tmp_path: Path) -> None:
+    module, full = cold
+    cache = cache_at(tmp_path / "cache")
+    for number, path in enumerate(entries(full)):
+        cache.local.put(path.name, full.local.get(path.name) or b"")
+        data = bytearray((copy := cache.local.folder / path.name[:2] / path.name).read_bytes())
+        if number % 3 == 0:
+            data[len(data) // 2] ^= 1
+        elif number % 3 == 1:
+            del data[len(data) // 2 :]
+        else:
+            data.clear()
+        copy.write_bytes(data)
+    assert build(SMALL, tmp_path, DESKTOP, cache).generated == 12
+    assert (tmp_path / "module.vmfb").read_bytes() == module.read_bytes()
+    assert build(SMALL, tmp_path / "again", DESKTOP, cache).local == 12
+
+
+TEXT = """func.func @NAME(%ROW: tensor<8x64xf32>) -> tensor<8x32xf32> {
+  %w = arith.constant dense<"WEIGHTS"> : tensor<64x32xf32>
+  %z = arith.constant dense<BIAS> : tensor<8x32xf32>
+  %r = linalg.matmul ins(%ROW, %w : tensor<8x64xf32>, tensor<64x32xf32>) outs(%z : tensor<8x32xf32>) -> tensor<8x32xf32>
+  %s = math.tanh %r : tensor<8x32xf32>
+  return %s : tensor<8x32xf32>
+}"""
+
+
+def variation(path: Path, name: str, weights: float, bias: float) -> Path:
+    data = np.linspace(0, weights, 64 * 32, dtype=np.float32).tobytes().hex()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = TEXT.replace("NAME", name).replace("ROW", f"row_of_{name}").replace("WEIGHTS", f"0x{data}")
+    path.write_text("\n" * len(name) + text.replace("BIAS", str(bias)))
+    return path
+
+
+def test_keys_know_what_makes_the_code_and_nothing_else(tmp_path: Path) -> None:
+    cache, target = cache_at(tmp_path / "cache"), ["vulkan-any", "x86-64"]
+    first = build(variation(tmp_path / "a.mlir", "first", 1.0, 0.0), tmp_path / "1", target, cache)
+    assert first.generated == first.total > 0
+    # Another path, other names and places, other weights: the same code.
+    assert build(variation(tmp_path / "other" / "b.mlir", "another", 1.0, 0.0), tmp_path / "2", target, cache).generated == 0
+    assert build(variation(tmp_path / "c.mlir", "first", 2.0, 0.0), tmp_path / "3", target, cache).generated == 0
+    # A constant that is folded into a kernel, a flag: other code.
+    assert build(variation(tmp_path / "d.mlir", "first", 1.0, 0.5), tmp_path / "4", target, cache).generated > 0
+    flags = ["--iree-llvmcpu-loop-unrolling"]
+    assert build(variation(tmp_path / "a.mlir", "first", 1.0, 0.0), tmp_path / "5", target, cache, flags).generated > 0
+
+
+def test_flags_that_change_the_front_half_for_a_target_are_heeded(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path / "cache")
+    build(SMALL, tmp_path / "plain", ["x86-64"], cache)
+    build(SMALL, tmp_path / "tiled", ["x86-64"], cache, ["--iree-opt-data-tiling"])
+    plain, tiled = ((tmp_path / name / "module.vmfb").read_bytes() for name in ("plain", "tiled"))
+    assert plain != tiled
+
+
+@pytest.fixture(scope="module")
+def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Target]]:
+    folder = tmp_path_factory.mktemp("apart")
+    targets = [resolve(e) for e in executables(*DESKTOP)]
+    return compiler._front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30)), targets
+
+
+def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:
+    sources, targets = taken_apart
+    with mlir.opened(sources) as module:
+        dispatches = Dispatches(module, targets, ())
+        together = plan(dispatches, list(dispatches.pieces.values()), 1)
+        alone = [dispatches.batch([piece]) for piece in dispatches.pieces.values()]
+    made = [
+        {key: data for n, batch in enumerate(batches) for key, data in pieces.generate(batch, tmp_path / f"{name}{n}").items()}
+        for name, batches in (("together", together), ("alone", alone))
+    ]
+    codes = [{key: asdict(Code.decode(data)) | {"seconds": 0} for key, data in some.items()} for some in made]
+    assert len(codes[0]) == 12
+    assert codes[0] == codes[1]
+
+
+def whole(module: ir.Module, targets: list[Target]) -> Dispatches:
+    """Give the module's dispatches all variants, not yet generated, named as their pieces are."""
+    dispatches = Dispatches(module, targets, ())
+    kernels = {}
+    for piece in dispatches.pieces.values():
+        batch = ir.Module.parse(dispatches.batch([piece]).source)
+        (variant,) = operations(batch, "hal.executable.variant")
+        kernels[piece.key] = Code(variant.get_asm(use_local_scope=True, large_elements_limit=None), "", "", 0, b"")
+    pieces.assemble(module, targets, dispatches.pieces, kernels)
+    for executable in operations(module, "hal.executable"):
+        old, new = symbol(executable), dispatches.pieces[symbol(executable), targets[0].name].symbol
+        ir.SymbolTable.replace_all_symbol_uses(old, new, module.operation)
+        executable.attributes["sym_name"] = ir.StringAttr.get(new)
+    passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+    return dispatches
+
+
+def host(module: ir.Module, names: dict[str, str]) -> str:
+    """The module without its code, with `names` replaced where they name a dispatch and not its function."""
+    text = "\n".join(str(o) for o in module.body.operations if o.operation.name != "hal.executable")
+    for name, dispatch in names.items():
+        text = re.sub(rf"(?<!::)@{name}\b(?=::)|(?<=_){name}\b|`{name}`", lambda m, n=name, d=dispatch: m[0].replace(n, d), text)
+    return text
+
+
+def test_the_split_build_is_what_the_compiler_makes_in_one_go(
+    taken_apart: tuple[Path, list[Target]], cold: tuple[Path, Cache], tmp_path: Path
+) -> None:
+    """Code and host, to the byte: where a new compiler does more than we ask it for, this shows it."""
+    sources, targets = taken_apart
+    paths = {name: tmp_path / name for name in ("whole", "configured", "corrected", "generated")}
+    sizes = {t.name: t.subgroup_size for t in targets}
+    with mlir.opened(sources) as module:
+        dispatches = whole(module, targets)
+        corrections.align_loops(module)
+        mlir.save(module, paths["whole"])
+        names = {piece.symbol: dispatch for (dispatch, _), piece in dispatches.pieces.items()}
+    flags = [
+        "--emit-mlir-bytecode",
+        *CODEGEN_FLAGS,
+        "--compile-from=executable-sources",
+        "--compile-to=executable-configurations",
+    ]
+    iree_compile(paths["whole"], paths["configured"], flags, tmp_path / "log")
+    with mlir.opened(paths["configured"]) as module:
+        for variant in operations(module, "hal.executable.variant"):
+            corrections.correct_variant(variant, sizes[symbol(variant)])
+        mlir.save(module, paths["corrected"])
+    flags = ["--emit-mlir-bytecode", *CODEGEN_FLAGS, "--compile-from=executable-configurations", "--compile-to=hal"]
+    iree_compile(paths["corrected"], paths["generated"], flags, tmp_path / "log")
+    with mlir.opened(paths["generated"]) as module:
+        at_once = {(names[code.dispatch], code.variant): code.data for code in link.codes(module)}
+        at_once_host = host(module, names)
+    for name, piece in dispatches.pieces.items():
+        assert Code.decode(cold[1].local.get(piece.key) or b"").data == at_once[name], name
+    generated, _ = compiler._generate(SMALL, tmp_path, targets, (), cold[1])
+    with mlir.opened(generated) as module:
+        assert host(module, {}) == at_once_host
+
+
+@pytest.mark.parametrize("driver", ["local-task", "vulkan"])
+def test_it_computes_what_plainly_compiled_modules_compute(
+    cold: tuple[Path, Cache],
+    inputs: tuple[Path, np.ndarray],  # noqa: F811
+    present: list[Device],  # noqa: F811
+    tmp_path: Path,
+    driver: str,
+) -> None:
+    where = on(present, driver)
+    run = devices.run(cold[0], where, "small", inputs[0], tmp_path, "split")
+    assert not run.error
+    assert run.selected is not None
+    with mlir.opened(SMALL) as module:
+        mlir.set_targets(module, device([resolve(*executables(DESKTOP[run.selected]))]))
+        mlir.save(module, tmp_path / "plain.mlirbc")
+    iree_compile(tmp_path / "plain.mlirbc", tmp_path / "plain.vmfb", LINK_FLAGS, tmp_path / "plain.log")
+    assert not devices.run(tmp_path / "plain.vmfb", where, "small", inputs[0], tmp_path, "plain").error
+    np.testing.assert_allclose(outputs(tmp_path, "split"), outputs(tmp_path, "plain"), rtol=1e-5)
+    np.testing.assert_allclose(outputs(tmp_path, "split"), inputs[1], rtol=1e-4)
