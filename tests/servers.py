@@ -158,7 +158,7 @@ class SeaweedFS:
         argv = f"""server -dir={self._folder} -ip=127.0.0.1 -ip.bind=127.0.0.1 -iam=false
             -master.telemetry=false -master.electionTimeout=1s -master.heartbeatInterval=100ms
             -master.port={master} -master.port.grpc={master_grpc} -volume.port={volume} -volume.port.grpc={volume_grpc}
-            -master.volumeSizeLimitMB=64 -volume.max=50 -volume.minFreeSpace=0 -filer.port={filer} -filer.port.grpc={filer_grpc}
+            -master.volumeSizeLimitMB=64 -volume.max=300 -volume.minFreeSpace=0 -filer.port={filer} -filer.port.grpc={filer_grpc}
             -s3 -s3.port={s3} -s3.port.grpc={s3_grpc} -s3.port.iceberg=0 -s3.port.lance=0 -s3.ip.bind=127.0.0.1
             -s3.config={self._folder}/s3.json -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false""".split()
         self.server.processes = [_start(self._folder, self._weed, *argv)]

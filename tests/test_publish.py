@@ -101,8 +101,8 @@ class Spy:
     def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
         raise NotImplementedError  # publishing reads only documents
 
-    def upload(self, key: str, path: Path) -> None:
-        self._call("upload", key, lambda: self.store.upload(key, path))
+    def upload(self, key: str, path: Path, sha256: str) -> None:
+        self._call("upload", key, lambda: self.store.upload(key, path, sha256))
 
     def create(self, key: str, data: bytes) -> bool:
         return self._call("create", key, lambda: self.store.create(key, data))
@@ -318,7 +318,7 @@ def test_a_channel_of_a_newer_program_is_not_overwritten(store: Store, package: 
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x" * p.stat().st_size), Path.unlink], ids=["changed", "missing"])
-def test_a_damaged_package_is_refused_before_the_blob_is_sent(
+def test_a_damaged_package_is_refused_and_nothing_of_it_is_stored(
     store: Store, package: Package, damage: Callable[[Path], None]
 ) -> None:
     folder = package("one")
@@ -327,7 +327,8 @@ def test_a_damaged_package_is_refused_before_the_blob_is_sent(
     spy = Spy(store)
     with pytest.raises(PipelineError, match=str(blob)):
         publish(folder, spy)
-    assert not spy.writes
+    assert [name for name, _ in spy.writes] == ["upload"]
+    assert not store.keys("")
 
 
 def test_a_missing_package_is_an_error(tmp_path: Path) -> None:

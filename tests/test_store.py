@@ -15,6 +15,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.files import sha256_file
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 from tests import servers
@@ -25,7 +26,7 @@ THREADS = 8
 CALLS: dict[str, Callable[[Store, Path], object]] = {
     "get": lambda store, _: store.get(KEY),
     "size": lambda store, _: store.size(KEY),
-    "upload": lambda store, path: store.upload(KEY, path),
+    "upload": lambda store, path: store.upload(KEY, path, sha256_file(path)),
     "create": lambda store, _: store.create(KEY, b"data"),
     "replace": lambda store, _: store.replace(KEY, b"data", "0" * 32),
     "replace nothing": lambda store, _: store.replace(KEY, b"data", None),
@@ -83,16 +84,24 @@ def test_an_empty_store_has_nothing(store: Store) -> None:
 def test_an_upload_replaces_what_was_there(store: Store, file: Path) -> None:
     for content in (b"longer than the next", b"", b"short"):
         file.write_bytes(content)
-        store.upload(KEY, file)
+        store.upload(KEY, file, sha256_file(file))
         assert (read(store).data, store.size(KEY)) == (content, len(content))
 
 
 def test_a_large_upload_arrives_to_the_byte(store: Store, file: Path) -> None:
-    content = os.urandom(20_000_001)  # over 8 MiB it goes in parts
+    content = os.urandom(60_000_001)  # over 16 MiB it goes in parts
     file.write_bytes(content)
-    store.upload(KEY, file)
+    store.upload(KEY, file, sha256_file(file))
     assert store.size(KEY) == len(content)
     assert read(store).data == content
+
+
+@pytest.mark.parametrize("size", [1000, 40_000_000])
+def test_a_file_that_is_not_what_it_should_be_is_not_stored(store: Store, file: Path, size: int) -> None:
+    file.write_bytes(os.urandom(size))
+    with pytest.raises(PipelineError, match="not the one its manifest names"):
+        store.upload(KEY, file, "0" * 64)
+    assert store.get(KEY) is None
 
 
 def test_a_second_create_changes_nothing(store: Store) -> None:
@@ -152,7 +161,7 @@ def test_stores_of_one_bucket_or_folder_do_not_meet(new_store: Callable[[], Stor
 @pytest.mark.parametrize("key", ["../escaped", "folder/../../escaped", "/escaped", "folder/.."])
 def test_a_key_that_leaves_the_directory_is_refused(tmp_path: Path, file: Path, key: str) -> None:
     store = open_store(str(tmp_path / "store"))
-    calls = (store.get, store.size, lambda k: store.create(k, b""), lambda k: store.upload(k, file))
+    calls = (store.get, store.size, lambda k: store.create(k, b""), lambda k: store.upload(k, file, sha256_file(file)))
     for call in calls:
         with pytest.raises(PipelineError, match="leaves the store"):
             call(key)
@@ -173,13 +182,13 @@ def test_a_failed_write_leaves_nothing_beside_the_objects(tmp_path: Path) -> Non
     store.create(KEY, b"data")
     assert not store.create(KEY, b"data")
     with pytest.raises(PipelineError):
-        store.upload(KEY, tmp_path / "missing")
+        store.upload(KEY, tmp_path / "missing", "0" * 64)
     assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == [Path(KEY).name]
 
 
 def test_a_missing_local_file_is_an_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="missing"):
-        store.upload(KEY, tmp_path / "missing")
+        store.upload(KEY, tmp_path / "missing", "0" * 64)
 
 
 # What goes wrong with a server.

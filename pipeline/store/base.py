@@ -61,8 +61,11 @@ class Store(Source, Protocol):
     def keys(self, prefix: str) -> list[str]:
         """The keys that begin with `prefix`, in alphabetical order."""
 
-    def upload(self, key: str, path: Path) -> None:
-        """Put the file at `path`, whole or not at all; what was there is replaced."""
+    def upload(self, key: str, path: Path, sha256: str) -> None:
+        """Put the file at `path`, whole or not at all, reading it once; what was there is replaced.
+
+        Raises PipelineError, with nothing changed, if its digest is not `sha256`.
+        """
 
     def create(self, key: str, data: bytes) -> bool:
         """Put `data` only if there is nothing at `key`; False, and nothing changed, if there is."""
@@ -86,6 +89,13 @@ def is_ranged(content_range: str, offset: int, length: int, where: str) -> bool:
             hint="the object is not what its manifest says, or a proxy damages ranges",
         )
     return True
+
+
+def wrong_digest(path: Path, found: str) -> PipelineError:
+    """The error for a file that is not what its manifest says."""
+    return PipelineError(
+        f"has the SHA-256 {found}, not the one its manifest names", where=str(path), hint="remove out/ and run doit"
+    )
 
 
 def no_such_object(url: str, key: str) -> PipelineError:

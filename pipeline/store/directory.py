@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import os
 import uuid
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, staged, write
-from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, too_large
+from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, too_large, wrong_digest
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,16 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def upload(self, key: str, path: Path) -> None:
+    def upload(self, key: str, path: Path, sha256: str) -> None:
         """Copy the file, then rename it into place."""
-        with staged(self._path(key)) as temporary, disk_errors(self.url), path.open("rb") as source, temporary.open("wb") as out:
-            while chunk := source.read(1 << 20):
-                out.write(chunk)
+        digest = hashlib.sha256()
+        with staged(self._path(key)) as temporary, disk_errors(self.url):
+            with path.open("rb") as source, temporary.open("wb") as out:
+                while chunk := source.read(1 << 20):
+                    digest.update(chunk)
+                    out.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise wrong_digest(path, digest.hexdigest())
 
     def create(self, key: str, data: bytes) -> bool:
         """A hard link either makes the name or finds it taken: no moment in which half of it can be seen."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import boto3
 from botocore import UNSIGNED
@@ -20,7 +24,17 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.store.base import DOCUMENT_LIMIT, Body, BrokenTransferError, Object, is_ranged, no_such_object, too_large
+from pipeline.files import sha256_bytes
+from pipeline.store.base import (
+    DOCUMENT_LIMIT,
+    Body,
+    BrokenTransferError,
+    Object,
+    is_ranged,
+    no_such_object,
+    too_large,
+    wrong_digest,
+)
 from pipeline.store.web import Patience, WebBody
 
 _HINTS = {
@@ -30,6 +44,9 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_PROFILE or AWS_SECRET_ACCESS_KEY",
     "403": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
 }
+_PART = 16 << 20  # bytes
+_PARTS = 9000  # S3 takes 10,000
+_CONNECTIONS = 6
 _SILENCE = 60  # seconds
 _LOG_IN = "set AWS_PROFILE, or run `aws configure`"
 _MISSING = ("404", "NoSuchKey", "NotFound")
@@ -155,15 +172,48 @@ class S3Store:
             cut = len(self.prefix) + 1 if self.prefix else 0
             return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
 
-    def upload(self, key: str, path: Path) -> None:
-        """Put the file, in parallel parts where it is large. S3 shows it only when whole."""
-        with self._errors(key), disk_errors(str(path)):
-            try:
-                self._client.upload_file(str(path), self.bucket, self._key(key))
-            except boto3.exceptions.S3UploadFailedError as error:
-                if isinstance(error.__cause__ or error.__context__, ClientError):
-                    raise (error.__cause__ or error.__context__) from None  # type: ignore[misc]
-                raise PipelineError(str(error), where=f"{self.url}/{key}") from error
+    def upload(self, key: str, path: Path, sha256: str) -> None:
+        """Put the file, in parallel parts where it is large. S3 shows it only when it is complete."""
+        with disk_errors(str(path)), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            part = max(_PART, -(-size // _PARTS))
+            with self._errors(key):
+                if size <= part:
+                    data = file.read()
+                    if (found := sha256_bytes(data)) != sha256:
+                        raise wrong_digest(path, found)
+                    self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+                else:
+                    self._upload_parts(key, path, file, part, sha256)
+
+    def _upload_parts(self, key: str, path: Path, file: IO[bytes], part: int, sha256: str) -> None:
+        """Read once, in order: each part is hashed and handed to a connection, of which few are at work at a time."""
+        place = {"Bucket": self.bucket, "Key": self._key(key)}
+        upload = self._client.create_multipart_upload(**place)["UploadId"]
+
+        def send(number: int, data: bytes) -> dict[str, object]:
+            answer = self._client.upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        digest, room = hashlib.sha256(), threading.Semaphore(_CONNECTIONS + 1)
+        try:
+            with ThreadPoolExecutor(_CONNECTIONS) as pool:
+                sent: list[Future[dict[str, object]]] = []
+                while data := file.read(part):
+                    room.acquire()
+                    if any(future.done() and future.exception() for future in sent):
+                        break
+                    sent.append(pool.submit(send, len(sent) + 1, data))
+                    sent[-1].add_done_callback(lambda _: room.release())
+                    digest.update(data)
+                parts = [future.result() for future in sent]
+            if digest.hexdigest() != sha256:
+                raise wrong_digest(path, digest.hexdigest())
+            self._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            with suppress(BotoCoreError, ClientError):  # the first error is the one to tell
+                self._client.abort_multipart_upload(**place, UploadId=upload)
+            raise
 
     def create(self, key: str, data: bytes) -> bool:
         """PutObject with If-None-Match: the only create-only write that all servers honour."""
