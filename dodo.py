@@ -9,7 +9,7 @@ from pipeline.machine import fingerprint
 from pipeline.plan import Target, steps
 from pipeline.progress import Reporter
 from pipeline.spec.load import load
-from pipeline.tasks import end_on_signals, errors_as_messages, tasks, variables
+from pipeline.tasks import end_on_signals, errors_as_messages, positive, tasks, variables
 
 LAYOUT = Layout(Path("out"))
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
@@ -22,6 +22,7 @@ def task_all():
     end_on_signals()
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
-        target = Target(store, **variables(version="", channel="latest"))
-        made = steps(load(Path("targets")), LAYOUT, target, fingerprint())
+        given = variables(version="", channel="latest", sample="20")
+        sample = positive(given.pop("sample"), "sample")
+        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), fingerprint(), sample)
     yield from tasks(made, LAYOUT)

@@ -24,6 +24,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     outputs: tuple[Path, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    always: bool = False  # never up to date
 
 
 GROUPS: Mapping[str, str] = {
@@ -34,6 +35,7 @@ GROUPS: Mapping[str, str] = {
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
+    "audit": "generate a sample of each model's cached code again and compare (sample=20)",
 }
 
 
@@ -110,7 +112,9 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
     ]
 
 
-def _bundle_steps(model: Model, bundle: Bundle, targets: tuple[Executable, ...], layout: Layout, machine: str) -> list[Step]:
+def _bundle_steps(
+    model: Model, bundle: Bundle, targets: tuple[Executable, ...], layout: Layout, machine: str, sample: int
+) -> list[Step]:
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
     made = importlib.import_module("pipeline.stages.compile").options(bundle, targets)
@@ -131,13 +135,22 @@ def _bundle_steps(model: Model, bundle: Bundle, targets: tuple[Executable, ...],
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
             {"made": made, "tolerance": repr(model.tolerance), "machine": machine},
         ),
+        Step(
+            f"audit:{model.name}:{bundle.name}",
+            f"{sample} of the cached pieces of {model.name}",
+            _stage("audit", imported / "model.mlirbc", layout.audited(model.name, bundle.name), bundle, targets, sample),
+            _files(imported, "model.mlirbc"),
+            _files(layout.audited(model.name, bundle.name), "audit.json"),
+            always=True,
+        ),
     ]
 
 
-def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list[Step]:
+def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", sample: int = 20) -> list[Step]:
     """Every step for every model, in the order of the data's way.
 
-    `machine` says what verification could find here; when it changes, everything is verified again.
+    `machine` says what verification could find here; when it changes, everything is verified again. `sample`
+    is how many cached pieces of each bundle an audit generates again.
     """
     result = []
     for model in spec.models.values():
@@ -146,7 +159,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list
         for name in model.bundles:
             bundle = spec.bundles[name]
             targets = tuple(spec.executables[t] for t in bundle.targets)
-            result += _bundle_steps(model, bundle, targets, layout, machine)
+            result += _bundle_steps(model, bundle, targets, layout, machine, sample)
         package = layout.package(model.name)
         info = {"about": model.about, "licence": model.licence, "source": repr(model.source)}
         names = ("module.vmfb", "compiled.json", "evidence.json")

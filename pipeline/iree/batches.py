@@ -43,14 +43,14 @@ def run(dispatches: Dispatches, missing: Sequence[Piece], folder: Path, cache: C
     """Generate the `missing` pieces, with logs in `folder`; what each batch made, as it ends and is in `cache`."""
     if not missing:
         return
-    for made in _run_here(plan(dispatches, missing, _cores), folder):
+    for made in run_here(plan(dispatches, missing, _cores), folder):
         if not isinstance(made, Refused):
             cache.put(made)
         yield made
     cache.local.trim()
 
 
-def _run_here(batches: Sequence[Batch], folder: Path) -> Iterator[dict[str, bytes] | Refused]:
+def run_here(batches: Sequence[Batch], folder: Path) -> Iterator[dict[str, bytes] | Refused]:
     """Generate `batches` on all cores, in `folder`; what each made, as it ends."""
 
     def run(index: int, batch: Batch) -> dict[str, bytes]:
