@@ -59,6 +59,11 @@ def refuse_more() -> None:
     _refusing.set()
 
 
+def interrupted() -> bool:
+    """Whether this run is being interrupted."""
+    return _refusing.is_set()
+
+
 def end_all() -> None:
     """End every process started here, with its children; for interrupt and termination handlers."""
     with _lock:
