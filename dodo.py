@@ -17,7 +17,7 @@ from pipeline.database import Checker  # noqa: E402
 from pipeline.plan import Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
-from pipeline.tasks import end_on_signals, errors_as_messages, tasks, variables  # noqa: E402
+from pipeline.tasks import end_on_signals, errors_as_messages, positive, tasks, variables  # noqa: E402
 
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
     LAYOUT.root.mkdir(exist_ok=True)
@@ -42,6 +42,7 @@ def task_all():
     end_on_signals()
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
-        target = Target(store, **variables(version="", channel="latest"))
-        made = steps(load(Path("targets")), LAYOUT, target, MACHINE)
+        given = variables(version="", channel="latest", sample="20")
+        sample = positive(given.pop("sample"), "sample")
+        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, sample)
     yield from tasks(made, LAYOUT)

@@ -155,6 +155,11 @@ class SharedCache:
             self._damaged[key] = found.tag
         return data
 
+    def condemn(self, key: str) -> None:
+        """Let the next `put` replace what is there: it is wrong, whole as it is."""
+        if found := self._get(key):
+            self._damaged[key] = found.tag
+
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The entries there are of `keys`."""
         first, rest = keys[:1], keys[1:]  # one alone, so that a store that does not answer is waited for once

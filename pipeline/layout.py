@@ -55,6 +55,10 @@ class Layout:
         """The folder of the verify stage: `module.vmfb`, `evidence.json`, one folder of logs a check."""
         return self._model(model) / "bundles" / bundle / "verify"
 
+    def audited(self, model: str, bundle: str) -> Path:
+        """The folder of an audit: `audit.json`, one folder of logs a batch."""
+        return self._model(model) / "bundles" / bundle / "audit"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`."""
         return self._model(model) / "package"

@@ -24,6 +24,7 @@ class Step:
     inputs: tuple[Path, ...] = ()
     outputs: tuple[Path, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    always: bool = False  # never up to date
 
 
 GROUPS: Mapping[str, str] = {
@@ -34,6 +35,7 @@ GROUPS: Mapping[str, str] = {
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
+    "audit": "generate a sample of each model's cached code again and compare (sample=20)",
 }
 
 
@@ -117,6 +119,7 @@ def _bundle_steps(
     layout: Layout,
     machine: str,
     made: Mapping[str, object],
+    sample: int,
 ) -> list[Step]:
     """`made` is everything but the model that a file of this bundle depends on."""
     imported, reference = layout.imported(model.name), layout.reference(model.name)
@@ -138,13 +141,22 @@ def _bundle_steps(
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
             {"made": made, "tolerance": repr(model.tolerance), "machine": machine},
         ),
+        Step(
+            f"audit:{model.name}:{bundle.name}",
+            f"{sample} of the cached pieces of {model.name}",
+            _stage("audit", imported / "model.mlirbc", layout.audited(model.name, bundle.name), bundle, targets, sample),
+            _files(imported, "model.mlirbc"),
+            _files(layout.audited(model.name, bundle.name), "audit.json"),
+            always=True,
+        ),
     ]
 
 
-def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list[Step]:
+def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", sample: int = 20) -> list[Step]:
     """Every step for every model, in the order of the data's way.
 
-    `machine` says what verification could find here; when it changes, everything is verified again.
+    `machine` says what verification could find here; when it changes, everything is verified again. `sample`
+    is how many cached pieces of each bundle an audit generates again.
     """
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
     options = importlib.import_module("pipeline.stages.compile").options
@@ -154,7 +166,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "") -> list
         result += _model_steps(model, layout)
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
-            result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name])
+            result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name], sample)
         package = layout.package(model.name)
         info = {"about": model.about, "licence": model.licence, "source": repr(model.source), "tolerance": repr(model.tolerance)}
         names = ("module.vmfb", "compiled.json", "evidence.json")

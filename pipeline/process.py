@@ -59,7 +59,7 @@ def refuse_more() -> None:
     _refusing.set()
 
 
-def is_refusing() -> bool:
+def interrupted() -> bool:
     """Whether this run is being interrupted."""
     return _refusing.is_set()
 

@@ -120,7 +120,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         self._line = _StatusLine(sys.stdout)
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
-        self._ran, self._current, self._blocked = 0, 0, 0
+        self._ran, self._blocked = 0, 0
+        self._quiet: list[Any] = []
         if not selected_tasks:
             raise InvalidCommand("nothing matches the selection: `doit list --all` shows every task")
 
@@ -139,7 +140,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
     def skip_uptodate(self, task: Any) -> None:
         """A task has nothing to do."""
         if task.actions:
-            self._current += 1
+            self._quiet.append(task)
 
     def add_failure(self, task: Any, fail: BaseFail) -> None:
         """A task failed, or could not run because another did."""
@@ -159,24 +160,28 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         if self._ran:
             self._table()
         seconds = time.monotonic() - self._started
-        counts = [(self._ran, "done"), (self._current, "up to date"), (len(self.failures), "failed"), (self._blocked, "blocked")]
+        counts = [
+            (self._ran, "done"),
+            (len(self._quiet), "up to date"),
+            (len(self.failures), "failed"),
+            (self._blocked, "blocked"),
+        ]
         said = ", ".join(f"{n} {what}" for n, what in counts if n)
         if said:
             sys.stdout.write(f"{said} in {seconds:.1f} s\n")
-        if self._current and not (self._ran or self.failures or self._blocked or process.is_refusing()):
+        if self._quiet and not (self._ran or self.failures or self._blocked or process.interrupted()):
             with contextlib.suppress(OSError, ValueError, KeyError):  # then the next run looks properly
                 self._remember()
 
     def _remember(self) -> None:
         """Note how all files look after a run that had nothing to do; doit's database, which says so, among them."""
         files = {str(self.database)}
-        for name, task in self._tasks.items():
-            if task.actions:
-                files |= {*task.file_dep, *task.targets, str(stamp(name, Path(task.targets[0])))}
-            if name.startswith("publish:"):
+        for task in self._quiet:
+            files |= {*task.file_dep, *task.targets, str(stamp(task.name, Path(task.targets[0])))}
+            if task.name.startswith("publish:"):
                 receipt = json.loads(Path(task.targets[0]).read_text())
                 files |= {o for o in receipt["objects"] if "://" not in o}
-        self.snapshot.take(files, self._current)
+        self.snapshot.take(files, len(self._quiet))
 
     def _table(self) -> None:
         verified = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]

@@ -118,6 +118,8 @@ def _release_is_there(receipt: Path) -> Callable[[], bool]:
 
 def _task(step: Step, run: Run) -> dict[str, Any]:
     uptodate: list[Any] = [_made_by_the_run_that_doit_remembers(step), config_changed({"program": __version__, **step.options})]
+    if step.always:
+        uptodate = [False]
     if step.name.startswith("publish:"):
         uptodate.append(_release_is_there(step.outputs[0]))
     return {
@@ -152,6 +154,13 @@ def variables(**defaults: str) -> dict[str, str]:
     for name in given.keys() - defaults.keys():
         raise PipelineError(f"{name}= is no variable here: {did_you_mean(name, defaults)}")
     return {**defaults, **given}
+
+
+def positive(text: str, name: str) -> int:
+    """The number that the variable `name` of the command line gives."""
+    if not text.isdecimal() or not int(text):
+        raise PipelineError(f"{name}={text} is no number of things: give 1 or more")
+    return int(text)
 
 
 @contextlib.contextmanager

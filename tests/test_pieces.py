@@ -142,7 +142,7 @@ def test_flags_that_change_the_front_half_for_a_target_are_heeded(tmp_path: Path
 def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Target]]:
     folder = tmp_path_factory.mktemp("apart")
     targets = [resolve(e) for e in executables(*DESKTOP)]
-    return compiler._front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30)), targets
+    return compiler.front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30)), targets
 
 
 def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:

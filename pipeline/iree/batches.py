@@ -40,17 +40,41 @@ def plan(dispatches: Dispatches, pieces: Sequence[Piece], cores: int) -> list[Ba
 
 
 def run(dispatches: Dispatches, missing: Sequence[Piece], folder: Path, cache: Cache) -> Iterator[dict[str, bytes] | Refused]:
-    """Generate the `missing` pieces, with logs in `folder`; what each batch made, as it ends and is in `cache`."""
+    """Generate the `missing` pieces, with logs in `folder`; what each batch made, as it ends and is in `cache`.
+
+    On the cluster whose scheduler PIPELINE_SCHEDULER names, or here.
+    """
     if not missing:
         return
-    for made in _run_here(plan(dispatches, missing, _cores), folder):
-        if not isinstance(made, Refused):
-            cache.put(made)
-        yield made
+    if address := os.environ.get("PIPELINE_SCHEDULER"):
+        yield from _run_there(address, dispatches, missing, folder, cache)
+    else:
+        yield from _kept(run_here(plan(dispatches, missing, _cores), folder), cache)
     cache.local.trim()
 
 
-def _run_here(batches: Sequence[Batch], folder: Path) -> Iterator[dict[str, bytes] | Refused]:
+def _kept(results: Iterator[dict[str, bytes] | Refused], cache: Cache) -> Iterator[dict[str, bytes] | Refused]:
+    for made in results:
+        if not isinstance(made, Refused):
+            cache.put(made)
+        yield made
+
+
+def _run_there(
+    address: str, dispatches: Dispatches, missing: Sequence[Piece], folder: Path, cache: Cache
+) -> Iterator[dict[str, bytes] | Refused]:
+    from pipeline.iree.cluster import Cluster  # distributed takes a second to import
+
+    cluster = Cluster(address)
+    for batch, result in cluster.run(plan(dispatches, missing, cluster.cores()), cache):
+        made = outcome(batch, result)
+        if isinstance(made, Refused) or len(made) == len(batch.keys):
+            yield made
+        else:  # what a worker says to be in the shared cache cannot be read here
+            yield from _kept(run_here([batch], folder), cache)
+
+
+def run_here(batches: Sequence[Batch], folder: Path) -> Iterator[dict[str, bytes] | Refused]:
     """Generate `batches` on all cores, in `folder`; what each made, as it ends."""
 
     def run(index: int, batch: Batch) -> dict[str, bytes]:

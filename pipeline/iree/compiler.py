@@ -88,7 +88,7 @@ def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -
             )
 
 
-def _front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache) -> Path:
+def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache) -> Path:
     """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
 
     Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
@@ -134,7 +134,7 @@ def _generate(
     source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache
 ) -> tuple[Path, list[link.Code]]:
     """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; and the code."""
-    sources = _front_half(source, folder, targets, flags, cache.local)
+    sources = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
     with mlir.opened(sources) as module:
         dispatches = Dispatches(module, targets, flags)

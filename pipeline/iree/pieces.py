@@ -46,7 +46,7 @@ class Batch:
     keys: Mapping[str, str]
     source: bytes
     flags: tuple[str, ...]
-    compiler: str
+    generator: str
 
 
 @dataclass(frozen=True)

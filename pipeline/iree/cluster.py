@@ -1,0 +1,196 @@
+"""Batches on a Dask cluster. The only user of `distributed`, imported when there is something to generate.
+
+Batches travel to the workers, code comes back through the shared cache, if there is one in a bucket, or else as the
+result. Dask itself gives a dead worker's batches to others.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import queue
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import process
+from pipeline.cache import Cache, SharedCache
+from pipeline.errors import PipelineError
+from pipeline.iree import pieces
+from pipeline.iree.pieces import Batch
+from pipeline.store.open import open_store
+
+_log = logging.getLogger(__name__)
+_INSTALL = "pip install 'vmfb-pipeline[build,cluster]'"
+_HINT = f"start one with `dask worker` where this version is installed ({_INSTALL}), or unset PIPELINE_SCHEDULER"
+_connecting = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A worker would generate other code than this machine: it has another compiler, or another version of this package."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker made: the keys of what it put into the shared cache, and the rest itself."""
+
+    stored: tuple[str, ...]
+    made: Mapping[str, bytes]
+
+
+def work(batch: Batch, cache_url: str) -> Done | Unfit:
+    """Generate `batch`, on a worker. A worker that was killed may have done it all but tell."""
+    from distributed import get_worker
+
+    here = get_worker().address
+    if batch.generator != pieces.generator():
+        return Unfit(here)
+    shared = SharedCache(open_store(cache_url), writable=True) if cache_url else None
+    keys = list(batch.keys.values())
+    if shared and len(shared.get_many(keys)) == len(keys):
+        return Done(tuple(keys), {})
+    with tempfile.TemporaryDirectory(prefix="pieces-") as folder:
+        try:
+            made = pieces.generate(batch, Path(folder))
+        except PipelineError as error:  # its log is gone with the folder
+            raise type(error)(error.what, where=f"worker {here} on {socket.gethostname()}") from None
+    left = shared.put_many(made) if shared else made
+    return Done(tuple(key for key in made if key not in left), left)
+
+
+@functools.cache
+def _connect(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise PipelineError(f"PIPELINE_SCHEDULER is set, but {error.name} is not installed", hint=_INSTALL) from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said here
+    try:
+        return Client(address, timeout=_patience(), set_as_default=False, name="vmfb-pipeline")
+    except (OSError, ValueError) as error:
+        hint = "start it with `dask scheduler`, or correct or unset PIPELINE_SCHEDULER"
+        raise PipelineError(f"no Dask scheduler answers ({error})", where=address, hint=hint) from error
+
+
+def _patience() -> float:
+    """How many seconds to wait for a scheduler, and for a worker as long as there is none."""
+    text = os.environ.get("PIPELINE_SCHEDULER_TIMEOUT") or "60"
+    try:
+        return float(text)
+    except ValueError:
+        raise PipelineError(f"{text!r} is no number of seconds", where="PIPELINE_SCHEDULER_TIMEOUT") from None
+
+
+class Cluster:
+    """The cluster whose scheduler is at `address`."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        with _connecting:
+            self._client = _connect(address)
+        self._unfit: set[str] = set()
+        self._alone_since: float | None = None
+
+    def _workers(self) -> dict[str, int]:
+        """The threads of each worker that may work for us."""
+        if self._client.status != "running":
+            return {}
+        try:
+            return {worker: threads for worker, threads in self._client.nthreads().items() if worker not in self._unfit}
+        except (OSError, CancelledError):
+            return {}
+
+    def _check(self) -> None:
+        """Raise PipelineError if this run was interrupted, or if there has been no worker for too long."""
+        if process.interrupted():
+            raise PipelineError("interrupted")
+        if self._workers():
+            self._alone_since = None
+            return
+        self._alone_since = self._alone_since or time.monotonic()
+        if time.monotonic() - self._alone_since > _patience():
+            what = f"no worker for {_patience():.0f} s"
+            if self._client.status != "running":
+                what = "the Dask scheduler went away"
+            elif self._unfit:
+                what = f"no worker has this compiler and this version: refused were {', '.join(sorted(self._unfit))}"
+            raise PipelineError(what, where=self.address, hint=_HINT)
+
+    def cores(self) -> int:
+        """How many batches can run at a time. Raises PipelineError if there is no worker, nor comes one."""
+        while True:
+            self._check()
+            if workers := self._workers():
+                return sum(workers.values())
+            time.sleep(0.2)
+
+    def _submit(self, batch: Batch, cache_url: str) -> Any:
+        fit = list(self._workers()) if self._unfit else None
+        key = f"pieces-{batch.target}-{uuid.uuid4().hex}"  # no name would make Dask look at every byte
+        return self._client.submit(work, batch, cache_url, key=key, workers=fit, allow_other_workers=False)
+
+    def _refuse(self, worker: str) -> None:
+        if worker not in self._unfit:
+            self._unfit.add(worker)
+            _log.warning("the worker %s has another compiler or version than this machine: it is left out", worker)
+
+    def run(self, batches: Sequence[Batch], cache: Cache) -> Iterator[tuple[Batch, Any]]:
+        """What each batch made, as it ends: the batch, and a call that returns key → code or raises PipelineError."""
+        url = cache.shared.store.url if cache.shared else ""
+        url = url if url.startswith("s3://") else ""  # a folder here is none over there
+        ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        waiting: dict[Any, Batch] = {}
+
+        def submit(batch: Batch) -> None:
+            future = self._submit(batch, url)
+            waiting[future] = batch
+            future.add_done_callback(ended.put)
+
+        for batch in batches:
+            submit(batch)
+        try:
+            while waiting:
+                self._check()
+                try:
+                    future = ended.get(timeout=1)
+                except queue.Empty:
+                    continue
+                batch = waiting.pop(future)
+                result = None if future.status == "error" else self._result(future)
+                if isinstance(result, Unfit):
+                    self._refuse(result.worker)
+                    self.cores()
+                    submit(batch)
+                else:
+                    yield batch, functools.partial(self._code, future, result, cache)
+        finally:
+            self._client.cancel(list(waiting))
+
+    def _result(self, future: Any) -> Any:
+        try:
+            return future.result(timeout=_patience())
+        except (OSError, CancelledError) as error:
+            raise PipelineError(f"the Dask scheduler went away ({error})", where=self.address, hint=_HINT) from error
+
+    def _code(self, future: Any, done: Done | None, cache: Cache) -> dict[str, bytes]:
+        if done is None:
+            error = future.exception()
+            if isinstance(error, PipelineError):
+                raise error
+            raise PipelineError(f"a worker failed: {type(error).__name__}: {error}", where=self.address, hint=_HINT)
+        cache.put(done.made)
+        found = cache.shared.get_many(done.stored) if cache.shared and done.stored else {}
+        for key, data in found.items():
+            cache.local.put(key, data)
+        return {**done.made, **found}

@@ -1,0 +1,204 @@
+"""Pieces generated on a Dask cluster: real scheduler and workers, as processes with nothing in common but the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cache import Cache, LocalCache, SharedCache
+from pipeline.errors import PipelineError
+from pipeline.store.open import open_store
+from tests import servers
+from tests.project import ROOT, Project
+from tests.test_compile import DESKTOP
+from tests.test_pieces import SMALL, build, cold  # noqa: F401  # a fixture
+
+
+class Dask:
+    """A scheduler, and workers that each have a folder and a cache of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._dask = servers.command("dask", "pip install -e '.[cluster]'")
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.port = servers.free_ports(1)[0]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+
+    def scheduler(self) -> None:
+        self._start("scheduler", {}, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+
+    def worker(self, name: str, **environment: str) -> Path:
+        """Start a worker of one thread; its folder."""
+        words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name, "--host", "127.0.0.1"]
+        return self._start(name, environment, *words, "--local-directory", str(self.folder / name))
+
+    def _start(self, name: str, environment: dict[str, str], *words: str) -> Path:
+        (folder := self.folder / name).mkdir()
+        own = {"PYTHONPATH": str(ROOT), "PIPELINE_CACHE_DIR": str(folder / "cache"), "TMPDIR": str(folder)}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("PIPELINE_CACHE", "PIPELINE_SCHEDULER")}
+        with (folder / "log").open("wb") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    servers._leashed([self._dask, *words]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=folder,
+                    env={**inherited, **own, **environment},
+                    start_new_session=True,
+                )
+            )
+        return folder
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
+    (tmp_path / "dask").mkdir()
+    cluster = Dask(tmp_path / "dask")
+    monkeypatch.setenv("PIPELINE_SCHEDULER", cluster.address)
+    monkeypatch.setenv("PIPELINE_SCHEDULER_TIMEOUT", "60")
+    try:
+        cluster.scheduler()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def cache_at(folder: Path, store: str = "") -> Cache:
+    return Cache(LocalCache(folder, 1 << 30), SharedCache(open_store(store), writable=True) if store else None)
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_workers_generate_the_same_bytes(dask: Dask, cold: tuple[Path, Cache], tmp_path: Path) -> None:  # noqa: F811
+    folders = [dask.worker(name) for name in ("one", "two")]
+    counts = build(SMALL, tmp_path, DESKTOP, cache_at(tmp_path / "cache"))
+    assert counts.generated == 12
+    assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()
+    assert not (tmp_path / "pieces").exists()  # nothing was generated here
+    assert not [left for folder in folders for left in folder.rglob("pieces-*")]
+    assert build(SMALL, tmp_path / "again", DESKTOP, cache_at(tmp_path / "cache")).local == 12
+
+
+def test_code_comes_through_the_shared_cache(
+    dask: Dask,
+    cold: tuple[Path, Cache],  # noqa: F811
+    seaweedfs: servers.Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    servers.use_aws(monkeypatch, seaweedfs.endpoint)
+    url = f"s3://{servers.BUCKET}/{tmp_path.name}"
+    dask.worker("one")
+    build(SMALL, tmp_path, DESKTOP, cache_at(tmp_path / "cache", url))
+    assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()
+    monkeypatch.delenv("PIPELINE_SCHEDULER")
+    assert build(SMALL, tmp_path / "other", DESKTOP, cache_at(tmp_path / "other-cache", url)).shared == 12
+
+
+def test_a_worker_that_cannot_reach_the_shared_cache_sends_the_code(
+    dask: Dask,
+    cold: tuple[Path, Cache],  # noqa: F811
+    seaweedfs: servers.Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    servers.use_aws(monkeypatch, seaweedfs.endpoint)
+    dask.worker("one", AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{servers.free_ports(1)[0]}")
+    cache = cache_at(tmp_path / "cache", f"s3://{servers.BUCKET}/{tmp_path.name}")
+    assert build(SMALL, tmp_path, ["x86-64"], cache).generated == 2
+    assert build(SMALL, tmp_path / "again", ["x86-64"], cache).local == 2
+
+
+def test_the_pieces_of_a_killed_worker_are_done_by_another(dask: Dask, cold: tuple[Path, Cache], tmp_path: Path) -> None:  # noqa: F811
+    first = dask.worker("one")
+    done: list[object] = []
+    thread = threading.Thread(target=lambda: done.append(build(SMALL, tmp_path, DESKTOP, cache_at(tmp_path / "cache"))))
+    thread.start()
+    wait_for(lambda: [*first.glob("pieces-*/kernels.mlirbc")])
+    dask.processes[-1].kill()
+    dask.worker("two")
+    thread.join(120)
+    assert done
+    assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()
+
+
+def test_no_scheduler_no_worker_and_a_dead_scheduler_are_said(
+    dask: Dask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PIPELINE_SCHEDULER_TIMEOUT", "3")
+    with pytest.raises(PipelineError, match="no worker for 3 s") as caught:
+        build(SMALL, tmp_path, ["x86-64"], cache_at(tmp_path / "cache"))
+    assert "dask worker" in caught.value.hint
+    dask.processes[0].kill()
+    with pytest.raises(PipelineError, match=r"went away|no worker"):
+        build(SMALL, tmp_path, ["x86-64"], cache_at(tmp_path / "cache"))
+    monkeypatch.setenv("PIPELINE_SCHEDULER", f"tcp://127.0.0.1:{servers.free_ports(1)[0]}")
+    with pytest.raises(PipelineError, match="no Dask scheduler answers"):
+        build(SMALL, tmp_path, ["x86-64"], cache_at(tmp_path / "cache"))
+
+
+def test_a_worker_with_another_compiler_is_refused(
+    dask: Dask,
+    cold: tuple[Path, Cache],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "pipeline", other / "pipeline")
+    toolchain = other / "pipeline/iree/toolchain.py"
+    toolchain.write_text(toolchain.read_text().replace('"iree-lld")).encode()', '"iree-lld")).encode() + b"older"'))
+    monkeypatch.setenv("PIPELINE_SCHEDULER_TIMEOUT", "8")
+    dask.worker("old", PYTHONPATH=str(other))
+    with pytest.raises(PipelineError, match="no worker has this compiler and this version: refused were tcp://127"):
+        build(SMALL, tmp_path / "a", ["x86-64"], cache_at(tmp_path / "cache"))
+    assert "it is left out" in caplog.text
+    dask.worker("new")
+    build(SMALL, tmp_path / "b", DESKTOP, cache_at(tmp_path / "cache"))
+    assert (tmp_path / "b/module.vmfb").read_bytes() == cold[0].read_bytes()
+
+
+def test_a_target_that_is_refused_on_a_worker_is_named(dask: Dask, tmp_path: Path) -> None:
+    from pipeline.iree import compiler
+    from pipeline.iree.targets import resolve
+    from pipeline.spec.types import Executable
+    from tests.project import DATA
+
+    dask.worker("one")
+    plain = Executable("plain", Path("plain.yaml"), "", "vulkan-spirv", "vp_android_baseline_2022", (), {}, (), None)
+    with pytest.raises(compiler.RefusedError, match="plain: ") as caught:
+        compiler.compile_module(DATA / "half.mlir", tmp_path, [resolve(plain)], {"plain": ()}, cache=cache_at(tmp_path / "cache"))
+    assert "worker tcp://127" in str(caught.value.reasons["plain"])
+
+
+def test_nothing_to_do_does_not_contact_a_cluster(built: Project) -> None:
+    result = built.doit(PIPELINE_SCHEDULER="tcp://127.0.0.1:1")
+    assert (result.returncode, result.stdout.split(" in ")[0]) == (0, "7 up to date")
+
+
+def test_all_hits_do_not_import_dask(cold: tuple[Path, Cache], tmp_path: Path) -> None:  # noqa: F811
+    program = "from tests.test_pieces import *; import sys; from pathlib import Path\n"
+    program += f"print(build(SMALL, Path({str(tmp_path)!r}), DESKTOP, cache_at(Path({str(cold[1].local.folder)!r}))).local)\n"
+    program += "assert 'distributed' not in sys.modules"
+    environment = {**os.environ, "PIPELINE_SCHEDULER": "tcp://127.0.0.1:1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.returncode) == ("12\n", 0), result.stderr
