@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,21 +32,31 @@ def _say(text: str) -> None:
 
 
 class _Bar:
-    """The progress of a transfer: a bar on a terminal, a line at the end elsewhere. On standard error."""
+    """The progress of a transfer, on standard error: a bar on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: Any = None
+        self._lock = threading.Lock()
 
     def begin(self, name: str, total: int) -> None:
+        self._name, self._total, self._came = name, total, 0
+        self._started = self._said = time.monotonic()
         if sys.stderr.isatty() and not self._quiet:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False, file=sys.stderr)
 
     def advance(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.update(count)
+        with self._lock:
+            self._came += count
+            if self._bar is not None:
+                self._bar.update(count)
+            elif not self._quiet and (now := time.monotonic()) > self._said + 10:
+                from pipeline.consume.render import size
+
+                self._said, rate = now, self._came / (now - self._started)
+                _say(f"{self._name}: {size(self._came)} of {size(self._total)}, {size(int(rate))}/s")
 
     def end(self) -> None:
         if self._bar is not None:
@@ -259,16 +272,19 @@ def _cache(arguments: argparse.Namespace) -> None:
         if damaged:
             raise PipelineError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
     else:
-        removed = cache.prune(arguments.max_size, arguments.unused)
+        if arguments.max_size is None and arguments.unused is None:
+            raise PipelineError("say what to remove", hint="--max-size 5GB, or --unused 30 (days)")
+        most = arguments.max_size if arguments.max_size is not None else 1 << 62
+        removed = cache.prune(most, arguments.unused if arguments.unused is not None else 1e9)
         print(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
 
 
 def _bytes(text: str) -> int:
-    units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-    number, unit = text.upper().removesuffix("B"), 1
-    if number and number[-1] in units:
-        number, unit = number[:-1], units[number[-1]]
-    return int(float(number) * unit)
+    units = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 5GB, 500MB, …")
+    return int(float(match[1]) * units.get(match[2], 1))
 
 
 def _add_store(command: argparse.ArgumentParser, bundle: bool = True) -> None:
@@ -340,8 +356,8 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("list", help="every file, the last used first")
     actions.add_parser("verify", help="check every byte; what is damaged will be fetched again")
     prune = actions.add_parser("prune", help="remove the longest unused")
-    prune.add_argument("--max-size", type=_bytes, default=1 << 62, metavar="SIZE", help="keep at most so much, like 5GB")
-    prune.add_argument("--unused", type=float, default=1e9, metavar="DAYS", help="remove what was not used for so long")
+    prune.add_argument("--max-size", type=_bytes, metavar="SIZE", help="keep at most so much, like 5GB")
+    prune.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long")
     command.set_defaults(call=_cache)
     return parser
 

@@ -34,7 +34,7 @@ def disk_errors(where: str) -> Iterator[None]:
     except OSError as error:
         hint = {
             28: "free some space and run the same command again; nothing half-written was kept",
-            2: "check the path; what is missing below out/ is made again after `rm -rf out`",
+            2: "check the path; what doit made is made again after `rm -rf out`",
             20: "a part of that path is a file: choose another folder",
             30: "the file system is read-only: choose another folder, or remount it",
             13: "check the owner and permissions of that folder",

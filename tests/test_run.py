@@ -115,6 +115,17 @@ def test_unknown_devices_are_told_with_those_that_are_here(capsys: pytest.Captur
     text = vmfb(capsys, "fetch", "small", "--device", "H100", code=1)
     assert "there is no device 'H100' here" in text
     assert "local-task" in text
+    assert "there is no device ''" in vmfb(capsys, "fetch", "small", "--device", "", code=1)
+
+
+def test_without_a_cache_that_can_be_written_to_what_needs_none_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "file"))
+    for command in (["list"], ["inspect", "small"], ["explain", "small"], ["devices"]):
+        vmfb(capsys, *command)
+    assert "Not a directory" in vmfb(capsys, "fetch", "small", code=1)
 
 
 def test_without_a_runtime_everything_is_fetched_and_said(
@@ -227,6 +238,7 @@ def test_a_release_runs_on_given_inputs(capsys: pytest.CaptureFixture[str], tmp_
         (["64x128xi32=1", "128x64xf32=1"], "int32, but the model takes"),
         (["64x128xq9=1", "128x64xf32=1"], "'q9' is no type here"),
         (["64x128xf32=1,2", "128x64xf32=1"], "reshape"),
+        (["64x128xi8=300", "128x64xf32=1"], "out of bounds"),
         (["64x128xf32=", "128x64xf32=1"], "--input 64x128xf32="),
         (["nothing.npy", "128x64xf32=1"], "nothing.npy"),
     ],

@@ -249,9 +249,10 @@ class Cache:
             return None
 
     def keep(self, store: str, key: str, data: bytes) -> None:
-        """Remember a document."""
+        """Remember a document, where there is a cache that can be written to."""
         if self.document(store, key) != data:
-            write(self._document(store, key), data)
+            with suppress(PipelineError):
+                write(self._document(store, key), data)
 
     def entry(self, blob: Blob, parts: tuple[Stretch, ...]) -> Entry:
         """The file for `blob`, whose stretches are `parts`. A manifest with other stretches has another file.

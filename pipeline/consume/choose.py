@@ -54,7 +54,7 @@ def named(devices: Sequence[Device], name: str) -> list[Device]:
     if name in drivers:
         found = [d for d in devices if d.driver == drivers[name]]
     else:
-        found = [d for d in devices if name == d.uri or name.lower() in d.name.lower()]
+        found = [d for d in devices if name and (name == d.uri or name.lower() in d.title.lower())]
     if not found:
         here = ", ".join(f"{d.uri} ({d.name})" for d in devices) or "none"
         raise PipelineError(f"there is no device {name!r} here", hint=f"`vmfb devices` lists them: {here}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,5 +90,6 @@ def of_this_machine(cache: Cache) -> list[Device]:
         pass  # not asked yet, or by another version of this program
     with tempfile.TemporaryDirectory() as folder:
         found = devices.find(Path(folder))
-    write(path, json.dumps({"fingerprint": now, "facts": to_json(found)}).encode())
+    with suppress(PipelineError):  # no cache that can be written to: they are asked again next time
+        write(path, json.dumps({"fingerprint": now, "facts": to_json(found)}).encode())
     return found

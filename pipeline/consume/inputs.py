@@ -31,7 +31,7 @@ def parse(text: str) -> np.ndarray[Any, Any]:
         raise PipelineError(f"--input {text}: {match[2]!r} is no type here", hint=_HINT)
     words = match[3].replace("[", " ").replace("]", " ").replace(",", " ").split()
     try:
-        values = np.array([float(w) if dtype.startswith("float") else int(w) for w in words]).astype(dtype)
+        values = np.array([float(w) if dtype.startswith("float") else int(w) for w in words], dtype)
         return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape)
     except (ValueError, IndexError, OverflowError, MemoryError) as error:
         raise PipelineError(f"--input {text[:80]}: {error}", hint=_HINT) from error

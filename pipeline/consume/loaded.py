@@ -30,7 +30,11 @@ class Model:
 
     def __init__(self, manifest: Manifest, path: Path, variant: str, device: Device) -> None:
         self.manifest, self.path, self.variant, self.device = manifest, path, variant, device
-        self._session = Session(path, open_device(device.uri))
+        try:
+            self._session = Session(path, open_device(device.uri))
+        except (RuntimeError, ValueError) as error:  # the runtime's own
+            what = f"{variant} cannot be loaded on {device.title}: {str(error).splitlines()[0]}"
+            raise PipelineError(what, where=str(path), hint="`vmfb explain` tells more") from error
 
     def __call__(self, *inputs: ArrayLike) -> tuple[np.ndarray[Any, Any], ...]:
         """Run the model once. Raises PipelineError for arrays that are not of the signature's dtypes and shapes."""

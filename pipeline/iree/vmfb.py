@@ -7,6 +7,7 @@ read-only data, and usually a ZIP at the same time, whose directory names the pi
 from __future__ import annotations
 
 import mmap
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ def read(path: Path, digests: bool = True) -> Module:
     """
     try:
         with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise MalformedError("it is empty")
             # Not closed here: views of it live in the traceback of whatever is wrong with the file.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _parse(memoryview(mapped), _members(path), digests)
