@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -92,6 +93,22 @@ def _spawn(
         raise PipelineError(f"cannot start {words[0]}: {error.strerror}", where=str(log)) from error
 
 
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> int:
+    """Wait for its end. `Popen.wait` with a timeout looks only every 50 ms: long, for tools that take as long."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:  # ended and waited for, by an interrupt's handler
+        return process.wait()
+    try:
+        waiter = select.poll()
+        waiter.register(descriptor, select.POLLIN)
+        if not waiter.poll(timeout * 1000):
+            raise TimeoutError
+    finally:
+        os.close(descriptor)
+    return process.wait()
+
+
 def execute(
     argv: Sequence[str | Path],
     log: Path,
@@ -120,8 +137,8 @@ def execute(
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")
-            returncode = process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            returncode = _wait(process, timeout)
+        except TimeoutError:
             raise PipelineError(
                 f"{Path(words[0]).name} did not end within {timeout:.0f} s and was stopped", where=str(log)
             ) from None

@@ -130,6 +130,33 @@ def test_keys_know_what_makes_the_code_and_nothing_else(tmp_path: Path) -> None:
     assert build(variation(tmp_path / "a.mlir", "first", 1.0, 0.0), tmp_path / "5", target, cache, flags).generated > 0
 
 
+RESOURCE = """module { func.func @f(%a: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %w = arith.constant dense_resource<w> : tensor<8xf32>
+  %e = tensor.empty() : tensor<4x8xf32>
+  %r = linalg.generic {
+    indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (j)>, affine_map<(i, j) -> (i, j)>],
+    iterator_types = ["parallel", "parallel"]
+  } ins(%a, %w : tensor<4x8xf32>, tensor<8xf32>) outs(%e : tensor<4x8xf32>) {
+  ^bb0(%x: f32, %y: f32, %o: f32):
+    %s = arith.addf %x, %y : f32
+    linalg.yield %s : f32
+  } -> tensor<4x8xf32>
+  return %r : tensor<4x8xf32>
+} }
+{-# dialect_resources: { builtin: { w: "0x04000000BYTES" } } #-}"""
+
+
+def test_constants_that_are_only_named_in_a_kernel_count(tmp_path: Path) -> None:
+    cache = cache_at(tmp_path / "cache")
+    counts = []
+    for number in (1, 2, 1):
+        data = np.arange(number, number + 8, dtype=np.float32).tobytes().hex()
+        (tmp_path / "model.mlir").write_text(RESOURCE.replace("BYTES", data))
+        counts.append(build(tmp_path / "model.mlir", tmp_path / "out", ["x86-64"], cache))
+        assert bytes.fromhex(data) in (tmp_path / "out/module.vmfb").read_bytes()
+    assert [(c.local, c.generated) for c in counts] == [(0, 1), (0, 1), (1, 0)]
+
+
 def test_flags_that_change_the_front_half_for_a_target_are_heeded(tmp_path: Path) -> None:
     cache = cache_at(tmp_path / "cache")
     build(SMALL, tmp_path / "plain", ["x86-64"], cache)

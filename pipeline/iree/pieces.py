@@ -110,10 +110,7 @@ class Dispatches:
             copy = variant.clone()
         copy.attributes["sym_name"] = ir.StringAttr.get("code")
         _rename_exports(copy, "")
-        text = "".join(
-            o.operation.get_asm(print_generic_op_form=True, use_local_scope=True, large_elements_limit=None)
-            for o in body(copy).operations
-        )
+        text = _text(copy)
         # Half a SHA-256 is 128 bits: no two kernels that anybody writes share it.
         name = f"kernel_{sha256_bytes(text.encode())[:32]}"
         count = self._copies[name] = self._copies.get(name, -1) + 1
@@ -141,6 +138,19 @@ class Dispatches:
                     variant.attributes["target"] = attribute
         keys = {piece.symbol: piece.key for piece in pieces}
         return Batch(target.name, target.subgroup_size, keys, mlir.to_bytes(module), self._flags, generator())
+
+
+def _text(variant: ir.Operation) -> str:
+    """Everything of the variant but its target: its exports and its kernels, constants included."""
+    whole = {"print_generic_op_form": True, "large_elements_limit": None, "large_resource_limit": None}
+    text = "".join(o.operation.get_asm(use_local_scope=True, **whole) for o in body(variant).operations)
+    if "dense_resource<" in text:  # such a constant is only named there: its bytes are printed at the end of a module
+        module = ir.Module.create()
+        with ir.InsertionPoint(module.body):
+            for inner in operations(variant, "builtin.module"):
+                inner.clone()
+        text += module.operation.get_asm(**whole)
+    return text
 
 
 def _variant_for(variants: Sequence[ir.Operation], target: Target) -> int:

@@ -9,7 +9,7 @@ parameters for which iree-compile has no flag. Both strip the source map. Only t
 of Vulkan code. Finding the attributes, which both need, is not counted.
 
 * compile: wall time, and CPU time of the child processes; thin is the sum over the targets. Every compilation has a fresh
-  parent process; fat and thin alternate; medians.
+  parent process, and the fat way an empty cache of code; fat and thin alternate; medians.
 * peak: the largest resident set of one child process (which counts its parent's until it starts its own program).
 * size: the fat file against the sum of the thin ones, and against the largest.
 * inference, load: the fat file on local-task against the thin file of the target that the fat file chooses there. Fat
@@ -40,13 +40,14 @@ from statistics import median
 import numpy as np
 
 from pipeline import process
+from pipeline.cache import Cache, LocalCache
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature
 from pipeline.iree import devices, mlir
-from pipeline.iree.compiler import CODEGEN_FLAGS, LINK_FLAGS, compile_module
+from pipeline.iree.compiler import compile_module
 from pipeline.iree.gates import Gate
 from pipeline.iree.targets import Target, device, resolve
-from pipeline.iree.toolchain import iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.load import load
 
@@ -68,7 +69,8 @@ class Job:
 
 def compile_fat(job: Job, folder: Path) -> Callable[[], object]:
     """Ready to make `folder/module.vmfb`."""
-    return lambda: compile_module(job.source, folder, job.targets, job.declared, job.flags)
+    cache = Cache(LocalCache(Path(tempfile.mkdtemp(dir=folder)), 1 << 32))
+    return lambda: compile_module(job.source, folder, job.targets, job.declared, job.flags, cache)
 
 
 def compile_thin(job: Job, folder: Path, extra: Sequence[str] = ()) -> Callable[[], object]:

@@ -1,0 +1,52 @@
+"""A Dask cluster for tests and measurements: a scheduler and workers, as processes that share nothing but the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests import servers
+from tests.project import ROOT
+
+
+class Dask:
+    """A scheduler, and workers that each have a folder and a cache of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._dask = servers.command("dask", "pip install -e '.[cluster]'")
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.port = servers.free_ports(1)[0]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+
+    def scheduler(self) -> None:
+        self._start("scheduler", {}, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+
+    def worker(self, name: str, **environment: str) -> Path:
+        """Start a worker of one thread; its folder."""
+        words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name, "--host", "127.0.0.1"]
+        return self._start(name, environment, *words, "--local-directory", str(self.folder / name))
+
+    def _start(self, name: str, environment: dict[str, str], *words: str) -> Path:
+        (folder := self.folder / name).mkdir()
+        own = {"PYTHONPATH": str(ROOT), "PIPELINE_CACHE_DIR": str(folder / "cache"), "TMPDIR": str(folder)}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("PIPELINE_CACHE", "PIPELINE_SCHEDULER")}
+        with (folder / "log").open("wb") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    servers._leashed([self._dask, *words]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=folder,
+                    env={**inherited, **own, **environment},
+                    start_new_session=True,
+                )
+            )
+        return folder
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
