@@ -14,7 +14,7 @@ from typing import Any
 from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
-from pipeline import process
+from pipeline import activity, process
 from pipeline.layout import stamp
 from pipeline.snapshot import Snapshot
 
@@ -58,7 +58,11 @@ class _StatusLine:
 
     def _text(self) -> str:
         now = time.monotonic()
-        return ", ".join(f"{name} ({now - since:.0f} s)" for name, since in self._running.items())
+        shown = []
+        for name, since in self._running.items():
+            doing = activity.text(name)
+            shown.append(f"{name} ({doing + ', ' if doing else ''}{now - since:.0f} s)")
+        return ", ".join(shown)
 
     def _draw(self) -> None:
         while not self._stop.wait(0.2 if self._live else _HEARTBEAT):
@@ -183,6 +187,19 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
                 files |= {o for o in receipt["objects"] if "://" not in o}
         self.snapshot.take(files, len(self._quiet))
 
+    def _code(self) -> str:
+        """Where the code of this run came from; empty if nothing was compiled."""
+        compiled = [Path(self._tasks[n].targets[0]).parent / "pieces.json" for n in self._seconds if n.startswith("compile:")]
+        counts = [json.loads(path.read_text()) for path in compiled if path.exists()]
+        if not counts:
+            return ""
+        total, local, shared, generated, saved = (
+            sum(c[key] for c in counts) for key in ("total", "local", "shared", "generated", "seconds_saved")
+        )
+        parts = [(generated, "generated"), (local, "from this machine's cache"), (shared, "from the shared cache")]
+        said = ", ".join(f"{count} {what}" for count, what in parts if count)
+        return f"{total} pieces of code: {said}" + (f"; that saved {saved:.0f} s of code generation" if saved >= 1 else "") + "\n"
+
     def _table(self) -> None:
         verified = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]
         rows = [
@@ -191,6 +208,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         if rows:
             width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
             sys.stdout.write("\n" + render(rows, width) + "\n\n")
+        sys.stdout.write(self._code())
         for name, task in self._tasks.items():
             if name.startswith("publish:") and name in self._seconds:
                 receipt = json.loads(Path(task.targets[0]).read_text())

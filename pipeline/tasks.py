@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from doit import doit_cmd
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from pipeline import __version__, process
+from pipeline import __version__, activity, process
 from pipeline.errors import PipelineError
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
@@ -71,17 +72,22 @@ def _stamp(step: Step) -> Path:
     return stamp(step.name, step.outputs[0])
 
 
+def _options(step: Step) -> str:
+    return json.dumps({"program": __version__, **step.options}, sort_keys=True)
+
+
 def _action(step: Step, run: Run) -> Callable[[], Any]:
     def act() -> Any:
         try:
             run.start()
             _stamp(step).unlink(missing_ok=True)
-            step.action()
+            with activity.step(step.name):
+                step.action()
             made = uuid.uuid4().hex
             write(_stamp(step), made.encode())
         except PipelineError as error:
             return TaskFailed(str(error))
-        return {"stamp": made}
+        return {"stamp": made, "options": _options(step)}
 
     return act
 
@@ -105,8 +111,6 @@ def _release_is_there(receipt: Path) -> Callable[[], bool]:
     """Whether the directory store still has every object that the receipt says was published. (A bucket is not asked.)"""
 
     def check() -> bool:
-        import json
-
         try:
             objects = [str(o) for o in json.loads(receipt.read_text())["objects"]]
         except (OSError, ValueError, KeyError):
@@ -117,7 +121,7 @@ def _release_is_there(receipt: Path) -> Callable[[], bool]:
 
 
 def _task(step: Step, run: Run) -> dict[str, Any]:
-    uptodate: list[Any] = [_made_by_the_run_that_doit_remembers(step), config_changed({"program": __version__, **step.options})]
+    uptodate: list[Any] = [_made_by_the_run_that_doit_remembers(step), config_changed(_options(step))]
     if step.always:
         uptodate = [False]
     if step.name.startswith("publish:"):
@@ -132,6 +136,7 @@ def _task(step: Step, run: Run) -> dict[str, Any]:
         "uptodate": uptodate,
         "io": {"capture": False},
         "clean": True,
+        "meta": {"options": _options(step)},  # for `doit explain`
     }
 
 

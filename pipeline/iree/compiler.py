@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline import activity
 from pipeline.cache import Cache, LocalCache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
@@ -111,6 +113,21 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
     return output
 
 
+def _teller(total: int, missing: int) -> Callable[[int], None]:
+    """Says how far generation is: pieces there of all, those from caches, and the time that the rest may take."""
+    started, done = time.monotonic(), 0
+
+    def tell(made: int) -> None:
+        nonlocal done
+        done += made
+        left = (time.monotonic() - started) / done * (missing - done) if done else 0
+        cached = f", {total - missing} from caches" if total > missing else ""
+        activity.say(f"{total - missing + done} of {total} pieces{cached}" + (f", about {left:.0f} s left" if left >= 1 else ""))
+
+    tell(0)
+    return tell
+
+
 def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tuple[dict[str, Code], Counts]:
     """The code of all pieces, from the caches or generated. Raises RefusedError if a target's cannot be."""
     pieces = {piece.key: piece for piece in dispatches.pieces.values()}
@@ -118,11 +135,13 @@ def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tup
     found = here | there
     missing = [piece for key, piece in pieces.items() if key not in found]
     refused: dict[str, CompilerRefusedError] = {}
+    tell = _teller(len(pieces), len(missing))
     for made in batches.run(dispatches, missing, folder / "pieces", cache):
         if isinstance(made, batches.Refused):
             refused.setdefault(made.target, made.error)
         else:
             found |= made
+            tell(len(made))
     if refused:
         raise RefusedError(refused, where)
     code = {key: Code.decode(data) for key, data in found.items()}
