@@ -146,14 +146,17 @@ RESOURCE = """module { func.func @f(%a: tensor<4x8xf32>) -> tensor<4x8xf32> {
 {-# dialect_resources: { builtin: { w: "0x04000000BYTES" } } #-}"""
 
 
-def test_constants_that_are_only_named_in_a_kernel_count(tmp_path: Path) -> None:
+def test_constants_that_are_only_named_in_a_kernel_count(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     cache = cache_at(tmp_path / "cache")
     counts = []
+    np.savez(tmp_path / "zeros.npz", **{"0": np.zeros((4, 8), np.float32)})
     for number in (1, 2, 1):
-        data = np.arange(number, number + 8, dtype=np.float32).tobytes().hex()
-        (tmp_path / "model.mlir").write_text(RESOURCE.replace("BYTES", data))
+        data = np.arange(number, number + 8, dtype=np.float32)
+        (tmp_path / "model.mlir").write_text(RESOURCE.replace("BYTES", data.tobytes().hex()))
         counts.append(build(tmp_path / "model.mlir", tmp_path / "out", ["x86-64"], cache))
-        assert bytes.fromhex(data) in (tmp_path / "out/module.vmfb").read_bytes()
+        run = devices.run(tmp_path / "out/module.vmfb", on(present, "local-task"), "f", tmp_path / "zeros.npz", tmp_path, "run")
+        assert not run.error
+        np.testing.assert_array_equal(outputs(tmp_path, "run"), [data] * 4)
     assert [(c.local, c.generated) for c in counts] == [(0, 1), (0, 1), (1, 0)]
 
 
