@@ -252,8 +252,12 @@ def test_a_query_in_the_url_goes_with_every_request_and_into_no_message(
         url = server.url.replace("http://", "http://user:hidden@") + "/?token=s3cret"
         assert_right(get(url), data, None)
         assert all("token=s3cret" in path for path, _ in server.seen)
+        assert cli.main(["fetch", "other", "--store", url]) == 1
+        assert cli.main(["fetch", "noise@9", "--store", url]) == 1
+        assert cli.main(["fetch", "noise@9", "--store", url, "--offline"]) == 1
         server.manners = web.Manners(only="", status=500)
-        assert cli.main(["list", url]) == 1
+        assert cli.main(["fetch", "noise@8", "--store", url]) == 1
+    assert cli.main(["fetch", "noise@8", "--store", url]) == 1
     said = capsys.readouterr().err
     assert "500" in said
     assert "s3cret" not in said
@@ -369,6 +373,19 @@ def test_a_store_that_lies_about_a_digest_spoils_no_other_store(noise: tuple[Pat
     write(tmp_path / "liar" / blob_key(lie.blob.sha256), evil)
     assert get(str(tmp_path / "liar")).path.read_bytes() == evil
     assert get(str(root)).path.read_bytes() == data
+
+
+def test_nothing_is_written_once_the_right_to_write_has_ended(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    """A connection that is still at work when another one failed must not write to a descriptor that is closed."""
+    root, manifest, data = noise
+    entry = fetching.entry(Cache(), manifest.artifacts[0])
+    first, second, *_ = entry.stretches
+    with entry.writing() as writer:
+        writer.put(first, memoryview(data)[first.offset : first.end])
+    writer.put(second, memoryview(data)[second.offset : second.end])
+    assert entry.present() == {first}
+    assert entry.path.read_bytes()[second.offset : second.end] == bytes(second.length)
+    assert get(str(root)).came == len(data) - first.length
 
 
 def test_prune_removes_the_longest_unused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -546,7 +563,8 @@ def test_a_runtime_that_is_too_old_is_told_before_anything_comes(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted", "old"), [("3.13.0", "3.13.0", False), ("3.9.1", "3.13.0", True), ("4.0", "3.13.0", False)]
+    ("found", "wanted", "old"),
+    [("3.13.0", "3.13.0", False), ("3.9.1", "3.13.0", True), ("4.0", "3.13.0", False), ("3.13.0rc1", "3.13.0", False)],
 )
 def test_versions_are_numbers(found: str, wanted: str, old: bool) -> None:
     assert (resolve._numbers(found) < resolve._numbers(wanted)) == old

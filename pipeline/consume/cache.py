@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -161,6 +162,7 @@ class Entry:
                 try:
                     yield writer
                 finally:
+                    writer.close()
                     modified = os.fstat(descriptor).st_mtime_ns
                     state = State(self.name, self.stretches, frozenset(writer.present), modified, _boot())
                     write(self._state_path, state.encode())
@@ -196,14 +198,31 @@ class Writer:
 
     def __init__(self, entry: Entry, descriptor: int, present: set[Stretch]) -> None:
         self._entry, self._descriptor, self.present = entry, descriptor, present
+        self._idle = threading.Condition()
+        self._writing, self._closed = 0, False
 
     def put(self, stretch: Stretch, data: memoryview) -> None:
-        """Write a stretch whose digest was checked."""
-        with disk_errors(str(self._entry.path)):
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self._descriptor, data[written:], stretch.offset + written)
-        self.present.add(stretch)
+        """Write a stretch whose digest was checked; called by any thread. Nothing once the right has ended."""
+        with self._idle:
+            if self._closed:
+                return
+            self._writing += 1
+        try:
+            with disk_errors(str(self._entry.path)):
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(self._descriptor, data[written:], stretch.offset + written)
+            self.present.add(stretch)
+        finally:
+            with self._idle:
+                self._writing -= 1
+                self._idle.notify_all()
+
+    def close(self) -> None:
+        """End the right, when no thread is writing: the descriptor's number may be another file's soon."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: self._writing == 0)
 
     def recover(self, wanted: Collection[Stretch]) -> list[Stretch]:
         """Find those of `wanted` in the file that its state does not know of, by digest. Returns those not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from pipeline.layout import INDEX_KEY, channel_key, release_key
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import SCHEMA, Channel, Index, Manifest
 from pipeline.names import did_you_mean
-from pipeline.store.base import BrokenTransferError, Source
+from pipeline.store.base import BrokenTransferError, Source, public_url
 from pipeline.store.open import open_source
 
 T = TypeVar("T", Channel, Index)
@@ -38,7 +39,9 @@ class Remote:
 
     def __init__(self, url: str, offline: bool = False) -> None:
         is_path = "://" not in url
-        self.url = str(Path(url).expanduser().absolute()) if is_path else url.rstrip("/")
+        self._address = str(Path(url).expanduser().absolute()) if is_path else url
+        # For people and for the cache: a token in the address may change, and is nobody's business.
+        self.url = self._address if is_path else public_url(url).rstrip("/")
         self.offline = offline
         self._source: Source | None = None
 
@@ -47,7 +50,7 @@ class Remote:
         """The store itself. Raises PipelineError when offline."""
         if self.offline:
             raise PipelineError("is not in the cache", where=self.url, hint="run the command without --offline")
-        self._source = self._source or open_source(self.url)
+        self._source = self._source or open_source(self._address)
         return self._source
 
 
@@ -58,7 +61,7 @@ class Resolver:
         self.remote, self._cache, self._note = remote, cache, note
 
     def _where(self, key: str) -> str:
-        return f"{self.remote.source.url if not self.remote.offline else self.remote.url}/{key}"
+        return f"{self.remote.url}/{key}"
 
     def _moving(self, kind: type[T], key: str, what: str) -> T | None:
         """A document that changes: from the store, or when it cannot be reached as it was last seen."""
@@ -143,8 +146,7 @@ class Resolver:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.split(".")
-    return tuple(int(p) for p in parts if p.isdigit())
+    return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))
 
 
 def require_runtime(manifest: Manifest) -> None:

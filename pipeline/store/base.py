@@ -91,6 +91,14 @@ def is_ranged(content_range: str, offset: int, length: int, where: str) -> bool:
     return True
 
 
+def public_url(url: str) -> str:
+    """The URL without what may be secret: user, password, query. Also of text that is no URL."""
+    shown = url.partition("?")[0].partition("#")[0]
+    scheme, separator, rest = shown.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if separator else shown
+
+
 def wrong_digest(path: Path, found: str) -> PipelineError:
     """The error for a file that is not what its manifest says."""
     return PipelineError(

@@ -20,6 +20,7 @@ from pipeline.store.base import (
     Object,
     is_ranged,
     no_such_object,
+    public_url,
     too_large,
 )
 
@@ -39,12 +40,6 @@ class Patience:
     silence: float = 30.0
     window: float = 30.0
     window_bytes: int = 30_000
-
-
-def _public(url: str) -> str:
-    """The URL without what may be secret: user, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @dataclass
@@ -84,11 +79,10 @@ class WebSource:
             if not parts.hostname:
                 raise ValueError("it names no host")
         except ValueError as error:
-            shown = url.rpartition("@")[2].partition("?")[0]
-            raise PipelineError(f"{shown!r} is no store: {error}", hint="give https://host/path") from error
+            raise PipelineError(f"{public_url(url)!r} is no store: {error}", hint="give https://host/path") from error
         self._headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{user}:{password or ''}") if user else {}
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), fragment="")
-        self.url = _public(url).rstrip("/")
+        self.url = public_url(url).rstrip("/")
         self._pool = self._make_pool(parts.scheme, parts.hostname)
 
     def _make_pool(self, scheme: str, host: str) -> urllib3.PoolManager:
@@ -106,11 +100,11 @@ class WebSource:
             target = urljoin(url, location or "")
             old, new = urlsplit(url).scheme, urlsplit(target).scheme
         except ValueError as error:
-            raise PipelineError(f"the server redirects to no URL: {error}", where=_public(url)) from error
+            raise PipelineError(f"the server redirects to no URL: {error}", where=public_url(url)) from error
         if new not in ("http", "https") or (old, new) == ("https", "http"):
             raise PipelineError(
                 f"the server redirects from {old} to {new or 'nowhere'}, which is not followed",
-                where=_public(url),
+                where=public_url(url),
                 hint="only redirects to https (or from http to http) are",
             )
         return target
@@ -125,16 +119,16 @@ class WebSource:
             answer = self._request(url, sent)
             try:
                 if answer.status not in _REDIRECT_CODES:
-                    self._check(answer, _public(url))
+                    self._check(answer, public_url(url))
                     yield answer
                     return
                 url = self._redirected(url, answer.headers.get("Location"))
             finally:
                 answer.close()
-        raise PipelineError(f"the server redirects more than {_REDIRECTS} times", where=_public(first))
+        raise PipelineError(f"the server redirects more than {_REDIRECTS} times", where=public_url(first))
 
     def _request(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        where = _public(url)
+        where = public_url(url)
         try:
             return self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
         except (SSLError, LocationParseError) as error:
