@@ -288,6 +288,25 @@ def test_the_devices_are_asked_once_and_again_when_the_machine_changes(monkeypat
     assert facts.of_this_machine(Cache()) == []
 
 
+def test_a_file_that_may_only_be_read_runs_and_is_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "read-only.vmfb"
+    vmfb(capsys, "fetch", "small", "--device", "local", "-o", file)
+    file.chmod(0o444)
+    # Root may write to any file, unless the capability for that is dropped.
+    drop = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override"]
+    given = ["--input", "64x128xf32=1", "--input", "128x64xf32=0.5"]
+    for command, said in ((["run", file, *given], "4096"), (["explain", file], "loaded here, the module itself says")):
+        words = [*drop, sys.executable, "-m", "pipeline.cli", *command, "--device", "local"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+
+
+def test_a_file_that_cannot_be_read_is_no_bug_of_its_gates(found: list[Device], tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="No such file"):
+        devices.report(tmp_path / "gone.vmfb", found, tmp_path)
+
+
 # In a program
 
 

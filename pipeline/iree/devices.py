@@ -86,6 +86,8 @@ def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict
         last = process.tail(log, 1).strip()
         return {"error": f"the process was {ended.ending}" if ended.returncode < 0 else f"{ended.ending}: {last}"}
     result: dict[str, Any] = json.loads(result_path.read_text())
+    if "problem" in result:
+        raise PipelineError(**result["problem"])
     return result
 
 
@@ -109,7 +111,10 @@ def find(folder: Path) -> list[Device]:
 
 
 def report(module: Path, found: Sequence[Device], folder: Path) -> list[Report]:
-    """What the module itself says it runs on each device. A crash is the report of the device that crashed."""
+    """What the module itself says it runs on each device. A crash is the report of the device that crashed.
+
+    Raises PipelineError for a module that cannot be read.
+    """
     uris = [device.uri for device in found]
     result = _child({"action": "report", "module": str(module), "devices": uris}, folder, "report", 120)
     if "report" in result:

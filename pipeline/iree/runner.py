@@ -17,6 +17,7 @@ from typing import Any
 import iree.runtime as rt
 import numpy as np
 
+from pipeline.errors import PipelineError
 from pipeline.iree.facts import MODULE, NAMES
 from pipeline.iree.session import Session, open_device
 
@@ -123,12 +124,17 @@ def act(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Do the job; a refusal by the runtime is a result with `error`, everything else ends the process."""
+    """Do the job; a refusal by the runtime is a result with `error`, everything else ends the process.
+
+    A module that cannot be read says nothing of any device: it is a `problem`.
+    """
     job = json.loads(Path(arguments[0]).read_text())
     try:
         result = act(job)
     except (RuntimeError, ValueError) as error:
         result = {"error": _first_line(error)}
+    except PipelineError as error:
+        result = {"problem": {"what": error.what, "where": error.where, "hint": error.hint}}
     Path(arguments[1]).write_text(json.dumps(result))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import iree.runtime as rt
 import numpy as np
 
+from pipeline.errors import disk_errors
 from pipeline.iree.gates import SELECTED
 
 
@@ -18,13 +20,19 @@ def open_device(uri: str) -> rt.HalDevice:
     return rt.get_driver(driver).create_device_by_uri(uri) if path else rt.get_device(driver)
 
 
+def _mapped(path: Path) -> mmap.mmap:
+    """The file as memory to read: `VmModule.mmap` opens it to write, which files of others and of images refuse."""
+    with disk_errors(str(path)), path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 class Session:
-    """The module at `path` on `device`. Raises RuntimeError or ValueError as the runtime does; crashes as drivers do."""
+    """The module at `path` on `device`. PipelineError if it cannot be read, else errors and crashes as the runtime's."""
 
     def __init__(self, path: Path, device: rt.HalDevice) -> None:
         self._device = device
         config = rt.Config(device=device)
-        loaded = rt.VmModule.mmap(config.vm_instance, str(path))
+        loaded = rt.VmModule.from_buffer(config.vm_instance, _mapped(path))
         self._context = rt.SystemContext(vm_modules=[rt.create_hal_module(config.vm_instance, device), loaded], config=config)
         self._module = self._context.modules[loaded.name]
 
