@@ -264,13 +264,19 @@ def _cache(arguments: argparse.Namespace) -> None:
         print(f"{cache.root}")
         print("\n".join(render.usage_lines(cache.usages())))
     elif arguments.action == "verify":
-        damaged = 0
+        damaged = unknown = 0
         for entry, right, bad in cache.verify():
+            if bad is None:
+                unknown += 1
+                print(f"{entry.path}: not checked: what is said of it beside it is damaged; its next fetch checks it")
+                continue
             damaged += len(bad)
             said = f"{len(bad)} stretches were damaged and will be fetched again" if bad else "right"
             print(f"{entry.name}: {render.size(right)} {said}")
         if damaged:
             raise PipelineError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
+        if unknown:
+            raise PipelineError(f"{unknown} files were not checked", where=str(cache.root), hint="fetch again, or remove them")
     else:
         if arguments.max_size is None and arguments.unused is None:
             raise PipelineError("say what to remove", hint="--max-size 5GB, or --unused 30 (days)")

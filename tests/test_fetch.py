@@ -326,6 +326,27 @@ def test_damage_that_leaves_no_trace_is_found_by_verify_and_by_copying(
     assert "fetched 65.5 kB" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "state", [b"{", b"\xff", b'{"name": "x", "stretches": [], "present": [], "modified_ns": 0, "boot": ""}', None]
+)
+def test_verify_harms_no_file_whose_state_is_damaged(
+    noise: tuple[Path, m.Manifest, bytes], state: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _manifest, data = noise
+    path = get(str(root)).path
+    beside = path.with_name(f"{path.name}.json")
+    if state is None:  # one that can be read, of fewer stretches than the file has
+        said = json.loads(beside.read_text())
+        beside.write_text(json.dumps({**said, "stretches": said["stretches"][:2]}))
+    else:
+        beside.write_bytes(state)
+        assert cli.main(["cache", "verify"]) == 1
+        assert f"{path}: not checked" in capsys.readouterr().out
+    cli.main(["cache", "verify"])
+    assert path.read_bytes() == data
+    assert get(str(root)).came == 0
+
+
 @pytest.mark.parametrize("harm", ["unlink state", "garble state", "truncate", "grow", "unlink data", "garble manifest", "reboot"])
 def test_a_cache_that_was_tampered_with_heals(
     noise: tuple[Path, m.Manifest, bytes], harm: str, monkeypatch: pytest.MonkeyPatch

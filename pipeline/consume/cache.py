@@ -105,6 +105,13 @@ def _decode(data: bytes) -> State | None:
         return None  # a state that cannot be read says nothing is there; the file is checked again
 
 
+def _read(path: Path) -> State | None:
+    try:
+        return _decode(path.read_bytes())
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file of the cache. `stretches` cover it without gaps."""
@@ -127,10 +134,7 @@ class Entry:
         return self.path.with_name(f"{self.path.name}.lock")
 
     def _state(self) -> State | None:
-        try:
-            state = _decode(self._state_path.read_bytes())
-        except OSError:
-            return None
+        state = _read(self._state_path)
         return state if state and state.stretches == self.stretches else None
 
     def present(self) -> frozenset[Stretch]:
@@ -151,14 +155,18 @@ class Entry:
             os.utime(self._state_path)
 
     @contextmanager
-    def writing(self, waits: Callable[[], None] = lambda: None) -> Iterator[Writer]:
-        """Write to the file: one process at a time. However the block ends, the state tells what is there."""
+    def writing(self, waits: Callable[[], None] = lambda: None, sized: bool = True) -> Iterator[Writer]:
+        """Write to the file: one process at a time. However the block ends, the state tells what is there.
+
+        `sized`: first make the file as large as the stretches say, which are then a manifest's and not a state's.
+        """
         busy = "another process has been fetching this file for an hour"
         with locked(self._lock_path, busy, _PATIENCE, waits), disk_errors(str(self.path)):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 writer = Writer(self, descriptor, set(self.present()))
-                os.ftruncate(descriptor, self.size)
+                if sized:
+                    os.ftruncate(descriptor, self.size)
                 try:
                     yield writer
                 finally:
@@ -174,7 +182,7 @@ class Entry:
 
         Returns the stretches that did not match, and how many bytes do.
         """
-        with self.writing() as writer:
+        with self.writing(sized=False) as writer:
             state = self._state()
             claimed = writer.present | (set(state.present) if state else set())
             bad = sorted(s for s in claimed if not writer.matches(s))
@@ -287,14 +295,20 @@ class Cache:
         found = []
         for path in (self.root / "blobs").glob("*/*.json"):
             with suppress(OSError):
-                state, used = _decode(path.read_bytes()), path.stat().st_mtime
+                used, state = path.stat().st_mtime, _read(path)
                 entry = Entry(path.with_suffix(""), state.name if state else "", state.stretches if state else ())
                 found.append(Usage(entry, sum(s.length for s in state.present) if state else 0, used))
         return sorted(found, key=lambda u: -u.used)
 
-    def verify(self) -> Iterator[tuple[Entry, int, list[Stretch]]]:
-        """`Entry.heal` for every file: each with the bytes that are right and the stretches that were not."""
+    def verify(self) -> Iterator[tuple[Entry, int, list[Stretch] | None]]:
+        """`Entry.heal` for every file: each with the bytes that are right and the stretches that were not.
+
+        None: its state is damaged, so only a fetch, which has the manifest, can tell what of it is right.
+        """
         for usage in self.usages():
+            if not usage.entry.stretches:
+                yield usage.entry, 0, None
+                continue
             bad, right = usage.entry.heal()
             yield usage.entry, right, bad
 
