@@ -428,6 +428,21 @@ def test_prune_removes_the_longest_unused(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.count("noise-desktop.vmfb") == 1
 
 
+def test_prune_removes_nothing_of_others(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    path = get(str(noise[0])).path
+    orphan = path.with_name(path.name[:-4] + "0000")
+    left = path.with_name(f".{path.name}.json.x.part")
+    others = [Cache().root / "notes.part", Cache().root / ".notes.part", path.with_name("README"), path.with_name("x.json")]
+    for file in (*others, orphan, left):
+        file.write_bytes(b"{}")
+        os.utime(file, (0, 0))
+    folder = path.with_name(path.name[:-4] + "1111")
+    folder.mkdir()
+    assert cli.main(["cache", "prune", "--unused", "0"]) == 0
+    assert [p.exists() for p in (path, orphan, left)] == [False, False, False]
+    assert all(p.exists() for p in (*others, folder))
+
+
 def test_two_at_once_fetch_everything_once(noise: tuple[Path, m.Manifest, bytes]) -> None:
     root, _, data = noise
     with web.serve(root, web.Manners(rate=4e6)) as server:

@@ -26,6 +26,7 @@ from pipeline.manifest.types import Blob, SegmentInfo
 
 _PATIENCE = 3600.0  # seconds to wait for another process that fetches the same file
 WHOLE_LIMIT = 1 << 30
+_HEX = "[0-9a-f]"  # in a glob
 _TIDY = 3600.0  # seconds after which the temporary of a staged write belongs to nobody
 
 
@@ -191,9 +192,9 @@ class Entry:
             return bad, sum(s.length for s in writer.present)
 
     def remove(self) -> bool:
-        """Remove the file and its state; False if a process is writing to it."""
+        """Remove the file and its state; False if a process is writing to it, or it is not ours to remove."""
         try:
-            with locked(self._lock_path, "in use"):
+            with locked(self._lock_path, "in use"), disk_errors(str(self.path)):  # a folder of this name is not ours
                 for path in (self._state_path, self.path, self._lock_path):
                     path.unlink(missing_ok=True)
         except PipelineError:
@@ -290,10 +291,15 @@ class Cache:
         identity = sha256_bytes(f"{blob.sha256}\n{table}".encode())
         return Entry(self.root / "blobs" / identity[:2] / identity, blob.name, parts)
 
+    def _files(self, suffix: str) -> list[Path]:
+        """The files of entries, by their names: others may have put theirs into this folder too."""
+        found = (self.root / "blobs").glob(f"{_HEX * 2}/{_HEX * 64}{suffix}")
+        return [path for path in found if path.name[:2] == path.parent.name and path.is_file()]
+
     def usages(self) -> list[Usage]:
         """Every file, the last used first."""
         found = []
-        for path in (self.root / "blobs").glob("*/*.json"):
+        for path in self._files(".json"):
             with suppress(OSError):
                 used, state = path.stat().st_mtime, _read(path)
                 entry = Entry(path.with_suffix(""), state.name if state else "", state.stretches if state else ())
@@ -325,10 +331,15 @@ class Cache:
 
     def _tidy(self) -> None:
         """Remove what kills have left: temporaries, and files without a state that nobody writes."""
-        for path in self.root.rglob(".*.part"):
+        temporaries = [
+            *self.root.glob(".devices.json.*.part"),
+            *self.root.glob(f"blobs/{_HEX * 2}/.{_HEX * 64}.json.*.part"),
+            *(p for store in self.root.glob(f"stores/{_HEX * 16}") for p in store.rglob(".*.json.*.part")),
+        ]
+        for path in temporaries:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _TIDY:
                     path.unlink()
-        for path in (self.root / "blobs").glob("*/*"):
-            if not path.suffix and not path.with_name(f"{path.name}.json").exists():
+        for path in self._files(""):
+            if not path.with_name(f"{path.name}.json").exists():
                 Entry(path, "", ()).remove()
