@@ -443,6 +443,24 @@ def test_prune_removes_nothing_of_others(noise: tuple[Path, m.Manifest, bytes]) 
     assert all(p.exists() for p in (*others, folder))
 
 
+def test_a_copy_is_whole_while_another_process_writes_to_the_file(
+    noise: tuple[Path, m.Manifest, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, manifest, data = noise
+    fetched = fetching.fetch
+
+    def then_touched(*arguments: object) -> fetching.Fetched:
+        found = fetched(*arguments)  # type: ignore[arg-type]
+        os.utime(found.path, (1, 1))  # as a write of another process does, before it has told what it wrote
+        return found
+
+    monkeypatch.setattr(fetching, "fetch", then_touched)
+    artifact = manifest.artifacts[0]
+    got, path = fetching.deliver(Remote(str(root)), Cache(), artifact, None, tmp_path / "copy", Quiet())
+    assert path.read_bytes() == data
+    assert got.present == len(data)
+
+
 def test_two_at_once_fetch_everything_once(noise: tuple[Path, m.Manifest, bytes]) -> None:
     root, _, data = noise
     with web.serve(root, web.Manners(rate=4e6)) as server:

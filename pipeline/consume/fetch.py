@@ -36,13 +36,21 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file in the cache. `variants` are those that are whole in it; `came` is how many bytes had to be fetched for that."""
+    """A file in the cache. `variants` are those that are whole in it; `came` is how many bytes had to be fetched for that.
+
+    `stretches` were there when this was found out: another process that fetches more since does not change it.
+    """
 
     path: Path
     artifact: Artifact
     variants: tuple[str, ...]
     came: int
-    present: int
+    stretches: frozenset[Stretch]
+
+    @property
+    def present(self) -> int:
+        """How many bytes are there."""
+        return sum(s.length for s in self.stretches)
 
 
 def pick(manifest: Manifest, bundle: str = "") -> Artifact:
@@ -74,29 +82,31 @@ def held(artifact: Artifact, present: frozenset[Stretch]) -> tuple[str, ...]:
     return tuple(v.name for v in artifact.variants if present.issuperset(needed(artifact, [v.name])))
 
 
-def _bring(remote: Remote, blob: Blob, file: Entry, wanted: Sequence[Stretch], progress: Progress) -> int:
-    """Fetch those of `wanted` that are not in the file; returns how many bytes came."""
-    if file.present().issuperset(wanted):
+def _bring(
+    remote: Remote, blob: Blob, file: Entry, wanted: Sequence[Stretch], progress: Progress
+) -> tuple[int, frozenset[Stretch]]:
+    """Fetch those of `wanted` that are not in the file; returns how many bytes came, and what is there then."""
+    present = file.present()
+    if present.issuperset(wanted):
         file.used()
-        return 0
+        return 0, present
     with file.writing(lambda: progress.waiting(blob.name)) as writer:
         missing = writer.recover(wanted)
         if not missing:
-            return 0
+            return 0, frozenset(writer.present)
         progress.begin(blob.name, sum(s.length for s in missing))
         try:
             transfer(remote.source, blob_key(blob.sha256), missing, writer.put, progress.advance)
         finally:
             progress.end()
-    return sum(s.length for s in missing)
+        return sum(s.length for s in missing), frozenset(writer.present)
 
 
 def fetch(remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, progress: Progress) -> Fetched:
     """Have the artifact in the cache, with the code of `variants` (None: all, and the names of its parts)."""
     file = entry(cache, artifact)
-    came = _bring(remote, artifact.blob, file, needed(artifact, variants), progress)
-    present = file.present()
-    return Fetched(file.path, artifact, held(artifact, present), came, sum(s.length for s in present))
+    came, present = _bring(remote, artifact.blob, file, needed(artifact, variants), progress)
+    return Fetched(file.path, artifact, held(artifact, present), came, present)
 
 
 def fetch_blob(remote: Remote, cache: Cache, blob: Blob, progress: Progress) -> Path:
@@ -111,10 +121,10 @@ class _DamagedError(PipelineError):
     """The cache does not hold what it says."""
 
 
-def _copy(file: Entry, path: Path) -> None:
+def _copy(file: Entry, there: frozenset[Stretch], path: Path) -> None:
     with staged(path) as temporary, disk_errors(str(path)), file.path.open("rb") as source, temporary.open("wb") as out:
         os.truncate(out.fileno(), file.size)
-        for stretch in sorted(file.present()):
+        for stretch in sorted(there):
             source.seek(stretch.offset)
             data = source.read(stretch.length)
             if sha256_bytes(data) != stretch.sha256:
@@ -134,9 +144,9 @@ def deliver(
     file = entry(cache, artifact)
     fetched = fetch(remote, cache, artifact, variants, progress)
     try:
-        _copy(file, path)
+        _copy(file, fetched.stretches, path)
     except _DamagedError:
         file.heal()
         fetched = fetch(remote, cache, artifact, variants, progress)
-        _copy(file, path)
+        _copy(file, fetched.stretches, path)
     return fetched, path
