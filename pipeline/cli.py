@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.consume import choose, facts, fetch
@@ -23,6 +23,11 @@ from pipeline.errors import PipelineError
 from pipeline.iree.devices import Device
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.consume.inspect import Contents
 
 # What only some commands need is imported by them: a warm fetch takes a tenth of a second.
 
@@ -233,8 +238,8 @@ def _run(arguments: argparse.Namespace) -> None:
             paths, wanted = release.reference()
             given = [inputs.load(path) for path in paths]
         inputs.require_fit(given, release.manifest.signature.inputs)
-    if arguments.benchmark:
-        print("\n".join(run.benchmark(contents, good, entry, given)))
+    if arguments.benchmark and not (arguments.check or arguments.output):
+        _benchmark(contents, good, entry, given)
         return
     ran = run.run(contents, good[0], entry, given)
     _say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
@@ -242,6 +247,17 @@ def _run(arguments: argparse.Namespace) -> None:
         print(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
     names = [t.name for t in release.manifest.signature.outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
     _put_out(dict(zip(names, ran.outputs, strict=True)), arguments)
+    if arguments.benchmark:
+        _benchmark(contents, good, entry, given)
+
+
+def _benchmark(contents: Contents, good: Sequence[choose.Choice], entry: str, given: Sequence[np.ndarray[Any, Any]]) -> None:
+    from pipeline.consume import run
+
+    lines, ran = run.benchmark(contents, good, entry, given)
+    print("\n".join(lines))
+    if not ran:
+        raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")
 
 
 def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -255,6 +255,24 @@ def test_every_device_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line.count(" ms") == 2 for line in lines[1:])
 
 
+def test_a_measured_release_is_checked_and_its_outputs_are_written_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = vmfb(capsys, "run", "small", "--check", "--benchmark", "--device", "local", "--output", tmp_path / "out")
+    assert ": right, max error" in text
+    assert "latency" in text
+    assert list((tmp_path / "out").glob("*.npy"))
+
+
+def test_a_measurement_in_which_every_device_fails_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = facts.of_this_machine(Cache())
+    monkeypatch.setattr(facts, "of_this_machine", lambda _: here)
+    monkeypatch.setattr(devices, "_child", lambda *_: {"error": "the process was killed by SIGILL"})
+    assert "no device ran it" in vmfb(capsys, "run", "small", "--benchmark", code=1)
+
+
 def test_a_crash_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_child", lambda *_: {"error": "the process was killed by SIGILL"})
     server = facts.of_machine("avx512-server")

@@ -117,8 +117,12 @@ def check(ran: Ran, reference: Sequence[Array], tolerances: Sequence[ToleranceIn
     return f"{where}: right, max error {result.max_abs:.1e}"
 
 
-def benchmark(contents: Contents, found: Sequence[Choice], entry: str, arrays: Sequence[Array]) -> list[str]:
-    """A table of the devices: load time, and the median latency of a second's runs, from device to device."""
+def benchmark(contents: Contents, found: Sequence[Choice], entry: str, arrays: Sequence[Array]) -> tuple[list[str], int]:
+    """A table of the devices: load time, and the median latency of a second's runs, from device to device.
+
+    With it, on how many of them it ran.
+    """
+    ran = 0
     rows = [("device", "variant", "load", "latency", "runs")]
     for choice in found:
         device, variant = choice.device.title, choice.variant or ""
@@ -127,6 +131,7 @@ def benchmark(contents: Contents, found: Sequence[Choice], entry: str, arrays: S
         except PipelineError as error:
             rows.append((device, variant, "", "", error.what))
             continue
+        ran += 1
         latency = f"{(ended.latency_s or 0) * 1000:.3f} ms"
         rows.append((device, variant, f"{ended.load_s * 1000:.1f} ms", latency, str(ended.rounds)))
-    return columns(rows, right=(2, 3))
+    return columns(rows, right=(2, 3)), ran
