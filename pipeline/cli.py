@@ -136,7 +136,10 @@ def _fetch(arguments: argparse.Namespace) -> None:
     release = _Release(arguments, arguments.model)
     variants = None if arguments.full else _wanted(release, arguments.device)
     if arguments.output:
-        fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, arguments.output, release.bar)
+        target = Path(arguments.output)
+        if arguments.output.endswith(os.sep):  # a folder, there or not; Path drops the slash
+            target /= release.artifact.blob.name
+        fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, target, release.bar)
     else:
         fetched = release.fetch(variants)
         path = fetched.path
@@ -328,7 +331,7 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         f"a file of `vmfb devices --json`, {machines}",
     )
     command.add_argument("--full", action="store_true", help="the whole file, for every device")
-    command.add_argument("-o", "--output", type=Path, metavar="PATH", help="copy it there (default: only into the cache)")
+    command.add_argument("-o", "--output", metavar="PATH", help="copy it there (default: only into the cache)")
     command.add_argument("-q", "--quiet", action="store_true", help="print only the path")
     _add_store(command)
     command.set_defaults(call=_fetch)

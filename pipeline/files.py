@@ -30,7 +30,7 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def staged(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A temporary path beside `path` to write to; renamed onto `path`, synced, when the block ends without an error.
 
     Whatever happens, `path` holds its old content or the whole new one. The temporary is removed on any error.
@@ -45,7 +45,7 @@ def staged(path: Path) -> Iterator[Path]:
         with disk_errors(str(path)):
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

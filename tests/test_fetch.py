@@ -636,3 +636,31 @@ def test_output_goes_where_it_is_told(
     assert (tmp_path / "folder" / "noise-desktop.vmfb").read_bytes() == data
     assert cli.main(["fetch", "noise", "--device", "avx512-server", "--store", str(root), "-o", str(tmp_path / "sparse")]) == 0
     assert (tmp_path / "sparse").stat().st_blocks * 512 <= len(data)
+
+
+def test_output_replaces_files_only_and_keeps_to_the_umask(
+    noise: tuple[Path, m.Manifest, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, data = noise
+
+    def fetched(output: str) -> int:
+        return cli.main(["fetch", "noise", "--full", "-q", "--store", str(root), "-o", output])
+
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "to-fifo").symlink_to("fifo")
+    for name in ("fifo", "to-fifo"):
+        assert fetched(str(tmp_path / name)) == 1
+        assert "is no regular file" in capsys.readouterr().err
+    assert (tmp_path / "fifo").is_fifo()
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    mask = os.umask(0o027)
+    try:
+        assert fetched(str(tmp_path / "link")) == 0
+        assert fetched(f"{tmp_path}/new/") == 0
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == data
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "new" / "noise-desktop.vmfb").read_bytes() == data

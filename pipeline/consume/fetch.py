@@ -122,7 +122,14 @@ class _DamagedError(PipelineError):
 
 
 def _copy(file: Entry, there: frozenset[Stretch], path: Path) -> None:
-    with staged(path) as temporary, disk_errors(str(path)), file.path.open("rb") as source, temporary.open("wb") as out:
+    mask = os.umask(0o077)  # there is no other way to read it
+    os.umask(mask)
+    with (
+        staged(path, 0o666 & ~mask) as temporary,
+        disk_errors(str(path)),
+        file.path.open("rb") as source,
+        temporary.open("wb") as out,
+    ):
         os.truncate(out.fileno(), file.size)
         for stretch in sorted(there):
             source.seek(stretch.offset)
@@ -133,6 +140,18 @@ def _copy(file: Entry, there: frozenset[Stretch], path: Path) -> None:
             out.write(data)
 
 
+def _replaceable(path: Path) -> Path:
+    """The file that `path` means, links followed. PipelineError if it is there and no regular file: it would be replaced."""
+    with disk_errors(str(path)):
+        try:
+            real = path.resolve()
+        except RuntimeError as error:  # how pathlib tells of links that go in circles
+            raise PipelineError("is a link to itself", where=str(path)) from error
+        if real.exists() and not real.is_file():
+            raise PipelineError("is no regular file", where=str(path), hint="name a file or a folder to copy it to")
+    return real
+
+
 def deliver(
     remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, target: Path, progress: Progress
 ) -> tuple[Fetched, Path]:
@@ -141,12 +160,13 @@ def deliver(
     Every byte is verified on the way; what the disk has damaged is fetched again, and nothing else.
     """
     path = target / artifact.blob.name if target.is_dir() else target
+    real = _replaceable(path)
     file = entry(cache, artifact)
     fetched = fetch(remote, cache, artifact, variants, progress)
     try:
-        _copy(file, fetched.stretches, path)
+        _copy(file, fetched.stretches, real)
     except _DamagedError:
         file.heal()
         fetched = fetch(remote, cache, artifact, variants, progress)
-        _copy(file, fetched.stretches, path)
+        _copy(file, fetched.stretches, real)
     return fetched, path
