@@ -664,3 +664,19 @@ def test_output_replaces_files_only_and_keeps_to_the_umask(
     assert (tmp_path / "file").read_bytes() == data
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "new" / "noise-desktop.vmfb").read_bytes() == data
+
+
+def test_a_bucket_of_the_same_name_elsewhere_is_another_store_for_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    release, _ = releases.make(tmp_path / "package", 1 << 10, 1 << 8)
+    wanted = f"noise@{release.version}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://user:secret@one.example")
+    remote = Remote("s3://models", offline=True)
+    assert "secret" not in remote.cached_as
+    data = (tmp_path / "package" / "manifest.json").read_bytes()
+    Cache().keep(remote.cached_as, release_key("noise", release.version), data)
+    assert Resolver(remote, Cache()).manifest(parse(wanted)) == release
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://two.example")
+    with pytest.raises(PipelineError, match="is not in the cache"):
+        Resolver(Remote("s3://models", offline=True), Cache()).manifest(parse(wanted))

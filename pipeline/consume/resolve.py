@@ -42,6 +42,10 @@ class Remote:
         self._address = str(Path(url).expanduser().absolute()) if is_path else url
         # For people and for the cache: a token in the address may change, and is nobody's business.
         self.url = self._address if is_path else public_url(url).rstrip("/")
+        # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
+        self.cached_as = at + self.url
         self.offline = offline
         self._source: Source | None = None
 
@@ -65,7 +69,7 @@ class Resolver:
 
     def _moving(self, kind: type[T], key: str, what: str) -> T | None:
         """A document that changes: from the store, or when it cannot be reached as it was last seen."""
-        seen = self._cache.document(self.remote.url, key)
+        seen = self._cache.document(self.remote.cached_as, key)
         if not self.remote.offline:
             try:
                 found = self.remote.source.get(key)
@@ -77,7 +81,7 @@ class Resolver:
                 if found is None:
                     return None
                 document = decode(kind, found.data, self._where(key))
-                self._cache.keep(self.remote.url, key, found.data)
+                self._cache.keep(self.remote.cached_as, key, found.data)
                 return document
         if seen is None:
             raise PipelineError(f"{what} is not in the cache", where=self.remote.url, hint="run it without --offline")
@@ -119,7 +123,7 @@ class Resolver:
 
     def _release(self, reference: Reference, version: str, sha256: str | None) -> Manifest:
         key = release_key(reference.model, version)
-        data = self._cache.document(self.remote.url, key)
+        data = self._cache.document(self.remote.cached_as, key)
         if data is not None and (sha256 is None or sha256_bytes(data) == sha256):
             try:
                 return self._checked(data, reference.model, version, key)
@@ -135,7 +139,7 @@ class Resolver:
                 hint="the release was damaged or replaced: tell who publishes it",
             )
         manifest = self._checked(found.data, reference.model, version, key)
-        self._cache.keep(self.remote.url, key, found.data)
+        self._cache.keep(self.remote.cached_as, key, found.data)
         return manifest
 
     def _checked(self, data: bytes, model: str, version: str, key: str) -> Manifest:
