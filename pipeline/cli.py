@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -387,12 +388,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _EndedError(BaseException):
+    """This process is told to end, by the signal in its argument."""
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind as an interrupt does: at once they would leave child processes behind."""
+
+    def unwind(number: int, _frame: object) -> None:
+        raise _EndedError(number)
+
+    def default(number: int) -> bool:
+        return signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
+
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() and default(n)]
+    for number in taken:
+        signal.signal(number, unwind)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point: 0, or 1 after a message on standard error."""
+    """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.call(arguments)
-        sys.stdout.flush()
+        with _signals_raise():
+            arguments.call(arguments)
+            sys.stdout.flush()
     except PipelineError as error:
         with suppress(BrokenPipeError):
             sys.stdout.flush()
@@ -401,6 +427,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
         return 0
+    except _EndedError as ended:
+        return 128 + int(ended.args[0])
     except KeyboardInterrupt:
         print("interrupted: what has arrived is kept", file=sys.stderr)
         return 130

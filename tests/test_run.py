@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +273,21 @@ def test_a_measurement_in_which_every_device_fails_is_an_error(
     monkeypatch.setattr(facts, "of_this_machine", lambda _: here)
     monkeypatch.setattr(devices, "_child", lambda *_: {"error": "the process was killed by SIGILL"})
     assert "no device ran it" in vmfb(capsys, "run", "small", "--benchmark", code=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_child_too(number: signal.Signals) -> None:
+    facts.of_this_machine(Cache())  # so that the first child is the one that runs the model
+    words = [sys.executable, "-m", "pipeline.cli", "run", "small", "--benchmark", "--device", "local"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not children.read_text():
+        time.sleep(0.01)
+    (child,) = children.read_text().split()
+    time.sleep(0.1)  # it takes longer to start than to be started
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_crash_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
