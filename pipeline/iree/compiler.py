@@ -16,7 +16,7 @@ from pipeline.iree import batches, description, link, mlir, pieces, spirv, toolc
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
+from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, front_flags, iree_compile, iree_opt
 
 _BYTECODE = "--emit-mlir-bytecode"
 _ANY_DEVICE = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
@@ -96,7 +96,8 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
     Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
     """
     devices, output = device(targets) if flags else _ANY_DEVICE, folder / "sources.mlirbc"
-    key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, [*flags], toolchain.digest()]).encode())
+    flags = [*front_flags(flags), *flags]
+    key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, flags, toolchain.digest()]).encode())
     if (found := cache.get(key)) is not None:
         output.write_bytes(found)
         return output
