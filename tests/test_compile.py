@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.iree import compiler, devices, facts, spirv, vmfb
+from pipeline.iree import compiler, devices, facts, mlir, spirv, straighten, vmfb
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import Gate, decide, select
 from pipeline.iree.targets import resolve
@@ -84,6 +84,29 @@ def test_the_code_of_a_variant_lies_side_by_side_behind_the_data(small: tuple[Pa
     assert order == sorted(order, key=DESKTOP.index)
     assert min(owners) > max((s.offset for s in made.module.segments if s.offset not in owners), default=0)
     assert not any("error:" in log.read_text() for log in folder.glob("*.log"))
+
+
+def test_executables_are_created_without_a_branch_for_every_dispatch(small: tuple[Path, compiler.Compiled]) -> None:
+    """A branch each makes IREE's last passes quadratic."""
+    with mlir.opened(small[0] / "linked.mlirbc") as module:
+        (creates,) = (o for o in mlir.operations(module, "util.initializer") if "cf.switch" in str(o))
+        stores = mlir.operations(creates, "util.global.store")
+        assert len(list(creates.regions[0].blocks)) == len(DESKTOP) + 3
+        assert len(stores) == len(DESKTOP) * len({code.dispatch for code in small[1].code["x86-64"]})
+
+
+def test_executables_created_in_an_unknown_way_are_no_surprise_later() -> None:
+    text = b"""util.global private @a : !hal.executable
+    util.global private @__device_0 : !hal.device
+    util.initializer {
+      %device = util.global.load @__device_0 : !hal.device
+      %any = arith.constant -1 : i64
+      %e = hal.executable.create device(%device : !hal.device) affinity(%any) target(@d::@v) : !hal.executable
+      util.global.store %e, @a : !hal.executable
+      util.return
+    }"""
+    with mlir.parsed(text) as module, pytest.raises(PipelineError, match="creates the executable of d in an unknown way"):
+        straighten.straighten(module, ["v"])
 
 
 def test_identical_code_is_stored_once(small: tuple[Path, compiler.Compiled]) -> None:

@@ -12,7 +12,7 @@ from pipeline import activity
 from pipeline.cache import Cache, LocalCache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
-from pipeline.iree import batches, description, link, mlir, pieces, spirv, toolchain, vmfb
+from pipeline.iree import batches, description, link, mlir, pieces, spirv, straighten, toolchain, vmfb
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
@@ -227,6 +227,7 @@ def compile_module(
     with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
         variants = _gated(targets, declared, found, str(source))
+        straighten.straighten(module, order)
         owners = link.link(module, variants)
         mlir.save(module, folder / "linked.mlirbc")
     generated.unlink()
