@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,8 @@ from pipeline.consume.cache import Cache
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
-from pipeline.iree.devices import Device
+from pipeline.files import is_file
+from pipeline.iree.devices import Device, NoRuntimeError
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
 
@@ -35,6 +38,27 @@ if TYPE_CHECKING:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _print(text: object) -> None:
+    with _output_errors():
+        print(text)
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    """Standard output that cannot be written to is an error, but for a pipe that nobody reads any more."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_output()
+        raise PipelineError(f"cannot be written: {error.strerror}", where="standard output") from error
+
+
+def _give_up_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in its buffer
 
 
 class _Bar:
@@ -75,7 +99,7 @@ class _Bar:
 
 
 def _is_file(text: str) -> bool:
-    return os.sep in text or text.endswith(".vmfb") or Path(text).is_file()
+    return os.sep in text or text.endswith(".vmfb") or is_file(text)
 
 
 class _Release:
@@ -105,18 +129,18 @@ class _Release:
 
 
 def _here(name: str) -> list[Device]:
-    return choose.named(facts.of_this_machine(Cache()), name)
+    return choose.named(facts.of_this_machine(Cache(), _say), name)
 
 
 def _wanted(release: _Release, device: str) -> list[str] | None:
     """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known."""
-    known = device in facts.known_machines() or Path(device).is_file()
+    known = device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
     if not known:
         require_runtime(release.manifest)
         try:
             found = choose.choices(release.variants, _here(device))
-        except PipelineError as error:
-            if device != "auto" or "not installed" not in error.what:
+        except NoRuntimeError:
+            if device != "auto":
                 raise
             _say("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
             return None
@@ -150,15 +174,17 @@ def _fetch(arguments: argparse.Namespace) -> None:
         part = "all of it" if fetched.present == total else f"{size(fetched.present)} of {size(total)}"
         name = f"{release.manifest.model.name}@{release.manifest.version}"
         _say(f"{name}: {came}; here is {part}, for {', '.join(fetched.variants)}")
-    print(path)
+    _print(path)
 
 
 def _list(arguments: argparse.Namespace) -> None:
     from pipeline.consume.render import index_lines
 
-    remote = Remote(arguments.store or default_store(), arguments.offline)
+    if arguments.url and arguments.store:
+        raise PipelineError("two stores are named", hint="give STORE or --store")
+    remote = Remote(arguments.url or arguments.store or default_store(), arguments.offline)
     index = Resolver(remote, Cache(), _say).index()
-    print(encode(index).decode() if arguments.json else "\n".join(index_lines(index)))
+    _print(encode(index).decode() if arguments.json else "\n".join(index_lines(index)))
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -166,16 +192,16 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     if _is_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what))
-        print(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
+        _print(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
     else:
         manifest = _Release(arguments, arguments.what).manifest
-        print(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
+        _print(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
 
 
 def _explain(arguments: argparse.Namespace) -> None:
     from pipeline.consume import explain, inspect, render
 
-    found = facts.of_machine(arguments.pretend) if arguments.pretend else _here(arguments.device)
+    found = facts.of_machine(arguments.pretend) if arguments.pretend is not None else _here(arguments.device)
     proofs: dict[str, EvidenceInfo] = {}
     if _is_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what), digests=False)
@@ -192,16 +218,16 @@ def _explain(arguments: argparse.Namespace) -> None:
         path = file.path
         answers = explain.explain(variants, found, held)
     if not variants:
-        print(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
+        _print(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
         if formats == ["vulkan-spirv-fb"]:
-            print("There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one.")
-    elif not arguments.pretend:
+            _print("There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one.")
+    elif arguments.pretend is None:
         answers = explain.ask(path, variants, answers)
     for answer in answers:
-        print("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
-    if not arguments.pretend:
+        _print("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
+    if arguments.pretend is None:
         for line in explain.machine_advice("vulkan-spirv-fb" in formats, found):
-            print(f"! {line}")
+            _print(f"! {line}")
     if any(answer.bug for answer in answers):
         raise PipelineError("the prediction from the gates is not what the file does")
 
@@ -211,9 +237,9 @@ def _devices(arguments: argparse.Namespace) -> None:
 
     found = _here("auto")
     if arguments.json:
-        print(json.dumps(facts.to_json(found), indent=1))
+        _print(json.dumps(facts.to_json(found), indent=1))
     else:
-        print("\n".join(device_line(device) for device in found))
+        _print("\n".join(device_line(device) for device in found))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -248,7 +274,7 @@ def _run(arguments: argparse.Namespace) -> None:
     ran = run.run(contents, good[0], entry, given)
     _say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
     if release and arguments.check:
-        print(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
+        _print(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
     names = [t.name for t in release.manifest.signature.outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
     _put_out(dict(zip(names, ran.outputs, strict=True)), arguments)
     if arguments.benchmark:
@@ -259,7 +285,7 @@ def _benchmark(contents: Contents, good: Sequence[choose.Choice], entry: str, gi
     from pipeline.consume import run
 
     lines, ran = run.benchmark(contents, good, entry, given)
-    print("\n".join(lines))
+    _print("\n".join(lines))
     if not ran:
         raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")
 
@@ -270,10 +296,10 @@ def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace) -> None:
 
     if arguments.output:
         for path in inputs.save(outputs, arguments.output):
-            print(path)
+            _print(path)
     elif not arguments.check:
         for name, array in outputs.items():
-            print("\n".join(render.array_lines(name, array)))
+            _print("\n".join(render.array_lines(name, array)))
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -281,18 +307,18 @@ def _cache(arguments: argparse.Namespace) -> None:
 
     cache = Cache()
     if arguments.action == "list":
-        print(f"{cache.root}")
-        print("\n".join(render.usage_lines(cache.usages())))
+        _print(f"{cache.root}")
+        _print("\n".join(render.usage_lines(cache.usages())))
     elif arguments.action == "verify":
         damaged = unknown = 0
         for entry, right, bad in cache.verify():
             if bad is None:
                 unknown += 1
-                print(f"{entry.path}: not checked: what is said of it beside it is damaged; its next fetch checks it")
+                _print(f"{entry.path}: not checked: what is said of it beside it is damaged; its next fetch checks it")
                 continue
             damaged += len(bad)
             said = f"{len(bad)} stretches were damaged and will be fetched again" if bad else "right"
-            print(f"{entry.name}: {render.size(right)} {said}")
+            _print(f"{entry.name}: {render.size(right)} {said}")
         if damaged:
             raise PipelineError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
         if unknown:
@@ -302,7 +328,7 @@ def _cache(arguments: argparse.Namespace) -> None:
             raise PipelineError("say what to remove", hint="--max-size 5GB, or --unused 30 (days)")
         most = arguments.max_size if arguments.max_size is not None else 1 << 62
         removed = cache.prune(most, arguments.unused if arguments.unused is not None else 1e9)
-        print(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
+        _print(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
 
 
 def _bytes(text: str) -> int:
@@ -310,7 +336,7 @@ def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: write 5GB, 500MB, …")
-    return int(float(match[1]) * units.get(match[2], 1))
+    return int(Decimal(match[1]) * units.get(match[2], 1))
 
 
 def _add_store(command: argparse.ArgumentParser, bundle: bool = True) -> None:
@@ -356,8 +382,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("list", help="the models of a store")
-    command.add_argument("store", nargs="?", metavar="STORE", help="a URL or folder (default: PIPELINE_STORE, or out/store)")
-    command.add_argument("--offline", action="store_true", help="as it was when last seen")
+    command.add_argument("url", nargs="?", metavar="STORE", help="the same as --store")
+    _add_store(command, bundle=False)
     command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(call=_list)
     _add_fetch(commands)
@@ -412,20 +438,36 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _prepare_streams() -> None:
+    """Text that a terminal's encoding lacks, or a name that is no text, is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+
+
+def _flush() -> None:
+    with _output_errors():
+        sys.stdout.flush()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
     arguments = _parser().parse_args(argv)
+    _prepare_streams()
     try:
+        if sys.stdout is None:
+            raise PipelineError("is closed", where="standard output")
         with _signals_raise():
             arguments.call(arguments)
-            sys.stdout.flush()
+            _flush()
     except PipelineError as error:
-        with suppress(BrokenPipeError):
-            sys.stdout.flush()
+        if sys.stdout is not None:
+            with suppress(BrokenPipeError, PipelineError):
+                _flush()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
+        _give_up_output()  # nothing more can be said there
         return 0
     except _EndedError as ended:
         return 128 + int(ended.args[0])

@@ -29,6 +29,22 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_file(name: str) -> bool:
+    """Whether there is a file of this name. (`Path.is_file` raises an error for a name that no file can have.)"""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
+
+def expanded(name: str) -> Path:
+    """The path with `~` replaced by the home folder; the `~name` of no user is a name like any other."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 @contextmanager
 def staged(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A temporary path beside `path` to write to; renamed onto `path`, synced, when the block ends without an error.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from pipeline.files import sha256_bytes
@@ -21,17 +22,26 @@ _PATTERNS = (
     ("/dev", "dri/render*"),
     ("/dev", "nvidia*"),
 )
+# Read whole: a GPU that was exchanged, a driver that was updated.
+_TEXTS = (("/sys/class/drm", "card*/device/uevent"), ("/proc/driver/nvidia", "version"))
+# Which devices and drivers the Vulkan loader and the drivers themselves show.
+_VARIABLES = re.compile(r"(VK|MESA|LP|RADV|ANV)_\w+|\w+_VISIBLE_DEVICES|DRI_PRIME|GALLIUM_DRIVER")
 
 
 def fingerprint() -> str:
-    """A digest of the IREE runtime's version, the CPU's features, the Vulkan loader and drivers, and the GPUs' device files."""
+    """A digest of the IREE runtime's version, the CPU's features, the Vulkan loader and drivers, the variables
+    that steer these, and the GPUs with their device files."""
     parts = [runtime_version()]
-    parts += [os.environ.get(name, "") for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")]
+    parts += [f"{name}={value}" for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)]
     for root, pattern in _PATTERNS:
         for path in sorted(Path(root).expanduser().glob(pattern)):
             with contextlib.suppress(OSError):  # a link to nothing is no driver
                 is_device = root == "/dev"
                 parts.append(f"{path} {os.access(path, os.R_OK | os.W_OK) if is_device else path.stat().st_mtime_ns}")
+    for root, pattern in _TEXTS:
+        for path in sorted(Path(root).glob(pattern)):
+            with contextlib.suppress(OSError):
+                parts.append(path.read_text("utf-8", "replace"))
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
         parts += [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]

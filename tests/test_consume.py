@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import cli
+from pipeline.consume import inputs
+from pipeline.consume.cache import default_folder
 from pipeline.consume.facts import MACHINES
+from pipeline.errors import PipelineError
 from pipeline.iree import compiler
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import iree_compile
@@ -100,3 +107,61 @@ def test_bad_input_is_one_message(tmp_path: Path, fat: Path, capsys: pytest.Capt
     assert "cannot be read" in vmfb(capsys, "explain", tmp_path / "nothing", code=1)
     assert "is no file of device facts" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "x", code=1)
     assert "or one of adreno" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "nothing", code=1)
+    (tmp_path / "deep").write_text("[" * 100_000)
+    assert "is no file of device facts" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "deep", code=1)
+    endless = {
+        "schema": 1,
+        "devices": [{"name": "", "driver": "", "driver_info": "", "software": 0, "formats": [], "answers": {"a": 1e999}}],
+    }
+    (tmp_path / "endless").write_text(json.dumps(endless))
+    assert "is no file of device facts" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "endless", code=1)
+    assert "cannot be read" in vmfb(capsys, "explain", fat, "--pretend", "", code=1)
+    assert "neither a file nor a model's name" in vmfb(capsys, "inspect", "x" * 300 + "!", "--store", tmp_path, code=1)
+    assert "there is no such folder" in vmfb(capsys, "list", "~nosuchuser/store", code=1)
+    assert "two stores" in vmfb(capsys, "list", tmp_path, "--store", tmp_path, code=1)
+
+
+def test_a_folder_that_was_removed_is_one_message(tmp_path: Path) -> None:
+    code = """if True:
+        import os, sys
+        from pipeline import cli
+        os.mkdir("x")
+        os.chdir("x")
+        os.rmdir("../x")
+        sys.exit(cli.main(["list", "store"]))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: the current folder: No such file or directory")
+
+
+def test_the_cache_is_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("VMFB_CACHE", "~/cache")
+    assert default_folder() == Path("/home/someone/cache")
+
+
+def test_sizes_of_any_length_are_sizes() -> None:
+    assert cli._bytes("1.5GB") == 1_500_000_000
+    assert cli._bytes("9" * 400) > 10**399
+
+
+@pytest.mark.parametrize(("text", "values"), [("4xi1=true,false,1,0", [1, 0, 1, 0]), ("2xsi8=-1,127", [-1, 127])])
+def test_inputs_are_as_iree_takes_them(text: str, values: list[int]) -> None:
+    assert inputs.parse(text).tolist() == values
+
+
+def test_inputs_that_are_none_are_one_message(tmp_path: Path) -> None:
+    (tmp_path / "zip.npz").write_bytes(b"PK\x03\x04 and nothing more")
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1 << 50,), }".replace("1 << 50", str(1 << 50)).ljust(117) + "\n"
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    for name in ("zip.npz", "huge.npy"):
+        with pytest.raises(PipelineError, match="write 2x3xf32"):
+            inputs.load(tmp_path / name)
+
+
+def test_outputs_of_alike_names_are_all_kept(tmp_path: Path) -> None:
+    paths = inputs.save({"a/b": np.ones(1), "a_b": np.zeros(1), "../c": np.ones(2)}, tmp_path)
+    assert len({*paths}) == 3
+    assert [np.load(path).tolist() for path in paths] == [[1], [0], [1, 1]]
+    assert all(path.parent == tmp_path for path in paths)

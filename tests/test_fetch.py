@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from pipeline.manifest import types as m
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
 from pipeline.store.web import Patience, WebSource
-from tests import releases, web
+from tests import releases, servers, web
 from tests.project import ROOT
 
 QUICK = Patience(connect=2, silence=0.5, window=1, window_bytes=1000)
@@ -98,8 +99,6 @@ def test_a_release_comes_from_a_web_server(
 def test_a_bucket_that_is_public_is_read_without_credentials(
     ceph: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from tests import servers
-
     servers.use_aws(monkeypatch, ceph.endpoint)  # type: ignore[attr-defined]
     url = f"s3://{servers.BUCKET}/{tmp_path.name}"
     store = open_store(url)
@@ -244,6 +243,38 @@ def test_redirects_are_followed_and_credentials_stay_with_their_host(noise: tupl
         assert any("X-Amz-Signature" in path for path, _ in back.seen)
 
 
+def test_credentials_in_a_url_are_decoded(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, data = noise
+    with web.serve(root) as server:
+        assert_right(get(server.url.replace("http://", "http://user%40home:p%3Aß€@")), data, None)
+        sent = {base64.b64decode(str(a).removeprefix("Basic ")).decode() for a in server.authorizations}
+    assert sent == {"user@home:p:ß€"}
+
+
+def test_a_redirect_to_what_is_no_url_tells_no_secret(
+    noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, _ = noise
+    with web.serve(root, web.Manners(redirect="http://a..b:70000/{path}?X-Amz-Signature=s3cret")) as server:
+        assert cli.main(["fetch", "noise", "--store", server.url]) == 1
+    assert "s3cret" not in capsys.readouterr().err
+
+
+def test_a_proxy_may_be_named_without_its_scheme(
+    noise: tuple[Path, m.Manifest, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, _ = noise
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with web.serve(root) as server:
+        monkeypatch.setenv("http_proxy", server.url.removeprefix("http://"))  # it takes whole URLs for paths, and they end alike
+        assert cli.main(["list", "--store", "http://nowhere.example"]) == 1
+        assert "nowhere.example" in server.seen[0][0]
+        monkeypatch.setenv("http_proxy", "gopher://x")
+        assert cli.main(["list", "--store", "http://nowhere.example"]) == 1
+    assert "correct http_proxy" in capsys.readouterr().err
+
+
 def test_a_query_in_the_url_goes_with_every_request_and_into_no_message(
     noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +298,12 @@ def test_a_query_in_the_url_goes_with_every_request_and_into_no_message(
 def test_a_closed_port_is_an_error_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "http://127.0.0.1:9"]) == 1
     assert "cannot connect" in capsys.readouterr().err
+
+
+def test_a_scheme_may_be_in_capitals(noise: tuple[Path, m.Manifest, bytes]) -> None:
+    root, _, _ = noise
+    with web.serve(root) as server:
+        assert cli.main(["list", "--store", server.url.replace("http", "HTTP")]) == 0
 
 
 @pytest.mark.parametrize("url", ["http://", "https:///x", "http://a:b/", "ftp://x/y", "s3://", "http://[::1"])
@@ -559,6 +596,30 @@ def test_a_store_that_is_gone_is_told_and_the_last_seen_is_used(
     assert cli.main(["fetch", "noise", "--full", "--store", url]) == 0
     assert "going by what it was when last seen" in capsys.readouterr().err
     assert cli.main(["fetch", "other", "--store", url]) == 1
+
+
+def test_a_folder_that_is_gone_is_told_and_the_last_seen_is_used(
+    noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _, _ = noise
+    assert cli.main(["fetch", "noise", "--full", "--store", str(root)]) == 0
+    root.rename(root.with_name("unmounted"))
+    assert cli.main(["fetch", "noise", "--full", "--store", str(root)]) == 0
+    assert "there is no such folder; going by what it was when last seen" in capsys.readouterr().err
+    assert cli.main(["fetch", "other", "--store", str(root)]) == 1
+    assert "is it mounted?" in capsys.readouterr().err
+
+
+def test_a_bucket_out_of_reach_is_told_and_the_last_seen_is_used(
+    noise: tuple[Path, m.Manifest, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, release, _ = noise
+    servers.use_aws(monkeypatch, "http://127.0.0.1:9")
+    remote, notes = Remote("s3://models"), []
+    for key in (channel_key("noise", "latest"), release_key("noise", release.version)):
+        Cache().keep(remote.cached_as, key, (root / key).read_bytes())
+    assert Resolver(remote, Cache(), notes.append).manifest(parse("noise")) == release
+    assert "going by what it was when last seen" in notes[0]
 
 
 def test_offline_without_a_cache_says_so(noise: tuple[Path, m.Manifest, bytes], capsys: pytest.CaptureFixture[str]) -> None:

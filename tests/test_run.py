@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from pipeline.consume import facts, load
 from pipeline.consume.cache import Cache
 from pipeline.errors import PipelineError
 from pipeline.iree import devices
-from pipeline.iree.devices import Device
+from pipeline.iree.devices import Device, NoRuntimeError
+from pipeline.machine import fingerprint
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import Manifest
 from tests.project import ROOT, Project, manifest
@@ -134,7 +136,7 @@ def test_without_a_runtime_everything_is_fetched_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> str:
-        raise PipelineError("iree-base-runtime is not installed", hint="pip install it")
+        raise NoRuntimeError("iree-base-runtime is not installed", hint="pip install it")
 
     monkeypatch.setattr("pipeline.machine.runtime_version", missing)
     assert cli.main(["fetch", "small"]) == 0
@@ -269,15 +271,15 @@ def test_a_measured_release_is_checked_and_its_outputs_are_written_too(
 def test_a_measurement_in_which_every_device_fails_is_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = facts.of_this_machine(Cache())
-    monkeypatch.setattr(facts, "of_this_machine", lambda _: here)
+    here = facts.of_this_machine(Cache(), print)
+    monkeypatch.setattr(facts, "of_this_machine", lambda *_: here)
     monkeypatch.setattr(devices, "_child", lambda *_: {"error": "the process was killed by SIGILL"})
     assert "no device ran it" in vmfb(capsys, "run", "small", "--benchmark", code=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_child_too(number: signal.Signals) -> None:
-    facts.of_this_machine(Cache())  # so that the first child is the one that runs the model
+    facts.of_this_machine(Cache(), print)  # so that the first child is the one that runs the model
     words = [sys.executable, "-m", "pipeline.cli", "run", "small", "--benchmark", "--device", "local"]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -293,7 +295,7 @@ def test_a_signal_ends_the_child_too(number: signal.Signals) -> None:
 def test_a_crash_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_child", lambda *_: {"error": "the process was killed by SIGILL"})
     server = facts.of_machine("avx512-server")
-    monkeypatch.setattr(facts, "of_this_machine", lambda _: server)
+    monkeypatch.setattr(facts, "of_this_machine", lambda *_: server)
     text = vmfb(capsys, "run", "small", "--check", code=1)
     assert "killed by SIGILL" in text
     assert "a driver or the code crashed" in text
@@ -307,7 +309,7 @@ def test_a_machine_for_which_there_is_no_code_is_told_why(
     from pipeline.iree.gates import Facts
 
     device = Device("vulkan://1", "Phone", "vulkan", "", False, Facts("Phone", frozenset(["vulkan-spirv-fb"]), poor))
-    monkeypatch.setattr(facts, "of_this_machine", lambda _: [device])
+    monkeypatch.setattr(facts, "of_this_machine", lambda *_: [device])
     for command in (["run", "small", "--check"], ["fetch", "small"]):
         text = vmfb(capsys, *command, code=1)
         assert "vulkan-any wants vulkan.device::max_compute_workgroup_invocations" in text
@@ -316,11 +318,77 @@ def test_a_machine_for_which_there_is_no_code_is_told_why(
 
 
 def test_the_devices_are_asked_once_and_again_when_the_machine_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = facts.of_this_machine(Cache())
-    monkeypatch.setattr(devices, "find", lambda _: [])
-    assert facts.of_this_machine(Cache()) == first
+    first = facts.of_this_machine(Cache(), print)
+    monkeypatch.setattr(devices, "find", lambda *_: [])
+    assert facts.of_this_machine(Cache(), print) == first
     monkeypatch.setenv("VK_DRIVER_FILES", "/nothing.json")
-    assert facts.of_this_machine(Cache()) == []
+    assert facts.of_this_machine(Cache(), print) == []
+
+
+@pytest.mark.parametrize(
+    "variable", ["VK_LOADER_DRIVERS_DISABLE", "CUDA_VISIBLE_DEVICES", "MESA_VK_DEVICE_SELECT", "LP_NUM_THREADS"]
+)
+def test_what_hides_devices_is_a_part_of_what_the_machine_is(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint()
+    monkeypatch.setenv(variable, "1")
+    assert fingerprint() != before
+
+
+def test_a_vulkan_driver_that_crashes_leaves_the_cpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The runtime is told to load a driver whose manifest names a library that ends the process."""
+    source, library = tmp_path / "driver.c", tmp_path / "driver.so"
+    source.write_text("#include <stdlib.h>\n__attribute__((constructor)) static void start(void) { abort(); }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    icd = {"file_format_version": "1.0.0", "ICD": {"library_path": str(library), "api_version": "1.3.0"}}
+    (tmp_path / "driver.json").write_text(json.dumps(icd))
+    monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "driver.json"))
+    for _ in range(2):  # it is not remembered
+        notes: list[str] = []
+        assert [d.uri for d in facts.of_this_machine(Cache(), notes.append)] == ["local-task"]
+        assert notes == [
+            "cannot list the vulkan devices of this machine: the process was killed by SIGABRT; going on without them"
+        ]
+    with pytest.raises(PipelineError, match="cannot list the vulkan devices"):  # a release says what was verified
+        devices.find(tmp_path / "logs")
+    assert "right, max error" in vmfb(capsys, "run", "small", "--check")
+
+
+def test_no_room_for_temporary_files_is_one_message(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    facts.of_this_machine(Cache(), print)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    assert "Not a directory" in vmfb(capsys, "run", "small", "--check", code=1)
+
+
+@pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
+def test_output_that_cannot_be_written_is_one_message(output: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pipeline.cli list {output}"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: standard output: ")
+
+
+def test_a_terminal_of_another_encoding_gets_its_text() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "explain", "small", "--device", "local"],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_file_named_like_a_device_is_no_device(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "local").write_text("nothing of the kind")
+    monkeypatch.chdir(tmp_path)
+    vmfb(capsys, "fetch", "small", "--device", "local")
 
 
 def test_a_file_that_may_only_be_read_runs_and_is_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

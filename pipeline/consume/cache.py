@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import locked, sha256_bytes, write
+from pipeline.files import expanded, locked, sha256_bytes, write
 from pipeline.manifest.types import Blob, SegmentInfo
 
 _PATIENCE = 3600.0  # seconds to wait for another process that fetches the same file
@@ -59,9 +59,13 @@ def whole(blob: Blob) -> tuple[Stretch, ...]:
 def default_folder() -> Path:
     """VMFB_CACHE, or `vmfb-pipeline` in the user's cache folder."""
     if named := os.environ.get("VMFB_CACHE"):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return Path(base) / "vmfb-pipeline"
+        return expanded(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "vmfb-pipeline"
+    try:
+        return Path("~/.cache/vmfb-pipeline").expanduser()
+    except RuntimeError as error:
+        raise PipelineError("you have no home folder, so no cache", hint="set VMFB_CACHE to a folder") from error
 
 
 def _boot() -> str:

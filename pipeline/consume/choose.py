@@ -10,6 +10,9 @@ from pipeline.iree.devices import Device
 from pipeline.iree.gates import Decision, Gate, Gated, GateError, decide, select
 from pipeline.manifest.types import Artifact
 
+_DRIVERS = {"local": "local-task", "local-task": "local-task", "vulkan": "vulkan"}
+WORDS = ("auto", *_DRIVERS)  # what --device means whatever files there are
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -48,11 +51,10 @@ def worth_having(found: Sequence[Choice]) -> list[str]:
 
 def named(devices: Sequence[Device], name: str) -> list[Device]:
     """Those of `devices` that `name` means: `auto`, `local`, `vulkan`, a URI, or a part of a device's name."""
-    drivers = {"local": "local-task", "local-task": "local-task", "vulkan": "vulkan"}
     if name == "auto":
         return list(devices)
-    if name in drivers:
-        found = [d for d in devices if d.driver == drivers[name]]
+    if name in _DRIVERS:
+        found = [d for d in devices if d.driver == _DRIVERS[name]]
     else:
         found = [d for d in devices if name and (name == d.uri or name.lower() in d.title.lower())]
     if not found:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.consume.cache import Cache
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import write
 from pipeline.iree import devices
 from pipeline.iree.devices import Device
@@ -54,7 +54,7 @@ def from_json(data: Any, where: str) -> list[Device]:
             )
             for d in data["devices"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         hint = "`vmfb devices --json` makes one"
         raise PipelineError(f"is no file of device facts: {error!r}", where=where, hint=hint) from error
 
@@ -72,12 +72,14 @@ def of_machine(name: str) -> list[Device]:
     except OSError as error:
         hint = f"give a file of `vmfb devices --json`, or one of {', '.join(known_machines())}"
         raise PipelineError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PipelineError(f"is no file of device facts: {error}", where=str(path)) from error
 
 
-def of_this_machine(cache: Cache) -> list[Device]:
+def of_this_machine(cache: Cache, note: Callable[[str], None]) -> list[Device]:
     """The devices here. Asked of the drivers once, and again when drivers, device files, CPU or runtime change.
+
+    A Vulkan driver that crashes takes all Vulkan devices with it, and not the CPU: `note` is told, and it is not remembered.
 
     Raises PipelineError where IREE's runtime is not installed.
     """
@@ -88,8 +90,13 @@ def of_this_machine(cache: Cache) -> list[Device]:
             return from_json(known["facts"], str(path))
     except (OSError, ValueError, KeyError, TypeError, PipelineError):
         pass  # not asked yet, or by another version of this program
-    with tempfile.TemporaryDirectory() as folder:
-        found = devices.find(Path(folder))
+    with disk_errors("the folder for temporary files"), tempfile.TemporaryDirectory() as name:
+        found = devices.find(Path(name), ["local-task"])
+        try:
+            found += devices.find(Path(name), ["vulkan"])
+        except PipelineError as error:
+            note(f"{error.what}; going on without them")
+            return found
     with suppress(PipelineError):  # no cache that can be written to: they are asked again next time
         write(path, json.dumps({"fingerprint": now, "facts": to_json(found)}).encode())
     return found

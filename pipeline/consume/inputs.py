@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,23 @@ def parse(text: str) -> np.ndarray[Any, Any]:
         raise PipelineError(f"--input {text}: {match[2]!r} is no type here", hint=_HINT)
     words = match[3].replace("[", " ").replace("]", " ").replace(",", " ").split()
     try:
-        values = np.array([float(w) if dtype.startswith("float") else int(w) for w in words], dtype)
+        values = np.array([_number(w, dtype) for w in words], dtype)
         return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape)
     except (ValueError, IndexError, OverflowError, MemoryError) as error:
         raise PipelineError(f"--input {text[:80]}: {error}", hint=_HINT) from error
+
+
+def _number(word: str, dtype: str) -> float | int:
+    if dtype == "bool" and word in ("true", "false"):
+        return word == "true"
+    return float(word) if dtype.startswith("float") else int(word)
 
 
 def load(path: Path) -> np.ndarray[Any, Any]:
     """The array in a .npy file. Raises PipelineError where it is none."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise PipelineError(str(error), where=str(path), hint=_HINT) from error
     if not isinstance(array, np.ndarray):
         raise PipelineError("holds several arrays", where=str(path), hint="give one .npy for each input")
@@ -50,11 +57,13 @@ def load(path: Path) -> np.ndarray[Any, Any]:
 
 def save(arrays: Mapping[str, np.ndarray[Any, Any]], folder: Path) -> list[Path]:
     """Write each array as `NAME.npy` into `folder`; returns the paths."""
-    paths = []
-    for name, array in arrays.items():
+    paths: list[Path] = []
+    for number, (name, array) in enumerate(arrays.items()):
         buffer = io.BytesIO()
         np.save(buffer, array)
-        paths.append(folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name).lstrip('.')}.npy")
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")
+        path = folder / f"{plain}.npy"
+        paths.append(folder / f"{plain}_{number}.npy" if path in paths else path)
         write(paths[-1], buffer.getvalue())
     return paths
 

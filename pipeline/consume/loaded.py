@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def load(
     manifest = resolver.manifest(parse(model))
     require_runtime(manifest)
     artifact = pick(manifest, bundle)
-    found = choices(gated(artifact, remote.url), named(of_this_machine(kept), device))
+    found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
     best = found[0] if found else None
     if best is None or best.variant is None:
         raise PipelineError(f"no device here may run {model}:\n    {refusal(found)}", hint="`vmfb explain` tells more")

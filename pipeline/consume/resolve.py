@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from pipeline.consume.cache import Cache
 from pipeline.consume.reference import Reference
-from pipeline.errors import PipelineError
-from pipeline.files import sha256_bytes
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import expanded, sha256_bytes
 from pipeline.layout import INDEX_KEY, channel_key, release_key
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import SCHEMA, Channel, Index, Manifest
@@ -39,7 +39,8 @@ class Remote:
 
     def __init__(self, url: str, offline: bool = False) -> None:
         is_path = "://" not in url
-        self._address = str(Path(url).expanduser().absolute()) if is_path else url
+        with disk_errors("the current folder"):
+            self._address = str(expanded(url).absolute()) if is_path else url
         # For people and for the cache: a token in the address may change, and is nobody's business.
         self.url = self._address if is_path else public_url(url).rstrip("/")
         # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
@@ -55,6 +56,8 @@ class Remote:
         if self.offline:
             raise PipelineError("is not in the cache", where=self.url, hint="run the command without --offline")
         self._source = self._source or open_source(self._address)
+        if "://" not in self._address and not Path(self._address).is_dir():
+            raise BrokenTransferError("there is no such folder", where=self.url, hint="check the path; is it mounted?")
         return self._source
 
 
@@ -158,7 +161,7 @@ def require_runtime(manifest: Manifest) -> None:
     wanted = manifest.runtime
     try:
         found = importlib.metadata.version(wanted.package)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # of no name at all
         return
     if _numbers(found) < _numbers(wanted.minimum):
         raise PipelineError(

@@ -15,7 +15,7 @@ from pipeline.compare import Tolerance, compare
 from pipeline.consume.choose import Choice, choices, is_software_gpu, refusal
 from pipeline.consume.inspect import Contents
 from pipeline.consume.render import columns
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import devices
 from pipeline.iree.devices import Device, Run
 from pipeline.manifest.types import ToleranceInfo
@@ -79,7 +79,7 @@ class Ran:
 
 @contextmanager
 def _inputs(arrays: Sequence[Array]) -> Iterator[tuple[Path, Path]]:
-    with tempfile.TemporaryDirectory(prefix="vmfb-") as name:
+    with disk_errors("the folder for temporary files"), tempfile.TemporaryDirectory(prefix="vmfb-") as name:
         folder = Path(name)
         named: dict[str, Any] = {str(i): array for i, array in enumerate(arrays)}
         np.savez(folder / "inputs.npz", **named)

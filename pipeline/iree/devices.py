@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import process
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree.gates import Facts
 
 REQUIRED_RUNTIME = "3.13.0"
@@ -53,6 +53,10 @@ class Run:
     rounds: int = 0
 
 
+class NoRuntimeError(PipelineError):
+    """IREE's runtime is not installed."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a module says when it is loaded on a device: the index of its choice, or why it could not be loaded."""
@@ -66,21 +70,22 @@ def runtime_version() -> str:
     try:
         return importlib.metadata.version("iree-base-runtime")
     except importlib.metadata.PackageNotFoundError:
-        raise PipelineError(
+        raise NoRuntimeError(
             "iree-base-runtime is not installed", hint=f"pip install 'iree-base-runtime>={REQUIRED_RUNTIME}'"
         ) from None
 
 
 def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
     job_path, result_path = folder / f"{name}.job.json", folder / f"{name}.result.json"
-    job_path.write_text(json.dumps(job))
-    result_path.unlink(missing_ok=True)
+    with disk_errors(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        job_path.write_text(json.dumps(job))
+        result_path.unlink(missing_ok=True)
     log = folder / f"{name}.log"
     ended = process.execute([sys.executable, "-m", "pipeline.iree.runner", job_path, result_path], log, timeout=timeout)
     if ended.returncode == -signal.SIGKILL:
         raise PipelineError(
-            "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run doit again"
+            "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run the same command again"
         )
     if ended.returncode or not result_path.exists():
         last = process.tail(log, 1).strip()
@@ -91,12 +96,18 @@ def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict
     return result
 
 
-def find(folder: Path) -> list[Device]:
-    """The local-task device and every Vulkan device. Logs go into `folder`."""
+def find(folder: Path, drivers: Sequence[str] = ("local-task", "vulkan")) -> list[Device]:
+    """The devices of these drivers, each driver asked in a child of its own. Logs go into `folder`."""
     runtime_version()
-    result = _child({"action": "devices"}, folder, "devices", 120)
+    return [device for driver in drivers for device in _listed(driver, folder)]
+
+
+def _listed(driver: str, folder: Path) -> list[Device]:
+    name = f"devices-{driver}"
+    result = _child({"action": "devices", "driver": driver}, folder, name, 120)
     if "error" in result:
-        raise PipelineError(f"cannot list the devices of this machine: {result['error']}", where=str(folder / "devices.log"))
+        what = f"cannot list the {driver} devices of this machine: {result['error']}"
+        raise PipelineError(what, where=str(folder / f"{name}.log"))
     return [
         Device(
             d["uri"],

@@ -1,8 +1,8 @@
 """The child process that touches devices: `python -m pipeline.iree.runner JOB.json RESULT.json`.
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
-result. A job is {"action": "devices"}, {"action": "report", "module", "devices"} or {"action": "run", "module", "device",
-"entry", "inputs", "outputs", "seconds"} with inputs and outputs .npz files whose arrays are named by position.
+result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "devices"} or {"action": "run", "module",
+"device", "entry", "inputs", "outputs", "seconds"} with inputs and outputs .npz files whose arrays are named by position.
 """
 
 from __future__ import annotations
@@ -44,30 +44,29 @@ def _cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
-def devices() -> list[dict[str, Any]]:
-    """Every local-task and Vulkan device: uri, name, driver, whether it is software, formats and answers to queries."""
+def devices(driver_name: str) -> list[dict[str, Any]]:
+    """Every device of local-task or vulkan: uri, name, driver, whether it is software, formats and answers to queries."""
+    try:
+        driver = rt.get_driver(driver_name)
+        listed = driver.query_available_devices()
+    except (RuntimeError, ValueError):
+        return []  # no such driver on this machine, for example no Vulkan loader
     found: list[dict[str, Any]] = []
-    for driver_name, format_ in _FORMATS.items():
-        try:
-            driver = rt.get_driver(driver_name)
-            listed = driver.query_available_devices()
-        except (RuntimeError, ValueError):
-            continue  # no such driver on this machine, for example no Vulkan loader
-        for entry in listed:
-            info = _info(driver.dump_device_info(entry["device_id"]))
-            device = driver.create_device(entry["device_id"])
-            local = driver_name == "local-task"
-            found.append(
-                {
-                    "uri": driver_name if local else f"{driver_name}://{entry['path']}",
-                    "driver": driver_name,
-                    "name": _cpu_name() if local else info.get("name", entry["name"]),
-                    "driver_info": "" if local else f"{info.get('driver', '')} {info.get('driver_info', '')}".strip(),
-                    "software": local or info.get("type") == "cpu",
-                    "formats": [format_],
-                    "answers": _facts(device),
-                }
-            )
+    for entry in listed:
+        info = _info(driver.dump_device_info(entry["device_id"]))
+        device = driver.create_device(entry["device_id"])
+        local = driver_name == "local-task"
+        found.append(
+            {
+                "uri": driver_name if local else f"{driver_name}://{entry['path']}",
+                "driver": driver_name,
+                "name": _cpu_name() if local else info.get("name", entry["name"]),
+                "driver_info": "" if local else f"{info.get('driver', '')} {info.get('driver_info', '')}".strip(),
+                "software": local or info.get("type") == "cpu",
+                "formats": [_FORMATS[driver_name]],
+                "answers": _facts(device),
+            }
+        )
     return found
 
 
@@ -119,7 +118,7 @@ def _first_line(error: Exception) -> str:
 def act(job: dict[str, Any]) -> dict[str, Any]:
     """Do the job. Raises RuntimeError and ValueError as the runtime does."""
     if job["action"] == "devices":
-        return {"devices": devices()}
+        return {"devices": devices(job["driver"])}
     return {"report": report(job)} if job["action"] == "report" else run(job)
 
 

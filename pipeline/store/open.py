@@ -26,7 +26,7 @@ def open_store(url: str) -> Store:
 
 def open_source(url: str) -> Source:
     """The store at `url`, to read. Raises PipelineError for a URL of another kind."""
-    if url.startswith(("http://", "https://")):
+    if url.lower().startswith(("http://", "https://")):
         from pipeline.store.web import WebSource
 
         return WebSource(url)

@@ -103,9 +103,9 @@ class S3Store:
             raise PipelineError(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
         except EndpointConnectionError as error:
             hint = "check the network and AWS_ENDPOINT_URL_S3, then run the same command again"
-            raise PipelineError(f"cannot connect: {error}", where=where, hint=hint) from error
+            raise BrokenTransferError(f"cannot connect: {error}", where=where, hint=hint) from error
         except (BotoConnectionError, HTTPClientError) as error:
-            raise PipelineError(
+            raise BrokenTransferError(
                 f"the connection broke: {error}", where=where, hint="run the same command again: what is there is not sent twice"
             ) from error
         except BotoCoreError as error:

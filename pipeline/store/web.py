@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError, SSLError
@@ -80,7 +81,8 @@ class WebSource:
                 raise ValueError("it names no host")
         except ValueError as error:
             raise PipelineError(f"{public_url(url)!r} is no store: {error}", hint="give https://host/path") from error
-        self._headers: Mapping[str, str] = urllib3.make_headers(basic_auth=f"{user}:{password or ''}") if user else {}
+        secret = base64.b64encode(f"{unquote(user or '')}:{unquote(password or '')}".encode()).decode()
+        self._headers: Mapping[str, str] = {"authorization": f"Basic {secret}"} if user else {}
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), fragment="")
         self.url = public_url(url).rstrip("/")
         self._pool = self._make_pool(parts.scheme, parts.hostname)
@@ -89,7 +91,13 @@ class WebSource:
         timeout = urllib3.Timeout(connect=self._patience.connect, read=self._patience.silence)
         proxy = urllib.request.getproxies().get(scheme)
         if proxy and not urllib.request.proxy_bypass(host):
-            return urllib3.ProxyManager(proxy, timeout=timeout, retries=False, maxsize=16)
+            try:
+                return urllib3.ProxyManager(
+                    proxy if "://" in proxy else f"http://{proxy}", timeout=timeout, retries=False, maxsize=16
+                )
+            except (HTTPError, ValueError) as error:
+                hint = f"correct {scheme}_proxy"
+                raise PipelineError(f"{public_url(proxy)!r} is no proxy: {error}", where=self.url, hint=hint) from error
         return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=16)
 
     def _url(self, key: str) -> str:
@@ -131,7 +139,9 @@ class WebSource:
         where = public_url(url)
         try:
             return self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
-        except (SSLError, LocationParseError) as error:
+        except LocationParseError as error:  # its text has the whole URL in it, with what is secret
+            raise PipelineError("is no URL", where=where, hint="check the URL, or what the server redirects to") from error
+        except SSLError as error:
             raise PipelineError(f"cannot connect: {error}", where=where, hint="check the URL and its certificate") from error
         except ProtocolError as error:
             raise BrokenTransferError(f"the connection broke: {error}", where=where) from error
@@ -145,7 +155,7 @@ class WebSource:
             raise BrokenTransferError(f"the server has trouble: {status} {answer.reason}", where=where)
         if status not in (200, 206, 404, 410):
             raise PipelineError(f"the server answers {status} {answer.reason}", where=where, hint=_HINTS.get(status, ""))
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise PipelineError("the server sends it compressed, though asked not to", where=where)
 
     def get(self, key: str) -> Object | None:
