@@ -47,7 +47,7 @@ from pipeline.iree import devices, mlir
 from pipeline.iree.compiler import compile_module
 from pipeline.iree.gates import Gate
 from pipeline.iree.targets import Target, device, resolve
-from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, front_flags, iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.load import load
 
@@ -83,7 +83,8 @@ def compile_thin(job: Job, folder: Path, extra: Sequence[str] = ()) -> Callable[
     def compile_all() -> None:
         for target in job.targets:
             path = folder / f"{target.name}.vmfb"
-            iree_compile(path.with_suffix(".mlirbc"), path, [*LINK_FLAGS, *extra, *job.flags], path.with_suffix(".log"))
+            flags = [*front_flags(job.flags), *LINK_FLAGS, *extra, *job.flags]
+            iree_compile(path.with_suffix(".mlirbc"), path, flags, path.with_suffix(".log"))
 
     return compile_all
 

@@ -4,7 +4,8 @@ Needs the imported models in `out/`, which it only reads; what it makes goes int
 judges nothing: it prints medians of wall and CPU time and their ratios, beside what is wanted of these. (Where other work
 runs on the same cores, CPU time is the better witness.)
 
-* cold: the bundle `desktop` with an empty cache. thin: the sum of one plain `iree-compile` from source for each target.
+* cold: the bundle `desktop` with an empty cache. thin: the sum of one plain `iree-compile` from source for each target,
+  with the same flags; defaults: with iree-compile's own, which leave convolutions as they are.
 * hits: the same again, everything in the cache. constant: one small constant changed, one that is folded into a kernel.
   weights: every constant of 4096 elements and more changed, and no other.
 * + TARGET: everything but that target's pieces in the cache, against what `iree-compile` takes to generate the same code
@@ -35,7 +36,7 @@ from pipeline.iree.compiler import compile_module, front_half
 from pipeline.iree.mlir import ir
 from pipeline.iree.pieces import Dispatches
 from pipeline.iree.targets import device, resolve
-from pipeline.iree.toolchain import CODEGEN_FLAGS, iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, FRONT_FLAGS, front_flags, iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.load import load
 from tests.bench.fat import BUNDLE, ROOT, Job, _machine, compile_thin, cost
@@ -56,7 +57,12 @@ def generate_alone(job: Job, folder: Path) -> Callable[[], object]:
     with mlir.opened(job.source) as module:
         mlir.set_targets(module, device(job.targets))
         mlir.save(module, folder / "in.mlirbc")
-    iree_compile(folder / "in.mlirbc", folder / "sources.mlirbc", ["--compile-to=executable-sources"], folder / "log")
+    iree_compile(
+        folder / "in.mlirbc",
+        folder / "sources.mlirbc",
+        ["--compile-to=executable-sources", *front_flags(job.flags)],
+        folder / "log",
+    )
     step = ["--compile-from=executable-sources", "--compile-to=hal", *CODEGEN_FLAGS, *job.flags]
     return lambda: iree_compile(folder / "sources.mlirbc", folder / "hal.mlir", step, folder / "log")
 
@@ -146,6 +152,9 @@ class Bench:
         cold = self.split("cold", job, None)
         thin = middle([measure(compile_thin, job, root / f"thin-{n}") for n in range(self.rounds)])
         _line("cold / thin", cold, thin, 0.75)
+        plain = Job(job.source, job.targets, job.declared, [*(f"{flag}=false" for flag in FRONT_FLAGS), *job.flags])
+        thin = middle([measure(compile_thin, plain, root / f"plain-{n}") for n in range(self.rounds)])
+        _line("cold / thin, defaults", cold, thin, 0.75)
         _line("hits / cold", self.split("hits", job, self.cache), cold, 0.12)
         small = Job(changed(job.source, root / "small.mlirbc", 2, 64, 1), job.targets, job.declared, job.flags)
         _line("constant / cold", self.split("constant", small, self.cache), cold, 0.25)
