@@ -160,6 +160,8 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
     release = _Release(arguments, arguments.model)
     variants = None if arguments.full else _wanted(release, arguments.device)
+    if arguments.output == "":
+        raise PipelineError("names no file", where="--output")
     if arguments.output:
         target = Path(arguments.output)
         if arguments.output.endswith(os.sep):  # a folder, there or not; Path drops the slash

@@ -95,6 +95,14 @@ def test_executables_are_created_without_a_branch_for_every_dispatch(small: tupl
         assert len(stores) == len(DESKTOP) * len({code.dispatch for code in small[1].code["x86-64"]})
 
 
+@pytest.mark.parametrize("name", ["say \\22hi\\22", "na\u00efve", "a.b$c"])
+@pytest.mark.parametrize("targets", [("vulkan-any",), ("vulkan-any", "x86-64")])
+def test_functions_may_have_any_name(name: str, targets: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "named.mlir").write_text((DATA / "small.mlir").read_text().replace("@small(", f'@"{name}"('))
+    made = build(tmp_path / "named.mlir", tmp_path, executables(*targets))
+    assert set(made.code) == {*targets}
+
+
 def test_executables_created_in_an_unknown_way_are_no_surprise_later() -> None:
     text = b"""util.global private @a : !hal.executable
     util.global private @__device_0 : !hal.device

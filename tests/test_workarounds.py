@@ -14,8 +14,9 @@ import pytest
 from iree.compiler import ir
 from onnx import TensorProto, helper, numpy_helper, save
 
+from pipeline.cache import LocalCache
 from pipeline.importers.signature import Tensor
-from pipeline.iree import corrections, devices, mlir
+from pipeline.iree import convolutions, corrections, devices, mlir
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
@@ -23,7 +24,7 @@ from tests.test_compile import compiler, executables, on, outputs, present  # no
 
 SHAPE = (1, 8, 6, 96)
 # The block as convolutions: made of matrix products it happens to have no store at an unaligned offset.
-CONVOLUTIONS = ("--iree-global-opt-use-im2col-for-convs=false",)
+CONVOLUTIONS = (f"{convolutions.FLAG}=false",)
 NARROW = (1, 16, 512, 1)
 
 
@@ -167,3 +168,43 @@ def test_products_of_odd_width_are_right_at_every_cpu_level(
             run = devices.run(forced, device, "main", tmp_path / "inputs.npz", tmp_path, decision.variant)
             assert not run.error
             np.testing.assert_allclose(outputs(tmp_path, decision.variant), expected, atol=1e-5)
+
+
+def convolution(kind: str, x: str, filter_: str, y: str) -> str:
+    dimensions = 1 if "1d" in kind else 2
+    strides = f"{{dilations = dense<1> : vector<{dimensions}xi64>, strides = dense<1> : vector<{dimensions}xi64>}}"
+    return f"""!x = tensor<{x}xf32>
+    !k = tensor<{filter_}xf32>
+    !y = tensor<{y}xf32>
+    func.func @f(%x: !x, %k: !k, %o: !y) -> !y {{
+      %r = linalg.{kind} {strides} ins(%x, %k : !x, !k) outs(%o : !y) -> !y
+      return %r : !y
+    }}"""
+
+
+ADDITION = (
+    """func.func @f(%x: tensor<4xf32>) -> tensor<4xf32> { %y = arith.addf %x, %x : tensor<4xf32> return %y : tensor<4xf32> }"""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (ADDITION, False),
+        # 64 channels, a window of 3x3, 56x56 outputs: 6.9 MiB; of 64x64 outputs: 9 MiB.
+        (convolution("conv_2d_nchw_fchw", "1x64x58x58", "64x64x3x3", "1x64x56x56"), True),
+        (convolution("conv_2d_nchw_fchw", "1x64x66x66", "64x64x3x3", "1x64x64x64"), False),
+        (convolution("conv_2d_nhwc_hwcf", "1x58x58x64", "3x3x64x32", "1x56x56x32"), True),
+        (convolution("conv_2d_nhwc_hwcf", "1x66x66x64", "3x3x64x32", "1x64x64x32"), False),
+        (convolution("conv_2d_nchw_fchw", "1x64x256x256", "64x64x1x1", "1x64x256x256"), True),
+        (convolution("conv_2d_nchw_fchw", "1x64x40008x1", "64x64x9x1", "1x64x40000x1"), True),
+        (convolution("conv_1d_ncw_fcw", "1x64x40008", "64x64x9", "1x64x40000"), True),
+        (convolution("conv_2d_nchw_fchw", "1x64x?x?", "64x64x3x3", "1x64x?x?"), False),
+    ],
+)
+def test_convolutions_become_matrix_products_where_that_is_faster(text: str, wanted: bool, tmp_path: Path) -> None:
+    cache = LocalCache(tmp_path / "cache", 1 << 20)
+    (tmp_path / "f.mlir").write_text(text)
+    found = [convolutions.flags_for(tmp_path / "f.mlir", tmp_path, (), cache) for _ in range(2)]  # then from the cache
+    assert found == [(convolutions.FLAG,) if wanted else ()] * 2
+    assert convolutions.flags_for(tmp_path / "f.mlir", tmp_path, CONVOLUTIONS, cache) == ()

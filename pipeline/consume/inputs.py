@@ -58,12 +58,12 @@ def load(path: Path) -> np.ndarray[Any, Any]:
 def save(arrays: Mapping[str, np.ndarray[Any, Any]], folder: Path) -> list[Path]:
     """Write each array as `NAME.npy` into `folder`; returns the paths."""
     paths: list[Path] = []
-    for number, (name, array) in enumerate(arrays.items()):
+    for name, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array)
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")
-        path = folder / f"{plain}.npy"
-        paths.append(folder / f"{plain}_{number}.npy" if path in paths else path)
+        names = (folder / f"{plain}{end}.npy" for end in ("", *(f"_{n}" for n in range(1, len(arrays) + 1))))
+        paths.append(next(path for path in names if path not in paths))
         write(paths[-1], buffer.getvalue())
     return paths
 

@@ -12,11 +12,11 @@ from pipeline import activity
 from pipeline.cache import Cache, LocalCache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
-from pipeline.iree import batches, description, link, mlir, pieces, spirv, straighten, toolchain, vmfb
+from pipeline.iree import batches, convolutions, description, link, mlir, pieces, spirv, straighten, toolchain, vmfb
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, front_flags, iree_compile, iree_opt
+from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
 
 _BYTECODE = "--emit-mlir-bytecode"
 _ANY_DEVICE = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
@@ -64,9 +64,13 @@ class Placed:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A finished module: its variants in order of preference, and for each where the code of every dispatch is."""
+    """A finished module: its variants in order of preference, and for each where the code of every dispatch is.
+
+    `flags` are those for the front half that the model itself asked for.
+    """
 
     variants: tuple[Gated, ...]
+    flags: tuple[str, ...]
     code: Mapping[str, tuple[Placed, ...]]
     module: vmfb.Module
 
@@ -90,13 +94,21 @@ def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -
             )
 
 
+def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCache) -> tuple[str, ...]:
+    """The flags for the front half that the model at `source` needs besides a bundle's `flags`. Logs go into `folder`."""
+    try:
+        return convolutions.flags_for(source, folder, flags, cache)
+    except CompilerRefusedError as error:
+        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
+
+
 def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache) -> Path:
     """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
 
     Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
     """
     devices, output = device(targets) if flags else _ANY_DEVICE, folder / "sources.mlirbc"
-    flags = [*front_flags(flags), *flags]
+    flags = [*front_flags(source, folder, flags, cache), *flags]
     key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, flags, toolchain.digest()]).encode())
     if (found := cache.get(key)) is not None:
         output.write_bytes(found)
@@ -191,7 +203,7 @@ def _gated(
 
 def _read_back(
     path: Path, found: Sequence[link.Code], owners: Mapping[tuple[str, str], str], variants: Sequence[Gated]
-) -> Compiled:
+) -> tuple[dict[str, tuple[Placed, ...]], vmfb.Module]:
     """Read the finished file and find every variant's code in it, by digest."""
     module = vmfb.read(path)
     segments = {segment.sha256: segment for segment in module.segments}
@@ -204,7 +216,7 @@ def _read_back(
     described = {d.gated.name: d.segments(module) for d in description.read(module, str(path))}
     if described != {name: {piece.segment for piece in pieces} for name, pieces in code.items()}:
         raise PipelineError("the file's own description of its variants is not what it holds", where=str(path))
-    return Compiled(tuple(variants), {name: tuple(pieces) for name, pieces in code.items()}, module)
+    return {name: tuple(pieces) for name, pieces in code.items()}, module
 
 
 def compile_module(
@@ -222,7 +234,8 @@ def compile_module(
     `Counts`. Code comes from `cache` (default: what the environment names) where it has been generated before: the bytes
     of the file are the same.
     """
-    generated, found = _generate(source, folder, targets, flags, cache or from_environment())
+    cache = cache or from_environment()
+    generated, found = _generate(source, folder, targets, flags, cache)
     order = [target.name for target in targets]
     with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
@@ -239,7 +252,8 @@ def compile_module(
     iree_compile(folder / "ordered.mlirbc", folder / "module.vmfb", ["--compile-from=vm", *LINK_FLAGS], folder / "module.log")
     for name in ("vm", "ordered"):
         (folder / f"{name}.mlirbc").unlink()
-    return _read_back(folder / "module.vmfb", found, owners, variants)
+    code, module_ = _read_back(folder / "module.vmfb", found, owners, variants)
+    return Compiled(variants, front_flags(source, folder, flags, cache.local), code, module_)
 
 
 def force_variant(linked: Path, index: int, output: Path) -> None:

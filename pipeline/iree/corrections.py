@@ -157,13 +157,19 @@ def _widen_product(function: ir.Operation) -> None:
     configured = [o for o in _configured(function) if o != products[0]]
     parallel = old[:-1]
     # What is fused with the product is tiled as its result is: other tiles would not fit.
-    if any(_tiles(other) != {"vector_common_parallel": parallel} for other in configured):
+    if any(_tiles(other) != {"vector_common_parallel": parallel} or _transposes(other) for other in configured):
         return
     wide = [*parallel[:-1], _COLUMNS]
     for other in configured:
         other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config({"vector_common_parallel": wide}))
     tiles |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [1]}
     products[0].attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
+
+
+def _transposes(operation: ir.Operation) -> bool:
+    maps = ir.ArrayAttr(operation.attributes["indexing_maps"]) if "indexing_maps" in operation.attributes else []
+    values = [ir.AffineMapAttr(m).value for m in maps]
+    return any(len(v.results) == v.n_dims and v != ir.AffineMap.get_identity(v.n_dims) for v in values)
 
 
 def _configured(function: ir.Operation) -> list[ir.Operation]:

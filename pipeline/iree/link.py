@@ -61,6 +61,12 @@ def codes(module: ir.Module) -> list[Code]:
     return found
 
 
+def _quoted(name: str) -> str:
+    """The MLIR reference to the symbol `name`, whatever is in it."""
+    plain = (chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:02X}" for byte in name.encode())
+    return f'@"{"".join(plain)}"'
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -68,6 +74,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701  # MLIR, not HTML
     )
+    environment.filters["symbol"] = _quoted
     environment.filters["i32"] = lambda value: value - 2**32 if value >= 2**31 else value
     return environment
 
@@ -196,7 +203,7 @@ def link(module: ir.Module, variants: Sequence[Gated]) -> dict[tuple[str, str], 
 
 def _rodata(owner: str, dispatch: str) -> str:
     """The symbol that the compiler gives the code of a variant for a dispatch in the `vm` phase."""
-    return re.sub(r"\W", "_", f"{owner}_{dispatch}")
+    return re.sub(rb"\W", b"_", f"{owner}_{dispatch}".encode()).decode()
 
 
 def _stretches(numbers: Sequence[int]) -> list[list[int]]:

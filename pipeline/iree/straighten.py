@@ -40,10 +40,15 @@ def _globals(initializer: ir.Operation) -> dict[str, str]:
     found: dict[str, str] = {}
     for create in operations(initializer, "hal.executable.create"):
         dispatch, _variant = ir.SymbolRefAttr(create.attributes["executable_target"]).value
-        (branch,) = create.results[0].uses
-        block = branch.owner.successors[0] if branch.owner.name == "cf.br" else None
-        stores = [use.owner for use in block.arguments[branch.operand_number].uses] if block else []
-        if len(create.operands) != 2 or len(stores) != 1 or stores[0].name != "util.global.store":
+        branches = [use for use in create.results[0].uses if use.owner.name == "cf.br"]
+        blocks = [(use.owner.successors[0], use.operand_number) for use in branches]
+        stores = [use.owner for block, number in blocks for use in block.arguments[number].uses]
+        if (
+            len(create.operands) != 2
+            or len(list(create.results[0].uses)) != 1
+            or len(stores) != 1
+            or stores[0].name != "util.global.store"
+        ):
             raise PipelineError(f"IREE creates the executable of {dispatch} in an unknown way: {create}")
         found[dispatch] = ir.FlatSymbolRefAttr(stores[0].attributes["global"]).value
     return found

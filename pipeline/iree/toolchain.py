@@ -18,9 +18,6 @@ from pipeline.files import sha256_bytes, sha256_file
 REQUIRED = "3.13.0"
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
 CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
-# Convolutions as matrix products. IREE 3.13 has no vectors for a convolution along one dimension: it took 97% of magika's
-# time on a CPU, as a product it is 5 to 20 times as fast. The front half is common to all targets, so this holds for all.
-FRONT_FLAGS = ("--iree-global-opt-use-im2col-for-convs",)
 LINK_FLAGS = ("--iree-vm-bytecode-module-strip-source-map",)
 
 
@@ -33,11 +30,6 @@ def _package_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise PipelineError("iree-base-compiler is not installed", hint="pip install -e '.[build]'")
     return Path(next(iter(spec.submodule_search_locations)))
-
-
-def front_flags(flags: Sequence[str]) -> list[str]:
-    """The front half's flags, where a bundle's `flags` do not set them otherwise."""
-    return [flag for flag in FRONT_FLAGS if not any(other.split("=")[0] == flag for other in flags)]
 
 
 class CompilerRefusedError(PipelineError):

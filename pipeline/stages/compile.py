@@ -17,7 +17,7 @@ from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 # linked.mlirbc lets verify make copies of the module that run one variant.
 OUTPUTS = ("module.vmfb", "linked.mlirbc", "compiled.json")
 # Raise when the way to compile changes: everything is then compiled again.
-REVISION = 3
+REVISION = 4
 
 
 def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
@@ -55,7 +55,7 @@ def compile_targets(source: Path, folder: Path, bundle: Bundle, targets: Sequenc
         )
         for gated, target, attribute in zip(made.variants, targets, resolved, strict=True)
     )
-    return Compiled(variants, (), bundle.flags, toolchain.version(), round(time.monotonic() - started, 1))
+    return Compiled(variants, (), (*made.flags, *bundle.flags), toolchain.version(), round(time.monotonic() - started, 1))
 
 
 def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, list[Dropped]]:

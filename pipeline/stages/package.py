@@ -12,7 +12,7 @@ from pipeline.errors import disk_errors
 from pipeline.files import copy, fresh_folder, sha256_bytes, sha256_file, write
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import vmfb
-from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, front_flags
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
 from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
@@ -125,7 +125,7 @@ def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.A
     artifact = m.Artifact(
         bundle=bundle,
         blob=blob,
-        flags=(*front_flags(compiled.flags), *CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
+        flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
         variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
         segments=_segments(path, module, compiled),
         dropped=tuple(

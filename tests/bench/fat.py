@@ -40,14 +40,14 @@ from statistics import median
 import numpy as np
 
 from pipeline import process
-from pipeline.cache import Cache, LocalCache
+from pipeline.cache import Cache, LocalCache, local
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature
 from pipeline.iree import devices, mlir
-from pipeline.iree.compiler import compile_module
+from pipeline.iree.compiler import compile_module, front_flags
 from pipeline.iree.gates import Gate
 from pipeline.iree.targets import Target, device, resolve
-from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, front_flags, iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.load import load
 
@@ -80,10 +80,12 @@ def compile_thin(job: Job, folder: Path, extra: Sequence[str] = ()) -> Callable[
             mlir.set_targets(module, device([target]))
             mlir.save(module, folder / f"{target.name}.mlirbc")
 
+    front = front_flags(job.source, folder, job.flags, local())
+
     def compile_all() -> None:
         for target in job.targets:
             path = folder / f"{target.name}.vmfb"
-            flags = [*front_flags(job.flags), *LINK_FLAGS, *extra, *job.flags]
+            flags = [*front, *LINK_FLAGS, *extra, *job.flags]
             iree_compile(path.with_suffix(".mlirbc"), path, flags, path.with_suffix(".log"))
 
     return compile_all

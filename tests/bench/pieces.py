@@ -30,13 +30,13 @@ from statistics import median
 
 import numpy as np
 
-from pipeline.cache import LocalCache
-from pipeline.iree import mlir
-from pipeline.iree.compiler import compile_module, front_half
+from pipeline.cache import LocalCache, local
+from pipeline.iree import convolutions, mlir
+from pipeline.iree.compiler import compile_module, front_flags, front_half
 from pipeline.iree.mlir import ir
 from pipeline.iree.pieces import Dispatches
 from pipeline.iree.targets import device, resolve
-from pipeline.iree.toolchain import CODEGEN_FLAGS, FRONT_FLAGS, front_flags, iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.load import load
 from tests.bench.fat import BUNDLE, ROOT, Job, _machine, compile_thin, cost
@@ -60,7 +60,7 @@ def generate_alone(job: Job, folder: Path) -> Callable[[], object]:
     iree_compile(
         folder / "in.mlirbc",
         folder / "sources.mlirbc",
-        ["--compile-to=executable-sources", *front_flags(job.flags)],
+        ["--compile-to=executable-sources", *front_flags(job.source, folder, job.flags, local())],
         folder / "log",
     )
     step = ["--compile-from=executable-sources", "--compile-to=hal", *CODEGEN_FLAGS, *job.flags]
@@ -152,7 +152,7 @@ class Bench:
         cold = self.split("cold", job, None)
         thin = middle([measure(compile_thin, job, root / f"thin-{n}") for n in range(self.rounds)])
         _line("cold / thin", cold, thin, 0.75)
-        plain = Job(job.source, job.targets, job.declared, [*(f"{flag}=false" for flag in FRONT_FLAGS), *job.flags])
+        plain = Job(job.source, job.targets, job.declared, [f"{convolutions.FLAG}=false", *job.flags])
         thin = middle([measure(compile_thin, plain, root / f"plain-{n}") for n in range(self.rounds)])
         _line("cold / thin, defaults", cold, thin, 0.75)
         _line("hits / cold", self.split("hits", job, self.cache), cold, 0.12)
