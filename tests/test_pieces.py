@@ -61,7 +61,7 @@ def test_any_mix_of_hits_gives_the_same_bytes(cold: tuple[Path, Cache], tmp_path
     for path in kept:
         cache.local.put(path.name, full.local.get(path.name) or b"")
     counts = build(SMALL, tmp_path, DESKTOP, cache)
-    assert counts.local in (6, 7)  # one may be the front half
+    assert counts.local in (5, 6, 7)  # two may be the front half and what is known of the convolutions
     assert counts.local + counts.generated == counts.total == 12
     assert (tmp_path / "module.vmfb").read_bytes() == module.read_bytes()
 
