@@ -1,18 +1,14 @@
-"""The command `vmfb`: parse, one call, render. The only place for consumers that prints or exits."""
+"""The command `vmfb`: parse, one call, render. Only this prints and exits for consumers (by way of `terminal`)."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +23,7 @@ from pipeline.files import is_file
 from pipeline.iree.devices import Device, NoRuntimeError
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
+from pipeline.terminal import Bar, EndedError, flush, give_up_output, prepare_streams, put, say, signals_raise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,68 +31,6 @@ if TYPE_CHECKING:
     from pipeline.consume.inspect import Contents
 
 # What only some commands need is imported by them: a warm fetch takes a tenth of a second.
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _print(text: object) -> None:
-    with _output_errors():
-        print(text)
-
-
-@contextmanager
-def _output_errors() -> Iterator[None]:
-    """Standard output that cannot be written to is an error, but for a pipe that nobody reads any more."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _give_up_output()
-        raise PipelineError(f"cannot be written: {error.strerror}", where="standard output") from error
-
-
-def _give_up_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in its buffer
-
-
-class _Bar:
-    """The progress of a transfer, on standard error: a bar on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Any = None
-        self._lock = threading.Lock()
-
-    def begin(self, name: str, total: int) -> None:
-        self._name, self._total, self._came = name, total, 0
-        self._started = self._said = time.monotonic()
-        if sys.stderr.isatty() and not self._quiet:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False, file=sys.stderr)
-
-    def advance(self, count: int) -> None:
-        with self._lock:
-            self._came += count
-            if self._bar is not None:
-                self._bar.update(count)
-            elif not self._quiet and (now := time.monotonic()) > self._said + 10:
-                from pipeline.consume.render import size
-
-                self._said, rate = now, self._came / (now - self._started)
-                _say(f"{self._name}: {size(self._came)} of {size(self._total)}, {size(int(rate))}/s")
-
-    def end(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def waiting(self, name: str) -> None:
-        if not self._quiet:
-            _say(f"another process is fetching {name}: waiting for it")
 
 
 def _is_file(text: str) -> bool:
@@ -109,10 +44,10 @@ class _Release:
         self.cache = Cache()
         self.remote = Remote(arguments.store or default_store(), arguments.offline)
         self.text = text
-        self.manifest: Manifest = Resolver(self.remote, self.cache, _say).manifest(parse(text))
+        self.manifest: Manifest = Resolver(self.remote, self.cache, say).manifest(parse(text))
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)
-        self.bar = _Bar(getattr(arguments, "quiet", False))
+        self.bar = Bar(getattr(arguments, "quiet", False))
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""
@@ -129,7 +64,7 @@ class _Release:
 
 
 def _here(name: str) -> list[Device]:
-    return choose.named(facts.of_this_machine(Cache(), _say), name)
+    return choose.named(facts.of_this_machine(Cache(), say), name)
 
 
 def _wanted(release: _Release, device: str) -> list[str] | None:
@@ -142,7 +77,7 @@ def _wanted(release: _Release, device: str) -> list[str] | None:
         except NoRuntimeError:
             if device != "auto":
                 raise
-            _say("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
+            say("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
             return None
     else:
         found = choose.choices(release.variants, facts.of_machine(device))
@@ -161,7 +96,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
     release = _Release(arguments, arguments.model)
     variants = None if arguments.full else _wanted(release, arguments.device)
     if arguments.output == "":
-        raise PipelineError("names no file", where="--output")
+        raise PipelineError("names no file", where="--output", hint="give -o FILE, or -o FOLDER/")
     if arguments.output:
         target = Path(arguments.output)
         if arguments.output.endswith(os.sep):  # a folder, there or not; Path drops the slash
@@ -175,8 +110,8 @@ def _fetch(arguments: argparse.Namespace) -> None:
         came = f"fetched {size(fetched.came)}" if fetched.came else "nothing to fetch"
         part = "all of it" if fetched.present == total else f"{size(fetched.present)} of {size(total)}"
         name = f"{release.manifest.model.name}@{release.manifest.version}"
-        _say(f"{name}: {came}; here is {part}, for {', '.join(fetched.variants)}")
-    _print(path)
+        say(f"{name}: {came}; here is {part}, for {', '.join(fetched.variants)}")
+    put(path)
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -185,8 +120,8 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.url and arguments.store:
         raise PipelineError("two stores are named", hint="give STORE or --store")
     remote = Remote(arguments.url or arguments.store or default_store(), arguments.offline)
-    index = Resolver(remote, Cache(), _say).index()
-    _print(encode(index).decode() if arguments.json else "\n".join(index_lines(index)))
+    index = Resolver(remote, Cache(), say).index()
+    put(encode(index).decode() if arguments.json else "\n".join(index_lines(index)))
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -194,10 +129,10 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     if _is_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what))
-        _print(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
+        put(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
     else:
         manifest = _Release(arguments, arguments.what).manifest
-        _print(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
+        put(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -220,16 +155,16 @@ def _explain(arguments: argparse.Namespace) -> None:
         path = file.path
         answers = explain.explain(variants, found, held)
     if not variants:
-        _print(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
+        put(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
         if formats == ["vulkan-spirv-fb"]:
-            _print("There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one.")
+            put("There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one.")
     elif arguments.pretend is None:
         answers = explain.ask(path, variants, answers)
     for answer in answers:
-        _print("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
+        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
     if arguments.pretend is None:
         for line in explain.machine_advice("vulkan-spirv-fb" in formats, found):
-            _print(f"! {line}")
+            put(f"! {line}")
     if any(answer.bug for answer in answers):
         raise PipelineError("the prediction from the gates is not what the file does")
 
@@ -239,9 +174,9 @@ def _devices(arguments: argparse.Namespace) -> None:
 
     found = _here("auto")
     if arguments.json:
-        _print(json.dumps(facts.to_json(found), indent=1))
+        put(json.dumps(facts.to_json(found), indent=1))
     else:
-        _print("\n".join(device_line(device) for device in found))
+        put("\n".join(device_line(device) for device in found))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -274,9 +209,9 @@ def _run(arguments: argparse.Namespace) -> None:
         _benchmark(contents, good, entry, given)
         return
     ran = run.run(contents, good[0], entry, given)
-    _say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
+    say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
     if release and arguments.check:
-        _print(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
+        put(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
     names = [t.name for t in release.manifest.signature.outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
     _put_out(dict(zip(names, ran.outputs, strict=True)), arguments)
     if arguments.benchmark:
@@ -287,7 +222,7 @@ def _benchmark(contents: Contents, good: Sequence[choose.Choice], entry: str, gi
     from pipeline.consume import run
 
     lines, ran = run.benchmark(contents, good, entry, given)
-    _print("\n".join(lines))
+    put("\n".join(lines))
     if not ran:
         raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")
 
@@ -298,10 +233,10 @@ def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace) -> None:
 
     if arguments.output:
         for path in inputs.save(outputs, arguments.output):
-            _print(path)
+            put(path)
     elif not arguments.check:
         for name, array in outputs.items():
-            _print("\n".join(render.array_lines(name, array)))
+            put("\n".join(render.array_lines(name, array)))
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -309,18 +244,18 @@ def _cache(arguments: argparse.Namespace) -> None:
 
     cache = Cache()
     if arguments.action == "list":
-        _print(f"{cache.root}")
-        _print("\n".join(render.usage_lines(cache.usages())))
+        put(f"{cache.root}")
+        put("\n".join(render.usage_lines(cache.usages())))
     elif arguments.action == "verify":
         damaged = unknown = 0
         for entry, right, bad in cache.verify():
             if bad is None:
                 unknown += 1
-                _print(f"{entry.path}: not checked: what is said of it beside it is damaged; its next fetch checks it")
+                put(f"{entry.path}: not checked: what is said of it beside it is damaged; its next fetch checks it")
                 continue
             damaged += len(bad)
             said = f"{len(bad)} stretches were damaged and will be fetched again" if bad else "right"
-            _print(f"{entry.name}: {render.size(right)} {said}")
+            put(f"{entry.name}: {render.size(right)} {said}")
         if damaged:
             raise PipelineError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
         if unknown:
@@ -330,7 +265,7 @@ def _cache(arguments: argparse.Namespace) -> None:
             raise PipelineError("say what to remove", hint="--max-size 5GB, or --unused 30 (days)")
         most = arguments.max_size if arguments.max_size is not None else 1 << 62
         removed = cache.prune(most, arguments.unused if arguments.unused is not None else 1e9)
-        _print(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
+        put(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
 
 
 def _bytes(text: str) -> int:
@@ -416,65 +351,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _EndedError(BaseException):
-    """This process is told to end, by the signal in its argument."""
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind as an interrupt does: at once they would leave child processes behind."""
-
-    def unwind(number: int, _frame: object) -> None:
-        raise _EndedError(number)
-
-    def default(number: int) -> bool:
-        return signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
-
-    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() and default(n)]
-    for number in taken:
-        signal.signal(number, unwind)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _prepare_streams() -> None:
-    """Text that a terminal's encoding lacks, or a name that is no text, is no reason to fail."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
-
-
-def _flush() -> None:
-    with _output_errors():
-        sys.stdout.flush()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
     arguments = _parser().parse_args(argv)
-    _prepare_streams()
+    prepare_streams()
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
-        with _signals_raise():
+        with signals_raise():
             arguments.call(arguments)
-            _flush()
+            flush()
     except PipelineError as error:
         if sys.stdout is not None:
             with suppress(BrokenPipeError, PipelineError):
-                _flush()
-        print(f"error: {error}", file=sys.stderr)
+                flush()
+        say(f"error: {error}")
         return 1
     except BrokenPipeError:
-        _give_up_output()  # nothing more can be said there
+        give_up_output()  # nothing more can be said there
         return 0
-    except _EndedError as ended:
+    except EndedError as ended:
         return 128 + int(ended.args[0])
     except KeyboardInterrupt:
-        print("interrupted: what has arrived is kept", file=sys.stderr)
+        say("interrupted: what has arrived is kept")
         return 130
     return 0
 

@@ -373,6 +373,17 @@ def test_output_that_cannot_be_written_is_one_message(output: str) -> None:
     assert done.stderr.startswith("error: standard output: ")
 
 
+def test_without_a_standard_error_standard_output_is_still_the_path_alone() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pipeline.cli fetch small --device local 2>&-"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0
+    assert Path(done.stdout.removesuffix("\n")).is_file()
+
+
 def test_a_terminal_of_another_encoding_gets_its_text() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "explain", "small", "--device", "local"],

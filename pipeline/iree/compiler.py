@@ -102,17 +102,21 @@ def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCa
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
 
 
-def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache) -> Path:
+def front_half(
+    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache
+) -> tuple[Path, tuple[str, ...]]:
     """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
 
+    With it, the flags that the model itself needed for that.
     Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
     """
     devices, output = device(targets) if flags else _ANY_DEVICE, folder / "sources.mlirbc"
-    flags = [*front_flags(source, folder, flags, cache), *flags]
+    own = front_flags(source, folder, flags, cache)
+    flags = [*own, *flags]
     key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, flags, toolchain.digest()]).encode())
     if (found := cache.get(key)) is not None:
         output.write_bytes(found)
-        return output
+        return output, own
     with mlir.opened(source) as module:
         mlir.set_targets(module, devices)
         mlir.save(module, folder / "input.mlirbc")
@@ -123,7 +127,7 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
     (folder / "input.mlirbc").unlink()
     cache.put(key, output.read_bytes())
-    return output
+    return output, own
 
 
 def _teller(total: int, missing: int) -> Callable[[int], None]:
@@ -164,9 +168,9 @@ def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tup
 
 def _generate(
     source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache
-) -> tuple[Path, list[link.Code]]:
-    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; and the code."""
-    sources = front_half(source, folder, targets, flags, cache.local)
+) -> tuple[Path, list[link.Code], tuple[str, ...]]:
+    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; and the front half's own flags."""
+    sources, own = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
     with mlir.opened(sources) as module:
         dispatches = Dispatches(module, targets, flags)
@@ -183,7 +187,7 @@ def _generate(
         found = link.codes(module)
     for path in (sources, paths["assembled"], paths["host"]):
         path.unlink()
-    return paths["generated"], found
+    return paths["generated"], found, own
 
 
 def _gated(
@@ -234,8 +238,7 @@ def compile_module(
     `Counts`. Code comes from `cache` (default: what the environment names) where it has been generated before: the bytes
     of the file are the same.
     """
-    cache = cache or from_environment()
-    generated, found = _generate(source, folder, targets, flags, cache)
+    generated, found, own = _generate(source, folder, targets, flags, cache or from_environment())
     order = [target.name for target in targets]
     with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
@@ -253,7 +256,7 @@ def compile_module(
     for name in ("vm", "ordered"):
         (folder / f"{name}.mlirbc").unlink()
     code, module_ = _read_back(folder / "module.vmfb", found, owners, variants)
-    return Compiled(variants, front_flags(source, folder, flags, cache.local), code, module_)
+    return Compiled(variants, own, code, module_)
 
 
 def force_variant(linked: Path, index: int, output: Path) -> None:

