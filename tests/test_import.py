@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from pipeline.errors import PipelineError
+from pipeline.importers.draws import draw
 from pipeline.importers.signature import Signature
 from pipeline.sources.fetch import fetch
 from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
-from pipeline.stages import import_, reference
+from pipeline.stages import import_
 from pipeline.stages import source as source_stage
 from tests.project import Project
 
@@ -180,7 +181,7 @@ def test_a_script_that_fails_or_writes_nothing_is_named(tmp_path: Path) -> None:
 
 
 def test_generated_inputs_are_the_documented_draw() -> None:
-    drawn = reference.draw(tensor("x", 1, 3, 48, 192), "")
+    drawn = draw(tensor("x", 1, 3, 48, 192), "")
     np.testing.assert_array_equal(drawn, np.random.default_rng(0).random((1, 3, 48, 192), dtype=np.float32))
 
 
@@ -188,4 +189,4 @@ def test_an_input_file_must_have_the_shape_of_the_spec(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
     spec = Input("x", (2, 4), "float32", 0, 0.0, 1.0, tmp_path / "x.npy")
     with pytest.raises(PipelineError, match=r"float32\[2, 4\] in the spec, float32\[2, 3\] in the file"):
-        reference.draw(spec, "m.yaml")
+        draw(spec, "m.yaml")

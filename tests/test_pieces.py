@@ -224,7 +224,8 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     sizes = {t.name: t.subgroup_size for t in targets}
     with mlir.opened(sources) as module:
         dispatches = whole(module, targets)
-        corrections.align_loops(module)
+        for variant in mlir.operations(module, "hal.executable.variant"):
+            corrections.correct_sources(variant)
         mlir.save(module, paths["whole"])
         names = {piece.symbol: dispatch for (dispatch, _), piece in dispatches.pieces.items()}
     flags = [
@@ -236,7 +237,7 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     iree_compile(paths["whole"], paths["configured"], flags, tmp_path / "log")
     with mlir.opened(paths["configured"]) as module:
         for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_variant(variant, sizes[symbol(variant)])
+            corrections.correct_configurations(variant, sizes[symbol(variant)])
         mlir.save(module, paths["corrected"])
     flags = ["--emit-mlir-bytecode", *CODEGEN_FLAGS, "--compile-from=executable-configurations", "--compile-to=hal"]
     iree_compile(paths["corrected"], paths["generated"], flags, tmp_path / "log")

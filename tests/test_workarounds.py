@@ -94,7 +94,7 @@ def test_they_would_be_wrong_without_the_workaround(
     name: str,
     replacement: Callable[..., object],
 ) -> None:
-    monkeypatch.setattr(corrections, name, replacement)
+    monkeypatch.setattr(corrections.vulkan, name, replacement)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # the wrong code must not stay anywhere
     assert not error(tmp_path, present, False, "vulkan-any", CONVOLUTIONS) < 1e-2
 
@@ -125,16 +125,16 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
     from pipeline.importers import onnx as importer
 
     tiles: list[tuple[object, object]] = []
-    widen = corrections._widen_product
+    widen = corrections.cpu.widen_product
 
     def observed(function: ir.Operation) -> None:
         products = mlir.operations(function, "linalg.matmul")
-        before = [corrections._tiles(p).get("vector_common_parallel") for p in products]
+        before = [corrections.cpu._tiles(p).get("vector_common_parallel") for p in products]
         widen(function)
-        after = [corrections._tiles(p).get("vector_common_parallel") for p in products]
+        after = [corrections.cpu._tiles(p).get("vector_common_parallel") for p in products]
         tiles.extend(zip(before, after, strict=True))
 
-    monkeypatch.setattr(corrections, "_widen_product", observed)
+    monkeypatch.setattr(corrections.cpu, "widen_product", observed)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(folder / "cache"))  # cached code would not be generated
     narrow_network(folder / "narrow.onnx")
     importer.convert(folder / "narrow.onnx", folder, [Tensor("x", "float32", NARROW)], None)
@@ -145,7 +145,7 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
 
 
 def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the compiler's own tiles are wide, `_widen_product` is no longer needed."""
+    """If the compiler's own tiles are wide, `widen_product` is no longer needed."""
     _, tiles = narrow_products(tmp_path, monkeypatch)
     assert sorted(tiles) == [([1, 2, 0], [1, 32, 0]), ([8, 4, 0], [8, 32, 0])]
 

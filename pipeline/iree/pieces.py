@@ -74,8 +74,8 @@ class Code:
 @functools.cache
 def generator() -> str:
     """A digest of everything but its key that makes a piece: the compiler, the corrections and this file."""
-    files = (Path(__file__), Path(corrections.__file__), Path(mlir.__file__))
-    return sha256_bytes("".join([toolchain.digest(), *map(sha256_file, files)]).encode())
+    files = (Path(__file__), Path(mlir.__file__))
+    return sha256_bytes("".join([toolchain.digest(), corrections.digest(), *map(sha256_file, files)]).encode())
 
 
 class Dispatches:
@@ -183,7 +183,9 @@ def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
     """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`. Raises PipelineError."""
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "generated")}
+    paths = {
+        name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "finished", "generated")
+    }
     flags = [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
 
     def compile_(source: str, from_: str, output: str, to: str) -> None:
@@ -191,17 +193,21 @@ def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
         toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log")
 
     with mlir.parsed(batch.source) as module:
-        corrections.align_loops(module)
+        for variant in operations(module, "hal.executable.variant"):
+            corrections.correct_sources(variant)
         mlir.save(module, paths["kernels"])
     compile_("kernels", "executable-sources", "configured", "executable-configurations")
     with mlir.opened(paths["configured"]) as module:
         for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_variant(variant, batch.subgroup_size)
+            corrections.correct_configurations(variant, batch.subgroup_size)
         mlir.save(module, paths["corrected"])
     compile_("corrected", "executable-configurations", "translated", "executable-targets")
     with mlir.opened(paths["translated"]) as module:
+        for variant in operations(module, "hal.executable.variant"):
+            corrections.correct_translated(variant)
+        mlir.save(module, paths["finished"])
         stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
-    compile_("translated", "executable-targets", "generated", "hal")
+    compile_("finished", "executable-targets", "generated", "hal")
     with mlir.opened(paths["generated"]) as module:
         seconds = round((time.monotonic() - started) / len(batch.keys), 3)
         codes = {symbol(e): _code(e, stubs[symbol(e)], seconds) for e in operations(module, "hal.executable")}

@@ -10,33 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import process
-from pipeline.errors import PipelineError, disk_errors
+from pipeline.errors import disk_errors
 from pipeline.sources.fetch import require
-from pipeline.spec.types import Input, Model
+from pipeline.spec.types import Model
 from pipeline.stages import record
-
-
-def draw(spec: Input, where: str) -> object:
-    """The test data of one input: its .npy file, or numbers drawn as `Input` says. Raises PipelineError on a misfit."""
-    import numpy as np
-
-    if spec.file:
-        try:
-            array = np.load(spec.file, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise PipelineError(f"not a .npy file: {error}", where=str(spec.file)) from error
-        if array.shape != spec.shape or str(array.dtype) != spec.dtype:
-            raise PipelineError(
-                f"{spec.name!r} is {spec.dtype}{list(spec.shape)} in the spec, {array.dtype}{list(array.shape)} in the file",
-                where=str(spec.file),
-                hint=f"change {where} or the file",
-            )
-        return array
-    generator = np.random.default_rng(spec.seed)
-    if np.issubdtype(np.dtype(spec.dtype), np.floating):
-        drawn = generator.random(spec.shape, dtype=np.float64 if spec.dtype == "float64" else np.float32)
-        return (spec.low + (spec.high - spec.low) * drawn).astype(spec.dtype)
-    return generator.integers(int(spec.low), int(spec.high), spec.shape, dtype=np.int64).astype(spec.dtype)
 
 
 def run(model: Model, source: Path, folder: Path) -> None:
@@ -50,6 +27,8 @@ def run(model: Model, source: Path, folder: Path) -> None:
     if record.is_current(folder, key):
         return
     import numpy as np
+
+    from pipeline.importers.draws import draw
 
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)

@@ -86,10 +86,10 @@ class Bench:
         """The setting's module, checked. Raises PipelineError if it cannot be compiled or its outputs are off."""
         (folder := self.root / str(number)).mkdir()
         target = dataclasses.replace(self.target, attribute=self.target.attribute.replace(*setting.attribute))
-        step = corrections._widen_product if setting.corrected else lambda _function: None
+        step = corrections.cpu.widen_product if setting.corrected else lambda _function: None
         # A cache of its own: a step left out is no part of the key.
         cache = Cache(LocalCache(folder / "cache", 1 << 32))
-        with mock.patch.object(corrections, "_widen_product", step):
+        with mock.patch.object(corrections.cpu, "widen_product", step):
             source = self.layout.imported(self.model.name) / "model.mlirbc"
             compile_module(source, folder, [target], {target.name: ()}, setting.flags, cache)
         ran = devices.run(folder / "module.vmfb", self.device, self.entry, self.reference / "inputs.npz", folder, "run")

@@ -1,0 +1,80 @@
+"""Corrections of CPU code, each with what was measured."""
+
+from __future__ import annotations
+
+import re
+
+from iree.compiler import ir
+
+from pipeline.iree.mlir import operations
+
+# What IREE chooses for a matrix product of float32 on AVX-512 whose width is a multiple of 32.
+_COLUMNS = 32
+_MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
+
+
+def _tiles(operation: ir.Operation) -> dict[str, list[int]]:
+    """The tile sizes of an operation of CPU code, by level of tiling; nothing where its configuration holds more."""
+    text = str(operation.attributes["lowering_config"]) if "lowering_config" in operation.attributes else ""
+    levels = re.findall(r"(\w+) = \[([\d, ]*)\]", text)
+    tiles = {name: [int(size) for size in sizes.split(",") if size] for name, sizes in levels}
+    return tiles if _lowering_config(tiles) == text else {}
+
+
+def _lowering_config(tiles: dict[str, list[int]]) -> str:
+    return f"#iree_cpu.lowering_config<{', '.join(f'{name} = {sizes}' for name, sizes in tiles.items())}>"
+
+
+def _is_plain(product: ir.Operation) -> bool:
+    """Whether `product` is one of float32 matrices of known shapes as they lie in memory, wide enough for whole vectors."""
+    types = [ir.RankedTensorType(operand.type) for operand in product.operands]
+    maps = [ir.AffineMapAttr(m).value for m in ir.ArrayAttr(product.attributes["indexing_maps"])]
+    columns = f"d{maps[1].n_dims - 2}"
+    return (
+        all(t.has_static_shape and isinstance(t.element_type, ir.F32Type) for t in types)
+        and str(maps[1].results[-1]) == columns
+        and types[-1].shape[-1] >= _COLUMNS
+    )
+
+
+def widen_product(function: ir.Operation) -> None:
+    """Compute a matrix product in whole vectors although its width is no multiple of them: the last ones are masked.
+
+    IREE 3.13 chooses a power of two that divides the width. Measured on AVX-512: a product of 512x1280 and 1280x508, four
+    columns at a time, ran at a quarter of the speed that it has in 32.
+    """
+    products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
+    if len(products) != 1 or not _is_plain(products[0]):
+        return
+    tiles = _tiles(products[0])
+    old = tiles.get("vector_common_parallel", [])
+    if len(old) < 3 or old[-1] or old[-2] >= _COLUMNS // 2 or "vector_reduction" not in tiles:
+        return
+    configured = [o for o in _configured(function) if o != products[0]]
+    parallel = old[:-1]
+    # What is fused with the product is tiled as its result is: other tiles would not fit.
+    if any(_tiles(other) != {"vector_common_parallel": parallel} or _transposes(other) for other in configured):
+        return
+    wide = [*parallel[:-1], _COLUMNS]
+    for other in configured:
+        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config({"vector_common_parallel": wide}))
+    tiles |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [1]}
+    products[0].attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
+
+
+def _transposes(operation: ir.Operation) -> bool:
+    maps = ir.ArrayAttr(operation.attributes["indexing_maps"]) if "indexing_maps" in operation.attributes else []
+    values = [ir.AffineMapAttr(m).value for m in maps]
+    return any(len(v.results) == v.n_dims and v != ir.AffineMap.get_identity(v.n_dims) for v in values)
+
+
+def _configured(function: ir.Operation) -> list[ir.Operation]:
+    found: list[ir.Operation] = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if "lowering_config" in operation.attributes:
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    function.walk(visit)
+    return found

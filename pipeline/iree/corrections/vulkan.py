@@ -1,0 +1,98 @@
+"""Corrections of Vulkan code: what IREE 3.13 gets wrong for GPUs, each with what was measured."""
+
+from __future__ import annotations
+
+import math
+
+from iree.compiler import ir
+from iree.compiler.dialects import iree_codegen
+
+from pipeline.iree.mlir import operations
+
+
+def _align(generic: ir.Operation) -> None:
+    maps = [ir.AffineMapAttr(m).value for m in ir.ArrayAttr(generic.attributes["indexing_maps"])]
+    if not maps[-1].is_projected_permutation:
+        return
+    written = [ir.AffineDimExpr(e).position for e in maps[-1].results]
+    order = written + [d for d in range(maps[-1].n_dims) if d not in written]
+    if order == sorted(order):
+        return
+    position = ir.AffineMap.get_permutation([order.index(d) for d in range(len(order))])
+    generic.attributes["indexing_maps"] = ir.ArrayAttr.get(
+        [ir.AffineMapAttr.get(ir.AffineMap.get(len(order), 0, [e.compose(position) for e in m.results])) for m in maps]
+    )
+    kinds = list(ir.ArrayAttr(generic.attributes["iterator_types"]))
+    generic.attributes["iterator_types"] = ir.ArrayAttr.get([kinds[d] for d in order])
+    i64 = ir.IntegerType.get_signless(64)
+    for index in operations(generic, "linalg.index"):
+        old = ir.IntegerAttr(index.attributes["dim"]).value
+        index.attributes["dim"] = ir.IntegerAttr.get(i64, order.index(old))
+
+
+def align_loops(variant: ir.Operation) -> None:
+    """Order the loops of every reduction as its output is laid out. (Loop order changes no result.)
+
+    IREE 3.13 gives each fused operation its threads in the order of its own loops: where a convolution that loops
+    (h, w, c) feeds an operation that loops (c, h, w), one thread reads from work-group memory what another wrote, with no
+    barrier between them. Measured: PP-OCR's classifier was wrong on every device narrower than a work group.
+    """
+    for generic in operations(variant, "linalg.generic"):
+        if "reduction" in str(generic.attributes["iterator_types"]):
+            _align(generic)
+
+
+def _stores_unaligned(function: ir.Operation) -> bool:
+    for kind in ("store", "load"):
+        for access in operations(function, f"iree_tensor_ext.dispatch.tensor.{kind}"):
+            offsets = list(ir.DenseI64ArrayAttr(access.attributes["static_offsets"]))
+            if offsets and (offsets[-1] < 0 or offsets[-1] % 4):  # a negative one is only known when the model runs
+                return True
+    return False
+
+
+def _scalar_tiles(root: ir.Operation) -> tuple[str, int]:
+    """A lowering configuration that gives every thread one element of `root`'s output, and the threads of a work group."""
+    written = ir.AffineMapAttr(list(ir.ArrayAttr(root.attributes["indexing_maps"]))[-1]).value
+    shape = ir.RankedTensorType(root.operands[len(root.operands) - 1].type).shape
+    threads = math.gcd(shape[-1], 32) if shape[-1] > 0 else 1
+    parallel, loops = len(written.results), written.n_dims
+    tiles = [[1] * (parallel - 1) + [threads], [1] * parallel, [0] * parallel + [1] * (loops - parallel)]
+    return f"#iree_codegen.lowering_config<tile_sizes = {tiles}>", threads
+
+
+def _make_scalar(function: ir.Operation) -> None:
+    """Take vectors out of a kernel: one element a thread, loads and stores of single elements."""
+    info = iree_codegen.TranslationInfoAttr(function.attributes["translation_info"])
+    roots = [g for g in operations(function, "linalg.generic") if "lowering_config" in g.attributes]
+    reducing = [g for g in roots if "reduction" in str(g.attributes["iterator_types"])]
+    size, configuration = info.workgroup_size, info.configuration
+    if "BaseVectorize" not in str(info.pass_pipeline):
+        if len(reducing) != 1 or not ir.RankedTensorType(reducing[0].results[0].type).rank:
+            return
+        tiles, threads = _scalar_tiles(reducing[0])
+        for root in roots:
+            del root.attributes["lowering_config"]
+        reducing[0].attributes["lowering_config"] = ir.Attribute.parse(tiles)
+        size, configuration = [threads, 1, 1], None
+    function.attributes["translation_info"] = iree_codegen.TranslationInfoAttr.get(
+        ir.Attribute.parse("#iree_gpu.spirv_pipeline<BaseDistribute>"), info.codegen_spec, size, 0, configuration
+    )
+
+
+def configure_kernel(function: ir.Operation, subgroup_size: int) -> None:
+    """Correct what the compiler chose for one kernel; `subgroup_size` is what the code is made for.
+
+    Kernels that reduce across a subgroup must ask for the size they were generated for: the compiler does not. Kernels
+    that access a tensor at an innermost offset that is no multiple of the vector width must not use vectors: IREE 3.13
+    divides the offset by the width and loses the rest (measured: a padded convolution's output moved by one column).
+    """
+    if "translation_info" not in function.attributes:
+        return
+    info = iree_codegen.TranslationInfoAttr(function.attributes["translation_info"])
+    if "SubgroupReduce" in str(info.pass_pipeline) and not info.subgroup_size:
+        function.attributes["translation_info"] = iree_codegen.TranslationInfoAttr.get(
+            info.pass_pipeline, info.codegen_spec, info.workgroup_size, subgroup_size, info.configuration
+        )
+    elif "Vectorize" in str(info.pass_pipeline) and _stores_unaligned(function):
+        _make_scalar(function)
