@@ -82,6 +82,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
     )
     test_files = [i.file for i in model.inputs if i.file]
     given = list(model.reference) if isinstance(model.reference, tuple) else []
+    judged = {"tolerance": repr(model.tolerance), "constant": model.constant}
     described = {"inputs": repr([(i.name, i.shape, i.dtype) for i in model.inputs]), "entry": model.entry, "format": model.format}
     return [
         Step(
@@ -103,11 +104,11 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
         Step(
             f"reference:{model.name}",
             f"test data of {model.name}",
-            _stage("reference", model, source, reference),
+            _stage("reference", model, source, imported, reference),
             # After the import: it says better what does not fit between the spec's inputs and the graph.
             (source, imported / "signature.json", *test_files, *given),
-            _files(reference, "inputs.npz", "record.json"),
-            {"inputs": repr(model.inputs), "reference": repr(model.reference)},
+            _files(reference, "data.json", "record.json"),
+            {"inputs": repr(model.inputs), "reference": repr(model.reference), **judged},
         ),
     ]
 

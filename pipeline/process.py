@@ -22,6 +22,10 @@ _inherited: set[int] = set()
 _refusing = threading.Event()
 
 
+class TimedOutError(PipelineError):
+    """A process that did not end in the time it was given."""
+
+
 @dataclass(frozen=True)
 class Result:
     """How a process ended. `returncode` is negative for a signal; `seconds` is wall time."""
@@ -139,7 +143,7 @@ def execute(
                 raise PipelineError("interrupted")
             returncode = _wait(process, timeout)
         except TimeoutError:
-            raise PipelineError(
+            raise TimedOutError(
                 f"{Path(words[0]).name} did not end within {timeout:.0f} s and was stopped", where=str(log)
             ) from None
         finally:

@@ -74,8 +74,12 @@ class _StatusLine:
                     self._out.flush()
 
 
-def _error(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}"
+def _error(proof: dict[str, Any]) -> str:
+    return "" if proof["max_abs_error"] is None else f"{proof['max_abs_error']:.1e} ({_percent(proof['of_tolerance'])})"
+
+
+def _percent(part: float) -> str:
+    return f"{part:.0%}" if part >= 0.01 or not part else "<1%"
 
 
 def _where(evidence: dict[str, Any]) -> str:
@@ -92,17 +96,18 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
         proof = evidence[variant["gated"]["name"]]
         size = sum({p["offset"]: p["length"] for p in variant["code"]}.values())
         seconds = "" if proof["seconds"] is None else f"{proof['seconds']:.3f}"
-        row = (proof["variant"], proof["kind"], _error(proof["max_abs_error"]), f"{size / 1000:.0f} kB", seconds, _where(proof))
+        row = (proof["variant"], proof["kind"], _error(proof), f"{size / 1000:.0f} kB", seconds, _where(proof))
         rows.append((name, *row))
         name = ""
     rows += [("", d["name"], "DROPPED", "", "", "", d["reason"]) for d in compiled["dropped"]]
+    rows += [("", "", "note", "", "", "", note) for note in compiled["notes"]]
     rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows
 
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
     """`rows` under headings, columns aligned, lines cut at `width`."""
-    rows = [("model / bundle", "variant", "verified", "max error", "code", "seconds", "where, or why not"), *rows]
+    rows = [("model / bundle", "variant", "verified", "max error (of allowed)", "code", "seconds", "where, or why not"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:

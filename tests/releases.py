@@ -39,7 +39,7 @@ def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3
     data = np.random.default_rng(seed).bytes(size)
     made = artifact(data, segment)
     manifest = m.Manifest(
-        schema=m.SCHEMA,
+        schema=m.MANIFEST_SCHEMA,
         model=m.ModelInfo("noise", "about", "MIT", "mlir", m.Source("path", "noise.mlir", "0" * 64)),
         version="",
         signature=m.SignatureInfo("main", (), ()),

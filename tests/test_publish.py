@@ -45,7 +45,7 @@ def package(tmp_path: Path) -> Package:
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
         manifest = m.Manifest(
-            schema=m.SCHEMA,
+            schema=m.MANIFEST_SCHEMA,
             model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64)),
             version="",
             signature=m.SignatureInfo("main", (), ()),

@@ -112,6 +112,7 @@ def manifest_lines(manifest: Manifest) -> list[str]:
         rows = [(v.name, size(v.size), v.device, evidence(v.evidence)) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
+        lines += [f"    note: {note}" for note in artifact.notes]
     return lines
 
 
@@ -121,6 +122,8 @@ def evidence(proof: EvidenceInfo) -> str:
         return f"untested: {proof.reason}"
     error = "" if proof.max_abs_error is None else f", max error {proof.max_abs_error:.1e}"
     place = proof.driver or proof.device
+    if proof.subgroup_sizes:
+        place += f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes"
     how = "verified on" if proof.kind == "device" else "its twin verified on"
     return f"{how} {place}{error}" + (f" ({proof.reason})" if proof.reason else "")
 

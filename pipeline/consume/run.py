@@ -5,12 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from pipeline import arrays
+from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare
 from pipeline.consume.choose import Choice, choices, is_software_gpu, refusal
 from pipeline.consume.inspect import Contents
@@ -19,8 +18,6 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import devices
 from pipeline.iree.devices import Device, Run
 from pipeline.manifest.types import ToleranceInfo
-
-Array = np.ndarray[Any, Any]
 
 
 def entry_of(contents: Contents, wanted: str = "") -> str:
@@ -78,25 +75,23 @@ class Ran:
 
 
 @contextmanager
-def _inputs(arrays: Sequence[Array]) -> Iterator[tuple[Path, Path]]:
+def _inputs(given: Sequence[Array]) -> Iterator[tuple[Path, Path]]:
     with disk_errors("the folder for temporary files"), tempfile.TemporaryDirectory(prefix="vmfb-") as name:
         folder = Path(name)
-        named: dict[str, Any] = {str(i): array for i, array in enumerate(arrays)}
-        np.savez(folder / "inputs.npz", **named)
+        arrays.write(folder / "inputs.npz", given)
         yield folder, folder / "inputs.npz"
 
 
-def run(contents: Contents, choice: Choice, entry: str, arrays: Sequence[Array], seconds: float = 0) -> Ran:
+def run(contents: Contents, choice: Choice, entry: str, given: Sequence[Array], seconds: float = 0) -> Ran:
     """Run `entry` on the device, in a child; again for `seconds`, to measure. A crash or refusal is a PipelineError."""
     require_code(contents, choice)
-    with _inputs(arrays) as (folder, inputs):
-        ended = devices.run(contents.path, choice.device, entry, inputs, folder, "run", seconds=seconds)
+    with _inputs(given) as (folder, inputs):
+        ended = devices.run(contents.path, choice.device, entry, [inputs], folder, "run", seconds=seconds)
         if ended.error:
             crashed = ended.error.startswith("the process was")
             hint = "a driver or the code crashed; `vmfb explain` tells which code it was" if crashed else ""
             raise PipelineError(f"{choice.variant} on {choice.device.title}: {ended.error}", where=str(contents.path), hint=hint)
-        with np.load(devices.outputs(folder, "run")) as outputs:
-            found = tuple(outputs[name] for name in sorted(outputs, key=int))
+        found = tuple(arrays.read(devices.outputs(folder, "run")))
     names = [v.name for v in contents.variants]
     said = names[ended.selected] if ended.selected is not None and 0 <= ended.selected < len(names) else None
     if names and said != choice.variant:
@@ -107,7 +102,7 @@ def run(contents: Contents, choice: Choice, entry: str, arrays: Sequence[Array],
 def check(ran: Ran, reference: Sequence[Array], tolerances: Sequence[ToleranceInfo]) -> str:
     """A line that says how near the outputs are. Raises PipelineError if any is too far from its reference."""
     where = f"{ran.choice.variant} on {ran.choice.device.title}"
-    result = compare(ran.outputs, reference, [Tolerance(t.absolute, t.relative) for t in tolerances])
+    result = compare(ran.outputs, reference, [Tolerance(**asdict(t)) for t in tolerances])
     if result.problem:
         raise PipelineError(
             f"its outputs are not those of the reference: {result.problem}",
@@ -117,7 +112,7 @@ def check(ran: Ran, reference: Sequence[Array], tolerances: Sequence[ToleranceIn
     return f"{where}: right, max error {result.max_abs:.1e}"
 
 
-def benchmark(contents: Contents, found: Sequence[Choice], entry: str, arrays: Sequence[Array]) -> tuple[list[str], int]:
+def benchmark(contents: Contents, found: Sequence[Choice], entry: str, given: Sequence[Array]) -> tuple[list[str], int]:
     """A table of the devices: load time, and the median latency of a second's runs, from device to device.
 
     With it, on how many of them it ran.
@@ -127,7 +122,7 @@ def benchmark(contents: Contents, found: Sequence[Choice], entry: str, arrays: S
     for choice in found:
         device, variant = choice.device.title, choice.variant or ""
         try:
-            ended = run(contents, choice, entry, arrays, seconds=1).run
+            ended = run(contents, choice, entry, given, seconds=1).run
         except PipelineError as error:
             rows.append((device, variant, "", "", error.what))
             continue

@@ -1,22 +1,28 @@
-"""Test data of a model's inputs: given by file, or drawn as its spec says."""
+"""Test data of a model: what its spec gives, and more draws from what the spec says of its inputs.
+
+Random numbers of one range miss what only shows at its ends, for small or for large values, or for another sign.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from pipeline.arrays import Array, load
 from pipeline.errors import PipelineError
 from pipeline.spec.types import Input
 
+GIVEN = "given"
+# Where a spec says nothing of a float's range, these leave [0, 1): what the model makes of them may not be finite.
+BEYOND = ("signs", "large")
 
-def draw(spec: Input, where: str) -> np.ndarray[Any, Any]:
+
+def draw(spec: Input, where: str) -> Array:
     """The test data of one input: its .npy file, or numbers drawn as `Input` says. Raises PipelineError on a misfit."""
     if spec.file:
-        try:
-            array: np.ndarray[Any, Any] = np.load(spec.file, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise PipelineError(f"not a .npy file: {error}", where=str(spec.file)) from error
+        array = load(spec.file)
         if array.shape != spec.shape or str(array.dtype) != spec.dtype:
             raise PipelineError(
                 f"{spec.name!r} is {spec.dtype}{list(spec.shape)} in the spec, {array.dtype}{list(array.shape)} in the file",
@@ -24,8 +30,99 @@ def draw(spec: Input, where: str) -> np.ndarray[Any, Any]:
                 hint=f"change {where} or the file",
             )
         return array
-    generator = np.random.default_rng(spec.seed)
-    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+    return _uniform(spec, np.random.default_rng(spec.seed), spec.low, spec.high)
+
+
+def _is_float(spec: Input) -> bool:
+    return np.issubdtype(np.dtype(spec.dtype), np.floating)
+
+
+def _uniform(spec: Input, generator: np.random.Generator, low: float, high: float) -> Array:
+    if _is_float(spec):
         drawn = generator.random(spec.shape, dtype=np.float64 if spec.dtype == "float64" else np.float32)
-        return (spec.low + (spec.high - spec.low) * drawn).astype(spec.dtype)
-    return generator.integers(int(spec.low), int(spec.high), spec.shape, dtype=np.int64).astype(spec.dtype)
+        return (low + (high - low) * drawn).astype(spec.dtype)
+    if spec.dtype == "uint64":
+        return generator.integers(int(low), int(high), spec.shape, dtype=np.uint64)
+    return generator.integers(int(low), int(high), spec.shape, dtype=np.int64).astype(spec.dtype)
+
+
+def _again(spec: Input, generator: np.random.Generator) -> Array:
+    return _uniform(spec, generator, spec.low, spec.high)
+
+
+def _ends(spec: Input, generator: np.random.Generator) -> Array:
+    """Half of the values at an end of the range, or zero where that is in it."""
+    least, most = np.array(spec.low, spec.dtype), np.array(spec.high if _is_float(spec) else int(spec.high) - 1, spec.dtype)
+    if _is_float(spec):
+        most = np.nextafter(most, least)
+    points = [least, most] + [np.zeros((), spec.dtype)] * (spec.low < 0 < spec.high)
+    chosen = np.stack(points)[generator.integers(0, len(points), spec.shape)]
+    return np.where(generator.random(spec.shape) < 0.5, chosen, _again(spec, generator))
+
+
+def _small(spec: Input, generator: np.random.Generator) -> Array:
+    """Floats near zero, or near the least of a range without it; integers as drawn before."""
+    if not _is_float(spec):
+        return _again(spec, generator)
+    down = 5e-5 if spec.dtype == "float16" else 1e-6  # of [-1, 1) in float16: subnormal
+    middle = 0.0 if spec.low <= 0 <= spec.high else spec.low
+    return _uniform(spec, generator, middle + (spec.low - middle) * down, middle + (spec.high - middle) * down)
+
+
+def _signs(spec: Input, generator: np.random.Generator) -> Array:
+    return _uniform(spec, generator, -1.0, 1.0) if spec.is_open else _again(spec, generator)
+
+
+def _large(spec: Input, generator: np.random.Generator) -> Array:
+    return _uniform(spec, generator, 0.0, 256.0) if spec.is_open else _again(spec, generator)
+
+
+_KINDS: Mapping[str, Callable[[Input, np.random.Generator], Array]] = {
+    "again": _again,
+    "ends": _ends,
+    "small": _small,
+    "signs": _signs,
+    "large": _large,
+}
+
+
+def _other(kind: str, number: int, spec: Input, given: Array) -> Array:
+    generator = np.random.default_rng([zlib.crc32(kind.encode()), number, spec.seed])
+    if not spec.file:
+        return _KINDS[kind](spec, generator)
+    # Of a file's range nothing is known. The same floats in another order stay in it; integers may be indices or lengths.
+    return generator.permuted(given.ravel()).reshape(given.shape) if _is_float(spec) else given
+
+
+def draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
+    """Sets of test data by name, `given` first: arrays in the order of `inputs`. Raises PipelineError for a file that misfits.
+
+    The same for the same specs, on any machine. `again`: other numbers of the same range. `ends`: many at its ends.
+    `small`: near zero. `signs` and `large`: where a float's range is not said,
+    [-1, 1) and [0, 256).
+    """
+    given = [draw(spec, where) for spec in inputs]
+    found = {GIVEN: given}
+    open_ = any(spec.is_open for spec in inputs)
+    for kind in (k for k in _KINDS if open_ or k not in BEYOND):
+        made = [_other(kind, n, spec, array) for n, (spec, array) in enumerate(zip(inputs, given, strict=True))]
+        if not any(all(map(_same, made, other)) for other in found.values()):
+            found[kind] = made
+    return found
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.tobytes() == b.tobytes()
+
+
+def moved(arrays: Sequence[Array], seed: int) -> list[Array]:
+    """`arrays` with every float moved up or down by one unit in the last place; integers as they are."""
+    generator = np.random.default_rng(seed)
+    return [_moved(array, generator) if array.dtype.kind == "f" else array for array in arrays]
+
+
+def _moved(array: Array, generator: np.random.Generator) -> Array:
+    to = np.where(generator.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
+    with np.errstate(under="ignore", over="ignore"):
+        result = np.nextafter(array, to)
+    return np.where(np.isfinite(result) & (array != 0), result, array).astype(array.dtype)

@@ -12,7 +12,7 @@ from pipeline import activity
 from pipeline.cache import Cache, LocalCache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
-from pipeline.iree import batches, convolutions, description, link, mlir, pieces, spirv, straighten, toolchain, vmfb
+from pipeline.iree import batches, convolutions, description, link, mlir, pieces, spirv, straighten, toolchain, vmfb, warm_up
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
@@ -166,8 +166,19 @@ def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tup
     return code, Counts(len(pieces), len(here), len(there), len(missing), round(saved, 1))
 
 
+def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches, others: Mapping[str, Code]) -> dict[str, Code]:
+    """`code`, but for kernels that compute across a subgroup: those are `narrow`'s."""
+    result = dict(code)
+    for place, piece in dispatches.pieces.items():
+        (other,) = (p for (dispatch, _), p in narrow.pieces.items() if dispatch == place[0])
+        demands = spirv.demands(code[piece.key].data)
+        if demands.subgroup_sizes or any("GroupNonUniform" in capability for capability in demands.capabilities):
+            result[piece.key] = others[other.key]
+    return result
+
+
 def _generate(
-    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache
+    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache, narrow: Target | None
 ) -> tuple[Path, list[link.Code], tuple[str, ...]]:
     """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; and the front half's own flags."""
     sources, own = front_half(source, folder, targets, flags, cache.local)
@@ -177,6 +188,9 @@ def _generate(
         if not dispatches.pieces:
             raise PipelineError("the model has no dispatch: nothing in it computes", where=str(source))
         code, counts = _code(dispatches, folder, cache, str(source))
+        if narrow:
+            others = Dispatches(module, [narrow], flags)
+            code = _narrowed(dispatches, code, others, _code(others, folder / "narrow", cache, str(source))[0])
         pieces.assemble(module, targets, dispatches.pieces, code)
         mlir.save(module, paths["assembled"])
     write(folder / "pieces.json", json.dumps(asdict(counts)).encode())
@@ -230,21 +244,24 @@ def compile_module(
     declared: Mapping[str, Sequence[Gate]],
     flags: Sequence[str] = (),
     cache: Cache | None = None,
+    narrow: Target | None = None,
 ) -> Compiled:
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
     `declared` are the gates of the specs; the rest is derived from target attributes and generated code. Also leaves
     `folder/linked.mlirbc`, from which `force_variant` makes copies that run one variant, and `folder/pieces.json`, the
     `Counts`. Code comes from `cache` (default: what the environment names) where it has been generated before: the bytes
-    of the file are the same.
+    of the file are the same. Kernels that compute across a subgroup are those of `narrow`, if that is given.
     """
-    generated, found, own = _generate(source, folder, targets, flags, cache or from_environment())
+    cache = cache or from_environment()
+    generated, found, own = _generate(source, folder, targets, flags, cache, narrow)
     order = [target.name for target in targets]
     with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
         variants = _gated(targets, declared, found, str(source))
         straighten.straighten(module, order)
-        owners = link.link(module, variants)
+        first = warm_up.code(cache.local) if link.needs_warm_up(variants) else b""
+        owners = link.link(module, variants, first)
         mlir.save(module, folder / "linked.mlirbc")
     generated.unlink()
     step = ["--compile-from=hal", "--compile-to=vm", _BYTECODE]

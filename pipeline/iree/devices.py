@@ -6,8 +6,8 @@ import importlib.metadata
 import json
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree.gates import Facts
 
 REQUIRED_RUNTIME = "3.13.0"
+_LLVMPIPE_BITS = (128, 256, 512)
+_LLVMPIPE_LANES = 16
 
 
 @dataclass(frozen=True)
 class Device:
-    """A HAL device. `software`: a CPU does its work; `driver_info` names a Vulkan driver with its version."""
+    """A HAL device. `software`: a CPU does its work; `driver_info` names a Vulkan driver with its version.
+
+    `environment`: variables under which its driver is what it is here.
+    """
 
     uri: str
     name: str
@@ -28,6 +33,12 @@ class Device:
     driver_info: str
     software: bool
     facts: Facts
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def subgroup_size(self) -> int:
+        """Lanes of a subgroup; 0 for a device that has none."""
+        return self.facts.answers.get("vulkan.device::subgroup_size", 0)
 
     @property
     def title(self) -> str:
@@ -42,7 +53,8 @@ class Device:
 class Run:
     """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose.
 
-    `latency_s` is the median of `rounds` more runs.
+    `done` sets of inputs were run, of which `varies` gave other outputs when they were run again. `latency_s` is the median
+    of `rounds` more runs. `slow`: it did not end in time.
     """
 
     error: str
@@ -51,6 +63,9 @@ class Run:
     run_s: float = 0.0
     latency_s: float | None = None
     rounds: int = 0
+    done: int = 0
+    varies: int = 0
+    slow: bool = False
 
 
 class NoRuntimeError(PipelineError):
@@ -75,14 +90,17 @@ def runtime_version() -> str:
         ) from None
 
 
-def _child(job: dict[str, Any], folder: Path, name: str, timeout: float) -> dict[str, Any]:
+def _child(
+    job: dict[str, Any], folder: Path, name: str, timeout: float, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     job_path, result_path = folder / f"{name}.job.json", folder / f"{name}.result.json"
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         job_path.write_text(json.dumps(job))
         result_path.unlink(missing_ok=True)
     log = folder / f"{name}.log"
-    ended = process.execute([sys.executable, "-m", "pipeline.iree.runner", job_path, result_path], log, timeout=timeout)
+    words: list[str | Path] = [sys.executable, "-m", "pipeline.iree.runner", job_path, result_path]
+    ended = process.execute(words, log, timeout=timeout, env=environment)
     if ended.returncode == -signal.SIGKILL:
         raise PipelineError(
             "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run the same command again"
@@ -102,9 +120,22 @@ def find(folder: Path, drivers: Sequence[str] = ("local-task", "vulkan")) -> lis
     return [device for driver in drivers for device in _listed(driver, folder)]
 
 
-def _listed(driver: str, folder: Path) -> list[Device]:
-    name = f"devices-{driver}"
-    result = _child({"action": "devices", "driver": driver}, folder, name, 120)
+def widths(device: Device, folder: Path) -> list[Device]:
+    """A software Vulkan device as it is when its driver is asked for subgroups of 4, 8 and 16 lanes; itself, if it cannot be.
+
+    Mesa's llvmpipe can. Asked for more it says 32 or 64, but its subgroup operations reach only 16 lanes (measured with Mesa
+    22.3.6): what runs on such a device proves nothing, and it is left out.
+    """
+    if "llvmpipe" not in device.name:
+        return [device]
+    found = [other for bits in _LLVMPIPE_BITS for other in _listed("vulkan", folder, {"LP_NATIVE_VECTOR_WIDTH": str(bits)})]
+    sizes = {d.subgroup_size: d for d in found if d.uri == device.uri and d.subgroup_size <= _LLVMPIPE_LANES}
+    return [sizes[size] for size in sorted(sizes)]
+
+
+def _listed(driver: str, folder: Path, environment: Mapping[str, str] | None = None) -> list[Device]:
+    name = "-".join(["devices", driver, *(environment or {}).values()])
+    result = _child({"action": "devices", "driver": driver}, folder, name, 120, environment)
     if "error" in result:
         what = f"cannot list the {driver} devices of this machine: {result['error']}"
         raise PipelineError(what, where=str(folder / f"{name}.log"))
@@ -116,6 +147,7 @@ def _listed(driver: str, folder: Path) -> list[Device]:
             d["driver_info"],
             d["software"],
             Facts(d["name"], frozenset(d["formats"]), d["answers"]),
+            environment or {},
         )
         for d in result["devices"]
     ]
@@ -139,31 +171,38 @@ def run(
     module: Path,
     device: Device,
     entry: str,
-    inputs: Path,
+    inputs: Sequence[Path],
     folder: Path,
     name: str,
+    *,
     timeout: float = 600,
     seconds: float = 0,
+    repeats: int = 0,
 ) -> Run:
-    """Run `entry` of `module` on `device` in a child; outputs to `folder/name.npz`. A crash or refusal is `Run.error`.
+    """Run `entry` of `module` on `device` in a child, once for each .npz file of `inputs`; the outputs are where `outputs` says.
 
-    Runs again for `seconds`, to measure.
+    A crash or refusal is `Run.error`, and so is a run that does not end within `timeout`, in half of which as many inputs are
+    run as can be. Runs each `repeats` times more, to see whether outputs vary, and the first for `seconds`, to measure.
     """
     job = {
         "action": "run",
         "module": str(module),
         "device": device.uri,
         "entry": entry,
-        "inputs": str(inputs),
-        "outputs": str(outputs(folder, name)),
+        "sets": [[str(path), str(outputs(folder, name, number))] for number, path in enumerate(inputs)],
         "seconds": seconds,
+        "repeats": repeats,
+        "budget": timeout / 2,
     }
-    result = _child(job, folder, name, timeout)
+    try:
+        result = _child(job, folder, name, timeout, device.environment)
+    except process.TimedOutError as error:
+        return Run(error.what, slow=True)
     if "error" in result:
         return Run(result["error"])
     return Run("", **result)
 
 
-def outputs(folder: Path, name: str) -> Path:
-    """Where `run` put the outputs of `name`."""
-    return folder / f"{name}.npz"
+def outputs(folder: Path, name: str, number: int = 0) -> Path:
+    """Where `run` put the outputs of `name` for the inputs of this number."""
+    return folder / f"{name}.{number}.npz"

@@ -19,7 +19,6 @@ import jinja2
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 
-from pipeline.errors import PipelineError
 from pipeline.iree.gates import DESCRIPTION, SELECTED, Gated
 from pipeline.iree.mlir import body, operations, symbol
 
@@ -178,24 +177,38 @@ def append(module: ir.Module, text: str) -> None:
                 operation.operation.clone()
 
 
-def link(module: ir.Module, variants: Sequence[Gated]) -> dict[tuple[str, str], str]:
+def needs_warm_up(variants: Sequence[Gated]) -> bool:
+    """Whether there is CPU code, and none of it without gates: then something else must run before they are evaluated."""
+    cpu = [variant for variant in variants if variant.format == BASELINE_FORMAT]
+    return bool(cpu) and all(variant.gates for variant in cpu)
+
+
+def _add_warm_up(module: ir.Module, data: bytes) -> tuple[str, str]:
+    executable, binary = "warm_up", "any"
+    text = f'<format = "{BASELINE_FORMAT}", data = dense<"0x{data.hex()}"> : vector<{len(data)}xi8>>'
+    snippet = ir.Module.parse(f"hal.executable private @{executable} {{ hal.executable.binary public @{binary} {text} }}")
+    with ir.InsertionPoint(operations(module, "hal.executable")[0]):
+        operations(snippet, "hal.executable")[0].clone()
+    return executable, binary
+
+
+def link(module: ir.Module, variants: Sequence[Gated], warm_up: bytes = b"") -> dict[tuple[str, str], str]:
     """Finish a `hal` phase module: lay out the code, insert the choice among `variants`, export it.
 
-    Returns (variant, dispatch) → the variant whose group holds that code. Raises PipelineError where CPU variants have no
-    ungated baseline, without which the runtime cannot evaluate their gates in a fresh process.
+    `warm_up` is code that any CPU can load, where `needs_warm_up`: without it the runtime cannot evaluate CPU gates in a fresh
+    process. Returns (variant, dispatch) → the variant whose group holds that code.
     """
     order = [variant.name for variant in variants]
     found = codes(module)
     owners = _owners(found, order)
     _lay_out(module, owners, order)
-    cpu = [variant for variant in variants if variant.format == BASELINE_FORMAT]
-    if cpu and cpu[-1].gates:
-        raise PipelineError(
-            f"the last CPU variant, {cpu[-1].name}, has gates, so nothing can run before they are evaluated",
-            hint="end the bundle's CPU targets with the baseline x86-64",
-        )
-    warm_up = (owners[cpu[-1].name, found[0].dispatch], found[0].dispatch) if cpu else None
-    _insert_selection(module, selection(variants, warm_up))
+    ungated = [v.name for v in variants if v.format == BASELINE_FORMAT and not v.gates]
+    first: tuple[str, str] | None = None
+    if needs_warm_up(variants):
+        first = _add_warm_up(module, warm_up)
+    elif ungated:
+        first = (owners[ungated[-1], found[0].dispatch], found[0].dispatch)
+    _insert_selection(module, selection(variants, first))
     _replace_queries(module, order)
     module.operation.verify()
     return owners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,14 @@ def body(operation: Any) -> ir.Block:
 def symbol(operation: Any) -> str:
     """The name of `operation`, which is a symbol."""
     return str(ir.StringAttr(operation.attributes["sym_name"]).value)
+
+
+def coarsest_float(path: Path) -> str:
+    """numpy's name of the coarsest float type that the module at `path` computes in; `float32` where it has none."""
+    with opened(path) as module:
+        text = module.operation.get_asm(large_elements_limit=8)
+    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
+    return next((name for type_, name in names.items() if re.search(rf"\b(\d+x|\?x)*{type_}\b", text)), "float32")
 
 
 def set_targets(module: ir.Module, device: str) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from iree.compiler import ir, passmanager
 
+from pipeline import process
+from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree import corrections, link, mlir, toolchain
 from pipeline.iree.mlir import body, operations, symbol
@@ -26,6 +29,7 @@ from pipeline.iree.targets import Target, device
 _BYTECODE = "--emit-mlir-bytecode"
 # A batch has one core. Threads inside it would gain nothing.
 _ALONE = "--mlir-disable-threading"
+_PIECE_SECONDS = 5  # more patience for each piece of a batch
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pieces of one target that are generated together: `source` holds their kernels. Can be sent to another machine."""
+    """Pieces of one target that are generated together: `source` holds their kernels. Can be sent to another machine.
+
+    By the kernels' symbols: `keys` of the pieces, and `names` of the dispatches for people.
+    """
 
     target: str
     subgroup_size: int
     keys: Mapping[str, str]
+    names: Mapping[str, str]
     source: bytes
     flags: tuple[str, ...]
     generator: str
@@ -86,6 +94,7 @@ class Dispatches:
         self._flags = tuple(flags)
         self._copies: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._names: dict[str, str] = {}
         self.pieces: dict[tuple[str, str], Piece] = {}
         for executable in operations(module, "hal.executable"):
             variants = operations(executable, "hal.executable.variant")
@@ -109,6 +118,7 @@ class Dispatches:
         with ir.InsertionPoint(body(kernel).operations[-1]):
             copy = variant.clone()
         copy.attributes["sym_name"] = ir.StringAttr.get("code")
+        called = symbol(_exports(variant)[0])
         _rename_exports(copy, "")
         text = _text(copy)
         # Half a SHA-256 is 128 bits: no two kernels that anybody writes share it.
@@ -118,7 +128,7 @@ class Dispatches:
             name = f"{name}_{count}"
         kernel.attributes["sym_name"] = ir.StringAttr.get(name)
         _rename_exports(copy, name)
-        self._sizes[name] = len(text)
+        self._sizes[name], self._names[name] = len(text), called
         return name
 
     def size(self, name: str) -> int:
@@ -137,7 +147,8 @@ class Dispatches:
                     (variant,) = operations(kernel.operation.clone(), "hal.executable.variant")
                     variant.attributes["target"] = attribute
         keys = {piece.symbol: piece.key for piece in pieces}
-        return Batch(target.name, target.subgroup_size, keys, mlir.to_bytes(module), self._flags, generator())
+        names = {piece.symbol: self._names[piece.symbol] for piece in pieces}
+        return Batch(target.name, target.subgroup_size, keys, names, mlir.to_bytes(module), self._flags, generator())
 
 
 def _text(variant: ir.Operation) -> str:
@@ -179,8 +190,58 @@ def _rename_exports(variant: ir.Operation, name: str) -> None:
                     function.operation.attributes["sym_name"] = new
 
 
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """The pieces of `batch`, in batches of at most `size`."""
+    names = list(batch.keys)
+    for start in range(0, len(names), size):
+        part = names[start : start + size]
+        with mlir.parsed(batch.source) as module:
+            for kernel in list(module.body.operations):
+                if symbol(kernel) not in part:
+                    kernel.operation.erase()
+            source = mlir.to_bytes(module)
+        keys, called = ({name: names_[name] for name in part} for names_ in (batch.keys, batch.names))
+        yield replace(batch, keys=keys, names=called, source=source)
+
+
+def _generate_parts(batch: Batch, folder: Path, size: int) -> dict[str, bytes]:
+    made: dict[str, bytes] = {}
+    for number, part in enumerate(_parts(batch, size)):
+        made |= generate(part, folder / str(number))
+    return made
+
+
 def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
-    """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`. Raises PipelineError."""
+    """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`.
+
+    Raises CompilerRefusedError that names the kernel which the compiler refuses, or takes longer for than `patience`: the
+    compiler does not say which of them it is, so a batch that fails is taken apart.
+    """
+    count = len(batch.keys)
+    (kernel, *_) = batch.names.values()
+    try:
+        return _generate(batch, folder, patience() + _PIECE_SECONDS * count)
+    except process.TimedOutError as error:
+        if count > 1:
+            return _generate_parts(batch, folder, 1)
+        hint = f"PIPELINE_KERNEL_TIMEOUT=SECONDS gives it longer; its log is {error.where}"
+        what = f"{kernel}: the compiler did not end within {patience():.0f} s"
+        raise toolchain.CompilerRefusedError(what, where=error.where, hint=hint) from error
+    except toolchain.CompilerRefusedError as error:
+        if count > 1:
+            return _generate_parts(batch, folder, -(-count // 2))
+        raise toolchain.CompilerRefusedError(f"{kernel}: {error.what}", where=error.where, hint=error.hint) from error
+
+
+def patience() -> float:
+    """Seconds that the compiler may take for one kernel: PIPELINE_KERNEL_TIMEOUT, or 300."""
+    text = os.environ.get("PIPELINE_KERNEL_TIMEOUT") or "300"
+    if not text.isdecimal() or not int(text):
+        raise PipelineError(f"PIPELINE_KERNEL_TIMEOUT={text} is no number of seconds")
+    return float(text)
+
+
+def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     paths = {
@@ -190,7 +251,8 @@ def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
 
     def compile_(source: str, from_: str, output: str, to: str) -> None:
         step = [f"--compile-from={from_}", f"--compile-to={to}", *flags]
-        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log")
+        left = timeout - (time.monotonic() - started)
+        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log", max(left, 1.0))
 
     with mlir.parsed(batch.source) as module:
         for variant in operations(module, "hal.executable.variant"):

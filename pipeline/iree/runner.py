@@ -2,7 +2,7 @@
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "devices"} or {"action": "run", "module",
-"device", "entry", "inputs", "outputs", "seconds"} with inputs and outputs .npz files whose arrays are named by position.
+"device", "entry", "sets", "repeats", "budget", "seconds"} with sets of an .npz file of inputs and one for outputs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import iree.runtime as rt
-import numpy as np
 
+from pipeline import arrays
 from pipeline.errors import PipelineError
 from pipeline.iree.facts import MODULE, NAMES
 from pipeline.iree.session import Session, open_device
@@ -82,33 +82,54 @@ def report(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Load the module, run its entry on the inputs, save the outputs. Returns the chosen variant's index and seconds.
+    """Load the module, run its entry on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
 
-    Runs again for `seconds`; `latency_s` is the median of those runs, from arguments on the device to results on it.
+    Each set runs `repeats` times more: `varies` counts the sets whose outputs were not the same then. When `budget` seconds
+    are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
+    median of those runs, from arguments on the device to results on it.
     """
     device = open_device(job["device"])
     started = time.monotonic()
     session = Session(Path(job["module"]), device)
     loaded = time.monotonic()
-    with np.load(job["inputs"]) as arrays:
-        arguments = session.place([arrays[name] for name in sorted(arrays, key=int)])
-    invoked = time.monotonic()
-    outputs = [session.read(view) for view in session.call(job["entry"], arguments)]
-    finished = time.monotonic()
-    named: dict[str, Any] = {str(i): output for i, output in enumerate(outputs)}
-    np.savez(job["outputs"], **named)
-    rounds: list[float] = []
-    while job["seconds"] and len(rounds) < _ROUNDS and (len(rounds) < 3 or time.monotonic() < finished + job["seconds"]):
-        before = time.perf_counter()
-        session.call(job["entry"], arguments)
-        rounds.append(time.perf_counter() - before)
+    done, varies, run_s = 0, 0, 0.0
+    for inputs, outputs in job["sets"]:
+        if done and time.monotonic() > loaded + job["budget"]:
+            break
+        arguments = session.place(arrays.read(Path(inputs)))
+        invoked = time.monotonic()
+        found = [session.read(view) for view in session.call(job["entry"], arguments)]
+        run_s = run_s or time.monotonic() - invoked
+        again = (
+            [session.read(view) for view in session.call(job["entry"], arguments)]
+            for _ in range(job["repeats"])
+            if time.monotonic() < loaded + job["budget"]
+        )
+        varies += not all(a.tobytes() == b.tobytes() for other in again for a, b in zip(found, other, strict=True))
+        arrays.write(Path(outputs), found)
+        done += 1
+    rounds = _rounds(session, job)
     return {
         "selected": session.selected(),
         "load_s": loaded - started,
-        "run_s": finished - invoked,
+        "run_s": run_s,
         "latency_s": statistics.median(rounds) if rounds else None,
         "rounds": len(rounds),
+        "done": done,
+        "varies": varies,
     }
+
+
+def _rounds(session: Session, job: dict[str, Any]) -> list[float]:
+    """Seconds of each further run on the first set of inputs, for as long as the job says."""
+    rounds: list[float] = []
+    arguments = session.place(arrays.read(Path(job["sets"][0][0]))) if job["seconds"] else []
+    end = time.monotonic() + job["seconds"]
+    while job["seconds"] and len(rounds) < _ROUNDS and (len(rounds) < 3 or time.monotonic() < end):
+        before = time.perf_counter()
+        session.call(job["entry"], arguments)
+        rounds.append(time.perf_counter() - before)
+    return rounds
 
 
 def _first_line(error: Exception) -> str:

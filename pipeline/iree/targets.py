@@ -116,8 +116,10 @@ def _check(attribute: str, where: str) -> None:
             raise PipelineError(f"attribute: {what}", where=where, hint="write values as the compiler prints them") from error
 
 
-def resolve(target: Executable, twin: bool = False) -> Target:
-    """The target attribute that the compiler makes of `target`, with the spec's overrides; `twin`: of its twin.
+def resolve(target: Executable, lanes: int = 0) -> Target:
+    """The target attribute that the compiler makes of `target`, with the spec's overrides.
+
+    `lanes`: of its twin for subgroups of that size, which may be the target's own.
 
     Raises PipelineError, naming the target's file, for a device or flag that the compiler refuses or ignores.
     """
@@ -130,7 +132,8 @@ def resolve(target: Executable, twin: bool = False) -> Target:
                 raise PipelineError(f"flags: {flag} changes nothing in this target", hint="put compile flags into a bundle")
     except PipelineError as error:
         raise PipelineError(error.what, where=error.where or where, hint=error.hint or "check `device` and `flags`") from error
-    changes = {**target.attribute, **((target.twin or {}) if twin else {})}
+    twin = {**(target.twin or {}), "subgroup_size_choices": (lanes,)} if lanes else {}
+    changes = {**target.attribute, **twin}
     if changes:
         attribute = _override(attribute, changes)
         _check(attribute, where)

@@ -83,8 +83,8 @@ def first_error(log: Path) -> str:
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 
-def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path) -> process.Result:
-    result = process.execute([tool(tool_name), *words], log, stdin=source)
+def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path, timeout: float = 3600) -> process.Result:
+    result = process.execute([tool(tool_name), *words], log, stdin=source, timeout=timeout)
     if result.returncode:
         hint = f"the whole output of {tool_name} is in {log}"
         what = first_error(log) if result.returncode > 0 else f"{tool_name} was {result.ending}"
@@ -93,12 +93,13 @@ def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path) -
     return result
 
 
-def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path) -> process.Result:
+def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path, timeout: float = 3600) -> process.Result:
     """Run iree-compile on `source` (given on standard input, so that its path cannot reach the output).
 
-    Raises PipelineError with the compiler's first error line; the whole output stays in `log`.
+    Raises PipelineError with the compiler's first error line; the whole output stays in `log`. Raises TimedOutError if it
+    takes longer than `timeout` seconds.
     """
-    return _run("iree-compile", ["-", "-o", output, *flags], source, log)
+    return _run("iree-compile", ["-", "-o", output, *flags], source, log, timeout)
 
 
 def iree_opt(source: Path, output: Path, passes: str, flags: Sequence[str], log: Path) -> process.Result:

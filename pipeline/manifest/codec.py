@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.types import SCHEMA, SEGMENT_LIMIT, Artifact, Blob, Channel, Index, Manifest
+from pipeline.manifest.types import MANIFEST_SCHEMA, SCHEMA, SEGMENT_LIMIT, Artifact, Blob, Channel, Index, Manifest
 from pipeline.names import did_you_mean, is_file_name, is_name, is_version
 
 T = TypeVar("T", Manifest, Channel, Index)
@@ -121,16 +122,30 @@ def _check(document: Manifest | Channel | Index) -> None:
         _check_index(document)
 
 
+def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema 1 as one of schema 2, which says more. Where it is not what it should be, as it is."""
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        manifest["model"] = {"rewrites": [], **manifest["model"]}
+        manifest["reference"]["tolerances"] = [{"scaled": 0.0, "rms": None, **t} for t in manifest["reference"]["tolerances"]]
+        for artifact in manifest["artifacts"]:
+            artifact.setdefault("notes", [])
+            for variant in artifact["variants"]:
+                variant["evidence"] = {"of_tolerance": None, "draws": 1, "subgroup_sizes": [], **variant["evidence"]}
+    return {**manifest, "schema": MANIFEST_SCHEMA}
+
+
 def decode(type_: type[T], data: bytes, where: str) -> T:
     """The document in `data`, read from `where`. Raises PipelineError naming the path of what does not fit."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"not JSON: {error}", where=where) from error
-    found = value.get("schema") if isinstance(value, dict) else None
-    if found != SCHEMA:
+    found, newest = value.get("schema") if isinstance(value, dict) else None, MANIFEST_SCHEMA if type_ is Manifest else SCHEMA
+    if found == 1 and newest == 2:
+        value, found = _upgraded(value), newest
+    if found != newest:
         raise PipelineError(
-            f"has schema version {found!r}, this program reads version {SCHEMA}", where=where, hint="upgrade vmfb-pipeline"
+            f"has schema version {found!r}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
         )
     try:
         result: T = _decode(type_, value, "")
@@ -172,10 +187,10 @@ def json_schema() -> bytes:
     """The JSON Schema (2020-12) of a release manifest; kept in `schema.json` beside this module."""
     definitions: dict[str, Any] = {}
     root = _schema(Manifest, definitions)
-    definitions["Manifest"]["properties"]["schema"] = {"const": SCHEMA}
+    definitions["Manifest"]["properties"]["schema"] = {"const": MANIFEST_SCHEMA}
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"vmfb-pipeline release manifest, schema {SCHEMA}",
+        "title": f"vmfb-pipeline release manifest, schema {MANIFEST_SCHEMA}",
         **root,
         "$defs": definitions,
     }

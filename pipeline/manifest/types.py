@@ -1,4 +1,4 @@
-"""What is published about a release, schema version 1. A public format: these names and meanings do not change.
+"""What is published about a release. A public format: these names and meanings do not change.
 
 Sizes, offsets and lengths are bytes; digests are SHA-256 in lower-case hex. Gates are text that `Gate.parse` reads.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA = 1
+MANIFEST_SCHEMA = 2
+SCHEMA = 1  # of channels and the index
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
 
@@ -32,13 +33,14 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model."""
+    """The model. `rewrites` are the changes to its graph without which IREE would get it wrong, by name."""
 
     name: str
     about: str
     licence: str
     format: str
     source: Source
+    rewrites: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,17 @@ class Runtime:
 
 @dataclass(frozen=True)
 class ToleranceInfo:
-    """How far an output may be from its reference: |error| ≤ absolute + relative × |reference|."""
+    """How far an output may be from its reference: each value, and all values together.
+
+    Each: |error| ≤ absolute + relative × |reference| + scaled × size. All: the root mean square of error / size ≤ rms, where
+    that is not null. The size of a value is the smallest root mean square of the reference's slices that it is in, one along
+    each axis, of at least 16 values each, and of the whole; at least a thousandth of the whole's; 1 for integers.
+    """
 
     absolute: float
     relative: float
+    scaled: float
+    rms: float | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,8 @@ class Reference:
 class EvidenceInfo:
     """How a variant was verified: on a `device`, by its `twin` on a software device, or `untested` with the reason.
 
-    A reason beside the other kinds says what the proof leaves out.
+    A reason beside the other kinds says what the proof leaves out. `of_tolerance` is the largest part of a tolerance that an
+    error was, `draws` how many sets of test data were compared, `subgroup_sizes` those of the Vulkan device as it ran.
     """
 
     kind: str
@@ -112,6 +122,9 @@ class EvidenceInfo:
     runtime: str
     max_abs_error: float | None
     max_rel_error: float | None
+    of_tolerance: float | None
+    draws: int
+    subgroup_sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,10 @@ class DroppedInfo:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A fat vmfb: variants in order of preference, segments in file order."""
+    """A fat vmfb: variants in order of preference, segments in file order.
+
+    `notes` say what was done for this model that is not done for every model.
+    """
 
     bundle: str
     blob: Blob
@@ -168,6 +184,7 @@ class Artifact:
     variants: tuple[VariantInfo, ...]
     segments: tuple[SegmentInfo, ...]
     dropped: tuple[DroppedInfo, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

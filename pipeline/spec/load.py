@@ -118,6 +118,7 @@ def _input(fields: Fields) -> Input:
         low=fields.number("low", 0.0),
         high=fields.number("high", high),
         file=fields.file("file") if "file" in fields.data else None,
+        is_open=dtype.startswith("float") and not {"low", "high", "file"} & fields.data.keys(),
     )
     if result.file is None:
         _check_range(fields, result)
@@ -175,6 +176,7 @@ def _model(fields: Fields) -> Model:
         reference=_reference(fields, format),
         tolerance=_tolerance(fields.sub("tolerance")),
         bundles=fields.texts("bundles", required=True),
+        constant=fields.texts("constant"),
     )
     if model.entry and format == "onnx":
         fields.problem("entry", "is for MLIR files: an ONNX file has one graph")

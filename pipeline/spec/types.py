@@ -95,7 +95,7 @@ class Input:
     """An input of the model: fixed `shape`, numpy `dtype`, and its test data.
 
     Test data is `file` (.npy), or drawn with numpy's default_rng(seed): integers of [low, high), or floats of
-    [0, 1) scaled to [low, high).
+    [0, 1) scaled to [low, high). `is_open`: floats of which the spec says neither range nor file.
     """
 
     name: str
@@ -105,15 +105,7 @@ class Input:
     low: float
     high: float
     file: Path | None
-
-
-# What a rounding of the dtype, summed over a few hundred terms, explains; integers must be exact.
-TOLERANCES: Mapping[str, Tolerance] = {
-    "float64": Tolerance(1e-9, 1e-9),
-    "float32": Tolerance(1e-4, 1e-3),
-    "float16": Tolerance(1e-2, 1e-2),
-}
-EXACT = Tolerance(0.0, 0.0)
+    is_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +113,7 @@ class Model:
     """A model to build: its source, its inputs with test data, its reference outputs and the bundles it goes into.
 
     `reference` is `onnxruntime`, `baseline` (the weakest CPU variant) or a tuple of .npy files, one for each output.
+    `constant` names outputs that are meant to be the same whatever the inputs.
     """
 
     name: str
@@ -134,10 +127,7 @@ class Model:
     reference: str | tuple[Path, ...]
     tolerance: Tolerance | None
     bundles: tuple[str, ...]
-
-    def tolerance_for(self, dtype: str) -> Tolerance:
-        """The tolerance for an output of numpy dtype `dtype`: the model's own, or the one of the dtype."""
-        return self.tolerance or TOLERANCES.get(dtype, EXACT)
+    constant: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
@@ -17,7 +17,7 @@ from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 # linked.mlirbc lets verify make copies of the module that run one variant.
 OUTPUTS = ("module.vmfb", "linked.mlirbc", "compiled.json")
 # Raise when the way to compile changes: everything is then compiled again.
-REVISION = 4
+REVISION = 5
 
 
 def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
@@ -30,16 +30,22 @@ def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
     }
 
 
-def compile_targets(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], twin: bool = False) -> Compiled:
-    """Compile `source` for exactly `targets` into `folder`; nothing is dropped. `twin`: for the targets' twins."""
+def compile_targets(
+    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], lanes: int = 0, narrow: int = 0
+) -> Compiled:
+    """Compile `source` for exactly `targets` into `folder`; nothing is dropped.
+
+    `lanes`: for the targets' twins of that subgroup size. `narrow`: what computes across a subgroup is for that size instead.
+    """
     from pipeline.iree import compiler
     from pipeline.iree.targets import resolve
 
     started = time.monotonic()
-    resolved = [resolve(target, twin) for target in targets]
-    declared = {target.name: () if twin else target.gates for target in targets}
+    resolved = [resolve(target, lanes) for target in targets]
+    declared = {target.name: () if lanes else target.gates for target in targets}
+    other = resolve(targets[0], narrow) if narrow else None
     try:
-        made = compiler.compile_module(source, folder, resolved, declared, bundle.flags)
+        made = compiler.compile_module(source, folder, resolved, declared, bundle.flags, narrow=other)
     except compiler.UnreachableError as error:
         raise PipelineError(error.what, where=str(bundle.path), hint=error.hint) from error
     variants = tuple(
@@ -55,7 +61,39 @@ def compile_targets(source: Path, folder: Path, bundle: Bundle, targets: Sequenc
         )
         for gated, target, attribute in zip(made.variants, targets, resolved, strict=True)
     )
-    return Compiled(variants, (), (*made.flags, *bundle.flags), toolchain.version(), round(time.monotonic() - started, 1))
+    flags, seconds = (*made.flags, *bundle.flags), round(time.monotonic() - started, 1)
+    return Compiled(variants, (), flags, toolchain.version(), seconds, made.flags)
+
+
+def without_optimizations(bundle: Bundle, compiled: Compiled) -> Bundle | None:
+    """`bundle` with the flags that turn off what the pipeline itself chose for speed; None if it chose nothing."""
+    from pipeline.iree import convolutions
+
+    if convolutions.FLAG not in compiled.own_flags:
+        return None
+    return replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
+
+
+def _plain(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, Bundle] | None:
+    """The bundle once more without the pipeline's own optimizations, if there were any and the compiler takes it so."""
+    from pipeline.cache import from_environment
+    from pipeline.iree import compiler, convolutions
+
+    if convolutions.FLAG not in compiler.front_flags(source, folder, bundle.flags, from_environment().local):
+        return None
+    plain = replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
+    try:
+        return compile_targets(source, folder, plain, targets), plain
+    except compiler.RefusedError:
+        return None
+
+
+def _refused(reasons: Mapping[str, PipelineError]) -> str:
+    """What the compiler says, once where it says the same of several targets."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason.what, []).append(name)
+    return "\n".join(f"{', '.join(names)}: {what}" for what, names in groups.items())
 
 
 def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, list[Dropped]]:
@@ -64,11 +102,15 @@ def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Execu
     try:
         return compile_targets(source, folder, bundle, targets), []
     except RefusedError as error:
-        refused = [Dropped(name, f"does not compile: {reason.what} ({reason.hint})") for name, reason in error.reasons.items()]
+        if plain := _plain(source, folder, bundle, targets):
+            names = ", ".join(error.reasons)
+            note = f"convolutions are not compiled as matrix products: so compiled, the compiler refused {names}"
+            return replace(plain[0], notes=(note,)), []
+        refused = [Dropped(name, f"does not compile: {reason.what}") for name, reason in error.reasons.items()]
         if bundle.on_failure == "fail" or len(refused) == len(targets):
-            reasons = "\n".join(f"{r.name} {r.reason}" for r in refused)
-            hint = "`on_failure: drop` in the bundle leaves such targets out" if len(refused) < len(targets) else ""
-            raise PipelineError(reasons, where=str(source), hint=hint) from error
+            hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(refused) < len(targets) else ""
+            what = f"the compiler refuses it\n{_refused(error.reasons)}"
+            raise PipelineError(what, where=str(source), hint=hint + error.hint) from error
         left = [target for target in targets if target.name not in error.reasons]
         return compile_targets(source, folder, bundle, left), refused
 
@@ -81,7 +123,5 @@ def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable
         return
     with disk_errors(str(folder)), fresh_folder(folder):
         compiled, dropped = _compile(source, folder, bundle, targets)
-        Compiled(compiled.variants, tuple(dropped), compiled.flags, compiled.compiler, compiled.seconds).write(
-            folder / "compiled.json"
-        )
+        replace(compiled, dropped=tuple(dropped)).write(folder / "compiled.json")
         record.write_record(folder, key, OUTPUTS)

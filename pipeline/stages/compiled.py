@@ -45,19 +45,28 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled bundle: variants in order of preference, targets left out, compile flags and the compiler."""
+    """A compiled bundle: variants in order of preference, targets left out, compile flags and the compiler.
+
+    `own_flags` are those of `flags` that the pipeline added for this model. `notes` say what else it did that it does not do
+    for every model.
+    """
 
     variants: tuple[Variant, ...]
     dropped: tuple[Dropped, ...]
     flags: tuple[str, ...]
     compiler: dict[str, str]
     seconds: float
+    own_flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def warm_up(self) -> Piece | None:
-        """The code that a CPU loads before its gates are evaluated: of the weakest CPU variant, for the first dispatch."""
-        cpu = [variant for variant in self.variants if variant.backend == "llvm-cpu"]
-        return cpu[-1].code[0] if cpu else None
+        """The code that a CPU loads before its gates are evaluated: of the CPU variant without gates, for the first dispatch.
+
+        None where there is none: then the file holds other code for that, which no variant owns.
+        """
+        ungated = [v for v in self.variants if v.backend == "llvm-cpu" and not v.gated.gates]
+        return ungated[-1].code[0] if ungated else None
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -73,6 +82,8 @@ class Compiled:
             tuple(data["flags"]),
             data["compiler"],
             data["seconds"],
+            tuple(data["own_flags"]),
+            tuple(data["notes"]),
         )
 
 

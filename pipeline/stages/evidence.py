@@ -1,18 +1,14 @@
-"""How each variant was verified, as values, and how outputs are compared with the reference."""
+"""How each variant was verified, as values."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pipeline.compare import Comparison
-from pipeline.compare import compare as compare_arrays
 from pipeline.errors import PipelineError
 from pipeline.files import write
-from pipeline.spec.types import Model
 from pipeline.stages.record import canonical
 
 
@@ -22,8 +18,9 @@ class Evidence:
 
     `kind` is `device` (its very bytes ran on a device that its gates accept), `twin` (code lowered the same way ran on
     a software device) or `untested`, with the `reason`. A `reason` beside the other kinds says what the proof leaves
-    out. Errors are the largest over all outputs: absolute, and relative to the largest reference value. `driver` is
-    empty for the CPU.
+    out. Errors are the largest over all outputs: absolute, and relative to the largest reference value; `of_tolerance` is
+    the largest part of a tolerance that was used, `draws` how many sets of test data were compared. `driver` is empty for the
+    CPU; `subgroup_sizes` are those of the Vulkan device as it ran. `seconds`: one inference.
     """
 
     variant: str
@@ -34,19 +31,27 @@ class Evidence:
     runtime: str = ""
     max_abs_error: float | None = None
     max_rel_error: float | None = None
+    of_tolerance: float | None = None
+    draws: int = 0
+    subgroup_sizes: tuple[int, ...] = ()
     seconds: float | None = None
 
 
-def compare(found: Path, reference: Path, model: Model) -> Comparison:
-    """Compare two .npz files of outputs, whose arrays are named by position, by the model's tolerances."""
-    import numpy as np
+def _most(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else max(a, b)
 
-    def arrays(path: Path) -> list[np.ndarray[Any, Any]]:
-        with np.load(path) as archive:
-            return [archive[name] for name in sorted(archive, key=int)]
 
-    wanted = arrays(reference)
-    return compare_arrays(arrays(found), wanted, [model.tolerance_for(str(array.dtype)) for array in wanted])
+def merged(first: Evidence, other: Evidence) -> Evidence:
+    """The evidence of two runs on one device, as one: the larger errors, the fewer draws."""
+    return replace(
+        first,
+        reason=first.reason or other.reason,
+        max_abs_error=_most(first.max_abs_error, other.max_abs_error),
+        max_rel_error=_most(first.max_rel_error, other.max_rel_error),
+        of_tolerance=_most(first.of_tolerance, other.of_tolerance),
+        draws=min(first.draws, other.draws),
+        subgroup_sizes=tuple(sorted({*first.subgroup_sizes, *other.subgroup_sizes})),
+    )
 
 
 def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
@@ -57,8 +62,9 @@ def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
 def read_evidence(path: Path) -> list[Evidence]:
     """What `write_evidence` wrote."""
     try:
-        return [Evidence(**item) for item in json.loads(path.read_text())]
+        found = [Evidence(**item) for item in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
             f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"
         ) from error
+    return [replace(e, subgroup_sizes=tuple(e.subgroup_sizes)) for e in found]

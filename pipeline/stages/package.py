@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from pipeline import arrays
 from pipeline.errors import disk_errors
 from pipeline.files import copy, fresh_folder, sha256_bytes, sha256_file, write
 from pipeline.importers.signature import Signature, Tensor
@@ -19,8 +20,9 @@ from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
 from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Variant
 from pipeline.stages.evidence import Evidence, read_evidence
+from pipeline.stages.testdata import TestData
 
-REVISION = 2
+REVISION = 3
 # The VM bytecode of one release is not promised to load in an older one.
 MINIMUM_RUNTIME = "3.13.0"
 
@@ -40,14 +42,13 @@ def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
     import numpy as np
 
     blobs = []
-    with np.load(path) as arrays:
-        for name in sorted(arrays, key=int):
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(arrays[name]).reshape(arrays[name].shape))
-            data = buffer.getvalue()
-            blob = m.Blob(f"{kind}_{name}.npy", sha256_bytes(data), len(data))
-            write(folder / blob.sha256, data)
-            blobs.append(blob)
+    for number, array in enumerate(arrays.read(path)):
+        buffer = io.BytesIO()
+        np.save(buffer, np.ascontiguousarray(array).reshape(array.shape))
+        data = buffer.getvalue()
+        blob = m.Blob(f"{kind}_{number}.npy", sha256_bytes(data), len(data))
+        write(folder / blob.sha256, data)
+        blobs.append(blob)
     return tuple(blobs)
 
 
@@ -128,18 +129,10 @@ def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.A
         flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
         variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
         segments=_segments(path, module, compiled),
-        dropped=tuple(
-            m.DroppedInfo(d.name, d.reason.split(" (log: ")[0].split("; its outputs are in ")[0]) for d in compiled.dropped
-        ),
+        dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in compiled.dropped),
+        notes=compiled.notes,
     )
     return artifact, compiled
-
-
-def _tolerances(model: Model, outputs: Sequence[m.Blob], folder: Path) -> tuple[m.ToleranceInfo, ...]:
-    import numpy as np
-
-    dtypes = [str(np.load(folder / b.sha256, mmap_mode="r").dtype) for b in outputs]
-    return tuple(m.ToleranceInfo(**asdict(model.tolerance_for(dtype))) for dtype in dtypes)
 
 
 def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -> tuple[m.TensorInfo, ...]:
@@ -153,28 +146,32 @@ def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -
     )
 
 
+def _reference(model: Model, data: TestData, blobs: Path) -> m.Reference:
+    """The draw that the spec gives, and what it must give."""
+    kind, given = model.reference if isinstance(model.reference, str) else "files", data.draws[0]
+    inputs, outputs = _arrays(data.inputs_of(given), blobs, "input"), _arrays(data.outputs_of(given), blobs, "output")
+    return m.Reference(kind, inputs, outputs, tuple(m.ToleranceInfo(**asdict(t)) for t in given.tolerances))
+
+
 def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
     """Write `manifest.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the model's bundles."""
+    data = {bundle: TestData.read(path) for bundle, path in verified.items()}
     files = [imported / "signature.json"]
-    files += [
-        path / name for path in verified.values() for name in ("module.vmfb", "compiled.json", "evidence.json", "outputs.npz")
-    ]
+    for bundle, path in verified.items():
+        files += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *data[bundle].files()]
     for path in verified.values():
         record.require_intact(path)
-    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model))
-    key = record.key(files, model=asdict(info), tolerance=repr(model.tolerance), bundles=list(verified), revision=REVISION)
+    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model), ())
+    key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
         blobs = folder / "blobs"
         made = [_artifact(model.name, bundle, path, blobs) for bundle, path in verified.items()]
-        first = next(iter(verified.values()))
-        kind = model.reference if isinstance(model.reference, str) else "files"
-        outputs = _arrays(first / "outputs.npz", blobs, "output")
-        reference = m.Reference(kind, _arrays(first / "inputs.npz", blobs, "input"), outputs, _tolerances(model, outputs, blobs))
+        reference = _reference(model, next(iter(data.values())), blobs)
         signature = Signature.read(imported / "signature.json")
         manifest = m.Manifest(
-            schema=m.SCHEMA,
+            schema=m.MANIFEST_SCHEMA,
             model=info,
             version="",
             signature=m.SignatureInfo(

@@ -1,45 +1,85 @@
-"""Reference: the model's test data. `inputs.npz` as the spec says, `outputs.npz` from ONNX Runtime or the given files.
+"""Reference: the model's test data. Inputs as the spec says and more draws of them; outputs from ONNX Runtime or given files.
 
-For a model whose reference is `baseline` there is no `outputs.npz`: the verify stage takes the weakest CPU variant's.
+For a model whose reference is `baseline` there are no outputs yet: the verify stage takes the weakest CPU variant's.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline import process
-from pipeline.errors import disk_errors
+from pipeline.compare import Tolerance
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import fresh_folder
+from pipeline.importers.signature import Signature
 from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
 
+REVISION = 2
 
-def run(model: Model, source: Path, folder: Path) -> None:
+
+def _ask_onnxruntime(source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
+    """What `pipeline.importers.onnxruntime` finds. Raises PipelineError where ONNX Runtime does not run the model."""
+    result, log = folder / "onnxruntime.json", folder / "reference.log"
+    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, *draws]
+    ended = process.execute(words, log)
+    if ended.returncode:
+        said = process.tail(log, 1).strip() if ended.returncode > 0 else f"the process was {ended.ending}"
+        hint = f"give the outputs: `reference: [file.npy, …]`, one for each; the whole log is {log}"
+        raise PipelineError(f"ONNX Runtime does not run it: {said}", where=str(source), hint=hint)
+    found: Mapping[str, Any] = json.loads(result.read_text())
+    return found
+
+
+def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
+    from pipeline import arrays
+    from pipeline.compare import tolerances_for
+    from pipeline.importers.draws import GIVEN, draws
+    from pipeline.stages.testdata import Draw, TestData, settled
+
+    made = draws(model.inputs, str(model.path))
+    if isinstance(model.reference, tuple):
+        made = {GIVEN: made[GIVEN]}
+        outputs = [arrays.load(path) for path in model.reference]
+        arrays.write(folder / f"{GIVEN}.outputs.npz", outputs)
+    for name, inputs in made.items():
+        arrays.write(folder / f"{name}.inputs.npz", inputs)
+    names = tuple(t.name for t in Signature.read(imported / "signature.json").outputs)
+    data = TestData(folder, tuple(Draw(name, ()) for name in made), names, (True,) * len(names), {})
+    if model.reference == "onnxruntime":
+        found = _ask_onnxruntime(source, folder, list(made))
+        tolerances = {name: tuple(Tolerance(**t) for t in those) for name, those in found["tolerances"].items()}
+        kept = tuple(Draw(name, tolerances[name]) for name in made if name in tolerances)
+        left_out = {name: f"ONNX Runtime does not run it: {why}" for name, why in found["failed"].items()}
+        data = settled(TestData(folder, kept, names, tuple(found["depends"]), left_out), model)
+    elif isinstance(model.reference, tuple):
+        data = settled(TestData(folder, (Draw(GIVEN, tuple(tolerances_for(outputs))),), names, data.depends, {}), model)
+    data.write()
+
+
+def run(model: Model, source: Path, imported: Path, folder: Path) -> None:
     """Write the test data of `model` into `folder`; ONNX Runtime works in a child process."""
     require(model, source)
     files = [source, *(i.file for i in model.inputs if i.file)]
     given = model.reference if isinstance(model.reference, tuple) else ()
-    options = [asdict(i) | {"file": bool(i.file)} for i in model.inputs]
     kind = model.reference if isinstance(model.reference, str) else "files"
-    key = record.key([*files, *given], inputs=options, reference=kind)
+    key = record.key(
+        [*files, *given, imported / "signature.json"],
+        inputs=[asdict(i) | {"file": bool(i.file)} for i in model.inputs],
+        reference=kind,
+        tolerance=repr(model.tolerance),
+        constant=model.constant,
+        revision=REVISION,
+    )
     if record.is_current(folder, key):
         return
-    import numpy as np
-
-    from pipeline.importers.draws import draw
-
-    with disk_errors(str(folder)):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "outputs.npz").unlink(missing_ok=True)
-        arrays = {str(n): draw(i, str(model.path)) for n, i in enumerate(model.inputs)}
-        np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
-        if given:
-            np.savez(folder / "outputs.npz", **{str(n): np.load(p, allow_pickle=False) for n, p in enumerate(given)})
-    if kind == "onnxruntime":
-        names = [i.name for i in model.inputs]
-        log = folder / "reference.log"
-        process.run([sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, *names], log)
-    outputs = ["inputs.npz"] + ([] if kind == "baseline" else ["outputs.npz"])
-    record.write_record(folder, key, outputs)
+    with disk_errors(str(folder)), fresh_folder(folder):
+        _make(model, source, imported, folder)
+    outputs = [path.name for path in folder.iterdir() if path.suffix in (".npz", ".json")]
+    record.write_record(folder, key, sorted(outputs))

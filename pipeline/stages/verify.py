@@ -2,102 +2,51 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from pipeline import arrays
+from pipeline.compare import tolerances_for
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
+from pipeline.importers import draws as draws_of
 from pipeline.importers.signature import Signature
-from pipeline.iree import devices, spirv, vmfb
+from pipeline.iree import devices, mlir, vmfb
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide, select
 from pipeline.spec.types import Bundle, Executable, Model
+from pipeline.stages import checks, record, twins
 from pipeline.stages import compile as compile_stage
-from pipeline.stages import record
+from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
-from pipeline.stages.evidence import Evidence, compare, write_evidence
+from pipeline.stages.evidence import Evidence, merged, write_evidence
+from pipeline.stages.testdata import Draw, TestData, settled
 
-OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json", "inputs.npz", "outputs.npz")
-REVISION = 1
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A variant that did not give the reference's numbers, and what happened."""
-
-    variant: str
-    what: str
+OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json")
+REVISION = 2
 
 
-@dataclass(frozen=True)
-class Check:
-    """Everything a verification needs: the compiled module in `module_folder`, test data, devices, a folder for logs."""
-
-    model: Model
-    bundle: Bundle
-    targets: dict[str, Executable]
-    compiled: Compiled
-    module_folder: Path
-    imported: Path
-    reference: Path
-    folder: Path
-    entry: str
-    devices: Sequence[Device]
-    baseline: str = ""  # the variant whose outputs are the reference, if one's are
-
-    @property
-    def module(self) -> Path:
-        """The fat vmfb under test."""
-        return self.module_folder / "module.vmfb"
-
-    @property
-    def inputs(self) -> Path:
-        """The model's test inputs."""
-        return self.reference.parent / "inputs.npz"
-
-
-def _judge(check: Check, variant: str, kind: str, device: Device, run: devices.Run, name: str) -> Evidence | Failure:
-    where = f"{kind} {device.title}"
-    if run.error:
-        return Failure(variant, f"on {where}: {run.error}")
-    itself = kind == "device" and variant == check.baseline
-    result = compare(devices.outputs(check.folder, name), check.reference, check.model)
-    if result.problem:
-        return Failure(variant, f"on {where}: {result.problem}; its outputs are in {devices.outputs(check.folder, name)}")
-    return Evidence(
-        variant,
-        kind,
-        reason="its own outputs are the reference" if itself else "",
-        device=device.name,
-        driver=device.driver_info,
-        runtime=devices.runtime_version(),
-        max_abs_error=result.max_abs,
-        max_rel_error=result.max_rel,
-        seconds=round(run.run_s, 6),
-    )
-
-
-def _chosen(check: Check, device: Device, number: int) -> Evidence | Failure | None:
+def _chosen(check: Check, device: Device, number: int) -> Result | None:
     """Run the file itself on `device`: the variant that the device chooses, which must be the one predicted."""
     gated = [v.gated for v in check.compiled.variants]
     predicted = select(gated, device.facts)
     if predicted is None:
         return None
     name = f"device-{number}"
-    run = devices.run(check.module, device, check.entry, check.inputs, check.folder, name)
-    if not run.error and (run.selected is None or run.selected < 0 or gated[run.selected].name != predicted):
-        reported = None if run.selected is None else run.selected
+    ran = checks.run(check, check.module, device, name)
+    if not ran.error and (ran.selected is None or ran.selected < 0 or gated[ran.selected].name != predicted):
+        reported = None if ran.selected is None else ran.selected
         raise PipelineError(
             f"{device.title} was predicted to run {predicted}, but the module reports variant number {reported}",
             where=str(check.module),
             hint="this is a bug in the gates: please report it with this file",
         )
-    return _judge(check, predicted, "device", device, run, name)
+    return judge(check, predicted, "device", device, ran, name)
 
 
-def _forced(check: Check, device: Device, index: int) -> Evidence | Failure:
+def _forced(check: Check, device: Device, index: int) -> Result:
     """Run a copy of the module that takes variant `index`, whose code has the same bytes."""
     from pipeline.iree.compiler import force_variant
 
@@ -110,50 +59,12 @@ def _forced(check: Check, device: Device, index: int) -> Evidence | Failure:
         raise PipelineError(
             f"the copy that runs {variant} does not hold the same code", where=str(module), hint="please report it"
         )
-    run = devices.run(module, device, check.entry, check.inputs, check.folder, name)
-    if not run.error and run.selected != index:
+    ran = checks.run(check, module, device, name)
+    if not ran.error and ran.selected != index:
         raise PipelineError(
-            f"the copy that runs {variant} reports number {run.selected}", where=str(module), hint="please report it"
+            f"the copy that runs {variant} reports number {ran.selected}", where=str(module), hint="please report it"
         )
-    return _judge(check, variant, "device", device, run, name)
-
-
-def _twin(check: Check, variant: Variant, device: Device) -> Evidence | Failure:
-    """Compile the variant's twin and run it on the software device `device`; untested where there can be none."""
-    target = check.targets[variant.gated.name]
-    name = f"twin-{target.name}"
-    folder = check.folder / name
-    folder.mkdir()
-    try:
-        twin = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, check.bundle, [target], twin=True)
-    except PipelineError as error:
-        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin does not compile: {error.what}")
-    decision = decide([twin.variants[0].gated], device.facts)[0]
-    if not decision.accepted:
-        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
-    run = devices.run(folder / "module.vmfb", device, check.entry, check.inputs, check.folder, name)
-    result = _judge(check, target.name, "twin", device, run, name)
-    mine, other = _matrix_kernels(check.module, variant), _matrix_kernels(folder / "module.vmfb", twin.variants[0])
-    if isinstance(result, Evidence) and mine > other:
-        left = f"{mine} of {len(variant.code)} kernels use matrix cores; the twin computes them without"
-        return replace(result, reason=left)
-    return result
-
-
-def _matrix_kernels(module: Path, variant: Variant) -> int:
-    """How many of the variant's kernels use matrix cores."""
-    data = module.read_bytes()
-    declared = [spirv.demands(data[p.offset : p.offset + p.length]).capabilities for p in variant.code]
-    return sum("CooperativeMatrixKHR" in capabilities for capabilities in declared)
-
-
-def _twin_device(check: Check, target: Executable) -> Device | None:
-    sizes = (target.twin or {}).get("subgroup_size_choices", ())
-    for device in check.devices:
-        size = device.facts.answers.get("vulkan.device::subgroup_size")
-        if device.driver == "vulkan" and device.software and isinstance(sizes, tuple) and size in sizes:
-            return device
-    return None
+    return judge(check, variant, "device", device, ran, name)
 
 
 def _untested(check: Check, variant: Variant) -> Evidence:
@@ -169,23 +80,34 @@ def _untested(check: Check, variant: Variant) -> Evidence:
     return Evidence(variant.gated.name, "untested", reason=reason)
 
 
-def _run_all(check: Check) -> list[Evidence | Failure]:
-    results: list[Evidence | Failure] = []
+def _run_all(check: Check) -> list[Result]:
+    results: list[Result] = []
     for number, device in enumerate(sorted(check.devices, key=lambda device: device.software)):
         if (result := _chosen(check, device, number)) is not None:
             results.append(result)
     for device in (d for d in check.devices if d.driver == "local-task"):
         for index, variant in enumerate(check.compiled.variants):
-            seen = {r.variant for r in results}
-            if variant.gated.name not in seen and decide([variant.gated], device.facts)[0].accepted:
+            if variant.gated.name not in _tested(results) and decide([variant.gated], device.facts)[0].accepted:
                 results.append(_forced(check, device, index))
     for variant in check.compiled.variants:
-        if variant.gated.name in {r.variant for r in results}:
-            continue
-        target = check.targets[variant.gated.name]
-        twin_device = _twin_device(check, target) if target.twin else None
-        results.append(_twin(check, variant, twin_device) if twin_device else _untested(check, variant))
+        if variant.gated.name not in {r.variant for r in results}:
+            hosts = twins.hosts(check, check.targets[variant.gated.name])
+            results.append(twins.verify(check, variant, hosts) if hosts else _untested(check, variant))
     return results
+
+
+def _tested(results: Sequence[Result]) -> set[str]:
+    return {r.variant for r in results if not (isinstance(r, Evidence) and r.kind == "untested")}
+
+
+def _strongest(results: Sequence[Result], variant: str) -> Evidence:
+    """What speaks for the variant: the first device that ran it, real GPUs before software, as it is in all its widths."""
+    mine = [r for r in results if isinstance(r, Evidence) and r.variant == variant]
+    proofs = [e for e in mine if e.kind != "untested"]
+    if not proofs:
+        return mine[0]
+    same = [e for e in proofs[1:] if (e.device, e.driver) == (proofs[0].device, proofs[0].driver)]
+    return functools.reduce(merged, same, proofs[0])
 
 
 def _baseline(check: Check) -> Check:
@@ -200,24 +122,61 @@ def _baseline(check: Check) -> Check:
         )
     module = check.folder / "baseline.vmfb"
     force_variant(check.module_folder / "linked.mlirbc", indices[-1], module)
-    run = devices.run(module, cpu, check.entry, check.inputs, check.folder, "baseline")
-    if run.error:
-        raise PipelineError(f"the baseline variant cannot make the reference: {run.error}", where=str(check.folder))
-    os.replace(devices.outputs(check.folder, "baseline"), check.reference)
-    return replace(check, baseline=check.compiled.variants[indices[-1]].gated.name)
+    draws = list(check.data.draws)
+    given = [check.data.inputs_of(draw) for draw in draws]
+    moved = [check.folder / f"{draw.name}.moved.npz" for draw in draws]
+    for path, beside in zip(given, moved, strict=True):
+        arrays.write(beside, draws_of.moved(arrays.read(path), 0))
+    ran = devices.run(module, cpu, check.entry, [*given, *moved], check.folder, "baseline")
+    if ran.error or ran.done < len(draws) * 2:
+        what = ran.error or "it takes too long"
+        raise PipelineError(f"the baseline variant cannot make the reference: {what}", where=str(check.folder))
+    precision = mlir.coarsest_float(check.imported / "model.mlirbc")
+    judged = []
+    for number, draw in enumerate(draws):
+        outputs = arrays.read(devices.outputs(check.folder, "baseline", number))
+        other = arrays.read(devices.outputs(check.folder, "baseline", number + len(draws)))
+        arrays.write(check.data.outputs_of(draw), outputs)
+        judged.append(Draw(draw.name, tuple(tolerances_for(outputs, [precision] * len(outputs), [other]))))
+    data = settled(replace(check.data, draws=tuple(judged)), check.model)
+    data.write()
+    return replace(check, data=data, baseline=check.compiled.variants[indices[-1]].gated.name)
 
 
-def _drop(check: Check, failures: Sequence[Failure]) -> Check:
-    """Compile again without the failed variants."""
-    failed = {f.variant for f in failures}
-    left = [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in failed]
-    folder = check.folder / f"without-{len(check.targets) - len(left)}"
+def _again(check: Check, bundle: Bundle, left: Sequence[Executable], dropped: Sequence[Dropped], notes: Sequence[str]) -> Check:
+    """Compile again: with other flags, or without the targets that failed."""
+    folder = check.folder / "again"
     folder.mkdir()
-    made = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, check.bundle, left)
-    dropped = (*check.compiled.dropped, *(Dropped(f.variant, f"failed verification {f.what}") for f in failures))
-    logs = check.folder / f"after-{folder.name}"
+    made = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, bundle, left)
+    made = replace(
+        made,
+        dropped=(*check.compiled.dropped, *dropped),
+        notes=tuple(dict.fromkeys((*check.compiled.notes, *made.notes, *notes))),
+    )
+    logs = folder / "verify"
     logs.mkdir()
-    return replace(check, compiled=replace(made, dropped=dropped), module_folder=folder, folder=logs)
+    return replace(check, bundle=bundle, compiled=made, module_folder=folder, folder=logs)
+
+
+def _left(check: Check, failures: Sequence[Failure]) -> list[Executable]:
+    failed = {f.variant for f in failures}
+    return [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in failed]
+
+
+def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> PipelineError:
+    where = f"{check.model.name}, bundle {check.bundle.name}"
+    hint = "`tolerance` in the model says how far off is right"
+    if everything and agree(check, failures):
+        names = ", ".join(f.variant for f in failures)
+        what = (
+            f"all variants give the same numbers, and not the reference's: the import or the reference differs, no target.\n"
+            f"{names}: {failures[0].what}; their outputs are in {failures[0].outputs[0].parent}"
+        )
+        return PipelineError(what, where=where, hint="give the right outputs: `reference: [file.npy, …]`, or " + hint)
+    if not everything:
+        hint = "`on_failure: drop` in the bundle leaves failing variants out; " + hint
+    what = "failed verification\n" + told(failures)
+    return PipelineError(what, where=where, hint=f"{hint}; the outputs are in {check.folder}")
 
 
 def _verify(check: Check) -> tuple[Check, list[Evidence]]:
@@ -225,16 +184,19 @@ def _verify(check: Check) -> tuple[Check, list[Evidence]]:
         results = _run_all(check)
         failures = [r for r in results if isinstance(r, Failure)]
         if not failures:
-            # Where two devices chose one variant, the first speaks for it: real GPUs come before software ones.
-            found = {r.variant: r for r in reversed(results) if isinstance(r, Evidence)}
-            return check, [found[v.gated.name] for v in check.compiled.variants]
-        if check.bundle.on_failure == "fail" or len({f.variant for f in failures}) == len(check.compiled.variants):
-            raise PipelineError(
-                "\n".join(f"{f.variant} failed verification {f.what}" for f in failures),
-                where=f"{check.model.name}, bundle {check.bundle.name}",
-                hint="`on_failure: drop` in the bundle leaves failing variants out; `tolerance` in the model allows more",
-            )
-        check = _drop(check, failures)
+            return check, [_strongest(results, v.gated.name) for v in check.compiled.variants]
+        names = ", ".join(dict.fromkeys(f.variant for f in failures))
+        plain = compile_stage.without_optimizations(check.bundle, check.compiled)
+        left = _left(check, failures)
+        if plain:
+            everyone = [check.targets[v.gated.name] for v in check.compiled.variants]
+            note = f"convolutions are not compiled as matrix products: so compiled, {names} failed verification"
+            check = _again(check, plain, everyone, (), (note,))
+        elif check.bundle.on_failure == "fail" or not left:
+            raise _refuse(check, failures, everything=_tested(results) == {f.variant for f in failures})
+        else:
+            dropped = [Dropped(f.variant, f"failed verification {f.where}: {f.what}") for f in failures]
+            check = _again(check, check.bundle, left, list({d.name: d for d in reversed(dropped)}.values()), ())
 
 
 def _prepare(
@@ -248,10 +210,6 @@ def _prepare(
     present: Sequence[Device],
 ) -> Check:
     """Copy the test data into `folder`, or make the reference there, and gather what the checks need."""
-    outputs = folder / "outputs.npz"
-    (folder / "inputs.npz").write_bytes((reference / "inputs.npz").read_bytes())
-    if given := (reference / "outputs.npz").exists():
-        outputs.write_bytes((reference / "outputs.npz").read_bytes())
     check = Check(
         model,
         bundle,
@@ -259,12 +217,20 @@ def _prepare(
         Compiled.read(compiled_folder / "compiled.json"),
         compiled_folder,
         imported,
-        outputs,
+        TestData.read(reference).at(folder),
         folder,
         Signature.read(imported / "signature.json").entry,
         present,
     )
-    return check if given else _baseline(check)
+    return check if check.data.has_outputs else _baseline(check)
+
+
+def _devices(folder: Path) -> list[Device]:
+    """The devices of this machine; a software Vulkan device once for each subgroup size that it can have."""
+    with disk_errors(str(folder)):
+        found = devices.find(folder)
+        wide = [devices.widths(device, folder) if device.driver == "vulkan" and device.software else [device] for device in found]
+    return [device for same in wide for device in same]
 
 
 def run(
@@ -276,23 +242,17 @@ def run(
     reference: Path,
     folder: Path,
 ) -> None:
-    """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds and its evidence."""
+    """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data."""
     record.require_intact(compiled_folder)
     record.require_intact(reference)
-    with disk_errors(str(folder)):
-        present = devices.find(folder.parent / "devices")
-    files = [compiled_folder / name for name in compile_stage.OUTPUTS]
-    files += [path for path in (reference / "inputs.npz", reference / "outputs.npz") if path.exists()]
-    seen = [[d.title, sorted(d.facts.answers.items())] for d in present]
-    tolerance = model.tolerance and [model.tolerance.absolute, model.tolerance.relative]
+    present = _devices(folder.parent / "devices")
     key = record.key(
-        files,
+        [*(compiled_folder / name for name in compile_stage.OUTPUTS), *TestData.read(reference).files()],
         made=compile_stage.options(bundle, targets),
-        tolerance=tolerance,
-        devices=seen,
+        model=[repr(model.tolerance), model.constant],
+        devices=[[d.title, sorted(d.facts.answers.items())] for d in present],
         runtime=devices.runtime_version(),
         revision=REVISION,
-        bundle=bundle.on_failure,
     )
     if record.is_current(folder, key):
         return
@@ -302,4 +262,4 @@ def run(
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
-        record.write_record(folder, key, OUTPUTS)
+        record.write_record(folder, key, [*OUTPUTS, *(path.name for path in check.data.files())])

@@ -1,0 +1,133 @@
+"""One check: a module that runs one variant, on one device, on all test data, compared with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline import arrays
+from pipeline.arrays import Array
+from pipeline.compare import Comparison, compare
+from pipeline.iree import devices
+from pipeline.iree.devices import Device
+from pipeline.spec.types import Bundle, Executable, Model
+from pipeline.stages.compiled import Compiled
+from pipeline.stages.evidence import Evidence
+from pipeline.stages.testdata import TestData
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A variant that did not give the reference's numbers: where it ran, what was wrong, and its `outputs`, if it gave any."""
+
+    variant: str
+    where: str
+    what: str
+    outputs: tuple[Path, ...] = ()
+
+
+Result = Evidence | Failure
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything a verification needs: the compiled module in `module_folder`, test data, devices, a folder for logs."""
+
+    model: Model
+    bundle: Bundle
+    targets: dict[str, Executable]
+    compiled: Compiled
+    module_folder: Path
+    imported: Path
+    data: TestData
+    folder: Path
+    entry: str
+    devices: Sequence[Device]
+    baseline: str = ""  # the variant whose outputs are the reference, if one's are
+    _references: dict[Path, list[Array]] = field(default_factory=dict, compare=False)
+
+    @property
+    def module(self) -> Path:
+        """The fat vmfb under test."""
+        return self.module_folder / "module.vmfb"
+
+    def reference(self, number: int) -> list[Array]:
+        """What the draw of this number must give."""
+        path = self.data.outputs_of(self.data.draws[number])
+        if path not in self._references:
+            self._references[path] = arrays.read(path)
+        return self._references[path]
+
+
+def run(check: Check, module: Path, device: Device, name: str) -> devices.Run:
+    """Run the module on all draws, each twice: what a race makes is seldom the same."""
+    inputs = [check.data.inputs_of(draw) for draw in check.data.draws]
+    return devices.run(module, device, check.entry, inputs, check.folder, name, repeats=1)
+
+
+def _place(kind: str, device: Device) -> str:
+    lanes = f", subgroups of {device.subgroup_size} lanes" if device.driver == "vulkan" else ""
+    return f"{'its twin ' if kind == 'twin' else ''}on {device.title}{lanes}"
+
+
+def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], str]:
+    """How far each draw's outputs are off, and the first problem with the name of the draw."""
+    results, problem = [], ""
+    for number, path in enumerate(found):
+        draw = check.data.draws[number]
+        result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.data.outputs)
+        results.append(result)
+        if result.problem and not problem:
+            problem = f"{result.problem} (test data `{draw.name}`)"
+    return results, problem
+
+
+def judge(check: Check, variant: str, kind: str, device: Device, ran: devices.Run, name: str) -> Result:
+    """What the run called `name` says of the variant."""
+    if ran.slow:
+        return Evidence(variant, "untested", reason=f"{ran.error} ({_place(kind, device)}): too slow for this device")
+    if ran.error:
+        return Failure(variant, _place(kind, device), ran.error)
+    found = tuple(devices.outputs(check.folder, name, number) for number in range(ran.done))
+    results, problem = _compared(check, found)
+    if ran.varies and not problem:
+        problem = f"gives other numbers when it is run again, for {ran.varies} of {ran.done} sets of test data"
+    if problem:
+        return Failure(variant, _place(kind, device), problem, found)
+    itself = kind == "device" and variant == check.baseline
+    return Evidence(
+        variant,
+        kind,
+        reason="its own outputs are the reference" if itself else "",
+        device=device.name,
+        driver=device.driver_info,
+        runtime=devices.runtime_version(),
+        max_abs_error=max(r.max_abs for r in results),
+        max_rel_error=max(r.max_rel for r in results),
+        of_tolerance=round(max(r.of_tolerance for r in results), 6),
+        draws=ran.done,
+        subgroup_sizes=(device.subgroup_size,) if device.driver == "vulkan" else (),
+        seconds=round(ran.run_s, 6),
+    )
+
+
+def agree(check: Check, failures: Sequence[Failure]) -> bool:
+    """Whether several variants give the same numbers, within the tolerances: then none of them is what is wrong."""
+    if len(failures) < 2 or not all(f.outputs for f in failures):
+        return False
+    count = min(len(f.outputs) for f in failures)
+    for number, draw in enumerate(check.data.draws[:count]):
+        first = arrays.read(failures[0].outputs[number])
+        for other in failures[1:]:
+            if compare(arrays.read(other.outputs[number]), first, draw.tolerances).problem:
+                return False
+    return True
+
+
+def told(failures: Sequence[Failure]) -> str:
+    """What went wrong, one sentence for each thing that did."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        groups.setdefault((failure.where, failure.what), []).append(failure.variant)
+    return "\n".join(f"{', '.join(names)} ({where}): {what}" for (where, what), names in groups.items())

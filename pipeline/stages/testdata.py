@@ -1,0 +1,138 @@
+"""A model's test data as the stages pass it on: draws of inputs, the outputs they must give, and how far off these may be.
+
+In a folder: NAME.inputs.npz and NAME.outputs.npz for each draw, and `data.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pipeline import arrays
+from pipeline.arrays import Array
+from pipeline.compare import Tolerance, is_unstable
+from pipeline.errors import PipelineError
+from pipeline.files import write
+from pipeline.importers.draws import BEYOND, GIVEN
+from pipeline.spec.types import Model
+from pipeline.stages.record import canonical
+
+NAME = "data.json"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A set of inputs, what it must give, and within what, for each output."""
+
+    name: str
+    tolerances: tuple[Tolerance, ...]
+
+
+@dataclass(frozen=True)
+class TestData:
+    """`draws`, of which the first is what the spec gives; names of the outputs; for each, whether it depends on the inputs.
+
+    Without outputs yet (`draws` have no tolerances), where the weakest CPU variant makes them. `left_out`: what other draws
+    there were, and why they are not used.
+    """
+
+    folder: Path
+    draws: tuple[Draw, ...]
+    outputs: tuple[str, ...]
+    depends: tuple[bool, ...]
+    left_out: Mapping[str, str]
+
+    __test__ = False  # pytest takes it for a test by its name
+
+    def inputs_of(self, draw: Draw) -> Path:
+        """The file of the draw's inputs."""
+        return self.folder / f"{draw.name}.inputs.npz"
+
+    def outputs_of(self, draw: Draw) -> Path:
+        """The file of the draw's outputs."""
+        return self.folder / f"{draw.name}.outputs.npz"
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether there is a reference already."""
+        return all(draw.tolerances for draw in self.draws)
+
+    def files(self) -> list[Path]:
+        """Every file of the data."""
+        outputs = [self.outputs_of(d) for d in self.draws] if self.has_outputs else []
+        return [self.folder / NAME, *(self.inputs_of(d) for d in self.draws), *outputs]
+
+    def write(self) -> None:
+        """Write `data.json`, whole or not at all."""
+        write(self.folder / NAME, canonical(asdict(replace(self, folder=Path())) | {"folder": ""}))
+
+    @staticmethod
+    def read(folder: Path) -> TestData:
+        """What `write` wrote."""
+        data = json.loads((folder / NAME).read_text())
+        draws = tuple(Draw(d["name"], tuple(Tolerance(**t) for t in d["tolerances"])) for d in data["draws"])
+        return TestData(folder, draws, tuple(data["outputs"]), tuple(data["depends"]), data["left_out"])
+
+    def at(self, folder: Path) -> TestData:
+        """A copy of the data in another folder."""
+        for path in self.files():
+            (folder / path.name).write_bytes(path.read_bytes())
+        return replace(self, folder=folder)
+
+
+def settled(data: TestData, model: Model) -> TestData:
+    """The draws that test something, with the spec's own tolerance if it has one.
+
+    Draws beyond what the spec says of the inputs are left out where they lead to infinities or NaN that its own data does not
+    lead to, and all but the spec's own where nothing can be said of them. Raises PipelineError where the spec's own data tests
+    nothing: an output is the same for all inputs, or moves with the last place of the inputs.
+    """
+    found = {draw.name: arrays.read(data.outputs_of(draw)) for draw in data.draws}
+    left_out = dict(data.left_out)
+    kept = []
+    for draw in data.draws:
+        reason = _useless(draw, found[draw.name], found[GIVEN], model)
+        if reason and draw.name == GIVEN:
+            hint = "give other test data (low, high or file in `inputs`), or say how far off is right: `tolerance`"
+            raise PipelineError(f"the test data tests nothing: {_named(data, reason)}", where=str(model.path), hint=hint)
+        if reason:
+            left_out[draw.name] = _named(data, reason)
+        else:
+            own = (model.tolerance,) * len(draw.tolerances) if model.tolerance else draw.tolerances
+            kept.append(replace(draw, tolerances=own))
+    if problems := _constant(data, [found[d.name] for d in kept], model.constant):
+        hint = "give test data that makes them vary (low, high or file in `inputs`); if they are meant so: `constant: [NAME]`"
+        raise PipelineError("the test data tests nothing: " + "; ".join(problems), where=str(model.path), hint=hint)
+    return replace(data, draws=tuple(kept), left_out=left_out)
+
+
+def _named(data: TestData, reason: tuple[int, str]) -> str:
+    return f"output {data.outputs[reason[0]]!r} {reason[1]}"
+
+
+def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model: Model) -> tuple[int, str] | None:
+    """The first output of which the draw tells nothing, and why."""
+    import numpy as np
+
+    for index, (array, own, tolerance) in enumerate(zip(outputs, given, draw.tolerances, strict=True)):
+        if array.dtype.kind == "f" and draw.name in BEYOND and np.isfinite(own).all() and not np.isfinite(array).all():
+            return index, "is not finite for inputs out of [0, 1)"
+        if model.tolerance is None and is_unstable(array, tolerance):
+            return index, "moves by more than a tenth of its size when its inputs move by one unit in the last place"
+    return None
+
+
+def _constant(data: TestData, draws: Sequence[Sequence[Array]], meant: Sequence[str]) -> list[str]:
+    """A sentence for each output that is the same whatever the inputs, and neither has to be nor is meant to be."""
+    problems = []
+    for index, (name, depends) in enumerate(zip(data.outputs, data.depends, strict=True)):
+        values = [outputs[index] for outputs in draws]
+        if not depends or name in meant or not values[0].size:
+            continue
+        if all(v.size > 1 and (v == v.flat[0]).all() for v in values) and len({v.flat[0].item() for v in values}) == 1:
+            problems.append(f"output {name!r} is {values[0].flat[0]} everywhere")
+        elif len(values) > 1 and all(v.tobytes() == values[0].tobytes() for v in values):
+            problems.append(f"output {name!r} is the same for {len(values)} different inputs")
+    return problems

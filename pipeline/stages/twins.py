@@ -1,0 +1,82 @@
+"""Twins: a GPU's code lowered the same way for a software device, at several subgroup sizes, and run there.
+
+What is wrong only between the subgroups of a work group is not seen where a work group is one subgroup. So one twin more is
+mixed: kernels that do not compute across a subgroup are lowered for the target's own size, the rest for the smallest that
+the device has, and both run there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.iree import spirv
+from pipeline.iree.devices import Device
+from pipeline.iree.gates import decide
+from pipeline.iree.targets import resolve
+from pipeline.spec.types import Executable
+from pipeline.stages import compile as compile_stage
+from pipeline.stages.checks import Check, Failure, Result, judge, run
+from pipeline.stages.compiled import Variant
+from pipeline.stages.evidence import Evidence, merged
+
+
+def hosts(check: Check, target: Executable) -> list[Device]:
+    """The software devices that the target's twins run on, by ascending subgroup size."""
+    sizes = (target.twin or {}).get("subgroup_size_choices", ())
+    found = [d for d in check.devices if d.driver == "vulkan" and d.software]
+    return sorted((d for d in found if isinstance(sizes, tuple) and d.subgroup_size in sizes), key=lambda d: d.subgroup_size)
+
+
+def _matrix_kernels(module: Path, variant: Variant) -> int:
+    """How many of the variant's kernels use matrix cores."""
+    data = module.read_bytes()
+    declared = [spirv.demands(data[p.offset : p.offset + p.length]).capabilities for p in variant.code]
+    return sum("CooperativeMatrixKHR" in capabilities for capabilities in declared)
+
+
+def _one(check: Check, variant: Variant, target: Executable, device: Device, lanes: int) -> Result:
+    """The twin for `lanes` on `device`; if those are not the device's, kernels that compute across a subgroup are its own."""
+    mixed = lanes != device.subgroup_size
+    name = f"twin-{target.name}-{lanes}" + (f"-on-{device.subgroup_size}" if mixed else "")
+    folder = check.folder / name
+    folder.mkdir()
+    source, narrow = check.imported / "model.mlirbc", device.subgroup_size if mixed else 0
+    try:
+        twin = compile_stage.compile_targets(source, folder, check.bundle, [target], lanes, narrow)
+    except PipelineError as error:
+        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin does not compile: {error.what}")
+    decision = decide([twin.variants[0].gated], device.facts)[0]
+    if not decision.accepted:
+        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
+    result = judge(check, target.name, "twin", device, run(check, folder / "module.vmfb", device, name), name)
+    mine, other = _matrix_kernels(check.module, variant), _matrix_kernels(folder / "module.vmfb", twin.variants[0])
+    if isinstance(result, Evidence) and result.kind == "twin" and mine > other:
+        left = f"{mine} of {len(variant.code)} kernels use matrix cores; the twin computes them without"
+        return replace(result, reason=left)
+    return result
+
+
+def verify(check: Check, variant: Variant, devices: Sequence[Device]) -> Result:
+    """Run the variant's twins on `devices`, as `hosts` gives them.
+
+    A twin that cannot be run leaves its size out of the evidence.
+    """
+    target = check.targets[variant.gated.name]
+    own = resolve(target).subgroup_size
+    found: Evidence | None = None
+    untested: Evidence | None = None
+    for device, lanes in [*((d, d.subgroup_size) for d in devices), *([(devices[0], own)] if own else [])]:
+        result = _one(check, variant, target, device, lanes)
+        if isinstance(result, Failure):
+            return result
+        if result.kind == "untested":
+            untested = untested or result
+        else:
+            found = merged(found, result) if found else result
+    if found is None:
+        assert untested
+        return untested
+    return found
