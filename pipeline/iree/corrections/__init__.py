@@ -11,7 +11,7 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree.corrections import cpu, vulkan
+from pipeline.iree.corrections import cpu, halves, vulkan
 from pipeline.iree.mlir import operations
 
 
@@ -29,6 +29,12 @@ def _has_avx512(variant: ir.Operation) -> bool:
     return '"llvm-cpu"' in str(variant.attributes["target"])[:60] and "+avx512f" in str(variant.attributes["target"])
 
 
+def _computes_halves_in_software(variant: ir.Operation) -> bool:
+    """Whether it is code for x86-64 without F16C. (Every CPU with AVX-512 has it.)"""
+    target = str(variant.attributes["target"])
+    return '"llvm-cpu"' in target[:60] and '"x86_64-' in target and "+f16c" not in target and "+avx512f" not in target
+
+
 def correct_sources(variant: ir.Operation) -> None:
     """At the `executable-sources` phase: before the compiler chooses how a kernel is lowered."""
     if _is_vulkan(variant):
@@ -44,5 +50,7 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
             cpu.widen_product(function)
 
 
-def correct_translated(_variant: ir.Operation) -> None:
+def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: the kernels in the dialect of their back end, LLVM or SPIR-V, before they are serialized."""
+    if _computes_halves_in_software(variant):
+        halves.make_exact(variant)
