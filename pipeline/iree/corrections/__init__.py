@@ -29,10 +29,15 @@ def _has_avx512(variant: ir.Operation) -> bool:
     return '"llvm-cpu"' in str(variant.attributes["target"])[:60] and "+avx512f" in str(variant.attributes["target"])
 
 
-def _computes_halves_in_software(variant: ir.Operation) -> bool:
-    """Whether it is code for x86-64 without F16C. (Every CPU with AVX-512 has it.)"""
+def _is_x86(variant: ir.Operation) -> bool:
     target = str(variant.attributes["target"])
-    return '"llvm-cpu"' in target[:60] and '"x86_64-' in target and "+f16c" not in target and "+avx512f" not in target
+    return '"llvm-cpu"' in target[:60] and 'target_triple = "x86_64-' in target
+
+
+def _converts_halves(variant: ir.Operation) -> bool:
+    """Whether the CPU has instructions that convert float16. (Every CPU with AVX-512 has.)"""
+    target = str(variant.attributes["target"])
+    return "+f16c" in target or "+avx512f" in target
 
 
 def correct_sources(variant: ir.Operation) -> None:
@@ -52,5 +57,5 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
 
 def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: the kernels in the dialect of their back end, LLVM or SPIR-V, before they are serialized."""
-    if _computes_halves_in_software(variant):
-        halves.make_exact(variant)
+    if _is_x86(variant):
+        halves.make_exact(variant, _converts_halves(variant))
