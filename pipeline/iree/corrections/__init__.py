@@ -44,6 +44,7 @@ def correct_sources(variant: ir.Operation) -> None:
     """At the `executable-sources` phase: before the compiler chooses how a kernel is lowered."""
     if _is_vulkan(variant):
         vulkan.align_loops(variant)
+        vulkan.convert_through_float(variant)
 
 
 def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
@@ -58,4 +59,5 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
 def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: the kernels in the dialect of their back end, LLVM or SPIR-V, before they are serialized."""
     if _is_x86(variant):
+        cpu.convert_through_i32(variant)
         halves.make_exact(variant, _converts_halves(variant))
