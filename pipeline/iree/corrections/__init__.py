@@ -11,7 +11,7 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree.corrections import cpu, vulkan
+from pipeline.iree.corrections import cpu, halves, vulkan
 from pipeline.iree.mlir import operations
 
 
@@ -29,10 +29,22 @@ def _has_avx512(variant: ir.Operation) -> bool:
     return '"llvm-cpu"' in str(variant.attributes["target"])[:60] and "+avx512f" in str(variant.attributes["target"])
 
 
+def _is_x86(variant: ir.Operation) -> bool:
+    target = str(variant.attributes["target"])
+    return '"llvm-cpu"' in target[:60] and 'target_triple = "x86_64-' in target
+
+
+def _converts_halves(variant: ir.Operation) -> bool:
+    """Whether the CPU has instructions that convert float16. (Every CPU with AVX-512 has.)"""
+    target = str(variant.attributes["target"])
+    return "+f16c" in target or "+avx512f" in target
+
+
 def correct_sources(variant: ir.Operation) -> None:
     """At the `executable-sources` phase: before the compiler chooses how a kernel is lowered."""
     if _is_vulkan(variant):
         vulkan.align_loops(variant)
+        vulkan.convert_through_float(variant)
 
 
 def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
@@ -44,5 +56,8 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
             cpu.widen_product(function)
 
 
-def correct_translated(_variant: ir.Operation) -> None:
+def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: the kernels in the dialect of their back end, LLVM or SPIR-V, before they are serialized."""
+    if _is_x86(variant):
+        cpu.convert_through_i32(variant)
+        halves.make_exact(variant, _converts_halves(variant))
