@@ -79,7 +79,8 @@ def sizes(reference: Array) -> Array:
         if reference.ndim > 1 and count > 1 and square.size // count >= _SLICE:
             others = tuple(a for a in range(reference.ndim) if a != axis)
             result = np.minimum(result, np.sqrt(square.mean(axis=others, keepdims=True)))
-    return np.maximum(result, whole / 1000)
+    least: Array = np.maximum(result, whole / 1000)
+    return least
 
 
 def _errors(got: Array, reference: Array) -> Array:

@@ -154,7 +154,7 @@ def test_constants_that_are_only_named_in_a_kernel_count(tmp_path: Path, present
         data = np.arange(number, number + 8, dtype=np.float32)
         (tmp_path / "model.mlir").write_text(RESOURCE.replace("BYTES", data.tobytes().hex()))
         counts.append(build(tmp_path / "model.mlir", tmp_path / "out", ["x86-64"], cache))
-        run = devices.run(tmp_path / "out/module.vmfb", on(present, "local-task"), "f", tmp_path / "zeros.npz", tmp_path, "run")
+        run = devices.run(tmp_path / "out/module.vmfb", on(present, "local-task"), "f", [tmp_path / "zeros.npz"], tmp_path, "run")
         assert not run.error
         np.testing.assert_array_equal(outputs(tmp_path, "run"), [data] * 4)
     assert [(c.local, c.generated) for c in counts] == [(0, 1), (0, 1), (1, 0)]
@@ -246,7 +246,7 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
         at_once_host = host(module, names)
     for name, piece in dispatches.pieces.items():
         assert Code.decode(cold[1].local.get(piece.key) or b"").data == at_once[name], name
-    generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1])
+    generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1], None)
     with mlir.opened(generated) as module:
         assert host(module, {}) == at_once_host
 
@@ -260,13 +260,13 @@ def test_it_computes_what_plainly_compiled_modules_compute(
     driver: str,
 ) -> None:
     where = on(present, driver)
-    run = devices.run(cold[0], where, "small", inputs[0], tmp_path, "split")
+    run = devices.run(cold[0], where, "small", [inputs[0]], tmp_path, "split")
     assert not run.error
     assert run.selected is not None
     with mlir.opened(SMALL) as module:
         mlir.set_targets(module, device([resolve(*executables(DESKTOP[run.selected]))]))
         mlir.save(module, tmp_path / "plain.mlirbc")
     iree_compile(tmp_path / "plain.mlirbc", tmp_path / "plain.vmfb", LINK_FLAGS, tmp_path / "plain.log")
-    assert not devices.run(tmp_path / "plain.vmfb", where, "small", inputs[0], tmp_path, "plain").error
+    assert not devices.run(tmp_path / "plain.vmfb", where, "small", [inputs[0]], tmp_path, "plain").error
     np.testing.assert_allclose(outputs(tmp_path, "split"), outputs(tmp_path, "plain"), rtol=1e-5)
     np.testing.assert_allclose(outputs(tmp_path, "split"), inputs[1], rtol=1e-4)

@@ -41,17 +41,17 @@ def package(tmp_path: Path) -> Package:
             return m.Blob(name, sha256_bytes(data), len(data))
 
         file = blob("tiny-desktop.vmfb", content.encode() * 1000)
-        artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), ())
+        artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), (), ())
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
         manifest = m.Manifest(
             schema=m.MANIFEST_SCHEMA,
-            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64)),
+            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64), ()),
             version="",
             signature=m.SignatureInfo("main", (), ()),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
             runtime=m.Runtime("iree-base-runtime", "3"),
-            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0),)),
+            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0, 0.0, None),)),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))

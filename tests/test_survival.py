@@ -199,7 +199,7 @@ def test_a_store_that_lost_a_blob_gets_it_again(again: Project) -> None:
     [
         ("import/model.mlirbc", "compile"),
         ("bundles/desktop/compile/module.vmfb", "verify"),
-        ("reference/inputs.npz", "verify"),
+        ("reference/given.inputs.npz", "verify"),
         ("package/manifest.json", "publish"),
     ],
 )
