@@ -125,7 +125,7 @@ def test_a_worker_with_another_compiler_is_refused(
     other = tmp_path / "other"
     shutil.copytree(ROOT / "pipeline", other / "pipeline")
     toolchain = other / "pipeline/iree/toolchain.py"
-    toolchain.write_text(toolchain.read_text().replace('"iree-lld")).encode()', '"iree-lld")).encode() + b"older"'))
+    toolchain.write_text(toolchain.read_text().replace("_LINKER)).encode()", '_LINKER)).encode() + b"older"'))
     monkeypatch.setenv("PIPELINE_SCHEDULER_TIMEOUT", "8")
     dask.worker("old", PYTHONPATH=str(other))
     with pytest.raises(PipelineError, match="no worker has this compiler and this version: refused were tcp://127"):
