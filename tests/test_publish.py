@@ -22,6 +22,7 @@ from pipeline.stages.publish import publish, read_receipt, run
 from pipeline.store.base import Body, Object, Store
 from pipeline.store.open import open_store
 from tests import servers
+from tests.waiting import FOREVER
 
 MODEL = "tiny"
 LATEST = channel_key(MODEL, "latest")
@@ -274,7 +275,7 @@ def test_of_two_publishers_that_race_for_a_channel_the_loser_sees_it_and_moves_i
     if not first:
         publish(package("zero"), store)
     # Both read the channel before either writes it, so that one of the writes must find it changed.
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=FOREVER)
     waited: set[int] = set()
 
     def meet(spy: Spy) -> None:
