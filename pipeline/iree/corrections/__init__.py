@@ -11,7 +11,7 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree.corrections import cpu, vulkan
+from pipeline.iree.corrections import barriers, cpu, vulkan
 from pipeline.iree.mlir import operations
 
 
@@ -32,6 +32,7 @@ def _has_avx512(variant: ir.Operation) -> bool:
 def correct_sources(variant: ir.Operation) -> None:
     """At the `executable-sources` phase: before the compiler chooses how a kernel is lowered."""
     if _is_vulkan(variant):
+        vulkan.fuse_producers(variant)
         vulkan.align_loops(variant)
 
 
@@ -44,5 +45,7 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
             cpu.widen_product(function)
 
 
-def correct_translated(_variant: ir.Operation) -> None:
+def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: the kernels in the dialect of their back end, LLVM or SPIR-V, before they are serialized."""
+    if _is_vulkan(variant):
+        barriers.synchronize(variant)
