@@ -11,11 +11,7 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline.files import sha256_bytes, sha256_file
-<<<<<<< HEAD
-from pipeline.iree.corrections import cpu, halves, vulkan
-=======
-from pipeline.iree.corrections import barriers, cpu, vulkan
->>>>>>> vulkan
+from pipeline.iree.corrections import barriers, cpu, halves, vulkan
 from pipeline.iree.mlir import operations
 
 
@@ -63,11 +59,8 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
 
 def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: the kernels in the dialect of their back end, LLVM or SPIR-V, before they are serialized."""
-<<<<<<< HEAD
     if _is_x86(variant):
         cpu.convert_through_i32(variant)
         halves.make_exact(variant, _converts_halves(variant))
-=======
     if _is_vulkan(variant):
         barriers.synchronize(variant)
->>>>>>> vulkan

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from iree.compiler import ir
 
-from pipeline.iree.mlir import body, operations
+from pipeline.iree.mlir import operations
 
 _SCOPE = "#spirv.scope<Workgroup>"
 _SEMANTICS = "#spirv.memory_semantics<AcquireRelease|UniformMemory|WorkgroupMemory>"

@@ -42,7 +42,6 @@ def align_loops(variant: ir.Operation) -> None:
             _align(generic)
 
 
-<<<<<<< HEAD
 def convert_through_float(variant: ir.Operation) -> None:
     """Convert float16 to 64-bit integers by way of float32.
 
@@ -55,7 +54,8 @@ def convert_through_float(variant: ir.Operation) -> None:
             if isinstance(conversion.operands[0].type, ir.F16Type) and ir.IntegerType(conversion.result.type).width == 64:
                 with ir.InsertionPoint(conversion):
                     conversion.operands[0] = ir.Operation.create("arith.extf", [f32], [conversion.operands[0]]).result
-=======
+
+
 _FUSE = "builtin.module(func.func(linalg-generalize-named-ops,linalg-fuse-elementwise-ops,canonicalize,cse))"
 
 
@@ -73,7 +73,6 @@ def fuse_producers(variant: ir.Operation) -> None:
     for module in operations(variant, "builtin.module"):
         if True:
             passmanager.PassManager.parse(_FUSE).run(module)
->>>>>>> vulkan
 
 
 def _stores_unaligned(function: ir.Operation) -> bool:
