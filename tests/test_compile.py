@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +157,8 @@ def test_the_module_reports_the_variant_that_was_predicted(
 @pytest.mark.parametrize("driver", ["local-task", "vulkan"])
 def test_plain_iree_tools_run_the_file(small: tuple[Path, compiler.Compiled], driver: str, present: list[Device]) -> None:
     folder, _ = small
-    command = ["iree-run-module", f"--module={folder / 'module.vmfb'}", f"--device={driver}"]
+    tool = [sys.executable, "-m", "iree._runtime.scripts.iree_run_module"]
+    command = [*tool, f"--module={folder / 'module.vmfb'}", f"--device={driver}"]
     ones = ["--input=64x128xf32=1", "--input=128x64xf32=1"]
     result = subprocess.run([*command, *ones], capture_output=True, text=True, check=True)
     assert "64xf32=8192" in result.stdout

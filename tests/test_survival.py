@@ -50,13 +50,15 @@ import subprocess, sys
 from pathlib import Path
 from tests.project import Project, store_is_whole
 
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", sys.argv[1]], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", sys.argv[1]], check=True)
+ballast = Path(sys.argv[1]) / "ballast"
+ballast.write_bytes(bytes((40 << 20) - (600 << 10)))
 project = Project(Path(sys.argv[1]) / "project", "small")
 result = project.doit()
 assert result.returncode != 0
 assert "Traceback" not in result.stdout + result.stderr
 assert not list(project.layout.store.glob("releases/*"))
-subprocess.run(["mount", "-o", "remount,size=40m", sys.argv[1]], check=True)
+ballast.unlink()
 result = project.doit()
 assert result.returncode == 0, result.stdout + result.stderr
 assert store_is_whole(project)
