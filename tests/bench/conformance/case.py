@@ -10,6 +10,7 @@ the pipeline's comparison, and not with its reference. DEVICES is a file of devi
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ def _difference(found: Array, wanted: Array) -> str:
     if same.all():
         return ""
     first = np.unravel_index(int(np.argmin(same)), same.shape)
-    return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]}, not {wanted[first]}"
+    return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]!s}, not {wanted[first]!s}"
 
 
 def make_project(root: Path, suite: Suite, name: str) -> Project:
@@ -139,7 +140,7 @@ def build(project: Project, name: str) -> Outcome | None:
 def said(error: PipelineError) -> str:
     """An error in one line; of a tool that failed, the last line of its log as well."""
     lines = [line.strip() for line in error.what.splitlines() if line.strip()]
-    tool = len(lines) > 1 and "exit code" in lines[0]
+    tool = re.fullmatch(r"\S+: exit code \d+", lines[0])
     return f"{lines[0]} … {lines[-1]}" if tool else lines[0]
 
 

@@ -136,8 +136,9 @@ def _count(outcomes: Iterable[Outcome], kind: str) -> int:
 # What differs from test to test in a message: where the whole of it is, names but not those of operations, paths, numbers.
 _PARTICULARS = (
     (r" \((the whole|log:).*", ""),
-    (r"'[^'.]*'|\"[^\".]*\"|%[^ ,)]+|\S*/\S+", "…"),
-    (r"-?\b\d[\d.e+-]*", "N"),
+    (r"\S*/\S+", "…"),
+    (r"'[^'.]*'|\"[^\".]*\"|%[^ ,)]+", "…"),
+    (r"(?<![\w-])-?\d[\d.e+-]*", "N"),
     (r"\[[^]]*\]", "[…]"),
 )
 
