@@ -246,15 +246,19 @@ def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path) -> O
     return judge(Published(project, checks), name, found, suite.arrays(name, "output"))
 
 
-def main(wheel: str, name: str, facts: str, folder: Path) -> None:
-    """Attempt the test `name` of `wheel` on the devices in the file `facts`."""
+def main(arguments: list[str]) -> None:
+    """Attempt a test as the command line says."""
+    wheel, name, facts, folder = arguments
     end_on_signals()
     started = time.monotonic()
     suite = Suite(Path(wheel))
-    outcome = attempt(suite, name, from_json(json.loads(Path(facts).read_text()), facts), folder)
+    outcome = attempt(suite, name, from_json(json.loads(Path(facts).read_text()), facts), Path(folder))
     operators = suite.read(name)[0].operators
-    write(folder / "outcome.json", replace(outcome, operators=operators, seconds=round(time.monotonic() - started, 1)).encode())
+    write(
+        Path(folder) / "outcome.json",
+        replace(outcome, operators=operators, seconds=round(time.monotonic() - started, 1)).encode(),
+    )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], Path(sys.argv[4]))
+    main(sys.argv[1:])

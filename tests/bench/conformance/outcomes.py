@@ -32,7 +32,7 @@ def attempt(wheel: Path, case: Case, facts: Path, folder: Path) -> Outcome:
     """The outcome of one test, whose work is in `folder`, however its process ends."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    argv = [sys.executable, "-m", "tests.bench.conformance.case", wheel, case.name, facts, folder]
+    argv: list[str | Path] = [sys.executable, "-m", "tests.bench.conformance.case", wheel, case.name, facts, folder]
     log = folder / "case.log"
     try:
         ended = process.execute(argv, log, timeout=LIMIT)
