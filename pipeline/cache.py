@@ -6,6 +6,7 @@ a cache never fails a build: one that cannot be used is mentioned once, and left
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -46,14 +47,16 @@ class LocalCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._usable = True
+        self._lock = threading.Lock()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key
 
     def _give_up(self, error: OSError | PipelineError) -> None:
-        if self._usable:
-            _log.warning("the cache %s cannot be used (%s): going on without it", self.folder, error)
-        self._usable = False
+        with self._lock:
+            said, self._usable = not self._usable, False
+        if not said:
+            _log.warning("the cache %s cannot be used (%s): going on without it, see PIPELINE_CACHE_DIR", self.folder, error)
 
     def get(self, key: str) -> bytes | None:
         """The entry of `key`, or None. A damaged one is removed."""
@@ -226,11 +229,24 @@ def _size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
+@functools.cache
+def _local(folder: Path, limit: int) -> LocalCache:
+    return LocalCache(folder, limit)  # one for this process, so that it says once that it cannot be used
+
+
+def _user_folder() -> Path:
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull)
+
+
 def local() -> LocalCache:
     """This machine's cache: PIPELINE_CACHE_DIR, or in the user's cache folder; of PIPELINE_CACHE_SIZE."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.get("PIPELINE_CACHE_DIR") or caches / "vmfb-pipeline" / "pieces")
-    return LocalCache(folder, _size(os.environ.get("PIPELINE_CACHE_SIZE") or _DEFAULT_SIZE))
+    folder = Path(os.environ.get("PIPELINE_CACHE_DIR") or _user_folder() / "vmfb-pipeline" / "pieces")
+    return _local(folder, _size(os.environ.get("PIPELINE_CACHE_SIZE") or _DEFAULT_SIZE))
 
 
 def shared() -> SharedCache | None:

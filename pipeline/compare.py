@@ -79,7 +79,8 @@ def sizes(reference: Array) -> Array:
         if reference.ndim > 1 and count > 1 and square.size // count >= _SLICE:
             others = tuple(a for a in range(reference.ndim) if a != axis)
             result = np.minimum(result, np.sqrt(square.mean(axis=others, keepdims=True)))
-    return np.maximum(result, whole / 1000)
+    least: Array = np.maximum(result, whole / 1000)
+    return least
 
 
 def _errors(got: Array, reference: Array) -> Array:
@@ -203,5 +204,10 @@ def compare(
         max((r.max_abs for r in results), default=0.0),
         max((r.max_rel for r in results), default=0.0),
         max((r.of_tolerance for r in results), default=0.0),
-        "; ".join(r.problem for r in results if r.problem),
+        _first([r.problem for r in results if r.problem]),
     )
+
+
+def _first(problems: Sequence[str]) -> str:
+    more = len(problems) - 1
+    return "".join(problems[:1]) + (f" (and {more} more output{'s' if more > 1 else ''})" if more > 0 else "")

@@ -78,7 +78,7 @@ def end_all() -> None:
 
 
 def _spawn(
-    words: Sequence[str], stdin: BinaryIO | None, output: BinaryIO, env: Mapping[str, str], log: Path
+    words: Sequence[str], stdin: BinaryIO | None, output: BinaryIO, env: Mapping[str, str], pass_fds: Sequence[int], log: Path
 ) -> subprocess.Popen[bytes]:
     try:
         with _lock:
@@ -88,7 +88,7 @@ def _spawn(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=tuple(_inherited),
+                pass_fds=(*_inherited, *pass_fds),
                 env=env,
             )
             _running.add(process)
@@ -120,6 +120,7 @@ def execute(
     stdin: Path | None = None,
     timeout: float = 3600,
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Result:
     """Run `argv` with standard output and error into `log`; PipelineError if it cannot start or outlasts `timeout` s.
 
@@ -137,7 +138,7 @@ def execute(
         with disk_errors(str(log)):
             output.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
             output.flush()
-        process = _spawn(words, source, output, {**os.environ, **(env or {})}, log)
+        process = _spawn(words, source, output, {**os.environ, **(env or {})}, pass_fds, log)
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")

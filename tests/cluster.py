@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from tests import servers
 from tests.project import ROOT
+from tests.waiting import wait_for
 
 
 class Dask:
     """A scheduler, and workers that each have a folder and a cache of their own."""
 
     def __init__(self, folder: Path) -> None:
-        self._dask = servers.command("dask", "pip install -e '.[cluster]'")
+        if not importlib.util.find_spec("distributed"):
+            servers.missing("needs distributed: pip install -e '.[cluster]'")
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
         self.port = servers.free_ports(1)[0]
         self.address = f"tcp://127.0.0.1:{self.port}"
 
     def scheduler(self) -> None:
-        self._start("scheduler", {}, "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        """Start it; return when it listens."""
+        words = ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
+        log = self._start("scheduler", {}, *words) / "log"
+        wait_for(lambda: "Scheduler at:" in log.read_text())
 
     def worker(self, name: str, **environment: str) -> Path:
-        """Start a worker of one thread; its folder."""
+        """Start a worker of one thread; its folder, when the scheduler knows it."""
         words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name, "--host", "127.0.0.1"]
-        return self._start(name, environment, *words, "--local-directory", str(self.folder / name))
+        folder = self._start(name, environment, *words, "--local-directory", str(self.folder / name))
+        wait_for(lambda: "Registered to:" in (folder / "log").read_text())
+        return folder
 
     def _start(self, name: str, environment: dict[str, str], *words: str) -> Path:
         (folder := self.folder / name).mkdir()
@@ -35,7 +44,7 @@ class Dask:
         with (folder / "log").open("wb") as log:
             self.processes.append(
                 subprocess.Popen(
-                    servers._leashed([self._dask, *words]),
+                    servers._leashed([sys.executable, "-m", "dask", *words]),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -16,6 +16,7 @@ from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Manifest
 from pipeline.spec.load import load
 from pipeline.spec.types import Bundle, Executable, Model
+from tests.waiting import FOREVER
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
@@ -88,7 +89,7 @@ class Project:
         inherited = {k: v for k, v in os.environ.items() if k != "PIPELINE_STORE"}
         return {**inherited, "PYTHONPATH": str(ROOT), **variables}
 
-    def doit(self, *arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
+    def doit(self, *arguments: str, timeout: float = FOREVER, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run doit to its end."""
         return subprocess.run(
             self.command(*arguments),

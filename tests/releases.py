@@ -26,12 +26,14 @@ def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
         if offset + segment >= len(data):
             kind, users = "directory", ()
         segments.append(m.SegmentInfo(kind, offset, len(part), sha256_bytes(part), users))
-    proof = m.EvidenceInfo("untested", "noise", "", "", "", None, None)
+    proof = m.EvidenceInfo("untested", "noise", "", "", "", None, None, None, 0, ())
     variants = tuple(
         m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), proof)
         for name, format_ in (("gpu", "vulkan-spirv-fb"), ("cpu", "embedded-elf-x86_64"))
     )
-    return m.Artifact(bundle, m.Blob(f"noise-{bundle}.vmfb", sha256_bytes(data), len(data)), (), variants, tuple(segments), ())
+    return m.Artifact(
+        bundle, m.Blob(f"noise-{bundle}.vmfb", sha256_bytes(data), len(data)), (), variants, tuple(segments), (), ()
+    )
 
 
 def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0") -> tuple[m.Manifest, bytes]:
@@ -40,7 +42,7 @@ def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3
     made = artifact(data, segment)
     manifest = m.Manifest(
         schema=m.MANIFEST_SCHEMA,
-        model=m.ModelInfo("noise", "about", "MIT", "mlir", m.Source("path", "noise.mlir", "0" * 64)),
+        model=m.ModelInfo("noise", "about", "MIT", "mlir", m.Source("path", "noise.mlir", "0" * 64), ()),
         version="",
         signature=m.SignatureInfo("main", (), ()),
         compiler=m.Compiler("iree-base-compiler", "3", "c"),

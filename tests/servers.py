@@ -21,14 +21,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import boto3
 import pytest
 
+from tests.waiting import FOREVER
+
 BUCKET = "releases"
 OWNER = ("OWNERACCESSKEY", "owner-secret")
 READER = ("READERACCESSKEY", "reader-secret")
-_PATIENCE = 60.0
+_PATIENCE = FOREVER
 
 
 @dataclass
@@ -61,12 +64,16 @@ def use_aws(monkeypatch: pytest.MonkeyPatch, endpoint: str, credentials: tuple[s
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", credentials[1])
 
 
+def missing(reason: str) -> NoReturn:
+    """Skip this test, or fail it where `CI` is set: there everything must be."""
+    pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
 def command(name: str, install: str) -> str:
-    """The path of a server's program. Without it the test is skipped, or fails where `CI` is set: there it must be."""
+    """The path of a server's program, which may be `missing`."""
     path = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"]))
     if not path:
-        reason = f"needs {name}: {install}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        missing(f"needs {name}: {install}")
     return path
 
 

@@ -47,7 +47,7 @@ def wrong(folder: Path, present: list[Device], kind: str) -> set[tuple[str, str]
             if decision.accepted:
                 name = decision.variant
                 compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{name}.vmfb")
-                run = devices.run(folder / f"{name}.vmfb", device, "main", folder / "inputs.npz", folder, name)
+                run = devices.run(folder / f"{name}.vmfb", device, "main", [folder / "inputs.npz"], folder, name)
                 assert not run.error
                 with np.load(devices.outputs(folder, name)) as arrays:
                     results = [arrays[str(i)].view(type_) for i, type_ in enumerate(TYPES)]

@@ -200,7 +200,7 @@ def test_the_projects_own_models_become_verified_releases(tmp_path: Path) -> Non
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "targets", tmp_path / "targets")
     project = Project.at(tmp_path)
-    result = project.doit(timeout=900)
+    result = project.doit()
     assert result.returncode == 0, result.stdout
     for model in ("magika", "pp-ocr-angle", "attention-f16"):
         document = json.loads((tmp_path / f"out/models/{model}/package/manifest.json").read_text())

@@ -133,7 +133,7 @@ def different(got: np.ndarray, expected: np.ndarray) -> int:
 def run_on(level: str, index: int, device: Device, folder: Path, entry: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{level}.vmfb")
     np.savez(folder / "inputs.npz", **{str(position): array for position, array in enumerate(inputs)})
-    run = devices.run(folder / f"{level}.vmfb", device, entry, folder / "inputs.npz", folder, level)
+    run = devices.run(folder / f"{level}.vmfb", device, entry, [folder / "inputs.npz"], folder, level)
     assert not run.error
     with np.load(devices.outputs(folder, level)) as arrays:
         return [arrays[str(position)] for position in range(len(arrays))]

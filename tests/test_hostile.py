@@ -200,7 +200,7 @@ def test_damaged_files_never_crash_hang_or_fill_memory(files: list[bytes], which
     """In a process with 1 GiB of address space, 5 s for each file."""
     (tmp_path / "base").write_bytes(files[which])
     command = [sys.executable, "-c", CHILD, str(tmp_path / "base"), str(tmp_path / "x.vmfb"), str(which)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 0 < int(done.stdout) < 400
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +18,7 @@ import pytest
 from iree.compiler import passmanager
 
 from pipeline.cache import Cache, LocalCache
-from pipeline.iree import compiler, corrections, devices, link, mlir, pieces
+from pipeline.iree import compiler, corrections, devices, link, mlir, pieces, toolchain
 from pipeline.iree.batches import plan
 from pipeline.iree.compiler import Counts
 from pipeline.iree.devices import Device
@@ -22,7 +26,7 @@ from pipeline.iree.mlir import ir, operations, symbol
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device, resolve
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile
-from tests.project import DATA
+from tests.project import DATA, ROOT
 from tests.test_compile import DESKTOP, executables, inputs, on, outputs, present  # noqa: F401  # fixtures
 
 SMALL = DATA / "small.mlir"
@@ -154,7 +158,7 @@ def test_constants_that_are_only_named_in_a_kernel_count(tmp_path: Path, present
         data = np.arange(number, number + 8, dtype=np.float32)
         (tmp_path / "model.mlir").write_text(RESOURCE.replace("BYTES", data.tobytes().hex()))
         counts.append(build(tmp_path / "model.mlir", tmp_path / "out", ["x86-64"], cache))
-        run = devices.run(tmp_path / "out/module.vmfb", on(present, "local-task"), "f", tmp_path / "zeros.npz", tmp_path, "run")
+        run = devices.run(tmp_path / "out/module.vmfb", on(present, "local-task"), "f", [tmp_path / "zeros.npz"], tmp_path, "run")
         assert not run.error
         np.testing.assert_array_equal(outputs(tmp_path, "run"), [data] * 4)
     assert [(c.local, c.generated) for c in counts] == [(0, 1), (0, 1), (1, 0)]
@@ -166,6 +170,41 @@ def test_flags_that_change_the_front_half_for_a_target_are_heeded(tmp_path: Path
     build(SMALL, tmp_path / "tiled", ["x86-64"], cache, ["--iree-opt-data-tiling"])
     plain, tiled = ((tmp_path / name / "module.vmfb").read_bytes() for name in ("plain", "tiled"))
     assert plain != tiled
+
+
+def installed_at(folder: Path) -> None:
+    """Make `folder` an environment with the compiler: its programs as files, since they look for their linker beside them."""
+    package = toolchain.tool("iree-opt").parent.parent
+    shutil.copytree(package, folder / "iree/compiler", copy_function=os.symlink)
+    for program in ("iree-compile", "iree-opt", "iree-lld"):
+        (folder / "iree/compiler/_mlir_libs" / program).unlink()
+        shutil.copy(package / "_mlir_libs" / program, folder / "iree/compiler/_mlir_libs")
+
+
+ELSEWHERE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pipeline.iree import toolchain
+assert str(toolchain.tool("iree-compile")).startswith(sys.argv[1])
+from tests.test_pieces import DESKTOP, SMALL, build, cache_at
+build(SMALL, Path(sys.argv[2]), DESKTOP, cache_at(Path(sys.argv[2]) / "cache"))
+"""
+
+
+def test_the_environment_the_project_and_temporary_files_may_be_anywhere(cold: tuple[Path, Cache], tmp_path: Path) -> None:
+    module, cache = cold
+    odd = tmp_path / """it's $HOME's "wörk": (a) & b; *"""
+    installed_at(odd / "environment")
+    (odd / "temporary").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, odd / "environment", odd / "project"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(odd / "temporary")},
+        check=True,
+    )
+    assert (odd / "project/module.vmfb").read_bytes() == module.read_bytes()
+    assert {path.name for path in entries(cache_at(odd / "project/cache"))} == {path.name for path in entries(cache)}
+    assert not list((odd / "temporary").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +285,7 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
         at_once_host = host(module, names)
     for name, piece in dispatches.pieces.items():
         assert Code.decode(cold[1].local.get(piece.key) or b"").data == at_once[name], name
-    generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1])
+    generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1], None)
     with mlir.opened(generated) as module:
         assert host(module, {}) == at_once_host
 
@@ -260,13 +299,13 @@ def test_it_computes_what_plainly_compiled_modules_compute(
     driver: str,
 ) -> None:
     where = on(present, driver)
-    run = devices.run(cold[0], where, "small", inputs[0], tmp_path, "split")
+    run = devices.run(cold[0], where, "small", [inputs[0]], tmp_path, "split")
     assert not run.error
     assert run.selected is not None
     with mlir.opened(SMALL) as module:
         mlir.set_targets(module, device([resolve(*executables(DESKTOP[run.selected]))]))
         mlir.save(module, tmp_path / "plain.mlirbc")
     iree_compile(tmp_path / "plain.mlirbc", tmp_path / "plain.vmfb", LINK_FLAGS, tmp_path / "plain.log")
-    assert not devices.run(tmp_path / "plain.vmfb", where, "small", inputs[0], tmp_path, "plain").error
+    assert not devices.run(tmp_path / "plain.vmfb", where, "small", [inputs[0]], tmp_path, "plain").error
     np.testing.assert_allclose(outputs(tmp_path, "split"), outputs(tmp_path, "plain"), rtol=1e-5)
     np.testing.assert_allclose(outputs(tmp_path, "split"), inputs[1], rtol=1e-4)

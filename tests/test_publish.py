@@ -22,6 +22,7 @@ from pipeline.stages.publish import publish, read_receipt, run
 from pipeline.store.base import Body, Object, Store
 from pipeline.store.open import open_store
 from tests import servers
+from tests.waiting import FOREVER
 
 MODEL = "tiny"
 LATEST = channel_key(MODEL, "latest")
@@ -41,17 +42,17 @@ def package(tmp_path: Path) -> Package:
             return m.Blob(name, sha256_bytes(data), len(data))
 
         file = blob("tiny-desktop.vmfb", content.encode() * 1000)
-        artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), ())
+        artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), (), ())
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
         manifest = m.Manifest(
             schema=m.MANIFEST_SCHEMA,
-            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64)),
+            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64), ()),
             version="",
             signature=m.SignatureInfo("main", (), ()),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
             runtime=m.Runtime("iree-base-runtime", "3"),
-            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0),)),
+            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0, 0.0, None),)),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
@@ -274,7 +275,7 @@ def test_of_two_publishers_that_race_for_a_channel_the_loser_sees_it_and_moves_i
     if not first:
         publish(package("zero"), store)
     # Both read the channel before either writes it, so that one of the writes must find it changed.
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=FOREVER)
     waited: set[int] = set()
 
     def meet(spy: Spy) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from pipeline.machine import fingerprint
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import Manifest
 from tests.project import ROOT, Project, manifest
+from tests.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,8 @@ def test_a_sparse_file_runs_with_plain_iree_tools_on_its_device(
     arrays, wanted = inputs()
     for i, array in enumerate(arrays):
         np.save(tmp_path / f"{i}.npy", array)
-    command = [Path(sys.executable).parent / "iree-run-module", f"--module={path}", f"--output=@{tmp_path}/out.npy"]
+    tool = [sys.executable, "-m", "iree._runtime.scripts.iree_run_module"]
+    command = [*tool, f"--module={path}", f"--output=@{tmp_path}/out.npy"]
     command += [f"--device={'vulkan' if device in ('vulkan', 'llvmpipe') else 'local-task'}"]
     command += [f"--input=@{tmp_path}/{i}.npy" for i in range(2)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -129,7 +130,9 @@ def test_without_a_cache_that_can_be_written_to_what_needs_none_works(
     monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "file"))
     for command in (["list"], ["inspect", "small"], ["explain", "small"], ["devices"]):
         vmfb(capsys, *command)
-    assert "Not a directory" in vmfb(capsys, "fetch", "small", code=1)
+    text = vmfb(capsys, "fetch", "small", code=1)
+    assert "the cache cannot be written to: Not a directory" in text
+    assert "set VMFB_CACHE" in text
 
 
 def test_without_a_runtime_everything_is_fetched_and_said(
@@ -283,12 +286,13 @@ def test_a_signal_ends_the_child_too(number: signal.Signals) -> None:
     words = [sys.executable, "-m", "pipeline.cli", "run", "small", "--benchmark", "--device", "local"]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while process.poll() is None and not children.read_text():
-        time.sleep(0.01)
+    wait_for(children.read_text)
     (child,) = children.read_text().split()
-    time.sleep(0.1)  # it takes longer to start than to be started
+    wait_for(lambda: b"pipeline.iree.runner" in Path(f"/proc/{child}/cmdline").read_bytes())
+    os.kill(int(child), signal.SIGSTOP)  # so that it is certainly at work
+    wait_for(lambda: "State:\tS" in Path(f"/proc/{process.pid}/status").read_text())  # waiting for it
     process.send_signal(number)
-    assert process.wait(20) == 128 + number
+    assert process.wait() == 128 + number
     assert not Path(f"/proc/{child}").exists()
 
 
@@ -367,7 +371,7 @@ def test_no_room_for_temporary_files_is_one_message(
 @pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
 def test_output_that_cannot_be_written_is_one_message(output: str) -> None:
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m pipeline.cli list {output}"], capture_output=True, text=True, cwd=ROOT
+        ["sh", "-c", f'"$0" -m pipeline.cli list {output}', sys.executable], capture_output=True, text=True, cwd=ROOT
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: standard output: ")
@@ -375,7 +379,7 @@ def test_output_that_cannot_be_written_is_one_message(output: str) -> None:
 
 def test_without_a_standard_error_standard_output_is_still_the_path_alone() -> None:
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m pipeline.cli fetch small --device local 2>&-"],
+        ["sh", "-c", '"$0" -m pipeline.cli fetch small --device local 2>&-', sys.executable],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from pipeline.cache import LocalCache
 from pipeline.importers.signature import Tensor
-from pipeline.iree import convolutions, corrections, devices, mlir
+from pipeline.iree import convolutions, corrections, devices, mlir, reading
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
@@ -54,11 +54,11 @@ def error(folder: Path, present: list[Device], twin: bool, target: str, flags: t
 
     mobile_block(folder / "block.onnx")
     importer.convert(folder / "block.onnx", folder, [Tensor("x", "float32", SHAPE)], None)
-    resolved = resolve(*executables(target), twin=twin)
+    resolved = resolve(*executables(target), lanes=8 if twin else 0)
     compiler.compile_module(folder / "model.mlirbc", folder, [resolved], {target: ()}, flags)
     x = np.random.default_rng(6).random(SHAPE, dtype=np.float32)
     np.savez(folder / "inputs.npz", **{"0": x})
-    run = devices.run(folder / "module.vmfb", on(present, "vulkan"), "main", folder / "inputs.npz", folder, "run")
+    run = devices.run(folder / "module.vmfb", on(present, "vulkan"), "main", [folder / "inputs.npz"], folder, "run")
     assert not run.error
     session = onnxruntime.InferenceSession(folder / "block.onnx", providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": x})
@@ -165,7 +165,7 @@ def test_products_of_odd_width_are_right_at_every_cpu_level(
         if decision.accepted:
             forced = tmp_path / f"{decision.variant}.vmfb"
             compiler.force_variant(tmp_path / "linked.mlirbc", index, forced)
-            run = devices.run(forced, device, "main", tmp_path / "inputs.npz", tmp_path, decision.variant)
+            run = devices.run(forced, device, "main", [tmp_path / "inputs.npz"], tmp_path, decision.variant)
             assert not run.error
             np.testing.assert_allclose(outputs(tmp_path, decision.variant), expected, atol=1e-5)
 
@@ -205,6 +205,6 @@ ADDITION = (
 def test_convolutions_become_matrix_products_where_that_is_faster(text: str, wanted: bool, tmp_path: Path) -> None:
     cache = LocalCache(tmp_path / "cache", 1 << 20)
     (tmp_path / "f.mlir").write_text(text)
-    found = [convolutions.flags_for(tmp_path / "f.mlir", tmp_path, (), cache) for _ in range(2)]  # then from the cache
-    assert found == [(convolutions.FLAG,) if wanted else ()] * 2
-    assert convolutions.flags_for(tmp_path / "f.mlir", tmp_path, CONVOLUTIONS, cache) == ()
+    found = [reading.read(tmp_path / "f.mlir", tmp_path, cache) for _ in range(2)]  # then from the cache
+    assert [f.flags(()) for f in found] == [(convolutions.FLAG,) if wanted else ()] * 2
+    assert found[0].flags(CONVOLUTIONS) == ()

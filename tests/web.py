@@ -19,7 +19,7 @@ class Manners:
     ranges: bool = True
     break_after: int = 0  # bytes, after which the connection ends
     breaks: int = 10**9  # how many times
-    stall_after: int = -1  # bytes, after which nothing more comes
+    stall_after: int = -1  # bytes, after which nothing more comes until the server ends
     drip: float = 0.0  # seconds between bytes
     rate: float = 0.0  # bytes a second
     extra: int = 0  # what Content-Length promises too much
@@ -43,6 +43,7 @@ class Web:
     authorizations: list[str | None] = field(default_factory=list)
     sent: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
@@ -116,7 +117,7 @@ def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
                 return
             if manners.stall_after >= 0:
                 self._write(body[: manners.stall_after])
-                time.sleep(5)
+                web.ended.wait()
             elif manners.drip:
                 for byte in body:
                     self._write(bytes([byte]))
@@ -160,5 +161,6 @@ def serve(root: Path, manners: Manners | None = None) -> Iterator[Web]:
     try:
         yield web
     finally:
+        web.ended.set()
         server.shutdown()
         server.server_close()

@@ -11,6 +11,7 @@ not look as its state says (its time differs, or this machine was started since)
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -27,6 +28,7 @@ from pipeline.manifest.types import Blob, SegmentInfo
 _PATIENCE = 3600.0  # seconds to wait for another process that fetches the same file
 WHOLE_LIMIT = 1 << 30
 _HEX = "[0-9a-f]"  # in a glob
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _TIDY = 3600.0  # seconds after which the temporary of a staged write belongs to nobody
 
 
@@ -66,6 +68,18 @@ def default_folder() -> Path:
         return Path("~/.cache/vmfb-pipeline").expanduser()
     except RuntimeError as error:
         raise PipelineError("you have no home folder, so no cache", hint="set VMFB_CACHE to a folder") from error
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Name the way to another cache, where this one must not be written to."""
+    try:
+        yield
+    except PipelineError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _REFUSALS:
+            what, hint = f"the cache cannot be written to: {error.what}", "set VMFB_CACHE to a folder that can"
+            raise PipelineError(what, where=error.where, hint=hint) from error
+        raise
 
 
 def _boot() -> str:
@@ -166,7 +180,7 @@ class Entry:
         `sized`: first make the file as large as the stretches say, which are then a manifest's and not a state's.
         """
         busy = "another process has been fetching this file for an hour"
-        with locked(self._lock_path, busy, _PATIENCE, waits), disk_errors(str(self.path)):
+        with _writable(), locked(self._lock_path, busy, _PATIENCE, waits), disk_errors(str(self.path)):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 writer = Writer(self, descriptor, set(self.present()))

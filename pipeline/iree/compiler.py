@@ -12,7 +12,7 @@ from pipeline import activity
 from pipeline.cache import Cache, LocalCache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
-from pipeline.iree import batches, convolutions, description, link, mlir, pieces, spirv, straighten, toolchain, vmfb, warm_up
+from pipeline.iree import batches, description, link, mlir, pieces, reading, spirv, straighten, toolchain, vmfb, warm_up
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
@@ -95,11 +95,16 @@ def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -
 
 
 def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCache) -> tuple[str, ...]:
-    """The flags for the front half that the model at `source` needs besides a bundle's `flags`. Logs go into `folder`."""
+    """The flags for the front half that the model at `source` needs besides a bundle's `flags`. Logs go into `folder`.
+
+    Raises FrontHalfError for a model that IREE does not take, or takes for some data only.
+    """
     try:
-        return convolutions.flags_for(source, folder, flags, cache)
-    except CompilerRefusedError as error:
+        found = reading.read(source, folder, cache)
+        found.require_unconditional(str(source))
+    except PipelineError as error:
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
+    return found.flags(flags)
 
 
 def front_half(
@@ -145,13 +150,25 @@ def _teller(total: int, missing: int) -> Callable[[int], None]:
     return tell
 
 
+def _without_float64(dispatches: Dispatches) -> dict[str, CompilerRefusedError]:
+    """The targets that have no float64, where a kernel computes in it."""
+    found: dict[str, CompilerRefusedError] = {}
+    for piece in dispatches.pieces.values():
+        if not piece.target.has_float64 and dispatches.uses_float64(piece.symbol):
+            what = f"{dispatches.name(piece.symbol)} computes in float64, which {piece.target.name} does not have"
+            hint = "convert the model to float32, or leave such targets out of the bundle"
+            found.setdefault(piece.target.name, CompilerRefusedError(what, hint=hint))
+    return found
+
+
 def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tuple[dict[str, Code], Counts]:
     """The code of all pieces, from the caches or generated. Raises RefusedError if a target's cannot be."""
     pieces = {piece.key: piece for piece in dispatches.pieces.values()}
     here, there = cache.get(pieces)
     found = here | there
     missing = [piece for key, piece in pieces.items() if key not in found]
-    refused: dict[str, CompilerRefusedError] = {}
+    refused = _without_float64(dispatches)
+    missing = [piece for piece in missing if piece.target.name not in refused]
     tell = _teller(len(pieces), len(missing))
     for made in batches.run(dispatches, missing, folder / "pieces", cache):
         if isinstance(made, batches.Refused):

@@ -8,16 +8,11 @@ its memory may be more than a device has.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from iree.compiler import ir
 
-from pipeline.cache import LocalCache
-from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree import mlir, toolchain
 from pipeline.iree.mlir import operations
 
 FLAG = "--iree-global-opt-use-im2col-for-convs"
@@ -31,29 +26,19 @@ _KINDS = (
 )
 
 
-def flags_for(source: Path, folder: Path, flags: Sequence[str], cache: LocalCache) -> tuple[str, ...]:
-    """The flag, where it makes the model at `source` faster and the bundle's `flags` say nothing about it.
-
-    Raises CompilerRefusedError for a model that IREE does not take; the log of it is in `folder`.
-    """
-    if any(flag.split("=")[0] == FLAG for flag in flags):
+def flags(matrix: float | None, given: Sequence[str]) -> tuple[str, ...]:
+    """The flag, where a model whose `largest_matrix` is this is faster with it and the flags `given` say nothing about it."""
+    if any(flag.split("=")[0] == FLAG for flag in given):
         return ()
-    key = ["largest matrix", sha256_file(source), sha256_file(Path(__file__)), toolchain.digest()]
-    largest = cache.remember(sha256_bytes(json.dumps(key).encode()), lambda: json.dumps(_largest(source, folder)).encode())
-    matrix = json.loads(largest)
     return (FLAG,) if matrix is not None and matrix <= LIMIT else ()
 
 
-def _largest(source: Path, folder: Path) -> float | None:
+def largest_matrix(module: ir.Module) -> float | None:
     """The bytes of the largest matrix that the flag would make of a convolution along more than one dimension.
 
-    0 if there are only such along one, None if there is no convolution at all.
+    0 if there are only such along one, None if there is no convolution at all. `module` is of the `input` phase.
     """
-    read = folder / "read.mlirbc"
-    toolchain.iree_compile(source, read, ["--compile-to=input", "--emit-mlir-bytecode"], folder / "read.log")
-    with mlir.opened(read) as module:
-        found = [_matrix(operation) for kind in _KINDS for operation in operations(module, kind)]
-    read.unlink()
+    found = [_matrix(operation) for kind in _KINDS for operation in operations(module, kind)]
     return max(found, default=None)
 
 

@@ -95,6 +95,7 @@ class Dispatches:
         self._copies: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._names: dict[str, str] = {}
+        self._doubles: set[str] = set()
         self.pieces: dict[tuple[str, str], Piece] = {}
         for executable in operations(module, "hal.executable"):
             variants = operations(executable, "hal.executable.variant")
@@ -129,11 +130,21 @@ class Dispatches:
         kernel.attributes["sym_name"] = ir.StringAttr.get(name)
         _rename_exports(copy, name)
         self._sizes[name], self._names[name] = len(text), called
+        if "f64" in text:
+            self._doubles.add(name)
         return name
 
     def size(self, name: str) -> int:
         """How long the kernel's text is: about in proportion to what its code takes to generate."""
         return self._sizes[name]
+
+    def name(self, name: str) -> str:
+        """What the model calls the kernel: the name of a dispatch that it is the code of."""
+        return self._names[name]
+
+    def uses_float64(self, name: str) -> bool:
+        """Whether the kernel computes in float64."""
+        return name in self._doubles
 
     def batch(self, pieces: Sequence[Piece]) -> Batch:
         """The kernels of `pieces`, which are of one target, ready to be generated anywhere."""

@@ -32,6 +32,12 @@ class Target:
     subgroup_size: int
 
     @property
+    def has_float64(self) -> bool:
+        """Whether kernels may compute in float64."""
+        compute = _entry(self.attribute, "compute", "", ",")
+        return self.backend == "llvm-cpu" or "fp64" in compute
+
+    @property
     def format(self) -> str:
         """The executable format that IREE's runtime knows this target's code by."""
         return FORMATS[self.backend]

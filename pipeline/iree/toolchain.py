@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import re
 import runpy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import process
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file
 
 REQUIRED = "3.13.0"
+_LINKER = "iree-lld"
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
 CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
 LINK_FLAGS = ("--iree-vm-bytecode-module-strip-source-map",)
@@ -61,7 +64,7 @@ def version() -> dict[str, str]:
 def digest() -> str:
     """The digest of the compiler itself: of its library and its linker, whatever version they say they are."""
     folder = tool("iree-compile").parent
-    return sha256_bytes("".join(_digest(folder / name) for name in ("libIREECompiler.so", "iree-lld")).encode())
+    return sha256_bytes("".join(_digest(folder / name) for name in ("libIREECompiler.so", _LINKER)).encode())
 
 
 def _digest(path: Path) -> str:
@@ -83,8 +86,27 @@ def first_error(log: Path) -> str:
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 
+@contextmanager
+def _linking() -> Iterator[int]:
+    """The descriptor of a new folder to link in, which holds the linker.
+
+    IREE gives the names of the linker and of its files to `sh` as they are, and in a folder's name a shell finds blanks,
+    quotes, variables. So the compiler inherits the folder itself, and names it by the descriptor.
+    """
+    with disk_errors("the folder for temporary files"), tempfile.TemporaryDirectory(prefix="link-") as folder:
+        (Path(folder) / _LINKER).symlink_to(tool(_LINKER))
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
 def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path, timeout: float = 3600) -> process.Result:
-    result = process.execute([tool(tool_name), *words], log, stdin=source, timeout=timeout)
+    with _linking() as descriptor:
+        folder = f"/proc/self/fd/{descriptor}"
+        env = {"IREE_LLVM_EMBEDDED_LINKER_PATH": f"{folder}/{_LINKER}", "TMPDIR": folder}
+        result = process.execute([tool(tool_name), *words], log, stdin=source, timeout=timeout, env=env, pass_fds=[descriptor])
     if result.returncode:
         hint = f"the whole output of {tool_name} is in {log}"
         what = first_error(log) if result.returncode > 0 else f"{tool_name} was {result.ending}"

@@ -126,8 +126,9 @@ def agree(check: Check, failures: Sequence[Failure]) -> bool:
 
 
 def told(failures: Sequence[Failure]) -> str:
-    """What went wrong, one sentence for each thing that did."""
+    """What went wrong first for each variant, one sentence for each thing that did."""
+    first = {failure.variant: failure for failure in reversed(failures)}
     groups: dict[tuple[str, str], list[str]] = {}
-    for failure in failures:
-        groups.setdefault((failure.where, failure.what), []).append(failure.variant)
+    for variant in dict.fromkeys(failure.variant for failure in failures):
+        groups.setdefault((first[variant].where, first[variant].what), []).append(variant)
     return "\n".join(f"{', '.join(names)} ({where}): {what}" for (where, what), names in groups.items())

@@ -167,7 +167,7 @@ def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> Pipe
     where = f"{check.model.name}, bundle {check.bundle.name}"
     hint = "`tolerance` in the model says how far off is right"
     if everything and agree(check, failures):
-        names = ", ".join(f.variant for f in failures)
+        names = ", ".join(dict.fromkeys(f.variant for f in failures))
         what = (
             f"all variants give the same numbers, and not the reference's: the import or the reference differs, no target.\n"
             f"{names}: {failures[0].what}; their outputs are in {failures[0].outputs[0].parent}"

@@ -141,7 +141,7 @@ def _measure_compile(job: Job, folder: Path, rounds: int) -> None:
 def _measure_runs(job: Job, entry: str, inputs: Path, folder: Path) -> None:
     local = next(d for d in devices.find(folder) if d.uri == "local-task")
     fat = folder / "fat" / "module.vmfb"
-    first = devices.run(fat, local, entry, inputs, folder, "first")
+    first = devices.run(fat, local, entry, [inputs], folder, "first")
     if first.error or first.selected is None or first.selected < 0:
         print(f"  not run: {first.error or 'no variant for this CPU'}")
         return
@@ -161,7 +161,7 @@ def _measure_runs(job: Job, entry: str, inputs: Path, folder: Path) -> None:
             _line(what, of_fat, value, note)
 
     def load_time(module: Path) -> float:
-        ran = devices.run(module, local, entry, inputs, folder, "load")
+        ran = devices.run(module, local, entry, [inputs], folder, "load")
         if ran.error:
             raise PipelineError(ran.error, where=str(module))
         return ran.load_s * 1000
@@ -197,7 +197,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             _measure_compile(job, Path(name), arguments.rounds)
             entry = Signature.read(imported / "signature.json").entry
-            _measure_runs(job, entry, layout.reference(model) / "inputs.npz", Path(name))
+            _measure_runs(job, entry, layout.reference(model) / "given.inputs.npz", Path(name))
 
 
 if __name__ == "__main__":

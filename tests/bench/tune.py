@@ -25,7 +25,9 @@ from unittest import mock
 import numpy as np
 import onnxruntime
 
+from pipeline import arrays
 from pipeline.cache import Cache, LocalCache
+from pipeline.compare import compare
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature
 from pipeline.iree import corrections, devices
@@ -35,7 +37,7 @@ from pipeline.iree.targets import Target, resolve
 from pipeline.layout import Layout
 from pipeline.spec.load import load
 from pipeline.spec.types import Model
-from pipeline.stages.evidence import compare
+from pipeline.stages.testdata import TestData
 from tests.bench.fat import BUNDLE, ROOT, _machine, latency
 
 SECONDS = 0.5  # of runs of ONNX Runtime a round
@@ -92,12 +94,17 @@ class Bench:
         with mock.patch.object(corrections.cpu, "widen_product", step):
             source = self.layout.imported(self.model.name) / "model.mlirbc"
             compile_module(source, folder, [target], {target.name: ()}, setting.flags, cache)
-        ran = devices.run(folder / "module.vmfb", self.device, self.entry, self.reference / "inputs.npz", folder, "run")
+        ran = devices.run(folder / "module.vmfb", self.device, self.entry, [self.reference / "given.inputs.npz"], folder, "run")
         if ran.error:
             raise PipelineError(ran.error)
-        if problem := compare(devices.outputs(folder, "run"), self.reference / "outputs.npz", self.model).problem:
+        if problem := self._problem(devices.outputs(folder, "run")):
             raise PipelineError(problem)
         return folder / "module.vmfb"
+
+    def _problem(self, found: Path) -> str:
+        data = TestData.read(self.reference)
+        given = data.draws[0]
+        return compare(arrays.read(found), arrays.read(data.outputs_of(given)), given.tolerances).problem
 
     @property
     def entry(self) -> str:
@@ -108,9 +115,10 @@ class Bench:
         return self.layout.reference(self.model.name)
 
     def inputs(self) -> list[Path]:
-        with np.load(self.reference / "inputs.npz") as arrays:
-            for file in (files := [self.root / f"{key}.npy" for key in sorted(arrays, key=int)]):
-                np.save(file, arrays[file.stem])
+        given = arrays.read(self.reference / "given.inputs.npz")
+        files = [self.root / f"{number}.npy" for number in range(len(given))]
+        for file, array in zip(files, given, strict=True):
+            np.save(file, array)
         return files
 
 
@@ -167,7 +175,7 @@ def measure(bench: Bench, rounds: int) -> None:
 def main() -> None:
     """Measure and print, model by model."""
     spec, layout = load(ROOT / "targets"), Layout(ROOT / "out")
-    ready = [name for name in spec.models if (layout.reference(name) / "outputs.npz").exists()]
+    ready = [name for name in spec.models if (layout.reference(name) / "given.outputs.npz").exists()]
     parser = argparse.ArgumentParser(description="Measure what compile flags do to the speed on this CPU.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one or more of {', '.join(ready)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="how often to measure each setting (default: 5)")

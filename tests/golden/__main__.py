@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import arrays
+from pipeline.compare import Tolerance
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import import_, package, source
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, write_evidence
+from pipeline.stages.testdata import Draw, TestData
 from tests.project import Project
 
 GOLDEN = Path(__file__).with_name("manifest.json")
@@ -35,8 +38,10 @@ def build(folder: Path) -> bytes:
     variants = Compiled.read(compiled / "compiled.json").variants
     write_evidence(compiled / "evidence.json", [Evidence(v.gated.name, "untested", "not part of this test") for v in variants])
     ones = [np.ones(i.shape, i.dtype) for i in model.inputs]
-    np.savez(compiled / "inputs.npz", **{str(n): a for n, a in enumerate(ones)})
-    np.savez(compiled / "outputs.npz", **{"0": (ones[0] @ ones[1]).sum(axis=1)})
+    data = TestData(compiled, (Draw("given", (Tolerance(0.0, 1e-4),)),), ("result",), (True,), {})
+    arrays.write(data.inputs_of(data.draws[0]), ones)
+    arrays.write(data.outputs_of(data.draws[0]), [(ones[0] @ ones[1]).sum(axis=1)])
+    data.write()
     package.run(model, imported, {"desktop": compiled}, layout.package("small"))
     return (layout.package("small") / "manifest.json").read_bytes()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree.corrections import cpu, halves, vulkan
+from pipeline.iree.corrections import barriers, cpu, halves, vulkan
 from pipeline.iree.mlir import operations
 
 
@@ -43,6 +43,7 @@ def _converts_halves(variant: ir.Operation) -> bool:
 def correct_sources(variant: ir.Operation) -> None:
     """At the `executable-sources` phase: before the compiler chooses how a kernel is lowered."""
     if _is_vulkan(variant):
+        vulkan.fuse_producers(variant)
         vulkan.align_loops(variant)
         vulkan.convert_through_float(variant)
 
@@ -61,3 +62,5 @@ def correct_translated(variant: ir.Operation) -> None:
     if _is_x86(variant):
         cpu.convert_through_i32(variant)
         halves.make_exact(variant, _converts_halves(variant))
+    if _is_vulkan(variant):
+        barriers.synchronize(variant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from iree.compiler import ir
+from iree.compiler import ir, passmanager
 from iree.compiler.dialects import iree_codegen
 
 from pipeline.iree.mlir import body, operations
@@ -54,6 +54,25 @@ def convert_through_float(variant: ir.Operation) -> None:
             if isinstance(conversion.operands[0].type, ir.F16Type) and ir.IntegerType(conversion.result.type).width == 64:
                 with ir.InsertionPoint(conversion):
                     conversion.operands[0] = ir.Operation.create("arith.extf", [f32], [conversion.operands[0]]).result
+
+
+_FUSE = "builtin.module(func.func(linalg-generalize-named-ops,linalg-fuse-elementwise-ops,canonicalize,cse))"
+
+
+def _reduces(operation: ir.Operation) -> bool:
+    return operation.name.startswith("linalg.") and _loops(operation).count("reduction") > 0
+
+
+def _producers(reduction: ir.Operation) -> list[ir.Operation]:
+    owners = [operand.owner for operand in reduction.operands]
+    return [o for o in owners if isinstance(o, ir.Operation) and o.name.startswith("linalg.") and o.name != "linalg.fill"]
+
+
+def fuse_producers(variant: ir.Operation) -> None:
+    """x."""
+    for module in operations(variant, "builtin.module"):
+        if True:
+            passmanager.PassManager.parse(_FUSE).run(module)
 
 
 def _stores_unaligned(function: ir.Operation) -> bool:

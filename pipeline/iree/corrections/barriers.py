@@ -1,0 +1,180 @@
+"""Barriers in Vulkan code: threads that read what others of their work group wrote must wait for them.
+
+IREE 3.13 tiles every operation of a kernel for the threads by its own loops. What one operation hands to the next goes
+through work-group memory if both do not give the same elements to the same threads, and no barrier is put between them.
+Measured: a softmax along any but the last axis, a normalization, and a reduction whose result is used by what has more
+dimensions read values that were not there yet, on every device whose subgroups are narrower than a work group.
+
+The code is looked at as SPIR-V, where each access to memory is seen. Barriers can only stand where all threads come by: at
+the top level of a kernel, and in loops and branches there whose conditions are the same for all threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from iree.compiler import ir
+
+from pipeline.iree.mlir import operations
+
+_SCOPE = "#spirv.scope<Workgroup>"
+_SEMANTICS = "#spirv.memory_semantics<AcquireRelease|UniformMemory|WorkgroupMemory>"
+_NESTED = ("spirv.mlir.loop", "spirv.mlir.selection")
+# What is the same for all threads of a work group; everything else that is read from memory may differ.
+_SHARED_INPUTS = ("WorkgroupId", "NumWorkgroups", "WorkgroupSize")
+_CONSTANT_MEMORY = ("PushConstant", "Uniform")
+
+
+@dataclass(frozen=True)
+class _Access:
+    """One access to the memory named `root`. `own`: by an address that each thread has for itself."""
+
+    root: str
+    pointer: ir.Value
+    writes: bool
+    own: bool
+
+    def conflicts(self, later: _Access) -> bool:
+        """Whether `later` of one thread may need what this of another did, or spoil it."""
+        if self.root != later.root or not (self.writes or later.writes):
+            return False
+        return not (self.own and self.pointer == later.pointer)
+
+
+@dataclass
+class _Kernel:
+    """A function: which of its values may differ from thread to thread, and the memory that it reads and writes."""
+
+    function: ir.Operation
+    differing: set[ir.Value] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        size = -1
+        while size != len(self.differing):  # values come back around loops
+            size = len(self.differing)
+            for operation in _inside(self.function):
+                self._spread(operation)
+
+    def _spread(self, operation: ir.Operation) -> None:
+        if operation.name == "spirv.Load":
+            differs = not _is_shared(operation.operands[0])
+        else:
+            differs = operation.name.startswith("spirv.Group") or any(o in self.differing for o in operation.operands)
+        if differs:
+            self.differing.update(operation.results)
+        for value, argument in _passed(operation):
+            if value in self.differing:
+                self.differing.add(argument)
+
+    def is_uniform(self, nested: ir.Operation) -> bool:
+        """Whether all threads take the same way through this loop or branch."""
+        branches = [o.operation for block in nested.regions[0] for o in block if o.operation.name == "spirv.BranchConditional"]
+        return not any(branch.operands[0] in self.differing for branch in branches)
+
+    def access(self, operation: ir.Operation) -> _Access | None:
+        """What `operation` itself does with memory that other threads see too."""
+        if operation.name in ("spirv.AccessChain", "spirv.mlir.addressof"):
+            return None
+        pointer = next((o for o in operation.operands if _is_memory(o)), None)
+        if pointer is None:
+            return None
+        own = any(index in self.differing for index in _indices(pointer))
+        return _Access(_root(pointer), pointer, "Load" not in operation.name, own)
+
+    def hands_over(self) -> bool:
+        """Whether anything is read that was written before: most kernels only read here and write there."""
+        accesses = self.accesses(self.function)
+        return bool({a.root for a in accesses if a.writes} & {a.root for a in accesses if not a.writes})
+
+    def accesses(self, operation: ir.Operation) -> list[_Access]:
+        """All that `operation` and what is nested in it does."""
+        return [found for inner in _inside(operation) if (found := self.access(inner)) is not None]
+
+
+def _inside(operation: ir.Operation) -> Iterator[ir.Operation]:
+    """`operation` and everything in it, in order."""
+    yield operation
+    for region in operation.regions:
+        for block in region:
+            for inner in block:
+                yield from _inside(inner.operation)
+
+
+def _passed(branch: ir.Operation) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The values that a branch passes on, each with the block argument that it becomes."""
+    if branch.name == "spirv.Branch":
+        yield from zip(branch.operands, branch.successors[0].arguments, strict=True)
+    elif branch.name == "spirv.BranchConditional":
+        arguments = [a for block in branch.successors for a in block.arguments]
+        yield from zip(list(branch.operands)[1:], arguments, strict=True)
+
+
+def _owner(value: ir.Value) -> ir.Operation | None:
+    return value.owner if isinstance(value.owner, ir.Operation) else None
+
+
+def _is_memory(value: ir.Value) -> bool:
+    text = str(value.type)
+    return text.startswith("!spirv.ptr") and text.endswith((", Workgroup>", ", StorageBuffer>"))
+
+
+def _indices(pointer: ir.Value) -> list[ir.Value]:
+    chain = _owner(pointer)
+    return list(chain.operands)[1:] if chain is not None and chain.name == "spirv.AccessChain" else []
+
+
+def _variable(pointer: ir.Value) -> str:
+    owner = _owner(pointer)
+    while owner is not None and owner.name == "spirv.AccessChain":
+        owner = _owner(owner.operands[0])
+    return str(owner.attributes["variable"]) if owner is not None and "variable" in owner.attributes else ""
+
+
+def _root(pointer: ir.Value) -> str:
+    return _variable(pointer)
+
+
+def _is_shared(pointer: ir.Value) -> bool:
+    kind = str(pointer.type).rpartition(", ")[2].rstrip(">")
+    return kind in _CONSTANT_MEMORY or (kind == "Input" and any(name in _variable(pointer) for name in _SHARED_INPUTS))
+
+
+def _wait(before: ir.Operation) -> None:
+    attributes = {
+        "execution_scope": ir.Attribute.parse(_SCOPE),
+        "memory_scope": ir.Attribute.parse(_SCOPE),
+        "memory_semantics": ir.Attribute.parse(_SEMANTICS),
+    }
+    with ir.InsertionPoint(before), before.location:
+        ir.Operation.create("spirv.ControlBarrier", attributes=attributes)
+
+
+def _synchronize(kernel: _Kernel, region: ir.Region, pending: list[_Access]) -> list[_Access]:
+    """Put barriers into a region that all threads go through together; what was done since the last one, before and after."""
+    for block in region:
+        for operation in [o.operation for o in block]:
+            if operation.name == "spirv.ControlBarrier":
+                pending = []
+            elif operation.name in _NESTED and kernel.is_uniform(operation):
+                pending = _nested(kernel, operation, pending)
+            elif accesses := kernel.accesses(operation):
+                if any(earlier.conflicts(later) for earlier in pending for later in accesses):
+                    _wait(operation)
+                    pending = []
+                pending = [*pending, *accesses]
+    return pending
+
+
+def _nested(kernel: _Kernel, operation: ir.Operation, pending: list[_Access]) -> list[_Access]:
+    after = _synchronize(kernel, operation.regions[0], pending)
+    if operation.name == "spirv.mlir.loop":  # the end of one round comes before the next
+        after = _synchronize(kernel, operation.regions[0], after)
+    return [*pending, *after]
+
+
+def synchronize(variant: ir.Operation) -> None:
+    """Put the missing barriers into all kernels of `variant`."""
+    for function in operations(variant, "spirv.func"):
+        kernel = _Kernel(function)
+        _synchronize(kernel, function.regions[0], [])

@@ -1,0 +1,89 @@
+"""What must be known of a model before its front half is compiled, read once from IREE's `input` phase and remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from iree.compiler import ir
+
+from pipeline.cache import LocalCache
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes, sha256_file
+from pipeline.iree import convolutions, mlir, toolchain
+from pipeline.iree.mlir import operations
+
+# By default IREE turns double into float, and tells nobody: seconds since 1970 are then good to two minutes.
+KEEP_FLOAT64 = "--iree-input-demote-f64-to-f32=false"
+_OPERATORS = {"score_threshold": "NonMaxSuppression"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model's `largest_matrix`, whether it computes in `float64`, and the `conditions` on its data that its lowering makes."""
+
+    largest_matrix: float | None
+    float64: bool
+    conditions: tuple[str, ...]
+
+    def flags(self, given: Sequence[str]) -> tuple[str, ...]:
+        """The flags that the model needs for its front half besides those `given`."""
+        own = (KEEP_FLOAT64,) if self.float64 and KEEP_FLOAT64 not in given else ()
+        return (*convolutions.flags(self.largest_matrix, given), *own)
+
+    def require_unconditional(self, where: str) -> None:
+        """Raise PipelineError where the lowering is right for some data only: no test data could show that it is right."""
+        for condition in self.conditions:
+            operator = next((name for word, name in _OPERATORS.items() if word in condition), "")
+            raise PipelineError(
+                f"{f'onnx.{operator}' if operator else 'an operator'} is compiled for some data only, and fails for other: "
+                f"{condition!r} is checked when the model runs",
+                where=where,
+                hint="compute this part outside the model: cut the graph before it and name what it takes as outputs",
+            )
+
+
+def read(source: Path, folder: Path, cache: LocalCache) -> Reading:
+    """The reading of the model at `source`. Raises CompilerRefusedError for one that IREE does not take; logs in `folder`."""
+    files = (source, Path(__file__), Path(convolutions.__file__))
+    key = ["reading", *map(sha256_file, files), toolchain.digest()]
+    found = json.loads(cache.remember(sha256_bytes(json.dumps(key).encode()), lambda: _read(source, folder)))
+    return Reading(found["largest_matrix"], found["float64"], tuple(found["conditions"]))
+
+
+def _read(source: Path, folder: Path) -> bytes:
+    output = folder / "read.mlirbc"
+    step = ["--compile-to=input", "--emit-mlir-bytecode", KEEP_FLOAT64]
+    toolchain.iree_compile(source, output, step, folder / "read.log")
+    with mlir.opened(output) as module:
+        reading = Reading(convolutions.largest_matrix(module), _has_float64(module), _conditions(module))
+    output.unlink()
+    return json.dumps(asdict(reading)).encode()
+
+
+def _has_float64(module: ir.Module) -> bool:
+    """Whether any tensor is of doubles. (Scalars may be: they are attributes of ONNX operators.)"""
+    found = False
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        nonlocal found
+        types = [value.type for value in (*operation.operands, *operation.results)]
+        found = found or any(isinstance(t, ir.RankedTensorType) and isinstance(t.element_type, ir.F64Type) for t in types)
+        return ir.WalkResult.INTERRUPT if found else ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
+def _conditions(module: ir.Module) -> tuple[str, ...]:
+    """What is asserted of data, outside kernels: what kernels assert, such as indices in range, ONNX demands of its users."""
+    found = []
+    for operation in operations(module, "cf.assert"):
+        parent, condition = operation.parent, operation.operands[0].owner
+        inside = parent is not None and parent.name.startswith("linalg.")
+        constant = isinstance(condition, ir.Operation | ir.OpView) and condition.name == "arith.constant"
+        if not inside and not constant:
+            found.append(str(ir.StringAttr(operation.attributes["msg"]).value))
+    return tuple(found)
