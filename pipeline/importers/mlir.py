@@ -36,7 +36,8 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     with mlir.opened(source) as module:
         function = entry.entry_function(module, name, str(source))
         signature = _named(entry.read_signature(function, str(source)), given, str(source))
-        entry.finish(module, function, signature)
+        entry.finish(function, signature)
+        mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:

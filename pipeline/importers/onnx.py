@@ -103,12 +103,15 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         node.name = node.name or next(filter(None, node.output), "")
 
 
-def _imported(model: onnx.ModelProto) -> ir.Module:
-    """`model` as IREE's importer reads it; the nodes' names are the locations."""
+def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
+    """`model` as IREE's importer reads it; the nodes' names are the locations. Raises PipelineError for what it refuses."""
     with ir.Context() as context:
-        info = onnx_importer.ModelInfo(model)
-        module = info.create_module(context=context)
-        onnx_importer.NodeImporter.define_function(info.main_graph, module.operation).import_all()
+        try:
+            info = onnx_importer.ModelInfo(model)
+            module = info.create_module(context=context)
+            onnx_importer.NodeImporter.define_function(info.main_graph, module.operation).import_all()
+        except onnx_importer.OnnxImportError as error:
+            raise PipelineError(f"IREE does not import it: {str(error).splitlines()[0]}", where=where) from error
         return module
 
 
@@ -127,10 +130,10 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
     _name_nodes(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
-    module = _imported(model)
+    module = _imported(model, str(source))
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(module, entry.entry_function(module, None, str(source)), signature)
+        entry.finish(entry.entry_function(module, None, str(source)), signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:

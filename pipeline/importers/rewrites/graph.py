@@ -80,7 +80,7 @@ class Scope:
     def add(self, array: Array, type_: int) -> str:
         """The name of a new constant with elements of `type_`."""
         name = self.fresh("constant")
-        self.added.append(helper.make_tensor(name, type_, array.shape, array.ravel().tolist()))
+        self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
         return name
 
 
