@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from pipeline.importers.signature import Tensor
 from pipeline.iree import compiler, corrections, devices
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
+from pipeline.spec.types import Input
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 
 TARGETS = ("vulkan-any", "x86-64-v4", "x86-64-v3", "x86-64")
@@ -36,7 +36,7 @@ def wrong(folder: Path, present: list[Device], kind: str) -> set[tuple[str, str]
     from pipeline.importers import onnx as importer
 
     casts(folder / "casts.onnx", kind)
-    importer.convert(folder / "casts.onnx", folder, [Tensor("x", kind, VALUES.shape)], None)
+    importer.convert(folder / "casts.onnx", folder, [Input("x", VALUES.shape, kind, 0, 0.0, 1.0, None)], None)
     found = executables(*TARGETS)
     made = compiler.compile_module(folder / "model.mlirbc", folder, [resolve(e) for e in found], {e.name: () for e in found})
     np.savez(folder / "inputs.npz", **{"0": VALUES.astype(kind)})

@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from pipeline.importers.signature import Tensor
 from pipeline.iree import compiler, corrections, devices
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
+from pipeline.spec.types import Input
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64")
@@ -216,7 +216,7 @@ def test_a_network_of_subnormal_halves_is_right(tmp_path: Path, present: list[De
     from pipeline.importers import onnx as importer
 
     small_network(tmp_path / "small.onnx")
-    importer.convert(tmp_path / "small.onnx", tmp_path, [Tensor("x", "float16", (16, 48))], None)
+    importer.convert(tmp_path / "small.onnx", tmp_path, [Input("x", (16, 48), "float16", 0, 0.0, 1.0, None)], None)
     (level,) = executables("x86-64")
     compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(level)], {level.name: ()})
     x = (np.random.default_rng(4).standard_normal((16, 48)) / 2048).astype(np.float16)

@@ -6,16 +6,21 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.importers.signature import Tensor
+from pipeline.spec.types import Input
 
 
-def main(convert: Callable[[Path, Path, list[Tensor], str | None], None]) -> int:
+def _input(said: dict[str, Any]) -> Input:
+    return Input(**said | {"shape": tuple(said["shape"]), "file": Path(said["file"]) if said["file"] else None})
+
+
+def main(convert: Callable[[Path, Path, list[Input], str | None], None]) -> int:
     """Call `convert(source, folder, inputs, entry)` with the command line's arguments; the exit code."""
     source, folder, inputs, entry = sys.argv[1:]
     try:
-        convert(Path(source), Path(folder), [Tensor(n, d, tuple(s)) for n, d, s in json.loads(inputs)], entry or None)
+        convert(Path(source), Path(folder), [_input(said) for said in json.loads(inputs)], entry or None)
     except PipelineError as error:
         print(f"error: {error.what}")
         return 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -14,9 +15,10 @@ from pipeline.files import staged
 from pipeline.importers.child import main
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
+from pipeline.spec.types import Input
 
 
-def _named(found: Signature, inputs: list[Tensor], where: str) -> Signature:
+def _named(found: Signature, inputs: Sequence[Tensor], where: str) -> Signature:
     """`found` with the spec's input names. Raises PipelineError where shapes or dtypes differ."""
     if len(found.inputs) != len(inputs):
         raise PipelineError(f"@{found.entry} takes {len(found.inputs)} inputs, the spec gives {len(inputs)}", where=where)
@@ -28,16 +30,20 @@ def _named(found: Signature, inputs: list[Tensor], where: str) -> Signature:
     return dataclasses.replace(found, inputs=tuple(inputs))
 
 
-def convert(source: Path, folder: Path, inputs: list[Tensor], name: str | None) -> None:
-    """Write `model.mlirbc` and `signature.json` into `folder`."""
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json` (there are none) into `folder`."""
+    given = [Tensor(i.name, i.dtype, i.shape) for i in inputs]
     with mlir.opened(source) as module:
         function = entry.entry_function(module, name, str(source))
-        signature = _named(entry.read_signature(function, str(source)), inputs, str(source))
-        entry.finish(module, function, signature)
+        signature = _named(entry.read_signature(function, str(source)), given, str(source))
+        entry.finish(function, signature)
+        mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
+    with staged(folder / "rewrites.json") as path:
+        path.write_text("[]")
 
 
 if __name__ == "__main__":

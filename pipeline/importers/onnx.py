@@ -1,4 +1,4 @@
-"""ONNX → MLIR: fix the input dimensions, import with IREE's importer, name the entry function `main`.
+"""ONNX → MLIR: fix the input dimensions, rewrite what IREE gets wrong, import, name the entry function `main`.
 
 Run as a child process (`python -m pipeline.importers.onnx MODEL FOLDER INPUTS ''`): the protobuf of a model is held
 several times in memory, and what a broken file does to a parser must not reach the pipeline.
@@ -6,20 +6,26 @@ several times in memory, and what a broken file does to a parser must not reach 
 
 from __future__ import annotations
 
-import subprocess
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import onnx.version_converter
 from google.protobuf.message import DecodeError
+from iree.compiler import ir
+from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
+from pipeline.importers import narrow, rewrites
 from pipeline.importers.child import main
+from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
+from pipeline.spec.types import Input
 
 ENTRY = "main"
 # IREE's ONNX front end lowers the operators of recent sets only (BatchNormalization from 15 on, for one).
@@ -40,7 +46,7 @@ def _real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [i for i in model.graph.input if i.name not in weights]
 
 
-def fix_inputs(model: onnx.ModelProto, inputs: list[Tensor], where: str) -> None:
+def fix_inputs(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> None:
     """Set the dimensions of the graph's inputs to those of `inputs`. Raises PipelineError where they do not fit."""
     real = {i.name: i for i in _real_inputs(model)}
     for wanted in inputs:
@@ -91,28 +97,49 @@ def upgraded(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         raise PipelineError(f"cannot be raised from operator set {version} to {MINIMUM_OPSET}: {error}", where=where) from error
 
 
-def convert(source: Path, folder: Path, inputs: list[Tensor], name: str | None) -> None:
-    """Write `model.mlirbc` and `signature.json` into `folder`."""
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node without a name that of its first result: the compiler names nodes in its messages."""
+    for node in graph.node:
+        node.name = node.name or next(filter(None, node.output), "")
+
+
+def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
+    """`model` as IREE's importer reads it; the nodes' names are the locations. Raises PipelineError for what it refuses."""
+    with ir.Context() as context:
+        try:
+            info = onnx_importer.ModelInfo(model)
+            module = info.create_module(context=context)
+            onnx_importer.NodeImporter.define_function(info.main_graph, module.operation).import_all()
+        except onnx_importer.OnnxImportError as error:
+            raise PipelineError(f"IREE does not import it: {str(error).splitlines()[0]}", where=where) from error
+        return module
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
     model = upgraded(load(source), str(source))
     fix_inputs(model, inputs, str(source))
     try:
-        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
         raise PipelineError(
             f"the shapes do not fit together: {str(error).splitlines()[0]}", where=str(source), hint="check the inputs' shapes"
         ) from error
-    fixed, text = folder / "fixed.onnx", folder / "model.mlir"
-    onnx.save(model, fixed)
-    subprocess.run(
-        [sys.executable, "-m", "iree.compiler.tools.import_onnx", str(fixed), "-o", str(text)], check=True
-    )  # inside the importer's own child process and group
+    model, tried = rewrites.apply(model, inputs, str(source))
+    for rewrite, problem in tried.items():
+        print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
+    _name_nodes(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
-    with mlir.opened(text) as module:
-        entry.finish(module, entry.entry_function(module, None, str(text)), signature)
+    module = _imported(model, str(source))
+    with module.context:
+        narrow.lower_casts(module)
+        entry.finish(entry.entry_function(module, None, str(source)), signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
+    with staged(folder / "rewrites.json") as path:
+        path.write_text(json.dumps([rewrite for rewrite, problem in tried.items() if not problem]))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def front_half(
         output.write_bytes(found)
         return output, own
     with mlir.opened(source) as module:
+        mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
         mlir.set_targets(module, devices)
         mlir.save(module, folder / "input.mlirbc")
     step = ["--compile-to=executable-sources", _BYTECODE, *flags]

@@ -1,8 +1,8 @@
-"""Preparing an imported module: its entry function found, named, described; everything that tells of this machine gone."""
+"""Preparing an imported module: its entry function found, named, described."""
 
 from __future__ import annotations
 
-from iree.compiler import ir, passmanager
+from iree.compiler import ir
 
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature, Tensor
@@ -58,9 +58,8 @@ def read_signature(function: ir.Operation, where: str) -> Signature:
     )
 
 
-def finish(module: ir.Module, function: ir.Operation, signature: Signature) -> None:
-    """Name `function` as the signature says, let the compiled module show the signature, strip locations."""
+def finish(function: ir.Operation, signature: Signature) -> None:
+    """Name `function` as the signature says, let the compiled module show the signature."""
     function.attributes["sym_name"] = ir.StringAttr.get(signature.entry)
     declaration = {"iree.abi.declaration": ir.StringAttr.get(signature.declaration)}
     function.attributes["iree.reflection"] = ir.DictAttr.get(declaration)
-    passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)

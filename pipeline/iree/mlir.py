@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from iree.compiler import ir
+from iree.compiler import ir, passmanager
 
 from pipeline.errors import PipelineError
 
@@ -74,6 +74,17 @@ def coarsest_float(path: Path) -> str:
         text = module.operation.get_asm(large_elements_limit=8)
     names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
     return next((name for type_, name in names.items() if re.search(rf"\b(\d+x|\?x)*{type_}\b", text)), "float32")
+
+
+def node(operation: ir.Operation) -> str:
+    """The name of the graph's node that `operation` comes from, empty if it is unknown."""
+    named = re.search(r'loc\("([^"]*)"\)|fused<.*?"([^"]*)"|\["([^"]*)"', str(operation.location))
+    return next(filter(None, named.groups()), "") if named else ""
+
+
+def strip_locations(module: ir.Module) -> None:
+    """Take away what tells where each operation comes from: files of this machine, nodes of a graph."""
+    passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
 
 
 def set_targets(module: ir.Module, device: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +22,14 @@ _OPERATORS = {"score_threshold": "NonMaxSuppression"}
 
 @dataclass(frozen=True)
 class Reading:
-    """A model's `largest_matrix`, whether it computes in `float64`, and the `conditions` on its data that its lowering makes."""
+    """A model's `largest_matrix`, whether it computes in `float64`, and the `conditions` on its data that its lowering makes.
+
+    A condition has the name of the node that makes it, empty if that is unknown.
+    """
 
     largest_matrix: float | None
     float64: bool
-    conditions: tuple[str, ...]
+    conditions: Mapping[str, str]
 
     def flags(self, given: Sequence[str]) -> tuple[str, ...]:
         """The flags that the model needs for its front half besides those `given`."""
@@ -35,11 +38,11 @@ class Reading:
 
     def require_unconditional(self, where: str) -> None:
         """Raise PipelineError where the lowering is right for some data only: no test data could show that it is right."""
-        for condition in self.conditions:
-            operator = next((name for word, name in _OPERATORS.items() if word in condition), "")
+        for condition, node in self.conditions.items():
+            operator = next((f"onnx.{name}" for word, name in _OPERATORS.items() if word in condition), "an operator")
+            called = f" (node {node!r})" if node else ""
             raise PipelineError(
-                f"{f'onnx.{operator}' if operator else 'an operator'} is compiled for some data only, and fails for other: "
-                f"{condition!r} is checked when the model runs",
+                f"{operator}{called} is compiled for some data only, and fails for other: {condition!r} is checked when it runs",
                 where=where,
                 hint="compute this part outside the model: cut the graph before it and name what it takes as outputs",
             )
@@ -50,7 +53,7 @@ def read(source: Path, folder: Path, cache: LocalCache) -> Reading:
     files = (source, Path(__file__), Path(convolutions.__file__))
     key = ["reading", *map(sha256_file, files), toolchain.digest()]
     found = json.loads(cache.remember(sha256_bytes(json.dumps(key).encode()), lambda: _read(source, folder)))
-    return Reading(found["largest_matrix"], found["float64"], tuple(found["conditions"]))
+    return Reading(found["largest_matrix"], found["float64"], found["conditions"])
 
 
 def _read(source: Path, folder: Path) -> bytes:
@@ -77,13 +80,13 @@ def _has_float64(module: ir.Module) -> bool:
     return found
 
 
-def _conditions(module: ir.Module) -> tuple[str, ...]:
+def _conditions(module: ir.Module) -> dict[str, str]:
     """What is asserted of data, outside kernels: what kernels assert, such as indices in range, ONNX demands of its users."""
-    found = []
+    found: dict[str, str] = {}
     for operation in operations(module, "cf.assert"):
         parent, condition = operation.parent, operation.operands[0].owner
         inside = parent is not None and parent.name.startswith("linalg.")
         constant = isinstance(condition, ir.Operation | ir.OpView) and condition.name == "arith.constant"
         if not inside and not constant:
-            found.append(str(ir.StringAttr(operation.attributes["msg"]).value))
-    return tuple(found)
+            found.setdefault(str(ir.StringAttr(operation.attributes["msg"]).value), mlir.node(operation))
+    return found

@@ -77,12 +77,15 @@ def _digest(path: Path) -> str:
 
 
 def first_error(log: Path) -> str:
-    """The compiler's first diagnostic in `log`, without the IR that follows it, and the operator it is about."""
+    """The compiler's first diagnostic in `log`, without the IR that follows it, and the operator and node it is about."""
     lines = log.read_text("utf-8", "replace").splitlines()
     for line in lines:
-        if match := re.search(r"\berror: (.*)", line):
-            operator = re.search(r'name = "(onnx\.\w+)"', line)
-            return f"{operator[1]} is not supported: {match[1][:200]} …" if operator else match[1][:300]
+        if match := re.search(r'\berror: (?:loc\("(.*?)"\): )?(.*)', line):
+            node, operator = match[1], re.search(r'name = "(onnx\.\w+)"', line)
+            if operator:
+                where = f" (node {node!r})" if node else ""
+                return f"{operator[1]}{where} is not supported: leave it out of the model, and compute it outside"
+            return (f"node {node!r}: " if node else "") + match[2][:300]
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 

@@ -1,4 +1,7 @@
-"""Import: the model file → `model.mlirbc`, its entry function named and described, and `signature.json`."""
+"""Import: the model file → `model.mlirbc`, its entry function named and described, and `signature.json`.
+
+`rewrites.json` lists what the importer changed in the model: see `pipeline.importers.rewrites`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
 
-OUTPUTS = ("model.mlirbc", "signature.json")
+OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 
 
 def run(model: Model, source: Path, folder: Path) -> None:
     """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
     require(model, source)
     inputs = [asdict(i) | {"file": None} for i in model.inputs]
-    key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=1)
+    key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=2)
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
     log = folder / "import.log"
-    wanted = json.dumps([(i.name, i.dtype, i.shape) for i in model.inputs])
+    wanted = json.dumps([asdict(i) | {"file": str(i.file) if i.file else None} for i in model.inputs])
     module = f"pipeline.importers.{model.format}"
     result = process.execute([sys.executable, "-m", module, source, folder, wanted, model.entry or ""], log)
     if result.returncode:

@@ -1,0 +1,151 @@
+"""Replacing nodes of an ONNX model by others, in its graph and in the graphs inside its nodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from pipeline.arrays import Array
+
+_NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with the types and shapes of all values. Raises onnx.shape_inference.InferenceError."""
+    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def attribute(node: onnx.NodeProto, name: str) -> Any:
+    """An attribute's value, None where the node does not have it."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
+
+
+def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for held in node.attribute:
+        yield from [held.g] if held.HasField("g") else held.graphs
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (value.name for value in (*graph.input, *graph.initializer))
+    for node in graph.node:
+        yield from node.output
+        for inner in _graphs(node):
+            yield from _names(inner)
+
+
+def _value(constant: onnx.NodeProto) -> onnx.TensorProto | None:
+    """What a Constant node holds, where that is a tensor or numbers."""
+    (held,) = constant.attribute
+    if held.name in _NUMBERS:
+        return numpy_helper.from_array(np.array(helper.get_attribute_value(held), _NUMBERS[held.name]))
+    return held.t if held.name == "value" else None
+
+
+class Scope:
+    """What a node can see: the values of its graph and of those around it. New values get their names here."""
+
+    def __init__(self, graph: onnx.GraphProto, outer: Scope | None = None) -> None:
+        self.added: list[onnx.TensorProto] = outer.added if outer else []
+        self._taken: set[str] = outer._taken if outer else set(_names(graph))
+        self._outer = outer
+        self._values = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
+        self._weights = {w.name: w for w in graph.initializer}
+        self._weights |= {n.output[0]: t for n in graph.node if n.op_type == "Constant" and (t := _value(n)) is not None}
+
+    def type(self, name: str) -> int:
+        """The element type of a value, 0 if it is not known."""
+        if name in self._weights:
+            return int(self._weights[name].data_type)
+        if name in self._values:
+            return int(self._values[name].elem_type)
+        return self._outer.type(name) if self._outer else 0
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a constant, None for anything else."""
+        if name in self._weights:
+            return np.asarray(numpy_helper.to_array(self._weights[name]))
+        return self._outer.constant(name) if self._outer and name not in self._values else None
+
+    def fresh(self, like: str) -> str:
+        """A name that nothing has."""
+        name = next(n for i in itertools.count() if (n := f"{like}/{i}") not in self._taken)
+        self._taken.add(name)
+        return name
+
+    def add(self, array: Array, type_: int) -> str:
+        """The name of a new constant with elements of `type_`."""
+        name = self.fresh("constant")
+        self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
+        return name
+
+
+# The nodes that take a node's place; None leaves it.
+Change = Callable[[onnx.NodeProto, Scope], Sequence[onnx.NodeProto] | None]
+
+
+class Nodes(list[onnx.NodeProto]):
+    """Nodes in the making, for the place of `node`: `nodes("Abs", x)` adds one and returns the name of its result."""
+
+    def __init__(self, node: onnx.NodeProto, scope: Scope) -> None:
+        super().__init__()
+        self._node, self._scope = node, scope
+
+    def __call__(self, kind: str, *inputs: str, result: str = "", **attributes: object) -> str:
+        """Add a node of `kind` with one result, called `result` or by a fresh name."""
+        result = result or self._scope.fresh(self._node.output[0])
+        self.append(helper.make_node(kind, inputs, [result], self._node.name, **attributes))
+        return result
+
+
+def replaced(model: onnx.ModelProto, change: Change) -> onnx.ModelProto | None:
+    """`model` with nodes replaced and its types inferred again; None if `change` leaves all."""
+    if not _replace(model.graph, Scope(model.graph), change, write=False):
+        return None
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    scope = Scope(copy.graph)
+    _replace(copy.graph, scope, change, write=True)
+    copy.graph.initializer.extend(scope.added)
+    return inferred(copy)
+
+
+def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, write: bool) -> bool:
+    nodes: list[onnx.NodeProto] = []
+    changed = False
+    for node in graph.node:
+        for inner in _graphs(node):
+            changed |= _replace(inner, Scope(inner, scope), change, write)
+        new = change(node, scope) if node.domain in ("", "ai.onnx") else None
+        changed |= new is not None
+        nodes.extend([node] if new is None else new)
+    if write and changed:
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+    return changed
+
+
+def widened(node: onnx.NodeProto, scope: Scope, wider: Mapping[int, int]) -> list[onnx.NodeProto] | None:
+    """The node between casts: computed in the type that `wider` has for that of an input. None if it has no such input."""
+    wide = {name: scope.fresh(name) for name in node.input if name and scope.type(name) in wider}
+    if not wide:
+        return None
+    narrow = {name: scope.fresh(name) for name in node.output if name and scope.type(name) in wider}
+    inner = onnx.NodeProto()
+    inner.CopyFrom(node)
+    inner.input[:] = [wide.get(name, name) for name in node.input]
+    inner.output[:] = [narrow.get(name, name) for name in node.output]
+    return [
+        *(_cast(node, old, new, wider[scope.type(old)]) for old, new in wide.items()),
+        inner,
+        *(_cast(node, new, old, scope.type(old)) for old, new in narrow.items()),
+    ]
+
+
+def _cast(node: onnx.NodeProto, source: str, result: str, to: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [result], node.name, to=to)
