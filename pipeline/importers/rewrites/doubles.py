@@ -1,7 +1,7 @@
 """Functions of float64 that IREE 3.13 has not or computes in float32: Tanh and ReduceL2.
 
-Measured on the CPU: Tanh does not link ("undefined symbol: tanh"), ReduceL2 is off by 3e-8. Exp, Log, Sqrt, Pow, Sigmoid, Softmax,
-sums and products are right to 1e-12. Atan, Cos, Erf, Sin and what is made of them is refused, and stays so.
+Measured on the CPU: Tanh does not link ("undefined symbol: tanh"), ReduceL2 is off by 3e-8. Exp, Log, Sqrt, Pow, Sigmoid,
+Softmax, sums and products are right to 1e-12. Atan, Cos, Erf, Sin and what is made of them is refused, and stays so.
 """
 
 from __future__ import annotations
