@@ -23,5 +23,7 @@ def main(convert: Callable[[Path, Path, list[Input], str | None], None]) -> int:
         convert(Path(source), Path(folder), [_input(said) for said in json.loads(inputs)], entry or None)
     except PipelineError as error:
         print(f"error: {error.what}")
+        if error.hint:
+            print(f"hint: {error.hint}")
         return 3
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -25,7 +25,7 @@ from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
-from pipeline.spec.types import Input
+from pipeline.spec.types import MLIR_DTYPES, Input
 
 ENTRY = "main"
 # IREE's ONNX front end lowers the operators of recent sets only (BatchNormalization from 15 on, for one).
@@ -73,6 +73,46 @@ def fix_inputs(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> N
         output.type.tensor_type.ClearField("shape")
 
 
+def declared_shapes(model: onnx.ModelProto) -> dict[str, onnx.TensorShapeProto]:
+    """The shapes that the file itself gives for outputs, where every dimension is fixed."""
+    found = {}
+    for output in model.graph.output:
+        type_ = output.type.tensor_type
+        if type_.HasField("shape") and all(dim.dim_value > 0 for dim in type_.shape.dim):
+            found[output.name] = onnx.TensorShapeProto()
+            found[output.name].CopyFrom(type_.shape)
+    return found
+
+
+def _keep_shapes(model: onnx.ModelProto, declared: Mapping[str, onnx.TensorShapeProto]) -> None:
+    """Give outputs the shapes that the file declared or an input or initializer of that name has, where inference finds none."""
+    known = {w.name: list(w.dims) for w in model.graph.initializer}
+    known |= {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
+    for output in model.graph.output:
+        type_ = output.type.tensor_type
+        if type_.HasField("shape"):
+            continue
+        if output.name in known:
+            type_.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in known[output.name])
+        elif output.name in declared:
+            type_.shape.CopyFrom(declared[output.name])
+
+
+def _require_tensors(model: onnx.ModelProto, where: str) -> None:
+    """Raise PipelineError for inputs and outputs that are no tensors, or of a type that numpy does not have."""
+    for kind, values in (("input", _real_inputs(model)), ("output", model.graph.output)):
+        for value in values:
+            if (is_a := value.type.WhichOneof("value")) != "tensor_type":
+                what = f"{kind} {value.name!r} is a {(is_a or 'value of unknown type').removesuffix('_type')}, no tensor"
+                raise PipelineError(what, where=where, hint="cut the graph before it: name the tensors that it is made of")
+            element = value.type.tensor_type.elem_type
+            name = onnx.TensorProto.DataType.Name(element).lower() if element else "of no type"
+            if element and _dtype(value) not in MLIR_DTYPES:
+                end = "after it" if kind == "input" else "before it"
+                hint = f"add a Cast to float32 {end}" if "float" in name else "give it another type"
+                raise PipelineError(f"{kind} {value.name!r} is {name}, for which numpy has no type", where=where, hint=hint)
+
+
 def load(path: Path) -> onnx.ModelProto:
     """The ONNX model at `path`, checked. Raises PipelineError for anything else."""
     try:
@@ -117,7 +157,10 @@ def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
 
 def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
     """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
-    model = upgraded(load(source), str(source))
+    model = load(source)
+    _require_tensors(model, str(source))
+    model = upgraded(model, str(source))
+    declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
     try:
         model = inferred(model)
@@ -125,6 +168,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
         raise PipelineError(
             f"the shapes do not fit together: {str(error).splitlines()[0]}", where=str(source), hint="check the inputs' shapes"
         ) from error
+    _keep_shapes(model, declared)
     model, tried = rewrites.apply(model, inputs, str(source))
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")

@@ -36,5 +36,7 @@ def run(model: Model, source: Path, folder: Path) -> None:
         lines = log.read_text("utf-8", "replace").splitlines()
         said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
         what = said or f"the importer was {result.ending}: {lines[-1][:300]}"
-        raise PipelineError(what, where=f"{model.path}: {source}", hint=f"the importer's whole output is in {log}")
+        hint = next((line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")), "")
+        hint = hint or f"the importer's whole output is in {log}"
+        raise PipelineError(what, where=f"{model.path}: {source}", hint=hint)
     record.write_record(folder, key, OUTPUTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -146,6 +147,10 @@ def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -
     )
 
 
+def _rewrites(imported: Path) -> tuple[str, ...]:
+    return tuple(json.loads((imported / "rewrites.json").read_text()))
+
+
 def _reference(model: Model, data: TestData, blobs: Path) -> m.Reference:
     """The draw that the spec gives, and what it must give."""
     kind, given = model.reference if isinstance(model.reference, str) else "files", data.draws[0]
@@ -161,7 +166,7 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
         files += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *data[bundle].files()]
     for path in verified.values():
         record.require_intact(path)
-    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model), ())
+    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model), _rewrites(imported))
     key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
     if record.is_current(folder, key):
         return

@@ -10,6 +10,7 @@ the pipeline's comparison, and not with its reference. DEVICES is a file of devi
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ def _difference(found: Array, wanted: Array) -> str:
     if same.all():
         return ""
     first = np.unravel_index(int(np.argmin(same)), same.shape)
-    return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]}, not {wanted[first]}"
+    return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]!s}, not {wanted[first]!s}"
 
 
 def make_project(root: Path, suite: Suite, name: str) -> Project:
@@ -139,7 +140,7 @@ def build(project: Project, name: str) -> Outcome | None:
 def said(error: PipelineError) -> str:
     """An error in one line; of a tool that failed, the last line of its log as well."""
     lines = [line.strip() for line in error.what.splitlines() if line.strip()]
-    tool = len(lines) > 1 and "exit code" in lines[0]
+    tool = re.fullmatch(r"\S+: exit code \d+", lines[0])
     return f"{lines[0]} … {lines[-1]}" if tool else lines[0]
 
 
@@ -245,15 +246,19 @@ def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path) -> O
     return judge(Published(project, checks), name, found, suite.arrays(name, "output"))
 
 
-def main(wheel: str, name: str, facts: str, folder: Path) -> None:
-    """Attempt the test `name` of `wheel` on the devices in the file `facts`."""
+def main(arguments: list[str]) -> None:
+    """Attempt a test as the command line says."""
+    wheel, name, facts, folder = arguments
     end_on_signals()
     started = time.monotonic()
     suite = Suite(Path(wheel))
-    outcome = attempt(suite, name, from_json(json.loads(Path(facts).read_text()), facts), folder)
+    outcome = attempt(suite, name, from_json(json.loads(Path(facts).read_text()), facts), Path(folder))
     operators = suite.read(name)[0].operators
-    write(folder / "outcome.json", replace(outcome, operators=operators, seconds=round(time.monotonic() - started, 1)).encode())
+    write(
+        Path(folder) / "outcome.json",
+        replace(outcome, operators=operators, seconds=round(time.monotonic() - started, 1)).encode(),
+    )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], Path(sys.argv[4]))
+    main(sys.argv[1:])

@@ -32,7 +32,7 @@ def attempt(wheel: Path, case: Case, facts: Path, folder: Path) -> Outcome:
     """The outcome of one test, whose work is in `folder`, however its process ends."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    argv = [sys.executable, "-m", "tests.bench.conformance.case", wheel, case.name, facts, folder]
+    argv: list[str | Path] = [sys.executable, "-m", "tests.bench.conformance.case", wheel, case.name, facts, folder]
     log = folder / "case.log"
     try:
         ended = process.execute(argv, log, timeout=LIMIT)
@@ -136,8 +136,9 @@ def _count(outcomes: Iterable[Outcome], kind: str) -> int:
 # What differs from test to test in a message: where the whole of it is, names but not those of operations, paths, numbers.
 _PARTICULARS = (
     (r" \((the whole|log:).*", ""),
-    (r"'[^'.]*'|\"[^\".]*\"|%[^ ,)]+|\S*/\S+", "…"),
-    (r"-?\b\d[\d.e+-]*", "N"),
+    (r"\S*/\S+", "…"),
+    (r"'[^'.]*'|\"[^\".]*\"|%[^ ,)]+", "…"),
+    (r"(?<![\w-])-?\d[\d.e+-]*", "N"),
     (r"\[[^]]*\]", "[…]"),
 )
 
