@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
+from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
 from pipeline.importers.draws import draw
 from pipeline.importers.signature import Signature
+from pipeline.iree.compiler import FrontHalfError, front_flags
 from pipeline.sources.fetch import fetch
 from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
 from pipeline.stages import import_
@@ -95,7 +97,7 @@ def test_an_operator_that_iree_cannot_lower_is_shown_and_the_log_is_kept(tmp_pat
     project = Project(tmp_path / "project")
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 2])
-    graph = helper.make_graph([helper.make_node("DFT", ["x"], ["y"])], "g", [x], [y])
+    graph = helper.make_graph([helper.make_node("DFT", ["x"], ["y"], "transform")], "g", [x], [y])
     path = project.targets / "models/dft.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     (project.targets / "models/dft.yaml").write_text(
@@ -105,10 +107,27 @@ def test_an_operator_that_iree_cannot_lower_is_shown_and_the_log_is_kept(tmp_pat
     result = project.doit()
     assert result.returncode in (1, 2)
     (line,) = [line for line in result.stdout.splitlines() if "onnx.DFT" in line]
+    assert "onnx.DFT (node 'transform') is not supported" in line
     assert len(line) < 500
     assert "Traceback" not in result.stdout
     log = result.stdout.split("the whole output of iree-compile is in ")[1].split()[0]
     assert "onnx.DFT" in (project.root / log).read_text()
+
+
+def test_a_lowering_that_holds_for_some_data_only_is_refused_by_operator_and_node(tmp_path: Path) -> None:
+    inputs = {"boxes": (1, 6, 4), "scores": (1, 1, 6)}
+    constants = {"most": np.array([3]), "overlap": np.array([0.5], np.float32), "least": np.array([0.2], np.float32)}
+    node = helper.make_node("NonMaxSuppression", [*inputs, *constants], ["chosen"])
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    chosen = helper.make_tensor_value_info("chosen", TensorProto.INT64, ["n", 3])
+    graph = helper.make_graph([node], "g", values, [chosen], weights)
+    path = tmp_path / "nms.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    spec = model(PathSource(path, digest(path)), *(tensor(name, *shape) for name, shape in inputs.items()))
+    import_.run(spec, path, tmp_path / "import")
+    with pytest.raises(FrontHalfError, match=r"onnx\.NonMaxSuppression \(node 'chosen'\).*score_threshold"):
+        front_flags(tmp_path / "import/model.mlirbc", tmp_path, (), LocalCache(tmp_path / "cache", 1 << 20))
 
 
 def wheel(folder: Path, content: bytes) -> Path:

@@ -48,15 +48,16 @@ def _product(node: onnx.NodeProto, scope: Scope, exponent: int, shape: tuple[int
 def _signed(node: onnx.NodeProto, scope: Scope) -> Nodes:
     """A float base: the power of its magnitude, negative for odd exponents, NaN for those between integers, 1 for 0."""
     nodes, (base, exponent), type_ = Nodes(node, scope), node.input, scope.type(node.input[0])
-    zero, one, two, nan = (scope.add(np.array(value, np.float32), type_) for value in (0, 1, 2, np.nan))
+    zero, one, half, nan = (scope.add(np.array(value), type_) for value in (0, 1, 0.5, np.nan))
     if scope.type(exponent) != type_:
         exponent = nodes("Cast", exponent, to=type_)
     magnitude = nodes("Pow", nodes("Abs", base), exponent)
     negative = nodes("Less", base, zero)
-    odd = nodes("Equal", nodes("Abs", nodes("Mod", exponent, two, fmod=1)), one)
-    between = nodes("Not", nodes("Equal", nodes("Floor", exponent), exponent))
-    result = nodes("Where", nodes("And", negative, odd), nodes("Neg", magnitude), magnitude)
-    result = nodes("Where", nodes("And", negative, between), nan, result)
+    halves = nodes("Mul", exponent, half)
+    # Not floor(x) = x: LLVM makes a call to truncf of that, which nothing provides.
+    even, integer = (nodes("Equal", nodes("Sub", value, nodes("Floor", value)), zero) for value in (halves, exponent))
+    signed = nodes("Where", integer, nodes("Neg", magnitude), nan)
+    result = nodes("Where", nodes("And", negative, nodes("Not", even)), signed, magnitude)
     nodes("Where", nodes("Equal", exponent, zero), one, result, result=node.output[0])
     return nodes
 

@@ -13,17 +13,30 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto
 
-from pipeline.importers.rewrites.graph import Scope, attribute, replaced, widened
+from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, replaced, widened
 
 _WIDER = {TensorProto.UINT8: TensorProto.INT32, TensorProto.UINT16: TensorProto.INT32, TensorProto.UINT32: TensorProto.INT64}
-_OPERATORS = frozenset("Abs Clip Div Mod PRelu ReduceL1 ReduceL2 ReduceLogSum ReduceSumSquare Sign TopK".split())
+_OPERATORS = frozenset("Clip Div Mod PRelu ReduceL1 ReduceL2 ReduceLogSum ReduceSumSquare TopK".split())
 
 
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
+    if node.op_type in ("Abs", "Sign") and scope.type(node.input[0]) in _WIDER:
+        return _of_itself(node, scope)
     if node.op_type == "MaxPool":  # of integers, ONNX has it for 8 bits only
         return widened(node, scope, {TensorProto.UINT8: TensorProto.FLOAT})
     extreme = node.op_type in ("ScatterElements", "ScatterND") and attribute(node, "reduction") in (b"min", b"max")
     return widened(node, scope, _WIDER) if extreme or node.op_type in _OPERATORS else None
+
+
+def _of_itself(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto]:
+    """Such a number is its own magnitude, and its sign is whether it is one."""
+    nodes = Nodes(node, scope)
+    if node.op_type == "Abs":
+        nodes("Identity", node.input[0], result=node.output[0])
+    else:
+        positive = nodes("Cast", node.input[0], to=TensorProto.BOOL)
+        nodes("Cast", positive, result=node.output[0], to=scope.type(node.input[0]))
+    return nodes
 
 
 def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:

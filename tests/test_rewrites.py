@@ -1,0 +1,228 @@
+"""ONNX operators that IREE computes wrong are right by `importers.rewrites`, and wrong or refused without.
+
+If one is right without, the compiler was mended: remove its rewrite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from pipeline.importers import onnx as importer
+from pipeline.importers import rewrites
+from pipeline.importers.signature import Signature
+from pipeline.iree import compiler, devices
+from pipeline.iree.devices import Device
+from pipeline.iree.targets import resolve
+from pipeline.iree.toolchain import CompilerRefusedError
+from pipeline.spec.types import Input
+from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
+
+Array = np.ndarray
+GENERATOR = np.random.default_rng(11)
+
+
+@dataclass
+class Cases:
+    """A model of independent nodes: each takes inputs and constants, and its first result is an output of its name."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    inputs: dict[str, Array] = field(default_factory=dict)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def add(self, name: str, kind: str, *inputs: Array, constants: Sequence[Array] = (), **attributes: object) -> None:
+        operands = [f"{name}_in{i}" for i in range(len(inputs))] + [f"{name}_c{i}" for i in range(len(constants))]
+        self.inputs |= dict(zip(operands, inputs, strict=False))
+        self.constants += [numpy_helper.from_array(c, n) for n, c in zip(operands[len(inputs) :], constants, strict=True)]
+        self.nodes.append(helper.make_node(kind, operands, [name], f"the {name}", **attributes))
+
+    def model(self) -> onnx.ModelProto:
+        def described(name: str, array: Array) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+        graph = helper.make_graph(
+            self.nodes, "g", [described(n, a) for n, a in self.inputs.items()], [], [*self.constants], value_info=[]
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        values = {v.name: v for v in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info}
+        graph.output.extend(values[node.output[0]] for node in self.nodes)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+    def expected(self) -> dict[str, Array]:
+        """By ONNX Runtime, node by node, or by ONNX's reference where it has no kernel for a type."""
+        results = {}
+        for node in self.nodes:
+            alone = Cases([node], {n: a for n, a in self.inputs.items() if n in node.input}, self.constants).model()
+            try:
+                session = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
+            except Exception:
+                session = ReferenceEvaluator(alone)
+            results[node.output[0]] = np.asarray(session.run(None, {i.name: self.inputs[i.name] for i in alone.graph.input})[0])
+        return results
+
+    def save(self, folder: Path) -> list[Input]:
+        onnx.save(self.model(), folder / "cases.onnx")
+        found = []
+        for name, array in self.inputs.items():
+            np.save(folder / f"{name}.npy", array)
+            found.append(Input(name, array.shape, str(array.dtype), 0, 0.0, 1.0, folder / f"{name}.npy"))
+        return found
+
+
+def whole_range(dtype: type, *shape: int) -> Array:
+    limits = np.iinfo(dtype)
+    return GENERATOR.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+def unsigned(dtype: type) -> Cases:
+    cases, most = Cases(), np.iinfo(dtype).max
+    a, b = whole_range(dtype, 3, 37), np.maximum(whole_range(dtype, 3, 37), 1)
+    for name, kind, attributes in (("div", "Div", {}), ("mod", "Mod", {}), ("fmod", "Mod", {"fmod": 1})):
+        cases.add(name, kind, a, b, **attributes)
+    cases.add("abs", "Abs", a)
+    cases.add("clip", "Clip", a, constants=[np.array(most // 4, dtype), np.array(most // 4 * 3, dtype)])
+    cases.add("topk", "TopK", a, constants=[np.array([3])])
+    cases.nodes[-1].output.append("places")
+    cases.add("scattered", "ScatterND", np.arange(8, dtype=dtype), constants=[np.array([[1], [6]]), np.array([2, most], dtype)])
+    cases.nodes[-1].attribute.append(helper.make_attribute("reduction", "max"))
+    if dtype is np.uint8:
+        cases.add("pool", "MaxPool", whole_range(dtype, 1, 2, 7, 9), kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])
+    return cases
+
+
+def accumulation() -> Cases:
+    cases, axes = Cases(), [np.array([1])]
+    large, small = (75 + GENERATOR.random((2, 3000))).astype(np.float16), GENERATOR.random((2, 3000)).astype(np.float16)
+    for kind in ("ReduceMean", "ReduceL2"):
+        cases.add(f"large_{kind}", kind, large if kind == "ReduceMean" else large / np.float16(2), constants=axes)
+    for kind in ("ReduceSum", "ReduceL1", "ReduceSumSquare"):
+        cases.add(kind, kind, small, constants=axes)
+    cases.add("ReduceProd", "ReduceProd", 1 + (small - np.float16(0.5)) / 16, constants=axes)
+    cases.add("CumSum", "CumSum", small, constants=[np.array(1)])
+    cases.add("LogSoftmax", "LogSoftmax", small[:, :1500], axis=1)  # of more, vulkan-any has not the memory
+    cases.add("LpNormalization", "LpNormalization", small[:, :1500] * np.float16(16), axis=1)
+    image = (75 + GENERATOR.random((1, 2, 40, 41))).astype(np.float16)
+    cases.add("GlobalAveragePool", "GlobalAveragePool", image)
+    cases.add("AveragePool", "AveragePool", image, kernel_shape=[31, 33])
+    return cases
+
+
+def powers() -> Cases:
+    cases = Cases()
+    base, exponent = np.linspace(-2.5, 2.5, 40, dtype=np.float32), (np.arange(40) % 7 - 2).astype(np.float32)
+    cases.add("signed", "Pow", base, exponent)
+    cases.add("constants", "Pow", base, constants=[exponent])
+    cases.add("zero", "Pow", np.zeros(4, np.float32), np.arange(4, dtype=np.float32))
+    cases.add("asinh", "Asinh", np.array([-9077.0, -1000, -4, -0.1, 0, 3, 9000], np.float32))
+    return cases
+
+
+def quantized() -> Cases:
+    cases = Cases()
+    cases.add("product", "MatMulInteger", whole_range(np.uint8, 5, 32), constants=[whole_range(np.uint8, 32, 7)])
+    zero = np.array(3, np.int8)
+    scales, bias = np.array([0.01, 0.02, 0.03, 0.015], np.float32), np.array([1000, -1000, 5000, 0], np.int32)
+    weights = [whole_range(np.int8, 4, 3, 3, 3), scales, np.zeros(4, np.int8)]
+    constants = [np.array(0.02, np.float32), zero, *weights, np.array(0.05, np.float32), zero, bias]
+    cases.add("convolution", "QLinearConv", whole_range(np.int8, 1, 3, 8, 9), constants=constants, pads=[1, 1, 1, 1])
+    return cases
+
+
+def refused() -> Cases:
+    """What IREE does not compile at all without."""
+    cases = Cases()
+    cases.add("integers", "Pow", np.arange(-50, 50, dtype=np.int32), constants=[np.array(3, np.int32)])
+    cases.add("large", "Pow", np.array([46001, -40001, 0]), constants=[np.array([2.0], np.float32)])
+    floats = np.linspace(-0.9, 30000.5, 50, dtype=np.float32)
+    for name, dtype in (("u16", np.uint16), ("u32", np.uint32), ("i16", np.int16), ("u64", np.uint64)):
+        to = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        cases.add(f"floats_{name}", "Cast", floats, to=to)
+        cases.add(f"integers_{name}", "Cast", whole_range(np.int32, 40), to=to)
+        cases.add(f"bytes_{name}", "Cast", whole_range(np.uint8, 40), to=to)
+    cases.add("sign", "Sign", whole_range(np.uint16, 40))
+    return cases
+
+
+def doubles() -> Cases:
+    cases = Cases()
+    cases.add("tanh", "Tanh", np.concatenate([np.linspace(-3, 3, 101), [1e-9, -0.0079, 0.0081, 30, -800, np.inf]]))
+    cases.add("norm", "ReduceL2", GENERATOR.random((4, 33)), constants=[np.array([1])])
+    return cases
+
+
+CASES: Mapping[str, Cases] = {
+    "uint8": unsigned(np.uint8),
+    "uint16": unsigned(np.uint16),
+    "uint32": unsigned(np.uint32),
+    "accumulation": accumulation(),
+    "powers": powers(),
+    "quantized": quantized(),
+    "refused": refused(),
+    "doubles": doubles(),
+}
+TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
+
+
+def far(found: Array, expected: Array) -> bool:
+    if expected.dtype.kind in "iub":
+        return bool((found.view(expected.dtype) != expected).any())
+    tolerance = TOLERANCES[str(expected.dtype)]
+    return not np.allclose(found.astype(float), expected.astype(float), tolerance, tolerance, equal_nan=True)
+
+
+def wrong(cases: Cases, folder: Path, present: Sequence[Device], targets: Sequence[str]) -> set[tuple[str, str]]:  # noqa: F811
+    """The variants and outputs that are not as they should be."""
+    importer.convert(folder / "cases.onnx", folder, cases.save(folder), None)
+    found = executables(*targets)
+    compiler.compile_module(folder / "model.mlirbc", folder, [resolve(e) for e in found], {e.name: () for e in found})
+    np.savez(folder / "inputs.npz", **{str(i): array for i, array in enumerate(cases.inputs.values())})
+    names = [t.name for t in Signature.read(folder / "signature.json").outputs]
+    bad = set()
+    for index, target in enumerate(targets):
+        compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{target}.vmfb")
+        device = on(list(present), "local-task" if target.startswith("x86") else "vulkan")
+        run = devices.run(folder / f"{target}.vmfb", device, "main", [folder / "inputs.npz"], folder, target)
+        assert not run.error
+        expected = cases.expected()
+        with np.load(devices.outputs(folder, target)) as arrays:
+            bad |= {(target, name) for i, name in enumerate(names) if far(arrays[str(i)], expected[name])}
+    return bad
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_they_are_right(kind: str, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    # That target has no float64, and no quotients of 64-bit integers, which uint32 is computed in.
+    targets = ("x86-64",) if kind in ("doubles", "uint32") else ("vulkan-any", "x86-64")
+    assert not wrong(CASES[kind], tmp_path, present, targets)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in ("refused", "doubles")])
+def test_they_would_be_wrong_without(
+    kind: str,
+    tmp_path: Path,
+    present: list[Device],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rewrites, "REWRITES", {})
+    target = "x86-64-v3"  # sums of float16 on less are made one by one, and sometimes in float32
+    assert wrong(CASES[kind], tmp_path, present, [target]) == {(target, node.output[0]) for node in CASES[kind].nodes}
+
+
+@pytest.mark.parametrize("node", CASES["refused"].nodes, ids=lambda node: node.output[0])
+def test_they_would_be_refused_without(node: onnx.NodeProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = CASES["refused"]
+    alone = Cases([node], {n: a for n, a in cases.inputs.items() if n in node.input}, cases.constants)
+    monkeypatch.setattr(rewrites, "REWRITES", {})
+    monkeypatch.setattr(importer.narrow, "lower_casts", lambda _module: None)
+    importer.convert(tmp_path / "cases.onnx", tmp_path, alone.save(tmp_path), None)
+    (target,) = executables("x86-64")
+    with pytest.raises((compiler.FrontHalfError, CompilerRefusedError)):
+        compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
