@@ -57,15 +57,7 @@ def convert_through_float(variant: ir.Operation) -> None:
 
 
 _FUSE = "builtin.module(func.func(linalg-generalize-named-ops,linalg-fuse-elementwise-ops,canonicalize,cse))"
-_NOT_REDUCING = (
-    "linalg.fill",
-    "linalg.index",
-    "linalg.yield",
-    "linalg.transpose",
-    "linalg.broadcast",
-    "linalg.copy",
-    "linalg.map",
-)
+_NOT_REDUCING = tuple(f"linalg.{name}" for name in ("fill", "index", "yield", "transpose", "broadcast", "copy", "map"))
 
 
 def _reduces(operation: ir.Operation) -> bool:
