@@ -113,11 +113,18 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
                 raise PipelineError(f"{kind} {value.name!r} is {name}, for which numpy has no type", where=where, hint=hint)
 
 
+def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, or a copy whose outputs have the shapes that many converters leave out: the checker wants them."""
+    if all(o.type.tensor_type.HasField("shape") for o in model.graph.output if o.type.HasField("tensor_type")):
+        return model
+    return onnx.shape_inference.infer_shapes(model)
+
+
 def load(path: Path) -> onnx.ModelProto:
     """The ONNX model at `path`, checked. Raises PipelineError for anything else."""
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_with_output_shapes(model))
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "the file ends early"
         raise PipelineError(f"not a valid ONNX file: {reason}", where=str(path)) from error

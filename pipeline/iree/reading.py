@@ -57,23 +57,25 @@ def read(source: Path, folder: Path, cache: LocalCache) -> Reading:
 
 
 def _read(source: Path, folder: Path) -> bytes:
+    with mlir.opened(source) as module:
+        float64 = _has_float64(module)
     output = folder / "read.mlirbc"
-    step = ["--compile-to=input", "--emit-mlir-bytecode", KEEP_FLOAT64]
+    step = ["--compile-to=input", "--emit-mlir-bytecode", *([KEEP_FLOAT64] if float64 else [])]
     toolchain.iree_compile(source, output, step, folder / "read.log")
     with mlir.opened(output) as module:
-        reading = Reading(convolutions.largest_matrix(module), _has_float64(module), _conditions(module))
+        reading = Reading(convolutions.largest_matrix(module), float64, _conditions(module))
     output.unlink()
     return json.dumps(asdict(reading)).encode()
 
 
 def _has_float64(module: ir.Module) -> bool:
-    """Whether any tensor is of doubles. (Scalars may be: they are attributes of ONNX operators.)"""
+    """Whether the model itself has a tensor of doubles. (Scalars are attributes; what lowering adds may be demoted.)"""
     found = False
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
         nonlocal found
-        types = [value.type for value in (*operation.operands, *operation.results)]
-        found = found or any(isinstance(t, ir.RankedTensorType) and isinstance(t.element_type, ir.F64Type) for t in types)
+        types = (str(value.type) for value in (*operation.operands, *operation.results))
+        found = found or any("tensor<" in text and "f64>" in text for text in types)
         return ir.WalkResult.INTERRUPT if found else ir.WalkResult.ADVANCE
 
     module.operation.walk(visit)

@@ -7,7 +7,10 @@ the device has, and both run there.
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,17 +69,11 @@ def verify(check: Check, variant: Variant, devices: Sequence[Device]) -> Result:
     """
     target = check.targets[variant.gated.name]
     own = resolve(target).subgroup_size
-    found: Evidence | None = None
-    untested: Evidence | None = None
-    for device, lanes in [*((d, d.subgroup_size) for d in devices), *([(devices[0], own)] if own else [])]:
-        result = _one(check, variant, target, device, lanes)
-        if isinstance(result, Failure):
-            return result
-        if result.kind == "untested":
-            untested = untested or result
-        else:
-            found = merged(found, result) if found else result
-    if found is None:
-        assert untested
-        return untested
-    return found
+    planned = [*((d, d.subgroup_size) for d in devices), *([(devices[0], own)] if own else [])]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # most of the time goes into starting small processes
+        results = list(pool.map(lambda place: _one(check, variant, target, *place), planned))
+    if failed := [result for result in results if isinstance(result, Failure)]:
+        return failed[0]
+    evidence = [result for result in results if isinstance(result, Evidence)]
+    found = [e for e in evidence if e.kind != "untested"]
+    return functools.reduce(merged, found) if found else evidence[0]

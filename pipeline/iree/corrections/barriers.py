@@ -47,7 +47,7 @@ class _Kernel:
     """A function: which of its values may differ from thread to thread, and the memory that it reads and writes."""
 
     function: ir.Operation
-    differing: set[ir.Value] = field(default_factory=set)
+    differing: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         size = -1
@@ -60,17 +60,17 @@ class _Kernel:
         if operation.name == "spirv.Load":
             differs = not _is_shared(operation.operands[0])
         else:
-            differs = operation.name.startswith("spirv.Group") or any(o in self.differing for o in operation.operands)
+            differs = operation.name.startswith("spirv.Group") or any(hash(o) in self.differing for o in operation.operands)
         if differs:
-            self.differing.update(operation.results)
+            self.differing.update(map(hash, operation.results))
         for value, argument in _passed(operation):
-            if value in self.differing:
-                self.differing.add(argument)
+            if hash(value) in self.differing:
+                self.differing.add(hash(argument))
 
     def is_uniform(self, nested: ir.Operation) -> bool:
         """Whether all threads take the same way through this loop or branch."""
         branches = [o.operation for block in nested.regions[0] for o in block if o.operation.name == "spirv.BranchConditional"]
-        return not any(branch.operands[0] in self.differing for branch in branches)
+        return not any(hash(branch.operands[0]) in self.differing for branch in branches)
 
     def access(self, operation: ir.Operation) -> _Access | None:
         """What `operation` itself does with memory that other threads see too."""
@@ -79,8 +79,8 @@ class _Kernel:
         pointer = next((o for o in operation.operands if _is_memory(o)), None)
         if pointer is None:
             return None
-        own = any(index in self.differing for index in _indices(pointer))
-        return _Access(_root(pointer), pointer, "Load" not in operation.name, own)
+        own = any(hash(index) in self.differing for index in _indices(pointer))
+        return _Access(_variable(pointer), pointer, "Load" not in operation.name, own)
 
     def hands_over(self) -> bool:
         """Whether anything is read that was written before: most kernels only read here and write there."""
@@ -111,7 +111,7 @@ def _passed(branch: ir.Operation) -> Iterator[tuple[ir.Value, ir.Value]]:
 
 
 def _owner(value: ir.Value) -> ir.Operation | None:
-    return value.owner if isinstance(value.owner, ir.Operation) else None
+    return None if isinstance(value.owner, ir.Block) else value.owner.operation
 
 
 def _is_memory(value: ir.Value) -> bool:
@@ -129,10 +129,6 @@ def _variable(pointer: ir.Value) -> str:
     while owner is not None and owner.name == "spirv.AccessChain":
         owner = _owner(owner.operands[0])
     return str(owner.attributes["variable"]) if owner is not None and "variable" in owner.attributes else ""
-
-
-def _root(pointer: ir.Value) -> str:
-    return _variable(pointer)
 
 
 def _is_shared(pointer: ir.Value) -> bool:
@@ -173,8 +169,54 @@ def _nested(kernel: _Kernel, operation: ir.Operation, pending: list[_Access]) ->
     return [*pending, *after]
 
 
+def _guarded(selection: ir.Operation) -> list[ir.Operation]:
+    """What only the threads do for which a condition holds, in order, if `selection` is no more than that."""
+    blocks = list(selection.regions[0])
+    return [o.operation for o in blocks[1]][:-1] if len(blocks) == 3 and not list(selection.results) else []
+
+
+def _first_conflict(kernel: _Kernel, guarded: list[ir.Operation]) -> int:
+    """The index of the first of these that must wait for one before it; 0 if none must."""
+    before: list[_Access] = []
+    for index, operation in enumerate(guarded):
+        accesses = kernel.accesses(operation)
+        if any(earlier.conflicts(later) for earlier in before for later in accesses):
+            return index
+        before += accesses
+    return 0
+
+
+def _is_spoiled(kernel: _Kernel, read: ir.Operation, done: list[ir.Operation]) -> bool:
+    """Whether `read`, done once more after `done`, may give another value."""
+    written = {access.root for operation in done for access in kernel.accesses(operation) if access.writes}
+    return any(access.root in written for access in kernel.accesses(read))
+
+
+def _split(kernel: _Kernel) -> bool:
+    """Make two of the first branch in which threads must wait for others, which may not be there; whether there was one.
+
+    What only reads or computes before the barrier is done again after it, where its values may be needed.
+    """
+    for selection in operations(kernel.function, "spirv.mlir.selection"):
+        guarded = [] if kernel.is_uniform(selection) else _guarded(selection)
+        index = _first_conflict(kernel, guarded)
+        done = [operation for operation in guarded[:index] if not list(operation.results)]
+        again = [operation for operation in guarded[:index] if list(operation.results)]
+        if done and not any(_is_spoiled(kernel, operation, done) for operation in again):
+            with ir.InsertionPoint(selection):
+                first = selection.clone()
+            for operation in reversed(_guarded(first)[index:]):
+                operation.erase()
+            for operation in done:
+                operation.erase()
+            return True
+    return False
+
+
 def synchronize(variant: ir.Operation) -> None:
     """Put the missing barriers into all kernels of `variant`."""
     for function in operations(variant, "spirv.func"):
-        kernel = _Kernel(function)
-        _synchronize(kernel, function.regions[0], [])
+        if _Kernel(function).hands_over():
+            while _split(_Kernel(function)):  # a new one each time: none may outlive the operations that it knows
+                pass
+            _synchronize(_Kernel(function), function.regions[0], [])

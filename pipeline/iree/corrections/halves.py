@@ -240,7 +240,7 @@ class _Exact:
 
     def _call(self, text: Callable[[_Function], str], value: ir.Value, type_: ir.Type) -> ir.Value:
         """Call, in front of the current operation, the function of that `text`, defined where it is not yet."""
-        count = "_".join(map(str, ir.VectorType(type_).shape)) if isinstance(type_, ir.VectorType) else "1"
+        count = "_".join(map(str, ir.VectorType(type_).shape)) if isinstance(type_, ir.VectorType) else "scalar"
         name = f"exact_{text.__name__}_{count}"
         if name not in self._defined:
             self._defined.add(name)
