@@ -87,6 +87,8 @@ def unsigned(dtype: type) -> Cases:
     a, b = whole_range(dtype, 3, 37), np.maximum(whole_range(dtype, 3, 37), 1)
     for name, kind, attributes in (("div", "Div", {}), ("mod", "Mod", {}), ("fmod", "Mod", {"fmod": 1})):
         cases.add(name, kind, a, b, **attributes)
+    for name, kind in (("div_by_one", "Div"), ("mod_by_one", "Mod")):
+        cases.add(name, kind, a, constants=[np.array(100, dtype)])
     cases.add("abs", "Abs", a)
     cases.add("clip", "Clip", a, constants=[np.array(most // 4, dtype), np.array(most // 4 * 3, dtype)])
     cases.add("topk", "TopK", a, constants=[np.array([3])])

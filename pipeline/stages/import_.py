@@ -23,7 +23,7 @@ def run(model: Model, source: Path, folder: Path) -> None:
     """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
     require(model, source)
     inputs = [asdict(i) | {"file": None} for i in model.inputs]
-    key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=2)
+    key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=3)
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)):

@@ -4,12 +4,16 @@ Measured with numbers of the whole range: Abs, Clip, Div, Mod, MaxPool, PRelu, R
 scatters of a minimum or maximum are wrong as soon as a number has its highest bit set; Sign does not compile. Comparisons, Max,
 Min, ReduceMax, ReduceMin, ArgMax, BitShift, CumSum, quantization and casts to other types are right. For uint64 there is nothing
 wider: it stays as it is.
+
+Quotients of 8 and 16 bits are made in float32: those in int32 IREE narrows again, to an unsigned one of 8 bits, which does not
+compile for Vulkan ("bitwidth emulation is not implemented yet on unsigned op pattern").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -22,6 +26,8 @@ _OPERATORS = frozenset("Clip Div Mod PRelu ReduceL1 ReduceL2 ReduceLogSum Reduce
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     if node.op_type in ("Abs", "Sign") and scope.type(node.input[0]) in _WIDER:
         return _of_itself(node, scope)
+    if node.op_type in ("Div", "Mod") and scope.type(node.input[0]) in (TensorProto.UINT8, TensorProto.UINT16):
+        return _quotient(node, scope)
     if node.op_type == "MaxPool":  # of integers, ONNX has it for 8 bits only
         return widened(node, scope, {TensorProto.UINT8: TensorProto.FLOAT})
     extreme = node.op_type in ("ScatterElements", "ScatterND") and attribute(node, "reduction") in (b"min", b"max")
@@ -36,6 +42,21 @@ def _of_itself(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto]:
     else:
         positive = nodes("Cast", node.input[0], to=TensorProto.BOOL)
         nodes("Cast", positive, result=node.output[0], to=scope.type(node.input[0]))
+    return nodes
+
+
+def _quotient(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto]:
+    """The quotient or remainder of numbers of up to 16 bits by way of float32.
+
+    It is ⌊(a + ½) / b⌋: that is ½ / b or more away from the next integers, far more than a division of float32 is off.
+    """
+    nodes = Nodes(node, scope)
+    a, b = (nodes("Cast", name, to=TensorProto.FLOAT) for name in node.input)
+    half = scope.add(np.array(0.5), TensorProto.FLOAT)
+    result = nodes("Floor", nodes("Div", nodes("Add", a, half), b))
+    if node.op_type == "Mod":
+        result = nodes("Sub", a, nodes("Mul", result, b))
+    nodes("Cast", result, result=node.output[0], to=scope.type(node.input[0]))
     return nodes
 
 
