@@ -181,7 +181,7 @@ class Published:
     def run(self, module: Path, device: Device, name: str) -> tuple[devices.Run, list[Array]]:
         """How a module ran on the test's inputs, and its outputs."""
         entry = self.manifest.signature.entry
-        ran = devices.run(module, device, entry, self.folder / "inputs.npz", self.folder, name)
+        ran = devices.run(module, device, entry, [self.folder / "inputs.npz"], self.folder, name)
         if ran.error:
             return ran, []
         with np.load(devices.outputs(self.folder, name)) as arrays:
