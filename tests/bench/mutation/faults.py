@@ -297,7 +297,8 @@ def _small(change: Callable[[Array], Array]) -> Callable[[Array, Random], Array 
 
 
 def _limited(array: Array, random: Random) -> Array | None:
-    return np.minimum(array, 127) if array.dtype == np.uint8 else None
+    """Bytes of at most 127. IREE gives them as int8: MLIR integers carry no sign."""
+    return np.minimum(array.view(np.uint8), 127).view(array.dtype) if array.dtype in (np.uint8, np.int8) else None
 
 
 def _last_wrong(array: Array, random: Random) -> Array:
