@@ -82,13 +82,27 @@ def _has_float64(module: ir.Module) -> bool:
     return found
 
 
+def _depends_on_inputs(operation: ir.Operation) -> bool:
+    """Whether an argument of a function or a branch reaches `operation`, and not only constants."""
+    seen: set[int] = set()
+    waiting = [operation]
+    while waiting:
+        for operand in waiting.pop().operands:
+            owner = operand.owner
+            if isinstance(owner, ir.Block):
+                return True
+            if hash(owner) not in seen:
+                seen.add(hash(owner))
+                waiting.append(owner.operation)
+    return False
+
+
 def _conditions(module: ir.Module) -> dict[str, str]:
     """What is asserted of data, outside kernels: what kernels assert, such as indices in range, ONNX demands of its users."""
     found: dict[str, str] = {}
     for operation in operations(module, "cf.assert"):
-        parent, condition = operation.parent, operation.operands[0].owner
+        parent = operation.parent
         inside = parent is not None and parent.name.startswith("linalg.")
-        constant = isinstance(condition, ir.Operation | ir.OpView) and condition.name == "arith.constant"
-        if not inside and not constant:
+        if not inside and _depends_on_inputs(operation):
             found.setdefault(str(ir.StringAttr(operation.attributes["msg"]).value), mlir.node(operation))
     return found
