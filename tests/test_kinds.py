@@ -188,7 +188,7 @@ KINDS = {
             {"name": "s", "shape": [1, 1, 30], "dtype": "float32", "low": 0.2, "high": 1},
         ),
         (("y", "int64"),),
-        says="onnx.NonMaxSuppression is compiled for some data only",
+        says="onnx.NonMaxSuppression (node 'y') is compiled for some data only",
     ),
     "wrong-neighbour": Kind(
         wrong_neighbour, (x("float32", 1, 1, 1, 20, low=1, high=2),), says="all variants give the same numbers, and not the"
