@@ -63,4 +63,5 @@ def correct_translated(variant: ir.Operation) -> None:
         cpu.convert_through_i32(variant)
         halves.make_exact(variant, _converts_halves(variant))
     if _is_vulkan(variant):
+        barriers.leave_out_idle_threads(variant)
         barriers.synchronize(variant)
