@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.layout import Layout
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
+from pipeline.stages.record import REVISIONS
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ def _stage(module: str, *arguments: Any) -> Callable[[], None]:
     return call
 
 
+def _revision(stage: str) -> dict[str, object]:
+    return {"revision": REVISIONS[stage]}
+
+
 def _files(folder: Path, *names: str) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
@@ -83,7 +88,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
     test_files = [i.file for i in model.inputs if i.file]
     given = list(model.reference) if isinstance(model.reference, tuple) else []
     judged = {"tolerance": repr(model.tolerance), "constant": model.constant}
-    described = {"inputs": repr([(i.name, i.shape, i.dtype) for i in model.inputs]), "entry": model.entry, "format": model.format}
+    described = {"inputs": repr(model.inputs), "entry": model.entry, "format": model.format, **_revision("import")}
     return [
         Step(
             f"fetch:{model.name}",
@@ -97,8 +102,8 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             f"import:{model.name}",
             f"{model.name} from {model.format} to MLIR",
             _stage("import_", model, source, imported),
-            (source,),
-            _files(imported, "model.mlirbc", "signature.json"),
+            (source, *test_files),  # on which rewrites are proved
+            _files(imported, "model.mlirbc", "signature.json", "rewrites.json"),
             described,
         ),
         Step(
@@ -108,7 +113,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             # After the import: it says better what does not fit between the spec's inputs and the graph.
             (source, imported / "signature.json", *test_files, *given),
             _files(reference, "data.json", "record.json"),
-            {"inputs": repr(model.inputs), "reference": repr(model.reference), **judged},
+            {"inputs": repr(model.inputs), "reference": repr(model.reference), **judged, **_revision("reference")},
         ),
     ]
 
@@ -140,7 +145,7 @@ def _bundle_steps(
             _stage("verify", model, bundle, targets, compiled, imported, reference, verified),
             (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
-            {"made": made, "tolerance": repr(model.tolerance), "machine": machine},
+            {"made": made, "tolerance": repr(model.tolerance), "machine": machine, **_revision("verify")},
         ),
         Step(
             f"audit:{model.name}:{bundle.name}",
@@ -168,17 +173,25 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", sample:
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
             result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name], sample)
-        package = layout.package(model.name)
-        info = {"about": model.about, "licence": model.licence, "source": repr(model.source), "tolerance": repr(model.tolerance)}
+        imported, package = layout.imported(model.name), layout.package(model.name)
+        info = {
+            "about": model.about,
+            "licence": model.licence,
+            "source": repr(model.source),
+            "tolerance": repr(model.tolerance),
+        }
         names = ("module.vmfb", "compiled.json", "evidence.json")
         result.append(
             Step(
                 f"package:{model.name}",
                 f"the manifest of {model.name}",
-                _stage("package", model, layout.imported(model.name), verified, package),
-                (*_files(layout.imported(model.name), "signature.json"), *(p / n for p in verified.values() for n in names)),
+                _stage("package", model, imported, verified, package),
+                (
+                    *_files(layout.imported(model.name), "signature.json", "rewrites.json"),
+                    *(p / n for p in verified.values() for n in names),
+                ),
                 _files(package, "manifest.json"),
-                info,
+                {**info, **_revision("package")},
             )
         )
         receipt = layout.published(model.name)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from pipeline.iree.gates import Gate, decide, select
 from pipeline.iree.targets import resolve
 from pipeline.spec.load import load
 from pipeline.spec.types import Executable
+from pipeline.stages import checks
+from pipeline.stages.evidence import Evidence
 from tests.project import DATA, ROOT
 
 DESKTOP = ("amd-rdna3", "nvidia-ampere", "vulkan-any", "x86-64-v4", "x86-64-v3", "x86-64")
@@ -275,3 +278,24 @@ def test_facts_name_the_devices_of_this_machine(present: list[Device]) -> None:
     assert vulkan.driver_info
     assert vulkan.facts.answers["vulkan.device::subgroup_size"] > 0
     assert on(present, "local-task").facts.answers["hal.cpu::sse3"] == 1
+
+
+def test_a_run_that_does_not_end_in_time_says_nothing_of_the_variant(
+    small: tuple[Path, compiler.Compiled], inputs: tuple[Path, np.ndarray], present: list[Device], tmp_path: Path
+) -> None:
+    device = on(present, "vulkan")
+    run = devices.run(small[0] / "module.vmfb", device, "small", [inputs[0]], tmp_path, "run", timeout=0.001)
+    assert (run.slow, run.done) == (True, 0)
+    result = checks.judge(cast(checks.Check, None), "vulkan-any", "device", device, run, "run")
+    assert isinstance(result, Evidence)
+    assert result.kind == "untested"
+    assert "did not end within" in result.reason
+    assert "llvmpipe" in result.reason or device.title in result.reason
+
+
+def test_a_software_device_is_one_device_at_every_width(present: list[Device], tmp_path: Path) -> None:
+    device = on(present, "vulkan")
+    found = devices.widths(device, tmp_path)
+    assert {d.name for d in found} == {device.name}
+    if "llvmpipe" in device.name:
+        assert [d.subgroup_size for d in found] == [4, 8, 16]

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.consume import load
+from pipeline.plan import Target, steps
+from pipeline.spec.load import load as load_spec
+from pipeline.stages import record
 from tests.project import ROOT, Project, leftovers, manifest, store_is_whole
 
 
@@ -19,6 +23,9 @@ def test_every_variant_is_verified_or_says_why_not(built: Project) -> None:
     assert evidence["vulkan-any"].kind == "device"
     assert "llvmpipe" in evidence["vulkan-any"].driver or evidence["vulkan-any"].device
     assert evidence["amd-rdna3"].kind in ("twin", "device")
+    for name in ("vulkan-any", "amd-rdna3", "nvidia-ampere"):
+        assert evidence[name].subgroup_sizes == (4, 8, 16) or "llvmpipe" not in evidence[name].driver, name
+    assert all(0 <= (e.of_tolerance or 0) <= 1 and e.draws > 1 for e in evidence.values() if e.kind != "untested")
     assert all(e.kind != "untested" or e.reason for e in evidence.values())
 
 
@@ -209,3 +216,45 @@ def test_the_projects_own_models_become_verified_releases(tmp_path: Path) -> Non
         assert kinds["vulkan-any"] == "device", model
         assert kinds["x86-64"] == "device", model
         assert "untested" not in (kinds["amd-rdna3"], kinds["nvidia-ampere"]), model
+
+
+def test_a_file_without_a_cpu_baseline_is_released_and_runs(tmp_path: Path) -> None:
+    project = Project(tmp_path, "small", bundle={"targets": ["vulkan-any", "x86-64-v3"]})
+    result = project.doit()
+    assert result.returncode == 0, result.stdout
+    model = load("small", store=str(project.layout.store), device="local", cache=tmp_path / "cache")  # fetches its part only
+    a, b = np.ones((64, 128), np.float32), np.ones((128, 64), np.float32)
+    assert model.variant == "x86-64-v3"
+    np.testing.assert_allclose(model(a, b)[0], (a @ b).sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("constant: [outptu0]\n", "constant: the model has no output 'outptu0': did you mean 'output0'?"),
+        ("reference: [y.npy, y.npy]\n", "stands twice"),
+        ("reference: [y.npy, z.npy]\n", "reference: 2 files are given, the model has 1 outputs: output0"),
+    ],
+)
+def test_what_a_spec_says_of_outputs_must_fit_them(again: Project, change: str, complaint: str) -> None:
+    for name in ("y", "z"):
+        np.save(again.targets / f"models/{name}.npy", np.arange(64, dtype=np.float32))
+    spec = again.targets / "models/small.yaml"
+    spec.write_text(spec.read_text() + change)
+    result = again.doit()
+    assert result.returncode
+    assert complaint in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("stage", ["import", "reference", "compile", "verify", "package"])
+def test_a_stage_that_works_in_another_way_makes_its_outputs_again(
+    again: Project, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def options() -> list[dict[str, object]]:
+        made = steps(load_spec(again.targets), again.layout, Target("store"))
+        return [dict(step.options) for step in made if step.name.startswith(f"{stage}:")]
+
+    before = options()
+    monkeypatch.setitem(record.REVISIONS, stage, record.REVISIONS[stage] + 1)
+    assert options() != before

@@ -237,7 +237,8 @@ def outputs_everywhere(made: Project, name: str, inputs: Path, found: list[Devic
     """What every variant that runs here gives."""
     verified = made.layout.verified(name, "desktop")
     gated = [v.gated for v in Compiled.read(verified / "compiled.json").variants]
-    linked = next(p for p in (*verified.glob("**/again/linked.mlirbc"), made.layout.compiled(name, "desktop") / "linked.mlirbc"))
+    again = sorted(verified.glob("**/left/linked.mlirbc"), key=lambda path: -len(path.parts))
+    linked = next(path for path in (*again, made.layout.compiled(name, "desktop") / "linked.mlirbc"))
     results = {}
     for device in found:
         for index, decision in enumerate(decide(gated, device.facts)):

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from iree.compiler import passmanager
 
+from pipeline import process
 from pipeline.cache import Cache, LocalCache
+from pipeline.errors import PipelineError
 from pipeline.iree import compiler, corrections, devices, link, mlir, pieces, toolchain
 from pipeline.iree.batches import plan
 from pipeline.iree.compiler import Counts
@@ -25,7 +27,7 @@ from pipeline.iree.devices import Device
 from pipeline.iree.mlir import ir, operations, symbol
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device, resolve
-from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile
+from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerCrashedError, CompilerRefusedError, iree_compile
 from tests.project import DATA, ROOT
 from tests.test_compile import DESKTOP, executables, inputs, on, outputs, present  # noqa: F401  # fixtures
 
@@ -316,3 +318,44 @@ def test_it_computes_what_plainly_compiled_modules_compute(
     assert not devices.run(tmp_path / "plain.vmfb", where, "small", [inputs[0]], tmp_path, "plain").error
     np.testing.assert_allclose(outputs(tmp_path, "split"), outputs(tmp_path, "plain"), rtol=1e-5)
     np.testing.assert_allclose(outputs(tmp_path, "split"), inputs[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("problem", [process.TimedOutError("did not end"), CompilerCrashedError("crashed")])
+def test_a_kernel_that_the_compiler_does_not_finish_is_named(
+    problem: PipelineError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of its batch are generated. (No kernel takes the compiler for ever on every machine: here one seems to.)"""
+    targets = [resolve(*executables("x86-64"))]
+    source = tmp_path / "front"
+    source.mkdir()
+    sources, _ = compiler.front_half(SMALL, source, targets, (), LocalCache(tmp_path / "cache", 1 << 30))
+    with mlir.opened(sources) as module:
+        dispatches = Dispatches(module, targets, ())
+        pieces_ = list(dispatches.pieces.values())
+        batch = dispatches.batch(pieces_)
+    bad, good = sorted(batch.names)[0], sorted(batch.names)[1:]
+    compiled: list[set[str]] = []
+    real = toolchain.iree_compile
+
+    def hesitating(path: Path, output: Path, flags: Sequence[str], log: Path, timeout: float = 0) -> process.Result:
+        with mlir.opened(path) as module:
+            kernels = {symbol(o) for o in operations(module, "hal.executable")}
+        if bad in kernels:
+            raise problem
+        compiled.append(kernels)
+        return real(path, output, flags, log, timeout)
+
+    monkeypatch.setattr(toolchain, "iree_compile", hesitating)
+    with pytest.raises(CompilerRefusedError, match=re.escape(batch.names[bad])):
+        pieces.generate(batch, tmp_path / "batch")
+    assert good
+    assert set().union(*compiled) <= {*good}
+
+
+def test_the_patience_with_a_kernel_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pieces.patience() == 300
+    monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "12")
+    assert pieces.patience() == 12
+    monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "soon")
+    with pytest.raises(PipelineError, match="PIPELINE_KERNEL_TIMEOUT=soon is no number of seconds"):
+        pieces.patience()

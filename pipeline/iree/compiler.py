@@ -16,7 +16,7 @@ from pipeline.iree import batches, description, link, mlir, pieces, reading, spi
 from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
 from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
+from pipeline.iree.toolchain import LINK_FLAGS, CompilerCrashedError, CompilerRefusedError, iree_compile, iree_opt
 
 _BYTECODE = "--emit-mlir-bytecode"
 _ANY_DEVICE = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
@@ -102,6 +102,10 @@ def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCa
     try:
         found = reading.read(source, folder, cache)
         found.require_unconditional(str(source))
+    except CompilerCrashedError as error:
+        what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
+        hint = f"find which by leaving some out, and compute it outside the model; {error.hint}"
+        raise FrontHalfError(what, where=error.where, hint=hint) from error
     except PipelineError as error:
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
     return found.flags(flags)

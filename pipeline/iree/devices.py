@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Run:
     """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose.
 
     `done` sets of inputs were run, of which `varies` gave other outputs when they were run again. `latency_s` is the median
-    of `rounds` more runs. `slow`: it did not end in time.
+    of `rounds` more runs. `slow`: it did not end in time; `crashed`: a signal ended it.
     """
 
     error: str
@@ -66,6 +66,7 @@ class Run:
     done: int = 0
     varies: int = 0
     slow: bool = False
+    crashed: bool = False
 
 
 class NoRuntimeError(PipelineError):
@@ -107,7 +108,8 @@ def _child(
         )
     if ended.returncode or not result_path.exists():
         last = process.tail(log, 1).strip()
-        return {"error": f"the process was {ended.ending}" if ended.returncode < 0 else f"{ended.ending}: {last}"}
+        crashed = ended.returncode < 0
+        return {"error": f"the process was {ended.ending}" if crashed else f"{ended.ending}: {last}", "crashed": crashed}
     result: dict[str, Any] = json.loads(result_path.read_text())
     if "problem" in result:
         raise PipelineError(**result["problem"])
@@ -129,7 +131,9 @@ def widths(device: Device, folder: Path) -> list[Device]:
     if "llvmpipe" not in device.name:
         return [device]
     found = [other for bits in _LLVMPIPE_BITS for other in _listed("vulkan", folder, {"LP_NATIVE_VECTOR_WIDTH": str(bits)})]
-    sizes = {d.subgroup_size: d for d in found if d.uri == device.uri and d.subgroup_size <= _LLVMPIPE_LANES}
+    # Its name tells the width; it is one device all the same.
+    same = [replace(d, name=device.name) for d in found if d.uri == device.uri and d.subgroup_size <= _LLVMPIPE_LANES]
+    sizes = {d.subgroup_size: d for d in same}
     return [sizes[size] for size in sorted(sizes)]
 
 
@@ -199,7 +203,7 @@ def run(
     except process.TimedOutError as error:
         return Run(error.what, slow=True)
     if "error" in result:
-        return Run(result["error"])
+        return Run(result["error"], crashed=result.get("crashed", False))
     return Run("", **result)
 
 

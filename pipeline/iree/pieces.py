@@ -225,8 +225,8 @@ def _generate_parts(batch: Batch, folder: Path, size: int) -> dict[str, bytes]:
 def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
     """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`.
 
-    Raises CompilerRefusedError that names the kernel which the compiler refuses, or takes longer for than `patience`: the
-    compiler does not say which of them it is, so a batch that fails is taken apart.
+    Raises CompilerRefusedError that names the kernel which the compiler refuses, crashes on, or takes longer for than
+    `patience`. The compiler does not say which of them it is, so a batch that fails is taken apart.
     """
     count = len(batch.keys)
     (kernel, *_) = batch.names.values()
@@ -238,7 +238,7 @@ def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
         hint = f"PIPELINE_KERNEL_TIMEOUT=SECONDS gives it longer; its log is {error.where}"
         what = f"{kernel}: the compiler did not end within {patience():.0f} s"
         raise toolchain.CompilerRefusedError(what, where=error.where, hint=hint) from error
-    except toolchain.CompilerRefusedError as error:
+    except (toolchain.CompilerRefusedError, toolchain.CompilerCrashedError) as error:
         if count > 1:
             return _generate_parts(batch, folder, -(-count // 2))
         raise toolchain.CompilerRefusedError(f"{kernel}: {error.what}", where=error.where, hint=error.hint) from error

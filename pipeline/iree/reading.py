@@ -33,7 +33,8 @@ class Reading:
 
     def flags(self, given: Sequence[str]) -> tuple[str, ...]:
         """The flags that the model needs for its front half besides those `given`."""
-        own = (KEEP_FLOAT64,) if self.float64 and KEEP_FLOAT64 not in given else ()
+        said = {flag.split("=")[0] for flag in given}
+        own = (KEEP_FLOAT64,) if self.float64 and KEEP_FLOAT64.split("=")[0] not in said else ()
         return (*convolutions.flags(self.largest_matrix, given), *own)
 
     def require_unconditional(self, where: str) -> None:
@@ -80,6 +81,13 @@ def _has_float64(module: ir.Module) -> bool:
 
     module.operation.walk(visit)
     return found
+
+
+def operators(source: Path) -> list[str]:
+    """The ONNX operators of the imported model at `source`, in order, each once."""
+    with mlir.opened(source) as module:
+        names = [str(ir.StringAttr(o.attributes["name"]).value) for o in operations(module, "torch.operator")]
+    return list(dict.fromkeys(names))
 
 
 def _depends_on_inputs(operation: ir.Operation) -> bool:

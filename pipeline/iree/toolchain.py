@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import runpy
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file
 
 REQUIRED = "3.13.0"
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _LINKER = "iree-lld"
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
 CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
@@ -37,6 +39,10 @@ def _package_folder() -> Path:
 
 class CompilerRefusedError(PipelineError):
     """The compiler looked at its input and said no. (A full disk or a kill is not that.)"""
+
+
+class CompilerCrashedError(PipelineError):
+    """The compiler ended by a fault of its own."""
 
 
 @functools.cache
@@ -85,6 +91,8 @@ def first_error(log: Path) -> str:
             if operator:
                 where = f" (node {node!r})" if node else ""
                 return f"{operator[1]}{where} is not supported: leave it out of the model, and compute it outside"
+            if function := re.search(r"'spirv\.GL\.(\w+)' op operand #0 must be 16/32-bit float", line):
+                return f"computes {function[1].lower()} of float64, which Vulkan does not have"
             return (f"node {node!r}: " if node else "") + match[2][:300]
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
@@ -112,6 +120,8 @@ def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path, t
         result = process.execute([tool(tool_name), *words], log, stdin=source, timeout=timeout, env=env, pass_fds=[descriptor])
     if result.returncode:
         hint = f"the whole output of {tool_name} is in {log}"
+        if -result.returncode in _CRASHES:
+            raise CompilerCrashedError(f"{tool_name} crashed ({result.ending})", where=str(source), hint=hint)
         what = first_error(log) if result.returncode > 0 else f"{tool_name} was {result.ending}"
         refused = result.returncode > 0 and "No space left" not in what
         raise (CompilerRefusedError if refused else PipelineError)(what, where=str(source), hint=hint)

@@ -16,8 +16,6 @@ from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 
 # linked.mlirbc lets verify make copies of the module that run one variant.
 OUTPUTS = ("module.vmfb", "linked.mlirbc", "compiled.json")
-# Raise when the way to compile changes: everything is then compiled again.
-REVISION = 5
 
 
 def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
@@ -26,7 +24,7 @@ def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
         "bundle": {"flags": bundle.flags, "on_failure": bundle.on_failure},
         "targets": [asdict(t) | {"path": "", "about": "", "gates": [str(g) for g in t.gates]} for t in targets],
         "compiler": toolchain.version(),
-        "revision": REVISION,
+        "revision": record.REVISIONS["compile"],
     }
 
 
@@ -65,25 +63,23 @@ def compile_targets(
     return Compiled(variants, (), flags, toolchain.version(), seconds, made.flags)
 
 
-def without_optimizations(bundle: Bundle, compiled: Compiled) -> Bundle | None:
-    """`bundle` with the flags that turn off what the pipeline itself chose for speed; None if it chose nothing."""
+def without_optimizations(bundle: Bundle, own_flags: Sequence[str]) -> Bundle | None:
+    """`bundle` with the flags that turn off those of `own_flags` that are for speed; None if there are none."""
     from pipeline.iree import convolutions
 
-    if convolutions.FLAG not in compiled.own_flags:
+    if convolutions.FLAG not in own_flags:
         return None
     return replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
 
 
-def _plain(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, Bundle] | None:
+def _plain(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> Compiled | None:
     """The bundle once more without the pipeline's own optimizations, if there were any and the compiler takes it so."""
     from pipeline.cache import from_environment
-    from pipeline.iree import compiler, convolutions
+    from pipeline.iree import compiler
 
-    if convolutions.FLAG not in compiler.front_flags(source, folder, bundle.flags, from_environment().local):
-        return None
-    plain = replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
+    plain = without_optimizations(bundle, compiler.front_flags(source, folder, bundle.flags, from_environment().local))
     try:
-        return compile_targets(source, folder, plain, targets), plain
+        return compile_targets(source, folder, plain, targets) if plain else None
     except compiler.RefusedError:
         return None
 
@@ -105,7 +101,7 @@ def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Execu
         if plain := _plain(source, folder, bundle, targets):
             names = ", ".join(error.reasons)
             note = f"convolutions are not compiled as matrix products: so compiled, the compiler refused {names}"
-            return replace(plain[0], notes=(note,)), []
+            return replace(plain, notes=(note,)), []
         refused = [Dropped(name, f"does not compile: {reason.what}") for name, reason in error.reasons.items()]
         if bundle.on_failure == "fail" or len(refused) == len(targets):
             hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(refused) < len(targets) else ""

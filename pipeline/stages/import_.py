@@ -22,8 +22,10 @@ OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 def run(model: Model, source: Path, folder: Path) -> None:
     """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
     require(model, source)
-    inputs = [asdict(i) | {"file": None} for i in model.inputs]
-    key = record.key([source], inputs=inputs, format=model.format, entry=model.entry, importer=3)
+    inputs = [asdict(i) | {"file": bool(i.file)} for i in model.inputs]
+    files = [source, *(i.file for i in model.inputs if i.file)]  # rewrites are proved on the test data
+    revision = record.REVISIONS["import"]
+    key = record.key(files, inputs=inputs, format=model.format, entry=model.entry, revision=revision)
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)):

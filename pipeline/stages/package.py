@@ -23,7 +23,6 @@ from pipeline.stages.compiled import Compiled, Variant
 from pipeline.stages.evidence import Evidence, read_evidence
 from pipeline.stages.testdata import TestData
 
-REVISION = 3
 # The VM bytecode of one release is not promised to load in an older one.
 MINIMUM_RUNTIME = "3.13.0"
 
@@ -161,13 +160,13 @@ def _reference(model: Model, data: TestData, blobs: Path) -> m.Reference:
 def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
     """Write `manifest.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the model's bundles."""
     data = {bundle: TestData.read(path) for bundle, path in verified.items()}
-    files = [imported / "signature.json"]
+    files = [imported / "signature.json", imported / "rewrites.json"]
     for bundle, path in verified.items():
         files += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *data[bundle].files()]
     for path in verified.values():
         record.require_intact(path)
     info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model), _rewrites(imported))
-    key = record.key(files, model=asdict(info), bundles=list(verified), revision=REVISION)
+    key = record.key(files, model=asdict(info), bundles=list(verified), revision=record.REVISIONS["package"])
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):

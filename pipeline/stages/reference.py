@@ -17,11 +17,10 @@ from pipeline.compare import Tolerance
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers.signature import Signature
+from pipeline.names import did_you_mean
 from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
-
-REVISION = 2
 
 
 def _ask_onnxruntime(source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
@@ -43,14 +42,21 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
     from pipeline.importers.draws import GIVEN, draws
     from pipeline.stages.testdata import Draw, TestData, settled
 
+    names = tuple(t.name for t in Signature.read(imported / "signature.json").outputs)
     made = draws(model.inputs, str(model.path))
     if isinstance(model.reference, tuple):
+        if len(model.reference) != len(names):
+            what = f"reference: {len(model.reference)} files are given, the model has {len(names)} outputs: {', '.join(names)}"
+            raise PipelineError(what, where=str(model.path), hint="give one .npy file for each output, in this order")
         made = {GIVEN: made[GIVEN]}
         outputs = [arrays.load(path) for path in model.reference]
         arrays.write(folder / f"{GIVEN}.outputs.npz", outputs)
     for name, inputs in made.items():
         arrays.write(folder / f"{name}.inputs.npz", inputs)
-    names = tuple(t.name for t in Signature.read(imported / "signature.json").outputs)
+    if unknown := [name for name in model.constant if name not in names]:
+        raise PipelineError(
+            f"constant: the model has no output {unknown[0]!r}: {did_you_mean(unknown[0], names)}", where=str(model.path)
+        )
     data = TestData(folder, tuple(Draw(name, ()) for name in made), names, (True,) * len(names), {})
     if model.reference == "onnxruntime":
         found = _ask_onnxruntime(source, folder, list(made))
@@ -75,7 +81,7 @@ def run(model: Model, source: Path, imported: Path, folder: Path) -> None:
         reference=kind,
         tolerance=repr(model.tolerance),
         constant=model.constant,
-        revision=REVISION,
+        revision=record.REVISIONS["reference"],
     )
     if record.is_current(folder, key):
         return

@@ -124,6 +124,10 @@ def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model
     return None
 
 
+def _is_one(array: Array) -> bool:
+    return bool((array == array.flat[0]).all() or (array != array).all())
+
+
 def _constant(data: TestData, draws: Sequence[Sequence[Array]], meant: Sequence[str]) -> list[str]:
     """A sentence for each output that is the same whatever the inputs, and neither has to be nor is meant to be."""
     problems = []
@@ -131,7 +135,7 @@ def _constant(data: TestData, draws: Sequence[Sequence[Array]], meant: Sequence[
         values = [outputs[index] for outputs in draws]
         if not depends or name in meant or not values[0].size:
             continue
-        if all(v.size > 1 and (v == v.flat[0]).all() for v in values) and len({v.flat[0].item() for v in values}) == 1:
+        if all(v.size > 1 and _is_one(v) for v in values) and len({str(v.flat[0]) for v in values}) == 1:
             problems.append(f"output {name!r} is {values[0].flat[0]} everywhere")
         elif len(values) > 1 and all(v.tobytes() == values[0].tobytes() for v in values):
             problems.append(f"output {name!r} is the same for {len(values)} different inputs")

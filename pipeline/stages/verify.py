@@ -25,7 +25,6 @@ from pipeline.stages.evidence import Evidence, merged, write_evidence
 from pipeline.stages.testdata import Draw, TestData, settled
 
 OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json")
-REVISION = 2
 
 
 def _chosen(check: Check, device: Device, number: int) -> Result | None:
@@ -143,31 +142,49 @@ def _baseline(check: Check) -> Check:
     return replace(check, data=data, baseline=check.compiled.variants[indices[-1]].gated.name)
 
 
-def _again(check: Check, bundle: Bundle, left: Sequence[Executable], dropped: Sequence[Dropped], notes: Sequence[str]) -> Check:
-    """Compile again: with other flags, or without the targets that failed."""
-    folder = check.folder / "again"
+def _again(check: Check, name: str, bundle: Bundle, targets: Sequence[Executable]) -> Check:
+    """The check of what is compiled once more, in a folder of this name: with other flags, or without targets that failed."""
+    folder = check.folder / name
     folder.mkdir()
-    made = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, bundle, left)
-    made = replace(
-        made,
-        dropped=(*check.compiled.dropped, *dropped),
-        notes=tuple(dict.fromkeys((*check.compiled.notes, *made.notes, *notes))),
-    )
+    made = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, bundle, targets)
+    made = replace(made, dropped=check.compiled.dropped, notes=check.compiled.notes)
     logs = folder / "verify"
     logs.mkdir()
     return replace(check, bundle=bundle, compiled=made, module_folder=folder, folder=logs)
 
 
-def _left(check: Check, failures: Sequence[Failure]) -> list[Executable]:
-    failed = {f.variant for f in failures}
-    return [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in failed]
+def _without_optimizations(check: Check, failed: Sequence[str]) -> Check | None:
+    """The check of all variants without what the pipeline chose for speed; None if that is nothing, or is refused so."""
+    from pipeline.iree.compiler import RefusedError
+
+    bundle = compile_stage.without_optimizations(check.bundle, check.compiled.own_flags)
+    if bundle is None:
+        return None
+    try:
+        plain = _again(check, "plain", bundle, [check.targets[v.gated.name] for v in check.compiled.variants])
+    except RefusedError:
+        return None
+    note = f"convolutions are not compiled as matrix products: so compiled, {', '.join(failed)} failed verification"
+    return replace(plain, compiled=replace(plain.compiled, notes=(*plain.compiled.notes, note)))
+
+
+def _without_failed(check: Check, failures: Sequence[Failure]) -> Check:
+    """The check of the variants that did not fail; the others are dropped."""
+    left = [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in _failed(failures)]
+    first = {f.variant: Dropped(f.variant, f"failed verification {f.where}: {f.what}") for f in reversed(failures)}
+    again = _again(check, "left", check.bundle, left)
+    return replace(again, compiled=replace(again.compiled, dropped=(*again.compiled.dropped, *first.values())))
+
+
+def _failed(failures: Sequence[Failure]) -> list[str]:
+    return list(dict.fromkeys(failure.variant for failure in failures))
 
 
 def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> PipelineError:
     where = f"{check.model.name}, bundle {check.bundle.name}"
     hint = "`tolerance` in the model says how far off is right"
     if everything and agree(check, failures):
-        names = ", ".join(dict.fromkeys(f.variant for f in failures))
+        names = ", ".join(_failed(failures))
         what = (
             f"all variants give the same numbers, and not the reference's: the import or the reference differs, no target.\n"
             f"{names}: {failures[0].what}; their outputs are in {failures[0].outputs[0].parent}"
@@ -179,24 +196,24 @@ def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> Pipe
     return PipelineError(what, where=where, hint=f"{hint}; the outputs are in {check.folder}")
 
 
+def _tried(check: Check) -> tuple[list[Result], list[Failure]]:
+    results = _run_all(check)
+    return results, [result for result in results if isinstance(result, Failure)]
+
+
 def _verify(check: Check) -> tuple[Check, list[Evidence]]:
-    while True:
-        results = _run_all(check)
-        failures = [r for r in results if isinstance(r, Failure)]
-        if not failures:
-            return check, [_strongest(results, v.gated.name) for v in check.compiled.variants]
-        names = ", ".join(dict.fromkeys(f.variant for f in failures))
-        plain = compile_stage.without_optimizations(check.bundle, check.compiled)
-        left = _left(check, failures)
-        if plain:
-            everyone = [check.targets[v.gated.name] for v in check.compiled.variants]
-            note = f"convolutions are not compiled as matrix products: so compiled, {names} failed verification"
-            check = _again(check, plain, everyone, (), (note,))
-        elif check.bundle.on_failure == "fail" or not left:
-            raise _refuse(check, failures, everything=_tested(results) == {f.variant for f in failures})
-        else:
-            dropped = [Dropped(f.variant, f"failed verification {f.where}: {f.what}") for f in failures]
-            check = _again(check, check.bundle, left, list({d.name: d for d in reversed(dropped)}.values()), ())
+    """Run all variants; where some fail, try without optimizations, and keep that if fewer do. Then refuse or drop."""
+    results, failures = _tried(check)
+    if failures and (plain := _without_optimizations(check, _failed(failures))):
+        others = _tried(plain)
+        if len(_failed(others[1])) < len(_failed(failures)):
+            check, (results, failures) = plain, others
+    while failures:
+        if check.bundle.on_failure == "fail" or len(_failed(failures)) == len(check.compiled.variants):
+            raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
+        check = _without_failed(check, failures)
+        results, failures = _tried(check)
+    return check, [_strongest(results, v.gated.name) for v in check.compiled.variants]
 
 
 def _prepare(
@@ -252,7 +269,7 @@ def run(
         model=[repr(model.tolerance), model.constant],
         devices=[[d.title, sorted(d.facts.answers.items())] for d in present],
         runtime=devices.runtime_version(),
-        revision=REVISION,
+        revision=record.REVISIONS["verify"],
     )
     if record.is_current(folder, key):
         return
