@@ -124,8 +124,10 @@ def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model
     return None
 
 
-def _is_one(array: Array) -> bool:
-    return bool((array == array.flat[0]).all() or (array != array).all())
+def _is_one(arrays: Sequence[Array]) -> bool:
+    """Whether all elements of all arrays are one value: NaN is one, and so are 0 and -0."""
+    value = arrays[0].flat[0]
+    return all(bool((a != a).all() if value != value else (a == value).all()) for a in arrays)
 
 
 def _constant(data: TestData, draws: Sequence[Sequence[Array]], meant: Sequence[str]) -> list[str]:
@@ -135,7 +137,7 @@ def _constant(data: TestData, draws: Sequence[Sequence[Array]], meant: Sequence[
         values = [outputs[index] for outputs in draws]
         if not depends or name in meant or not values[0].size:
             continue
-        if all(v.size > 1 and _is_one(v) for v in values) and len({str(v.flat[0]) for v in values}) == 1:
+        if values[0].size > 1 and _is_one(values):
             problems.append(f"output {name!r} is {values[0].flat[0]} everywhere")
         elif len(values) > 1 and all(v.tobytes() == values[0].tobytes() for v in values):
             problems.append(f"output {name!r} is the same for {len(values)} different inputs")
