@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import select
 import shlex
@@ -9,10 +11,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import PipelineError, disk_errors
 
@@ -78,15 +81,22 @@ def end_all() -> None:
 
 
 def _spawn(
-    words: Sequence[str], stdin: BinaryIO | None, output: BinaryIO, env: Mapping[str, str], pass_fds: Sequence[int], log: Path
+    words: Sequence[str],
+    stdin: BinaryIO | int,
+    output: BinaryIO | int,
+    errors: BinaryIO | int,
+    env: Mapping[str, str],
+    pass_fds: Sequence[int],
+    log: Path,
 ) -> subprocess.Popen[bytes]:
     try:
         with _lock:
             process = subprocess.Popen(
                 words,
-                stdin=stdin or subprocess.DEVNULL,
+                bufsize=0,
+                stdin=stdin,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 start_new_session=True,
                 pass_fds=(*_inherited, *pass_fds),
                 env=env,
@@ -138,7 +148,9 @@ def execute(
         with disk_errors(str(log)):
             output.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
             output.flush()
-        process = _spawn(words, source, output, {**os.environ, **(env or {})}, pass_fds, log)
+        process = _spawn(
+            words, source or subprocess.DEVNULL, output, subprocess.STDOUT, {**os.environ, **(env or {})}, pass_fds, log
+        )
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")
@@ -179,3 +191,116 @@ def run(
             f"{Path(str(argv[0])).name}: {result.ending}\n{tail(log)}", where=str(log), hint=f"the whole log is {log}"
         )
     return result
+
+
+class Forks:
+    """Processes that start at once: forks of one that `argv` starts, which imports what they need and then calls `serve`.
+
+    Starting Python and importing numpy and a runtime takes longer than most of what is done with them. What waits for the
+    next request ends with this process.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = argv
+        self._idle: list[subprocess.Popen[bytes]] = []
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        while self._idle:
+            _end(self._idle.pop())
+
+    def execute(self, arguments: Sequence[str | Path], log: Path, *, timeout: float, env: Mapping[str, str]) -> Result:
+        """Let a fork do what `serve` does with `arguments`. As `execute`, with `env` added to this process's environment."""
+        if _refusing.is_set():
+            raise PipelineError("interrupted")
+        started = time.monotonic()
+        words = [str(word) for word in arguments]
+        with disk_errors(str(log)):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(f"$ {shlex.join([*self._argv, *words])}\n")
+        server = self._take() or self._start(log)
+        request = {"arguments": words, "log": str(log), "folder": str(Path.cwd()), "environment": {**os.environ, **env}}
+        try:
+            returncode = _ask(server, json.dumps(request).encode() + b"\n", timeout)
+        except TimeoutError:
+            self._idle.append(server)
+            what = f"it did not end within {timeout:.0f} s and was stopped"
+            raise TimedOutError(what, where=str(log)) from None
+        except BaseException:
+            _end(server)
+            raise
+        self._idle.append(server)
+        return Result(returncode, time.monotonic() - started, log)
+
+    def _take(self) -> subprocess.Popen[bytes] | None:
+        with _lock:
+            while self._idle:
+                server = self._idle.pop()
+                if server.poll() is None:
+                    return server
+                _end(server)
+        return None
+
+    def _start(self, log: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process that forks should have one thread
+        with disk_errors(str(log)), log.open("ab") as errors:
+            return _spawn(self._argv, subprocess.PIPE, subprocess.PIPE, errors, environment, (), log)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    _end_group(server)
+    for pipe in (server.stdin, server.stdout):
+        if pipe:
+            with suppress(OSError):
+                pipe.close()
+    with _lock:
+        _running.discard(server)
+
+
+def _ask(server: subprocess.Popen[bytes], request: bytes, timeout: float) -> int:
+    """Send the request, wait for its end: the fork's return code, or the server's own if it ended. May raise TimeoutError."""
+    if server.stdin is None or server.stdout is None:
+        raise ValueError("the server has no pipes")
+    with suppress(BrokenPipeError):
+        server.stdin.write(request)
+        server.stdin.flush()
+    fork = server.stdout.readline()
+    waiter = select.poll()
+    waiter.register(server.stdout, select.POLLIN)
+    late = bool(fork) and not waiter.poll(timeout * 1000)
+    for sig in (signal.SIGTERM, signal.SIGKILL) if late else ():
+        os.kill(int(fork), sig)  # the server tells first that it has ended: until then the number is its own
+        if waiter.poll(2000):
+            break
+    ended = server.stdout.readline()
+    if late:
+        raise TimeoutError
+    return int(ended) if ended else server.wait()
+
+
+def serve(act: Callable[[list[str]], int]) -> int:
+    """The other side of `Forks`: a fork of this process for each request. Returns in each what `act` does with it, and in this
+    process 0, when nobody is there to ask any more."""
+    requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    while line := requests.readline():
+        fork = os.fork()
+        if not fork:
+            requests.close()
+            answers.close()
+            return act(_become(json.loads(line)))
+        answers.write(b"%d\n" % fork)
+        answers.write(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]))
+    return 0
+
+
+def _become(request: dict[str, Any]) -> list[str]:
+    """Make this process what the request says: its log, folder and environment. Returns its arguments."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    arguments: list[str] = request["arguments"]
+    return arguments

@@ -94,6 +94,50 @@ def test_a_tool_that_does_not_end_is_stopped_with_its_children(tmp_path: Path) -
     wait_for(lambda: str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout)
 
 
+FORKS = """
+import os, sys, time
+from pipeline import process
+def act(arguments):
+    print(arguments, os.environ["WORD"], os.getcwd())
+    if arguments[0] == "crash":
+        os.kill(os.getpid(), 11)
+    if arguments[0] == "sleep":
+        time.sleep(10**6)
+    return int(arguments[0])
+sys.exit(process.serve(act))
+"""
+
+
+def test_forks_have_a_log_an_environment_and_an_ending_of_their_own(tmp_path: Path) -> None:
+    forks = process.Forks([sys.executable, "-c", FORKS])
+    endings = {"0": "exit code 0", "3": "exit code 3", "crash": "killed by SIGSEGV"}
+    for word, ending in endings.items():
+        log = tmp_path / word
+        assert forks.execute([word], log, timeout=60, env={"WORD": f"word-{word}"}).ending == ending
+        if word != "crash":  # what it printed is lost with its buffer
+            assert f"['{word}'] word-{word} {Path.cwd()}" in log.read_text()
+
+
+def test_a_fork_that_does_not_end_is_stopped_and_the_next_one_runs(tmp_path: Path) -> None:
+    forks = process.Forks([sys.executable, "-c", FORKS])
+    with pytest.raises(process.TimedOutError, match="did not end within 1 s"):
+        forks.execute(["sleep"], tmp_path / "log", timeout=1, env={"WORD": ""})
+    assert forks.execute(["0"], tmp_path / "log", timeout=60, env={"WORD": ""}).returncode == 0
+
+
+def test_what_forks_is_started_again_when_it_was_killed(tmp_path: Path) -> None:
+    forks = process.Forks([sys.executable, "-c", FORKS])
+    assert forks.execute(["0"], tmp_path / "log", timeout=60, env={"WORD": ""}).returncode == 0
+    process.end_all()
+    assert forks.execute(["0"], tmp_path / "log", timeout=60, env={"WORD": ""}).returncode == 0
+
+
+def test_what_cannot_be_started_says_so_in_the_log(tmp_path: Path) -> None:
+    forks = process.Forks([sys.executable, "-c", "import no_such_module"])
+    assert forks.execute(["0"], tmp_path / "log", timeout=60, env={}).ending == "exit code 1"
+    assert "no_such_module" in (tmp_path / "log").read_text()
+
+
 def test_a_tool_that_does_not_exist_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="cannot start no-such-tool"):
         process.execute(["no-such-tool"], tmp_path / "log")

@@ -18,6 +18,7 @@ from pipeline.iree.gates import Facts
 REQUIRED_RUNTIME = "3.13.0"
 _LLVMPIPE_BITS = (128, 256, 512)
 _LLVMPIPE_LANES = 16
+_children = process.Forks([sys.executable, "-m", "pipeline.iree.runner"])
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,7 @@ def _child(
         job_path.write_text(json.dumps(job))
         result_path.unlink(missing_ok=True)
     log = folder / f"{name}.log"
-    words: list[str | Path] = [sys.executable, "-m", "pipeline.iree.runner", job_path, result_path]
-    ended = process.execute(words, log, timeout=timeout, env=environment)
+    ended = _children.execute([job_path, result_path], log, timeout=timeout, env=environment or {})
     if ended.returncode == -signal.SIGKILL:
         raise PipelineError(
             "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run the same command again"

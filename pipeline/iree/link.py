@@ -169,6 +169,14 @@ def _insert_selection(module: ir.Module, text: str) -> None:
                 operation.operation.clone()
 
 
+def _say_what_is_held(module: ir.Module, order: Sequence[str]) -> None:
+    """Where there is no device, IREE names every attribute of every target: say only which variants there are."""
+    for check in operations(module, "util.status.check_ok"):
+        if "message" in check.attributes and "`__device_0` not found" in ir.StringAttr(check.attributes["message"]).value:
+            text = f"there is no device that this module is for; it holds code for {', '.join(order)}"
+            check.attributes["message"] = ir.StringAttr.get(text)
+
+
 def append(module: ir.Module, text: str) -> None:
     """Add the functions of the MLIR `text` to the end of `module`."""
     with ir.InsertionPoint(module.body):
@@ -210,6 +218,7 @@ def link(module: ir.Module, variants: Sequence[Gated], warm_up: bytes = b"") -> 
         first = (owners[ungated[-1], found[0].dispatch], found[0].dispatch)
     _insert_selection(module, selection(variants, first))
     _replace_queries(module, order)
+    _say_what_is_held(module, order)
     module.operation.verify()
     return owners
 

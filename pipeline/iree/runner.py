@@ -1,4 +1,4 @@
-"""The child process that touches devices: `python -m pipeline.iree.runner JOB.json RESULT.json`.
+"""The child processes that touch devices: forks of `python -m pipeline.iree.runner`, with the arguments JOB.json RESULT.json.
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "devices"} or {"action": "run", "module",
@@ -16,7 +16,7 @@ from typing import Any
 
 import iree.runtime as rt
 
-from pipeline import arrays
+from pipeline import arrays, process
 from pipeline.errors import PipelineError
 from pipeline.iree.facts import MODULE, NAMES
 from pipeline.iree.session import Session, open_device
@@ -160,4 +160,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(process.serve(main))

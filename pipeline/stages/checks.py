@@ -9,8 +9,9 @@ from pathlib import Path
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Comparison, compare
+from pipeline.files import sha256_file
 from pipeline.iree import devices
-from pipeline.iree.devices import Device
+from pipeline.iree.devices import Device, Run
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence
@@ -46,6 +47,7 @@ class Check:
     devices: Sequence[Device]
     baseline: str = ""  # the variant whose outputs are the reference, if one's are
     _references: dict[Path, list[Array]] = field(default_factory=dict, compare=False)
+    _runs: dict[tuple[str, str, int], tuple[Run, str]] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> Path:
@@ -60,7 +62,7 @@ class Check:
         return self._references[path]
 
 
-def run(check: Check, module: Path, device: Device, name: str) -> devices.Run:
+def run(check: Check, module: Path, device: Device, name: str) -> Run:
     """Run the module on all draws, each twice: what a race makes is seldom the same.
 
     A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash counts.)
@@ -70,6 +72,14 @@ def run(check: Check, module: Path, device: Device, name: str) -> devices.Run:
     if ran.error and not ran.slow and not ran.crashed and device.software:
         ran = devices.run(module, device, check.entry, inputs, check.folder, name, repeats=1)
     return ran
+
+
+def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run, str]:
+    """`run`, or how the same file ran on this device before, with the name that it ran by."""
+    key = (sha256_file(module), device.uri, device.subgroup_size)
+    if key not in check._runs:
+        check._runs[key] = (run(check, module, device, name), name)
+    return check._runs[key]
 
 
 def _place(kind: str, device: Device) -> str:
@@ -89,7 +99,7 @@ def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], st
     return results, problem
 
 
-def judge(check: Check, variant: str, kind: str, device: Device, ran: devices.Run, name: str) -> Result:
+def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name: str) -> Result:
     """What the run called `name` says of the variant."""
     if ran.slow:
         return Evidence(variant, "untested", reason=f"{ran.error} ({_place(kind, device)}): too slow for this device")

@@ -21,9 +21,11 @@ from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Executable
 from pipeline.stages import compile as compile_stage
-from pipeline.stages.checks import Check, Failure, Result, judge, run
+from pipeline.stages.checks import Check, Failure, Result, judge, run_once
 from pipeline.stages.compiled import Variant
 from pipeline.stages.evidence import Evidence, merged
+
+TWIN = "twin"  # what the variant is called in each twin's file: of targets with the same code the files are the same
 
 
 def hosts(check: Check, target: Executable) -> list[Device]:
@@ -48,13 +50,13 @@ def _one(check: Check, variant: Variant, target: Executable, device: Device, lan
     folder.mkdir()
     source, narrow = check.imported / "model.mlirbc", device.subgroup_size if mixed else 0
     try:
-        twin = compile_stage.compile_targets(source, folder, check.bundle, [target], lanes, narrow)
+        twin = compile_stage.compile_targets(source, folder, check.bundle, [replace(target, name=TWIN)], lanes, narrow)
     except PipelineError as error:
         return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin does not compile: {error.what}")
     decision = decide([twin.variants[0].gated], device.facts)[0]
     if not decision.accepted:
         return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
-    result = judge(check, target.name, "twin", device, run(check, folder / "module.vmfb", device, name), name)
+    result = judge(check, target.name, "twin", device, *run_once(check, folder / "module.vmfb", device, name))
     mine, other = _matrix_kernels(check.module, variant), _matrix_kernels(folder / "module.vmfb", twin.variants[0])
     if isinstance(result, Evidence) and result.kind == "twin" and mine > other:
         left = f"{mine} of {len(variant.code)} kernels use matrix cores; the twin computes them without"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.importers.signature import Signature
 from pipeline.iree import devices, mlir, vmfb
 from pipeline.iree.devices import Device
 from pipeline.iree.gates import decide, select
+from pipeline.machine import fingerprint
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages import checks, record, twins
 from pipeline.stages import compile as compile_stage
@@ -242,12 +244,19 @@ def _prepare(
     return check if check.data.has_outputs else _baseline(check)
 
 
+_found: dict[str, list[Device]] = {}  # by what this machine was when they were asked
+_finding = threading.Lock()
+
+
 def _devices(folder: Path) -> list[Device]:
     """The devices of this machine; a software Vulkan device once for each subgroup size that it can have."""
-    with disk_errors(str(folder)):
-        found = devices.find(folder)
-        wide = [devices.widths(device, folder) if device.driver == "vulkan" and device.software else [device] for device in found]
-    return [device for same in wide for device in same]
+    with _finding:
+        if (now := fingerprint()) not in _found:
+            with disk_errors(str(folder)):
+                found = devices.find(folder)
+                wide = [devices.widths(d, folder) if d.driver == "vulkan" and d.software else [d] for d in found]
+            _found[now] = [device for same in wide for device in same]
+        return _found[now]
 
 
 def run(

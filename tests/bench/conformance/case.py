@@ -1,4 +1,4 @@
-"""One test through the whole pipeline, in a process of its own: `python -m tests.bench.conformance.case`.
+"""One test through the whole pipeline, in a process of its own: a fork of `python -m tests.bench.conformance.case`.
 
 The arguments are WHEEL NAME DEVICES FOLDER.
 
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline import process
 from pipeline.consume.choose import gated
 from pipeline.consume.facts import from_json
 from pipeline.errors import PipelineError
@@ -246,7 +247,7 @@ def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path) -> O
     return judge(Published(project, checks), name, found, suite.arrays(name, "output"))
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Attempt a test as the command line says."""
     wheel, name, facts, folder = arguments
     end_on_signals()
@@ -258,7 +259,8 @@ def main(arguments: list[str]) -> None:
         Path(folder) / "outcome.json",
         replace(outcome, operators=operators, seconds=round(time.monotonic() - started, 1)).encode(),
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(process.serve(main))

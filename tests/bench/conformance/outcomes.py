@@ -26,16 +26,16 @@ from tests.bench.conformance.suite import Case
 OUTCOMES = ("right", "wrong", "refused", "slow", "crashed")
 LIMIT = 180.0  # seconds for one test
 MOST = 25  # lines of a table
+_cases = process.Forks([sys.executable, "-m", "tests.bench.conformance.case"])
 
 
 def attempt(wheel: Path, case: Case, facts: Path, folder: Path) -> Outcome:
     """The outcome of one test, whose work is in `folder`, however its process ends."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    argv: list[str | Path] = [sys.executable, "-m", "tests.bench.conformance.case", wheel, case.name, facts, folder]
     log = folder / "case.log"
     try:
-        ended = process.execute(argv, log, timeout=LIMIT)
+        ended = _cases.execute([wheel, case.name, facts, folder], log, timeout=LIMIT, env={})
     except PipelineError as error:
         if process.interrupted():
             raise
