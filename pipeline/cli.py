@@ -20,7 +20,8 @@ from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
 from pipeline.files import is_file
-from pipeline.iree.devices import Device, NoRuntimeError
+from pipeline.iree.device import Device
+from pipeline.iree.devices import NoRuntimeError
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
 from pipeline.terminal import Bar, EndedError, flush, give_up_output, prepare_streams, put, say, signals_raise
@@ -156,14 +157,14 @@ def _explain(arguments: argparse.Namespace) -> None:
         answers = explain.explain(variants, found, held)
     if not variants:
         put(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
-        if formats == ["vulkan-spirv-fb"]:
-            put("There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one.")
+        for lack in explain.lacks(formats):
+            put(lack)
     elif arguments.pretend is None:
         answers = explain.ask(path, variants, answers)
     for answer in answers:
         put("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
     if arguments.pretend is None:
-        for line in explain.machine_advice("vulkan-spirv-fb" in formats, found):
+        for line in explain.machine_advice(formats, found):
             put(f"! {line}")
     if any(answer.bug for answer in answers):
         raise PipelineError("the prediction from the gates is not what the file does")

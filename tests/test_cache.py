@@ -13,8 +13,8 @@ import pytest
 from pipeline import cache as caches
 from pipeline.cache import Cache, LocalCache, SharedCache
 from pipeline.errors import PipelineError
-from pipeline.iree.audit import audit
-from pipeline.iree.pieces import Code
+from pipeline.iree.codegen.audit import audit
+from pipeline.iree.codegen.pieces import Code
 from pipeline.iree.targets import resolve
 from pipeline.store.base import Store
 from pipeline.store.open import open_store

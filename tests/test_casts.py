@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from pipeline.iree import compiler, corrections, devices
-from pipeline.iree.devices import Device
+from pipeline.iree import compiler, devices
+from pipeline.iree.backends.cpu import corrections as cpu
+from pipeline.iree.backends.vulkan import corrections as vulkan
+from pipeline.iree.device import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
@@ -66,8 +68,8 @@ def test_they_would_be_wrong_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If one of these is right, the compiler was mended."""
-    monkeypatch.setattr(corrections.cpu, "convert_through_i32", lambda _variant: None)
-    monkeypatch.setattr(corrections.vulkan, "convert_through_float", lambda _variant: None)
+    monkeypatch.setattr(cpu, "convert_through_i32", lambda _variant: None)
+    monkeypatch.setattr(vulkan, "convert_through_float", lambda _variant: None)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # the wrong code must not stay anywhere
     assert {("vulkan-any", "int64"), ("x86-64", "uint8")} <= wrong(tmp_path, present, "float16")
 
@@ -77,7 +79,7 @@ def test_vectors_of_emulated_integers_would_not_compile_without(
     present: list[Device],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(corrections.vulkan, "_emulates_i64", lambda _function: False)
+    monkeypatch.setattr(vulkan, "_emulates_i64", lambda _function: False)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(CompilerRefusedError, match="failed to legalize operation"):
         wrong(tmp_path, present, "float32")

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.cache import Cache, LocalCache, SharedCache
 from pipeline.errors import PipelineError
-from pipeline.iree import cluster
+from pipeline.iree.codegen import cluster
 from pipeline.store.open import open_store
 from tests import servers
 from tests.cluster import Dask

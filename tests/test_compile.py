@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.iree import compiler, devices, facts, mlir, spirv, straighten, vmfb
-from pipeline.iree.devices import Device
+from pipeline.iree import backends, compiler, devices, mlir
+from pipeline.iree.backends.vulkan import spirv
+from pipeline.iree.device import Device
+from pipeline.iree.devices.session import FACTS
+from pipeline.iree.file import vmfb
 from pipeline.iree.gates import Gate, decide, select
+from pipeline.iree.linking import facts, straighten
 from pipeline.iree.targets import resolve
 from pipeline.spec.load import load
 from pipeline.spec.types import Executable
@@ -270,7 +274,7 @@ def test_a_device_or_flag_the_compiler_does_not_take_names_the_target(change: di
 
 def test_the_shipped_facts_module_is_what_would_be_built(tmp_path: Path) -> None:
     facts.build(tmp_path / "facts.vmfb")
-    assert (tmp_path / "facts.vmfb").read_bytes() == facts.MODULE.read_bytes(), "run python -m pipeline.iree.facts"
+    assert (tmp_path / "facts.vmfb").read_bytes() == FACTS.read_bytes(), "run python -m pipeline.iree.linking.facts"
 
 
 def test_facts_name_the_devices_of_this_machine(present: list[Device]) -> None:
@@ -295,7 +299,7 @@ def test_a_run_that_does_not_end_in_time_says_nothing_of_the_variant(
 
 def test_a_software_device_is_one_device_at_every_width(present: list[Device], tmp_path: Path) -> None:
     device = on(present, "vulkan")
-    found = devices.widths(device, tmp_path)
+    found = devices.guises(device, tmp_path)
     assert {d.name for d in found} == {device.name}
     if "llvmpipe" in device.name:
-        assert [d.subgroup_size for d in found] == [4, 8, 16]
+        assert [backends.subgroup_size(d) for d in found] == [4, 8, 16]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.iree.gates import Facts, Gate, Gated, GateError, cpu_gates, decide, select, spirv_gates, unreachable
-from pipeline.iree.spirv import Demands
+from pipeline.iree import backends
+from pipeline.iree.backends.cpu import cpu_gates
+from pipeline.iree.backends.vulkan import spirv_gates
+from pipeline.iree.backends.vulkan.spirv import Demands
+from pipeline.iree.gates import Facts, Gate, Gated, GateError, decide, select, unreachable
 
 V3 = "+avx,+avx2,+bmi,+bmi2,+cmov,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse3,+sse4.1,+sse4.2,+ssse3"
 V4 = V3 + ",+avx512bw,+avx512cd,+avx512dq,+avx512f,+avx512vl"
@@ -126,7 +129,7 @@ def test_implication(stronger: str, weaker: str, implied: bool) -> None:
 )
 def test_bad_gates_say_what_is_wrong(text: str, complaint: str) -> None:
     with pytest.raises(GateError, match=complaint.replace("[", r"\[")):
-        Gate.parse(text)
+        backends.parse_gate(text)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Numbers of 16 bits on x86-64 are right in every bit: with `corrections.halves`, and not without."""
+"""Numbers of 16 bits on x86-64 are right in every bit: with `halves`, and not without."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from pipeline.iree import compiler, corrections, devices
-from pipeline.iree.devices import Device
+from pipeline.iree import compiler, devices
+from pipeline.iree.backends.cpu import halves
+from pipeline.iree.device import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
@@ -157,7 +158,7 @@ def wrong(folder: Path, device: Device, tried: Sequence[Operation]) -> dict[tupl
 
 
 def without(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(corrections.halves, "make_exact", lambda _variant, _converts: None)
+    monkeypatch.setattr(halves, "make_exact", lambda _variant, _converts: None)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(folder / "cache"))  # the wrong code must not stay anywhere
 
 

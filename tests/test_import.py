@@ -15,7 +15,7 @@ from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
 from pipeline.importers.draws import draw
 from pipeline.importers.signature import Signature
-from pipeline.iree.compiler import FrontHalfError, front_flags
+from pipeline.iree.codegen.front import FrontHalfError, front_flags
 from pipeline.sources.fetch import fetch
 from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
 from pipeline.stages import import_

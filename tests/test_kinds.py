@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.compare import compare, tolerances_for
 from pipeline.importers.onnxruntime import precisions, session
 from pipeline.iree import compiler, devices
-from pipeline.iree.devices import Device
+from pipeline.iree.device import Device
 from pipeline.iree.gates import decide, select
 from pipeline.stages.compiled import Compiled
 from tests.project import Project

@@ -20,12 +20,15 @@ from iree.compiler import passmanager
 from pipeline import process
 from pipeline.cache import Cache, LocalCache
 from pipeline.errors import PipelineError
-from pipeline.iree import compiler, corrections, devices, link, mlir, pieces, toolchain
-from pipeline.iree.batches import plan
+from pipeline.iree import backends, compiler, devices, mlir, toolchain
+from pipeline.iree.backends.base import Corrections
+from pipeline.iree.codegen import front, pieces
+from pipeline.iree.codegen.batches import plan
+from pipeline.iree.codegen.pieces import Code, Dispatches
 from pipeline.iree.compiler import Counts
-from pipeline.iree.devices import Device
+from pipeline.iree.device import Device
+from pipeline.iree.linking import link
 from pipeline.iree.mlir import ir, operations, symbol
-from pipeline.iree.pieces import Code, Dispatches
 from pipeline.iree.targets import Target, device, resolve
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerCrashedError, CompilerRefusedError, iree_compile
 from tests.project import DATA, ROOT
@@ -213,7 +216,7 @@ def test_the_environment_the_project_and_temporary_files_may_be_anywhere(cold: t
 def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Target]]:
     folder = tmp_path_factory.mktemp("apart")
     targets = [resolve(e) for e in executables(*DESKTOP)]
-    return compiler.front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30))[0], targets
+    return front.front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30))[0], targets
 
 
 def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:
@@ -256,6 +259,11 @@ def host(module: ir.Module, names: dict[str, str]) -> str:
     return text
 
 
+def corrections(variant: ir.Operation) -> Corrections:
+    text = str(variant.attributes["target"])
+    return next(b for b in backends.every() if text.startswith(f'#hal.executable.target<"{b.name}"')).corrections()
+
+
 def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     taken_apart: tuple[Path, list[Target]], cold: tuple[Path, Cache], tmp_path: Path
 ) -> None:
@@ -266,7 +274,7 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     with mlir.opened(sources) as module:
         dispatches = whole(module, targets)
         for variant in mlir.operations(module, "hal.executable.variant"):
-            corrections.correct_sources(variant)
+            corrections(variant).correct_sources(variant)
         mlir.save(module, paths["whole"])
         names = {piece.symbol: dispatch for (dispatch, _), piece in dispatches.pieces.items()}
     flags = [
@@ -278,14 +286,14 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     iree_compile(paths["whole"], paths["configured"], flags, tmp_path / "log")
     with mlir.opened(paths["configured"]) as module:
         for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_configurations(variant, sizes[symbol(variant)])
+            corrections(variant).correct_configurations(variant, sizes[symbol(variant)])
         mlir.save(module, paths["corrected"])
     flags = ["--emit-mlir-bytecode", *CODEGEN_FLAGS]
     step = ["--compile-from=executable-configurations", "--compile-to=executable-targets"]
     iree_compile(paths["corrected"], paths["translated"], [*flags, *step], tmp_path / "log")
     with mlir.opened(paths["translated"]) as module:
         for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_translated(variant)
+            corrections(variant).correct_translated(variant)
         mlir.save(module, paths["finished"])
     step = ["--compile-from=executable-targets", "--compile-to=hal"]
     iree_compile(paths["finished"], paths["generated"], [*flags, *step], tmp_path / "log")
@@ -328,7 +336,7 @@ def test_a_kernel_that_the_compiler_does_not_finish_is_named(
     targets = [resolve(*executables("x86-64"))]
     source = tmp_path / "front"
     source.mkdir()
-    sources, _ = compiler.front_half(SMALL, source, targets, (), LocalCache(tmp_path / "cache", 1 << 30))
+    sources, _ = front.front_half(SMALL, source, targets, (), LocalCache(tmp_path / "cache", 1 << 30))
     with mlir.opened(sources) as module:
         dispatches = Dispatches(module, targets, ())
         pieces_ = list(dispatches.pieces.values())

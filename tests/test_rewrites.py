@@ -20,7 +20,8 @@ from pipeline.importers import onnx as importer
 from pipeline.importers import rewrites
 from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
-from pipeline.iree.devices import Device
+from pipeline.iree.codegen import front
+from pipeline.iree.device import Device
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
 from pipeline.spec.types import Input
@@ -226,5 +227,5 @@ def test_they_would_be_refused_without(node: onnx.NodeProto, tmp_path: Path, mon
     monkeypatch.setattr(importer.narrow, "lower_casts", lambda _module: None)
     importer.convert(tmp_path / "cases.onnx", tmp_path, alone.save(tmp_path), None)
     (target,) = executables("x86-64")
-    with pytest.raises((compiler.FrontHalfError, CompilerRefusedError)):
+    with pytest.raises((front.FrontHalfError, CompilerRefusedError)):
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})

@@ -19,7 +19,8 @@ from pipeline.consume import facts, load
 from pipeline.consume.cache import Cache
 from pipeline.errors import PipelineError
 from pipeline.iree import devices
-from pipeline.iree.devices import Device, NoRuntimeError
+from pipeline.iree.device import Device
+from pipeline.iree.devices import NoRuntimeError
 from pipeline.machine import fingerprint
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import Manifest
@@ -288,7 +289,7 @@ def test_a_signal_ends_the_child_too(number: signal.Signals) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     wait_for(children.read_text)
     (child,) = children.read_text().split()
-    wait_for(lambda: b"pipeline.iree.runner" in Path(f"/proc/{child}/cmdline").read_bytes())
+    wait_for(lambda: b"pipeline.iree.devices.runner" in Path(f"/proc/{child}/cmdline").read_bytes())
     os.kill(int(child), signal.SIGSTOP)  # so that it is certainly at work
     wait_for(lambda: "State:\tS" in Path(f"/proc/{process.pid}/status").read_text())  # waiting for it
     process.send_signal(number)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.iree import facts, vmfb
+from pipeline.iree.devices.session import FACTS
+from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import iree_compile
 from tests.project import DATA
 
@@ -38,7 +39,7 @@ def test_what_is_no_vmfb_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_damaged_files_give_a_module_or_an_error_and_nothing_else(tmp_path: Path) -> None:
-    whole = facts.MODULE.read_bytes()
+    whole = FACTS.read_bytes()
     generator = random.Random(3)
     refused = 0
     for round_ in range(300):

@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.importers import onnx as importer
-from pipeline.iree import corrections, devices, mlir
+from pipeline.iree import devices, mlir
+from pipeline.iree.backends.vulkan import barriers
 from pipeline.iree.compiler import compile_module
-from pipeline.iree.devices import Device
+from pipeline.iree.device import Device
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Input
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
@@ -103,7 +104,7 @@ def test_are_right(tmp_path: Path, present: list[Device], name: str, target: str
         ("softmax", ["barriers.synchronize"]),
         ("norm", ["barriers._split"]),
         ("argmin", ["barriers.synchronize"]),
-        ("dequantized", ["vulkan.fuse_producers", "barriers.synchronize"]),
+        ("dequantized", ["corrections.fuse_producers", "barriers.synchronize"]),
         ("batch", ["barriers.leave_out_idle_threads"]),
     ],
 )
@@ -115,7 +116,7 @@ def test_are_wrong_without_a_correction(
     missing: list[str],
 ) -> None:
     for correction in missing:
-        monkeypatch.setattr(f"pipeline.iree.corrections.{correction}", lambda _: False)
+        monkeypatch.setattr(f"pipeline.iree.backends.vulkan.{correction}", lambda _: False)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # the wrong code must not stay anywhere
     assert not error(tmp_path, on(present, "vulkan"), name, "vulkan-any", 0) < 1e-2
 
@@ -139,6 +140,6 @@ OWN_BARRIER = """spirv.module Logical GLSL450 {
 @pytest.mark.parametrize("barrier", ["", "spirv.ControlBarrier <Workgroup>, <Workgroup>, <AcquireRelease|WorkgroupMemory>"])
 def test_a_kernel_gets_a_barrier_if_it_has_none(barrier: str) -> None:
     with mlir.parsed(OWN_BARRIER.replace("{barrier}", barrier).encode()) as module:
-        corrections.barriers.synchronize(module)
+        barriers.synchronize(module)
         assert len(mlir.operations(module, "spirv.ControlBarrier")) == 1
         assert module.operation.verify()

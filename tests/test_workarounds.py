@@ -15,8 +15,12 @@ from iree.compiler import ir
 from onnx import TensorProto, helper, numpy_helper, save
 
 from pipeline.cache import LocalCache
-from pipeline.iree import convolutions, corrections, devices, mlir, reading
-from pipeline.iree.devices import Device
+from pipeline.iree import devices, mlir
+from pipeline.iree.backends.cpu import corrections as cpu
+from pipeline.iree.backends.vulkan import barriers
+from pipeline.iree.backends.vulkan import corrections as vulkan
+from pipeline.iree.codegen import convolutions, reading
+from pipeline.iree.device import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Input
@@ -94,8 +98,8 @@ def test_they_would_be_wrong_without_the_workaround(
     name: str,
     replacement: Callable[..., object],
 ) -> None:
-    monkeypatch.setattr(corrections.vulkan, name, replacement)
-    monkeypatch.setattr(corrections.barriers, "synchronize", nothing)  # which would mend the order of loops too
+    monkeypatch.setattr(vulkan, name, replacement)
+    monkeypatch.setattr(barriers, "synchronize", nothing)  # which would mend the order of loops too
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # the wrong code must not stay anywhere
     assert not error(tmp_path, present, False, "vulkan-any", CONVOLUTIONS) < 1e-2
 
@@ -126,16 +130,16 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
     from pipeline.importers import onnx as importer
 
     tiles: list[tuple[object, object]] = []
-    widen = corrections.cpu.widen_product
+    widen = cpu.widen_product
 
     def observed(function: ir.Operation) -> None:
         products = mlir.operations(function, "linalg.matmul")
-        before = [corrections.cpu._tiles(p).get("vector_common_parallel") for p in products]
+        before = [cpu._tiles(p).get("vector_common_parallel") for p in products]
         widen(function)
-        after = [corrections.cpu._tiles(p).get("vector_common_parallel") for p in products]
+        after = [cpu._tiles(p).get("vector_common_parallel") for p in products]
         tiles.extend(zip(before, after, strict=True))
 
-    monkeypatch.setattr(corrections.cpu, "widen_product", observed)
+    monkeypatch.setattr(cpu, "widen_product", observed)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(folder / "cache"))  # cached code would not be generated
     narrow_network(folder / "narrow.onnx")
     importer.convert(folder / "narrow.onnx", folder, [Input("x", NARROW, "float32", 0, 0.0, 1.0, None)], None)

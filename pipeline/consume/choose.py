@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import PipelineError
-from pipeline.iree.devices import Device
+from pipeline.iree import backends
+from pipeline.iree.backends import is_software_gpu
+from pipeline.iree.device import Device
 from pipeline.iree.gates import Decision, Gate, Gated, GateError, decide, select
 from pipeline.manifest.types import Artifact
 
-_DRIVERS = {"local": "local-task", "local-task": "local-task", "vulkan": "vulkan"}
-WORDS = ("auto", *_DRIVERS)  # what --device means whatever files there are
+WORDS = ("auto", *backends.words())  # what --device means whatever files there are
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class Choice:
 def gated(artifact: Artifact, where: str) -> tuple[Gated, ...]:
     """The variants of a published artifact as selection sees them. PipelineError for gates this program does not know."""
     try:
-        return tuple(Gated(v.name, v.format, tuple(Gate.parse(g) for g in v.gates)) for v in artifact.variants)
+        found = tuple(Gated(v.name, v.format, tuple(Gate.parse(g) for g in v.gates)) for v in artifact.variants)
     except GateError as error:
         raise PipelineError(str(error), where=where, hint="upgrade vmfb-pipeline") from error
+    backends.require_known(found, where)
+    return found
 
 
 def choices(variants: Sequence[Gated], devices: Sequence[Device]) -> list[Choice]:
@@ -38,11 +41,6 @@ def choices(variants: Sequence[Gated], devices: Sequence[Device]) -> list[Choice
     return sorted(found, key=lambda c: (c.variant is None, is_software_gpu(c.device), order.get(c.variant or "", 0)))
 
 
-def is_software_gpu(device: Device) -> bool:
-    """Whether a CPU does the work of this Vulkan device."""
-    return device.software and device.driver == "vulkan"
-
-
 def worth_having(found: Sequence[Choice]) -> list[str]:
     """The variants to fetch for these devices together; those of software GPUs only if nothing else runs."""
     real = [c for c in found if c.variant and not is_software_gpu(c.device)]
@@ -50,11 +48,11 @@ def worth_having(found: Sequence[Choice]) -> list[str]:
 
 
 def named(devices: Sequence[Device], name: str) -> list[Device]:
-    """Those of `devices` that `name` means: `auto`, `local`, `vulkan`, a URI, or a part of a device's name."""
+    """Those of `devices` that `name` means: one of WORDS, a URI, or a part of a device's name."""
     if name == "auto":
         return list(devices)
-    if name in _DRIVERS:
-        found = [d for d in devices if d.driver == _DRIVERS[name]]
+    if name in WORDS:
+        found = [d for d in devices if d.driver == backends.words()[name]]
     else:
         found = [d for d in devices if name and (name == d.uri or name.lower() in d.title.lower())]
     if not found:

@@ -7,13 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.consume.choose import Choice, choices, is_software_gpu
+from pipeline.consume.choose import Choice, choices
 from pipeline.consume.inspect import Contents
-from pipeline.iree import devices
-from pipeline.iree.devices import Device
+from pipeline.iree import backends, devices
+from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated
-
-_SPIRV = "vulkan-spirv-fb"
 
 
 @dataclass(frozen=True)
@@ -34,46 +32,32 @@ class Answer:
 def _ungated(contents: Contents, device: Device) -> Answer:
     """A file of plain iree-compile: a device takes whatever has its format, right for it or not."""
     taken = [f for f in sorted(device.facts.formats) if f in contents.formats]
-    warnings = []
     if not taken:
         held = ", ".join(contents.formats) or "no code at all"
-        warnings.append(f"the file holds {held}: nothing in it can run here")
-    elif device.driver == "vulkan":
-        size = device.facts.answers.get("vulkan.device::subgroup_size")
-        unsized = [k for p in contents.parts if p.demands for k in p.demands.unsized_subgroup_use]
-        required = {s for p in contents.parts if p.demands for s in p.demands.subgroup_sizes}
-        if unsized:
-            warnings.append(
-                f"{len(unsized)} kernels compute across a subgroup and do not say for which size; here it is {size}: "
-                "if they were tuned for another, the results are wrong without any error"
-            )
-        if required - {size}:
-            warnings.append(f"kernels require subgroups of {sorted(required)}; here the size is {size}")
-        if device.software:
-            warnings.append("this is a software driver: the CPU does the work, slowly, and not by CPU code of this file")
-    return Answer(Choice(device, (), taken[0] if taken else None), tuple(warnings))
+        return Answer(Choice(device, (), None), (f"the file holds {held}: nothing in it can run here",))
+    codes = [contents.read(part) for part in contents.parts if part.format == taken[0]]
+    return Answer(Choice(device, (), taken[0]), tuple(backends.of_device(device).ungated(codes, device)))
 
 
 def _warnings(choice: Choice, variants: Sequence[Gated]) -> tuple[str, ...]:
     device = choice.device
+    mine = [v for v in variants if v.format in device.facts.formats]
     if choice.variant is None:
-        own = any(v.format in device.facts.formats for v in variants)
-        reason = "a target for it in the bundle would help" if own else "the file has no code of its kind"
+        reason = "a target for it in the bundle would help" if mine else "the file has no code of its kind"
         return (f"nothing in the file is right for this device, which refuses it when it is loaded: {reason}",)
-    if is_software_gpu(device):
-        cpu = any(v.format != _SPIRV for v in variants)
+    if backends.is_software_gpu(device):
+        cpu = backends.cpu_code(v.format for v in variants)
         better = ": prefer --device local, which runs the file's CPU code" if cpu else ", which is slow"
         return (f"this is a software driver, the CPU does its work{better}",)
-    mine = [v.name for v in variants if v.format == _SPIRV]
-    if device.driver == "vulkan" and len(mine) > 1 and choice.variant == mine[-1]:
-        return ("this is the code for any Vulkan device: a target for this very GPU in the bundle would be faster",)
-    return ()
+    better = backends.of_device(device).better(mine, choice.variant)
+    return (better,) if better else ()
 
 
 def explain_file(contents: Contents, found: Sequence[Device]) -> list[Answer]:
     """What each device does with a file, predicted from the file and the devices' facts."""
     if not contents.variants:
         return [_ungated(contents, device) for device in found]
+    backends.require_known(contents.variants, str(contents.path))
     return explain(contents.variants, found, [v.name for v in contents.variants if contents.holds(v.name)])
 
 
@@ -110,12 +94,13 @@ def _compared(answer: Answer, report: devices.Report, names: Sequence[str]) -> A
     return replace(answer, reported=said, bug=f"predicted is {predicted or 'nothing'}, the module itself says {said}")
 
 
-def machine_advice(has_gpu_code: bool, found: Sequence[Device]) -> list[str]:
-    """What would let this machine use the file's code for GPUs, if it has a GPU that no driver here drives."""
-    if not has_gpu_code or any(d.driver == "vulkan" and not d.software for d in found):
-        return []
-    nodes = [*Path("/dev").glob("dri/renderD*"), *Path("/dev").glob("nvidia[0-9]*")]
-    if not nodes:
-        return []
-    which = ", ".join(map(str, nodes))
-    return [f"there is a GPU here ({which}) without a Vulkan driver: install its driver (mesa-vulkan-drivers, or NVIDIA's)"]
+def lacks(formats: Collection[str]) -> list[str]:
+    """What the formats of a file without gates lead people to think, and is not so."""
+    held = [backend for backend in backends.every() if any(format_ in backend.formats for format_ in formats)]
+    return [] if backends.cpu_code(formats) else [backend.without_cpu_code for backend in held if backend.without_cpu_code]
+
+
+def machine_advice(formats: Collection[str], found: Sequence[Device]) -> list[str]:
+    """What would let this machine use code of these formats, if it has devices for it that no driver here drives."""
+    held = [backend for backend in backends.every() if any(format_ in backend.formats for format_ in formats)]
+    return [line for backend in held for line in backend.advice(found)]

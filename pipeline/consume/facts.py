@@ -13,7 +13,7 @@ from pipeline.consume.cache import Cache
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import write
 from pipeline.iree import devices
-from pipeline.iree.devices import Device
+from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 from pipeline.machine import fingerprint
 
@@ -79,7 +79,7 @@ def of_machine(name: str) -> list[Device]:
 def of_this_machine(cache: Cache, note: Callable[[str], None]) -> list[Device]:
     """The devices here. Asked of the drivers once, and again when drivers, device files, CPU or runtime change.
 
-    A Vulkan driver that crashes takes all Vulkan devices with it, and not the CPU: `note` is told, and it is not remembered.
+    A driver that crashes takes all its devices with it, and not the CPU: `note` is told, and it is not remembered.
 
     Raises PipelineError where IREE's runtime is not installed.
     """
@@ -91,11 +91,17 @@ def of_this_machine(cache: Cache, note: Callable[[str], None]) -> list[Device]:
     except (OSError, ValueError, KeyError, TypeError, PipelineError):
         pass  # not asked yet, or by another version of this program
     with disk_errors("the folder for temporary files"), tempfile.TemporaryDirectory() as name:
-        found = devices.find(Path(name), ["local-task"])
-        try:
-            found += devices.find(Path(name), ["vulkan"])
-        except PipelineError as error:
-            note(f"{error.what}; going on without them")
+        found: list[Device] = []
+        failed = False
+        for driver in devices.known_drivers():
+            try:
+                found += devices.find(Path(name), [driver])
+            except PipelineError as error:
+                if not found:  # the CPU is the first, and works everywhere
+                    raise
+                note(f"{error.what}; going on without them")
+                failed = True
+        if failed:
             return found
     with suppress(PipelineError):  # no cache that can be written to: they are asked again next time
         write(path, json.dumps({"fingerprint": now, "facts": to_json(found)}).encode())

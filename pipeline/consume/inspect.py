@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.iree import description, vmfb
-from pipeline.iree.description import Described
-from pipeline.iree.flatbuffer import MalformedError
+from pipeline.iree import backends
+from pipeline.iree.file import description, vmfb
+from pipeline.iree.file.description import Described
 from pipeline.iree.gates import Gated
-from pipeline.iree.spirv import Demands, demands
-
-_FORMATS: Mapping[bytes, str] = {b"\x7fELF": "embedded-elf-x86_64", b"VKE1": "vulkan-spirv-fb"}
-_ELF_MACHINES: Mapping[int, str] = {62: "x86_64", 183: "arm_64", 243: "riscv_64", 40: "arm_32", 3: "x86_32"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A segment with what its own bytes tell: an executable's `format` (empty: constant data) and Vulkan demands.
+    """A segment with what its own bytes tell: an executable's `format`; empty for constant data.
 
     `variants` are those whose code it is, by the file's own description. Not `fetched`: a hole in a file that was fetched for
     other devices.
@@ -26,7 +21,6 @@ class Part:
 
     segment: vmfb.Segment
     format: str
-    demands: Demands | None
     variants: tuple[str, ...] = ()
     fetched: bool = True
 
@@ -54,6 +48,12 @@ class Contents:
                 sizes[part.format] = sizes.get(part.format, 0) + part.segment.length
         return sizes
 
+    def read(self, part: Part) -> bytes:
+        """The bytes of a part."""
+        with self.path.open("rb") as file:
+            file.seek(part.segment.offset)
+            return file.read(part.segment.length)
+
     def holds(self, variant: str) -> bool:
         """Whether all code of `variant` is in the file, and not left out by a fetch for other devices."""
         return all(part.fetched for part in self.parts if variant in part.variants)
@@ -71,19 +71,15 @@ class Contents:
 
 def _part(segment: vmfb.Segment, data: bytes, variants: tuple[str, ...], expected: str) -> Part:
     """`expected` is the format of the code that it should be; empty where the file does not say."""
-    magic = data[:4]
-    if magic == b"\x7fELF" and len(data) > 20:
-        machine = _ELF_MACHINES.get(int.from_bytes(data[18:20], "little"), "unknown machine")
-        return Part(segment, f"embedded-elf-{machine}", None, variants)
-    if magic == b"VKE1":
-        try:
-            return Part(segment, _FORMATS[magic], demands(data), variants)
-        except MalformedError:
-            return Part(segment, f"{_FORMATS[magic]} (damaged)", None, variants)
+    found = backends.recognize(data[: backends.HEAD])
+    if found:
+        backend = backends.of_format(found)
+        damaged = backend is not None and not backend.is_whole(data)
+        return Part(segment, f"{found} (damaged)" if damaged else found, variants)
     if expected:
-        is_hole = magic == bytes(4)
-        return Part(segment, expected if is_hole else f"{expected} (damaged)", None, variants, not is_hole)
-    return Part(segment, "", None)
+        is_hole = data[:4] == bytes(4)
+        return Part(segment, expected if is_hole else f"{expected} (damaged)", variants, not is_hole)
+    return Part(segment, "")
 
 
 def inspect(path: Path, digests: bool = True) -> Contents:
@@ -98,8 +94,9 @@ def inspect(path: Path, digests: bool = True) -> Contents:
     with path.open("rb") as file:
         for segment in module.segments:
             file.seek(segment.offset)
-            magic = file.read(4)
-            data = magic + file.read(segment.length - 4 if magic in _FORMATS else 0) if segment.length >= 4 else b""
+            data = file.read(min(segment.length, backends.HEAD))
+            if backends.recognize(data):
+                data += file.read(segment.length - len(data))
             used = users.get(segment.number, [])
             parts.append(_part(segment, data, tuple(d.gated.name for d in used), used[0].gated.format if used else ""))
     return Contents(path, module, tuple(parts), described)

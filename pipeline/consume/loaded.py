@@ -18,8 +18,8 @@ from pipeline.consume.inputs import require_fit
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
-from pipeline.iree.devices import Device
-from pipeline.iree.session import Session, open_device
+from pipeline.iree.device import Device
+from pipeline.iree.devices.session import Session, open_device
 from pipeline.manifest.types import Manifest
 
 

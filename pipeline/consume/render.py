@@ -7,16 +7,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.iree import backends
 from pipeline.manifest.types import EvidenceInfo, Index, Manifest, TensorInfo
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
     from pipeline.consume.explain import Answer
     from pipeline.consume.inspect import Contents
-    from pipeline.iree.devices import Device
+    from pipeline.iree.device import Device
     from pipeline.iree.gates import Decision
-
-_KINDS = {"vulkan-spirv-fb": "Vulkan devices", "embedded-elf-x86_64": "x86-64 CPUs"}
 
 
 def size(count: int) -> str:
@@ -130,11 +129,7 @@ def evidence(proof: EvidenceInfo) -> str:
 
 def device_line(device: Device) -> str:
     """`vmfb devices`: one device."""
-    if device.driver == "vulkan":
-        kind = "software driver" if device.software else "GPU"
-        return f"{device.uri}: {device.title}, {kind}, subgroup size {device.facts.answers.get('vulkan.device::subgroup_size')}"
-    held = [name.split("::")[1] for name, value in device.facts.answers.items() if value]
-    return f"{device.uri}: {device.title}, {' '.join(held)}"
+    return backends.of_device(device).line(device)
 
 
 def _decision(decision: Decision, selected: bool, proof: EvidenceInfo | None) -> list[str]:
@@ -152,8 +147,8 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     """`vmfb explain`: what one device does. `formats` are those of the variants, `proofs` their evidence where known."""
     choice = answer.choice
     device = choice.device
-    facts = f" [subgroup size {device.facts.answers.get('vulkan.device::subgroup_size')}"
-    facts = facts + (", a software driver]" if device.software else "]") if device.driver == "vulkan" else ""
+    note = backends.of_device(device).note(device)
+    facts = f" [{note}]" if note else ""
     runs = f"runs {choice.variant}" if choice.variant else "refuses the file"
     lines = [f"{device.title}{facts}: {runs}"]
     others = [d.variant for d in choice.decisions if formats.get(d.variant) not in device.facts.formats]
@@ -161,7 +156,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
         if decision.variant not in others:
             lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant))
     if others:
-        kinds = " and ".join(dict.fromkeys(_KINDS.get(formats[name], formats[name]) for name in others))
+        kinds = " and ".join(dict.fromkeys(backends.people(formats[name]) for name in others))
         lines.append(f"  - {', '.join(others)}: for {kinds}")
     if answer.unfetched:
         lines.append("  ! that code is not here: `vmfb fetch` for this device brings it")

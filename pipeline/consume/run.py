@@ -11,12 +11,13 @@ from pathlib import Path
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare
-from pipeline.consume.choose import Choice, choices, is_software_gpu, refusal
+from pipeline.consume.choose import Choice, choices, refusal
 from pipeline.consume.inspect import Contents
 from pipeline.consume.render import columns
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.iree import devices
-from pipeline.iree.devices import Device, Run
+from pipeline.iree import backends, devices
+from pipeline.iree.device import Device
+from pipeline.iree.devices import Run
 from pipeline.manifest.types import ToleranceInfo
 
 
@@ -34,10 +35,11 @@ def entry_of(contents: Contents, wanted: str = "") -> str:
 def runnable(contents: Contents, found: Sequence[Device]) -> list[Choice]:
     """The devices that run the file, the best first. Raises PipelineError if there is none, with every reason."""
     if contents.variants:
+        backends.require_known(contents.variants, str(contents.path))
         all_ = choices(contents.variants, found)
     else:
         taken = [(d, next((f for f in sorted(d.facts.formats) if f in contents.formats), None)) for d in found]
-        ordered = sorted(taken, key=lambda pair: (is_software_gpu(pair[0]), pair[0].driver == "local-task"))
+        ordered = sorted(taken, key=lambda pair: (backends.is_software_gpu(pair[0]), backends.is_cpu(pair[0])))
         all_ = [Choice(device, (), format_) for device, format_ in ordered]
     return good(all_, str(contents.path))
 

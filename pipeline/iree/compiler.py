@@ -9,17 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline import activity
-from pipeline.cache import Cache, LocalCache, from_environment
+from pipeline.cache import Cache, from_environment
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_bytes, sha256_file, write
-from pipeline.iree import batches, description, link, mlir, pieces, reading, spirv, straighten, toolchain, vmfb, warm_up
-from pipeline.iree.gates import Gate, Gated, GateError, cpu_gates, spirv_gates, unreachable
-from pipeline.iree.pieces import Code, Dispatches
-from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import LINK_FLAGS, CompilerCrashedError, CompilerRefusedError, iree_compile, iree_opt
+from pipeline.files import sha256_bytes, write
+from pipeline.iree import backends, mlir
+from pipeline.iree.codegen import batches, pieces
+from pipeline.iree.codegen.front import front_half
+from pipeline.iree.codegen.pieces import Code, Dispatches
+from pipeline.iree.file import description, vmfb
+from pipeline.iree.gates import Gate, Gated, GateError, unreachable
+from pipeline.iree.linking import link, straighten, warm_up
+from pipeline.iree.targets import Target
+from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
 
 _BYTECODE = "--emit-mlir-bytecode"
-_ANY_DEVICE = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
 # What iree-compile runs to get from executable-targets to hal, but for the code, which is there already. It has no phase
 # for that, so this is the one pass pipeline that is named here: a test compares its outcome with iree-compile's.
 _HOST_PASSES = "builtin.module(iree-hal-transformation-pipeline{serialize-executables=false link-executables=false})"
@@ -27,10 +30,6 @@ _HOST_PASSES = "builtin.module(iree-hal-transformation-pipeline{serialize-execut
 
 class UnreachableError(PipelineError):
     """A variant that no device could ever run, in this order and with these gates."""
-
-
-class FrontHalfError(PipelineError):
-    """The model itself cannot be compiled: this has nothing to do with any target."""
 
 
 class RefusedError(CompilerRefusedError):
@@ -75,16 +74,6 @@ class Compiled:
     module: vmfb.Module
 
 
-def _gates(target: Target, declared: Sequence[Gate], codes: Sequence[link.Code]) -> tuple[Gate, ...]:
-    if target.backend == "llvm-cpu":
-        return tuple(sorted({*cpu_gates(target.cpu_features), *declared}))
-    demands = spirv.Demands()
-    for code in codes:
-        if code.variant == target.name:
-            demands = demands.merge(spirv.demands(code.data))
-    return spirv_gates(demands, declared)
-
-
 def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -> None:
     dispatches = {code.dispatch for code in codes}
     for name in order:
@@ -92,52 +81,6 @@ def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -
             raise PipelineError(
                 f"the compiler left out {name} for {len(missing)} dispatches, {sorted(missing)[0]} first", where=where
             )
-
-
-def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCache) -> tuple[str, ...]:
-    """The flags for the front half that the model at `source` needs besides a bundle's `flags`. Logs go into `folder`.
-
-    Raises FrontHalfError for a model that IREE does not take, or takes for some data only.
-    """
-    try:
-        found = reading.read(source, folder, cache)
-        found.require_unconditional(str(source))
-    except CompilerCrashedError as error:
-        what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
-        hint = f"find which by leaving some out, and compute it outside the model; {error.hint}"
-        raise FrontHalfError(what, where=error.where, hint=hint) from error
-    except PipelineError as error:
-        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
-    return found.flags(flags)
-
-
-def front_half(
-    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache
-) -> tuple[Path, tuple[str, ...]]:
-    """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
-
-    With it, the flags that the model itself needed for that.
-    Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
-    """
-    devices, output = device(targets) if flags else _ANY_DEVICE, folder / "sources.mlirbc"
-    own = front_flags(source, folder, flags, cache)
-    flags = [*own, *flags]
-    key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, flags, toolchain.digest()]).encode())
-    if (found := cache.get(key)) is not None:
-        output.write_bytes(found)
-        return output, own
-    with mlir.opened(source) as module:
-        mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
-        mlir.set_targets(module, devices)
-        mlir.save(module, folder / "input.mlirbc")
-    step = ["--compile-to=executable-sources", _BYTECODE, *flags]
-    try:
-        iree_compile(folder / "input.mlirbc", output, step, folder / "sources.log")
-    except CompilerRefusedError as error:
-        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
-    (folder / "input.mlirbc").unlink()
-    cache.put(key, output.read_bytes())
-    return output, own
 
 
 def _teller(total: int, missing: int) -> Callable[[int], None]:
@@ -193,8 +136,7 @@ def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches,
     result = dict(code)
     for place, piece in dispatches.pieces.items():
         (other,) = (p for (dispatch, _), p in narrow.pieces.items() if dispatch == place[0])
-        demands = spirv.demands(code[piece.key].data)
-        if demands.subgroup_sizes or any("GroupNonUniform" in capability for capability in demands.capabilities):
+        if backends.named(piece.target.backend).computes_across_subgroups(code[piece.key].data):
             result[piece.key] = others[other.key]
     return result
 
@@ -232,7 +174,9 @@ def _gated(
     variants = []
     for target in targets:
         try:
-            variants.append(Gated(target.name, target.format, _gates(target, declared[target.name], codes)))
+            mine = [code.data for code in codes if code.variant == target.name]
+            gates = backends.named(target.backend).gates(target.attribute, mine, declared[target.name])
+            variants.append(Gated(target.name, target.format, gates))
         except GateError as error:
             raise PipelineError(f"{target.name}: {error}", where=where) from error
     if problems := unreachable(variants):
@@ -282,7 +226,7 @@ def compile_module(
         _check_whole(order, found, str(source))
         variants = _gated(targets, declared, found, str(source))
         straighten.straighten(module, order)
-        first = warm_up.code(cache.local) if link.needs_warm_up(variants) else b""
+        first = {format_: warm_up.code(format_, cache.local) for format_ in link.formats_to_warm_up(variants)}
         owners = link.link(module, variants, first)
         mlir.save(module, folder / "linked.mlirbc")
     generated.unlink()

@@ -10,77 +10,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.iree.spirv import Demands
-
 # The function that every artifact exports: it returns the index of the variant the device runs, or -1. Tools of IREE that
 # look for the only exported function pass over names that begin with two underscores.
 SELECTED = "__selected_variant"
 # The attribute of that function that tells, as JSON, the variants with their gates and where their code is.
 DESCRIPTION = "vmfb.variants"
 
-# Every query the runtime of IREE 3.13 answers (runtime/src/iree/hal/drivers/vulkan/logical_device.c,
-# runtime/src/iree/schemas/cpu_feature_bits.inl). A gate on anything else could never hold.
-QUERIES: Mapping[str, frozenset[str]] = {
-    "vulkan.device": frozenset(
-        ["api_version", "subgroup_size", "max_compute_workgroup_invocations"]
-        + [f"max_compute_workgroup_{what}_{axis}" for what in ("size", "count") for axis in "xyz"]
-    ),
-    "vulkan.feature": frozenset(
-        """buffer_device_address subgroup_size_control cooperative_matrix_khr storage_buffer_8bit_access
-        storage_buffer_16bit_access shader_float16 shader_float64 shader_int8 shader_int16 shader_int64
-        shader_integer_dot_product shader_bfloat16_type shader_bfloat16_dot_product shader_bfloat16_cooperative_matrix
-        vulkan_memory_model vulkan_memory_model_device_scope""".split()
-    ),
-    "vulkan.cooperative_matrix": frozenset(["supported", "property_count", "supported_stages"]),
-    "hal.cpu": frozenset(
-        """sse3 ssse3 sse4.1 sse4.2 sse4a avx fma fma4 xop f16c avx2 avx512f avx512cd avx512vl avx512dq avx512bw
-        avx512ifma avx512vbmi avx512vpopcntdq avx512vnni avx512vbmi2 avx512bitalg avx512bf16 avx512fp16
-        amx-tile amx-int8 amx-bf16
-        fp-armv8 lse lse128 fullfp16 fp16fml dotprod i8mm bf16 sve sve2 sve2p1 sve2-bitperm f32mm f64mm
-        sme sme2 sme2p1 sme-f16f16 sme-f64f64 sme-i16i64""".split()
-    ),
-}
-
-# SPIR-V capability -> the feature a device must have enabled. None: every Vulkan 1.3 device with compute has it, or (the
-# subgroup operations beyond basic) no query answers for it and all desktop drivers have it.
-_CAPABILITY_FEATURE: Mapping[str, str | None] = {
-    "Matrix": None,
-    "Shader": None,
-    "Float16": "shader_float16",
-    "Float64": "shader_float64",
-    "Int64": "shader_int64",
-    "Int16": "shader_int16",
-    "Int8": "shader_int8",
-    "GroupNonUniform": None,
-    "GroupNonUniformVote": None,
-    "GroupNonUniformArithmetic": None,
-    "GroupNonUniformBallot": None,
-    "GroupNonUniformShuffle": None,
-    "GroupNonUniformShuffleRelative": None,
-    "GroupNonUniformClustered": None,
-    "GroupNonUniformQuad": None,
-    "StorageBuffer16BitAccess": "storage_buffer_16bit_access",
-    "StorageBuffer8BitAccess": "storage_buffer_8bit_access",
-    "BFloat16TypeKHR": "shader_bfloat16_type",
-    "BFloat16DotProductKHR": "shader_bfloat16_dot_product",
-    "BFloat16CooperativeMatrixKHR": "shader_bfloat16_cooperative_matrix",
-    "VulkanMemoryModel": "vulkan_memory_model",
-    "VulkanMemoryModelDeviceScope": "vulkan_memory_model_device_scope",
-    "PhysicalStorageBufferAddresses": "buffer_device_address",
-    "DotProductInputAll": "shader_integer_dot_product",
-    "DotProductInput4x8Bit": "shader_integer_dot_product",
-    "DotProductInput4x8BitPacked": "shader_integer_dot_product",
-    "DotProduct": "shader_integer_dot_product",
-    "CooperativeMatrixKHR": "cooperative_matrix_khr",
-}
-
 _GATE = re.compile(r"(?P<category>[\w.]+)::(?P<key>[\w.-]+)\s*(?P<op>==|>=|in)\s*(?P<values>\d+|\[\s*\d+(?:\s*,\s*\d+)*\s*\])")
-
-
-# CPU features without a query: what x86-64 has, and what every CPU with AVX2 has that was ever made.
-_IMPLIED_CPU_FEATURES = frozenset(
-    """cmov cx8 fxsr mmx sse sse2 x87 64bit cx16 sahf popcnt crc32 xsave bmi bmi2 lzcnt movbe evex512""".split()
-)
 
 
 class GateError(ValueError):
@@ -120,8 +56,6 @@ class Gate:
             raise GateError(f"{text!r}: a list of values needs `in`")
         if any(v >= 2**32 for v in values):
             raise GateError(f"{text!r}: values are unsigned 32-bit")
-        if gate.key not in QUERIES.get(gate.category, ()):
-            raise GateError(f"IREE's runtime does not answer the query {gate.query}")
         return gate
 
     def holds(self, value: int) -> bool:
@@ -212,43 +146,3 @@ def unreachable(variants: Sequence[Gated]) -> list[str]:
                 )
                 break
     return problems
-
-
-def cpu_gates(features: str) -> tuple[Gate, ...]:
-    """The gates of an llvm-cpu target from its `cpu_features` (`+avx,+avx2,…`).
-
-    Raises GateError for a feature that the runtime has no query for and that no queried one brings along.
-    """
-    names = [f.removeprefix("+") for f in features.split(",") if f.startswith("+")]
-    if unknown := sorted(set(names) - QUERIES["hal.cpu"] - _IMPLIED_CPU_FEATURES):
-        raise GateError(f"its code may use {', '.join(unknown)}, for which IREE's runtime has no query: take an x86-64 level")
-    return tuple(sorted(Gate("hal.cpu", name, "==", (1,)) for name in names if name in QUERIES["hal.cpu"]))
-
-
-def spirv_gates(demands: Demands, declared: Sequence[Gate]) -> tuple[Gate, ...]:
-    """The gates of Vulkan code: what the code declares, and the `declared` gates of its executable target.
-
-    A declared gate on `subgroup_size` replaces the derived one: it names devices whose default differs from the size the
-    kernels require but which can be asked for it. Raises GateError where no query can guard what the code needs.
-    """
-    if demands.unsized_subgroup_use:
-        kernels = ", ".join(demands.unsized_subgroup_use[:3])
-        raise GateError(f"kernels use subgroup operations without requiring a subgroup size: {kernels}")
-    unknown = sorted(demands.capabilities - _CAPABILITY_FEATURE.keys())
-    if unknown:
-        raise GateError(f"the SPIR-V declares {', '.join(unknown)}, for which IREE's runtime has no query")
-    if len(demands.subgroup_sizes) > 1:
-        raise GateError(f"kernels require different subgroup sizes: {sorted(demands.subgroup_sizes)}")
-    gates = {
-        Gate("vulkan.feature", feature, "==", (1,))
-        for capability in demands.capabilities
-        if (feature := _CAPABILITY_FEATURE[capability])
-    }
-    gates.add(Gate("vulkan.device", "max_compute_workgroup_invocations", ">=", (demands.invocations,)))
-    for axis, size in zip("xyz", demands.local_size, strict=True):
-        gates.add(Gate("vulkan.device", f"max_compute_workgroup_size_{axis}", ">=", (size,)))
-    if demands.subgroup_sizes:
-        gates.add(Gate("vulkan.feature", "subgroup_size_control", "==", (1,)))
-        if not any(g.query == "vulkan.device::subgroup_size" for g in declared):
-            gates.add(Gate("vulkan.device", "subgroup_size", "==", tuple(demands.subgroup_sizes)))
-    return tuple(sorted(gates.union(declared)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,8 @@ from iree.compiler import ir
 from pipeline import cache, process
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.iree import toolchain
-from pipeline.spec.types import AttributeValue, Executable
-
-FORMATS: Mapping[str, str] = {"vulkan-spirv": "vulkan-spirv-fb", "llvm-cpu": "embedded-elf-x86_64"}
-_HAL_DEVICES: Mapping[str, str] = {"vulkan-spirv": "vulkan", "llvm-cpu": "local"}
+from pipeline.iree import attributes, backends, toolchain
+from pipeline.spec.types import Executable
 
 
 @dataclass(frozen=True)
@@ -28,31 +25,21 @@ class Target:
     name: str
     backend: str
     attribute: str
-    cpu_features: str
     subgroup_size: int
 
     @property
     def has_float64(self) -> bool:
         """Whether kernels may compute in float64."""
-        compute = _entry(self.attribute, "compute", "", ",")
-        return self.backend == "llvm-cpu" or "fp64" in compute
+        return backends.named(self.backend).has_float64(self.attribute)
 
     @property
     def format(self) -> str:
         """The executable format that IREE's runtime knows this target's code by."""
-        return FORMATS[self.backend]
+        return attributes.format_of(self.attribute)
 
 
 def _flags(target: Executable) -> list[str]:
-    if target.backend == "vulkan-spirv":
-        return ["--iree-hal-target-device=vulkan", f"--iree-vulkan-target={target.device}", *target.flags]
-    return [
-        "--iree-hal-target-device=local",
-        "--iree-hal-local-target-device-backends=llvm-cpu",
-        f"--iree-llvmcpu-target-cpu={target.device}",
-        "--iree-llvmcpu-debug-symbols=false",
-        *target.flags,
-    ]
+    return [*backends.named(target.backend).flags(target.device), *target.flags]
 
 
 @functools.cache
@@ -74,43 +61,6 @@ def _ask_compiler(flags: tuple[str, ...]) -> str:
             raise PipelineError(next((line.split("iree-compile: ")[-1] for line in lines if line.strip()), result.ending))
         line = next(line for line in output.read_text().splitlines() if "util.global private @__device_0" in line)
         return line[line.index("[") + 1 : line.rindex("]")]
-
-
-def _split(text: str) -> list[str]:
-    """The comma-separated parts of `text` outside any brackets."""
-    parts, depth, start = [], 0, 0
-    for at, char in enumerate(text):
-        depth += (char in "<[{(") - (char in ">]})")
-        if char == "," and depth == 0:
-            parts.append(text[start:at].strip())
-            start = at + 1
-    return [*parts, text[start:].strip()]
-
-
-def _inside(text: str, opening: str) -> tuple[int, int]:
-    """Where the bracketed text that begins with `opening` starts and ends inside `text`."""
-    start = text.index(opening) + len(opening)
-    depth = 1
-    for at in range(start, len(text)):
-        depth += (text[at] in "<[{(") - (text[at] in ">]})")
-        if depth == 0:
-            return start, at
-    raise ValueError(f"unbalanced brackets in {text}")
-
-
-def _override(attribute: str, changes: Mapping[str, AttributeValue]) -> str:
-    # #iree_gpu.target's parameters have no Python accessors, so its printed form is split at its commas and put together.
-    start, end = _inside(attribute, "wgp = <")
-    entries = dict(part.split(" = ", 1) for part in _split(attribute[start:end]))
-    entries |= {key: str(list(value)) if isinstance(value, tuple) else str(value) for key, value in changes.items()}
-    return attribute[:start] + ", ".join(f"{k} = {v}" for k, v in entries.items()) + attribute[end:]
-
-
-def _entry(attribute: str, key: str, opening: str, closing: str) -> str:
-    if (start := attribute.find(f"{key} = {opening}")) < 0:
-        return ""
-    start += len(f"{key} = {opening}")
-    return attribute[start : attribute.index(closing, start)]
 
 
 def _check(attribute: str, where: str) -> None:
@@ -141,14 +91,13 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
     twin = {**(target.twin or {}), "subgroup_size_choices": (lanes,)} if lanes else {}
     changes = {**target.attribute, **twin}
     if changes:
-        attribute = _override(attribute, changes)
+        attribute = attributes.override(attribute, changes)
         _check(attribute, where)
-    sizes = _entry(attribute, "subgroup_size_choices", "[", "]")
+    sizes = attributes.entry(attribute, "subgroup_size_choices", "[", "]")
     return Target(
         target.name,
         target.backend,
         attribute,
-        _entry(attribute, "cpu_features", '"', '"'),
         min((int(size) for size in sizes.split(",")), default=0) if sizes else 0,
     )
 
@@ -156,8 +105,8 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
 def device(targets: Sequence[Target]) -> str:
     """The HAL device attribute of a module that holds code for all `targets`, in order of preference."""
     devices = []
-    for backend, name in _HAL_DEVICES.items():
-        attributes = ", ".join(t.attribute for t in targets if t.backend == backend)
-        if attributes:
-            devices.append(f'#hal.device.target<"{name}", [{attributes}]> : !hal.device')
+    for backend in backends.every():
+        held = ", ".join(t.attribute for t in targets if t.backend == backend.name)
+        if held:
+            devices.append(f'#hal.device.target<"{backend.hal_device}", [{held}]> : !hal.device')
     return devices[0] if len(devices) == 1 else f"#hal.device.select<[{', '.join(devices)}]> : !hal.device"

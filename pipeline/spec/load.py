@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.compare import Tolerance
 from pipeline.errors import ManyProblemsError
-from pipeline.iree.gates import Gate
+from pipeline.iree import backends
+from pipeline.iree.attributes import AttributeValue
+from pipeline.iree.backends.base import Backend
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.reader import Fields, Problems, read
 from pipeline.spec.types import (
     MLIR_DTYPES,
-    AttributeValue,
     Bundle,
     Executable,
     Input,
@@ -27,20 +28,14 @@ from pipeline.spec.types import (
 
 _T = TypeVar("_T", Executable, Bundle, Model)
 
-BACKENDS = ("vulkan-spirv", "llvm-cpu")
-_ATTRIBUTE_KEYS = frozenset(
-    """compute storage subgroup dot mma subgroup_size_choices max_workgroup_sizes max_thread_count_per_workgroup
-    max_workgroup_memory_bytes max_workgroup_counts""".split()
-)
 
-
-def _attribute(fields: Fields | None) -> Mapping[str, AttributeValue]:
+def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, AttributeValue]:
     result: dict[str, AttributeValue] = {}
     if fields is None:
         return result
     for key, value in fields.data.items():
-        if key not in _ATTRIBUTE_KEYS:
-            fields.problem(key, f"is not a parameter that can be set: {did_you_mean(key, _ATTRIBUTE_KEYS)}")
+        if key not in known:
+            fields.problem(key, f"is not a parameter that can be set: {did_you_mean(key, known)}")
         elif isinstance(value, list) and all(isinstance(v, int) for v in value):
             result[key] = tuple(value)
         elif isinstance(value, int | str) and not isinstance(value, bool):
@@ -51,25 +46,28 @@ def _attribute(fields: Fields | None) -> Mapping[str, AttributeValue]:
 
 
 def _executable(fields: Fields) -> Executable:
-    backend = fields.text("backend", choices=BACKENDS)
+    known = {backend.name: backend for backend in backends.every()}
+    name = fields.text("backend", choices=list(known))
+    backend = known.get(name, Backend())
     attribute, twin = fields.sub("attribute"), fields.sub("twin")
     for key, sub in (("attribute", attribute), ("twin", twin)):
-        if sub and backend == "llvm-cpu":
-            fields.problem(key, "is for vulkan-spirv targets only: remove it, or use flags")
-    gates = fields.parsed("gates", Gate.parse)
+        if sub and name in known and not backend.overrides:
+            others = ", ".join(b.name for b in known.values() if b.overrides)
+            fields.problem(key, f"is for {others} targets only: remove it, or use flags")
+    gates = fields.parsed("gates", backends.parse_gate)
     for index, gate in enumerate(gates):
-        if backend in BACKENDS and (gate.category == "hal.cpu") != (backend == "llvm-cpu"):
-            fields.problem(f"gates[{index}]", f"a {backend} target never runs on a device that answers {gate.query}")
+        if name in known and gate.category not in backend.queries:
+            fields.problem(f"gates[{index}]", f"a {name} target never runs on a device that answers {gate.query}")
     return Executable(
         name=fields.path.stem,
         path=fields.path,
         about=fields.text("about"),
-        backend=backend,
+        backend=name,
         device=fields.text("device"),
         flags=fields.texts("flags"),
-        attribute=_attribute(attribute),
+        attribute=_attribute(attribute, backend.overrides),
         gates=gates,
-        twin=_attribute(twin) if twin else None,
+        twin=_attribute(twin, backend.overrides) if twin else None,
     )
 
 

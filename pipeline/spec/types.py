@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.compare import Tolerance
+from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.gates import Gate
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
@@ -25,15 +26,12 @@ MLIR_DTYPES: Mapping[str, str] = {
     "bool": "i1",
 }
 
-# Values of a GPU target attribute that a spec may set, as they stand in #iree_gpu.target<… wgp = <…>>.
-AttributeValue = int | str | tuple[int, ...]
-
 
 @dataclass(frozen=True)
 class Executable:
     """An executable target: what IREE generates code for, and when that code may be chosen.
 
-    `device` is what the backend calls it: `gfx1101` for vulkan-spirv, a CPU name for llvm-cpu. `attribute` overrides
+    `device` is what the backend calls it: a GPU's architecture, a CPU's name. `attribute` overrides
     entries of the compiler's own target attribute; `twin` overrides more of them, for a software device to run the same
     lowering.
     """

@@ -15,7 +15,7 @@ from pipeline.stages import record
 
 def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], sample: int) -> None:
     """Check `sample` pieces of the imported model at `source`, as they are cached for `bundle`; `audit.json` and logs."""
-    from pipeline.iree.audit import audit
+    from pipeline.iree.codegen.audit import audit
     from pipeline.iree.targets import resolve
 
     with disk_errors(str(folder)), fresh_folder(folder):

@@ -10,8 +10,9 @@ from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Comparison, compare
 from pipeline.files import sha256_file
-from pipeline.iree import devices
-from pipeline.iree.devices import Device, Run
+from pipeline.iree import backends, devices
+from pipeline.iree.device import Device
+from pipeline.iree.devices import Run
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence
@@ -76,14 +77,15 @@ def run(check: Check, module: Path, device: Device, name: str) -> Run:
 
 def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run, str]:
     """`run`, or how the same file ran on this device before, with the name that it ran by."""
-    key = (sha256_file(module), device.uri, device.subgroup_size)
+    key = (sha256_file(module), device.uri, backends.subgroup_size(device))
     if key not in check._runs:
         check._runs[key] = (run(check, module, device, name), name)
     return check._runs[key]
 
 
 def _place(kind: str, device: Device) -> str:
-    lanes = f", subgroups of {device.subgroup_size} lanes" if device.driver == "vulkan" else ""
+    size = backends.subgroup_size(device)
+    lanes = f", subgroups of {size} lanes" if size else ""
     return f"{'its twin ' if kind == 'twin' else ''}on {device.title}{lanes}"
 
 
@@ -123,7 +125,7 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         max_rel_error=max(r.max_rel for r in results),
         of_tolerance=round(max(r.of_tolerance for r in results), 6),
         draws=ran.done,
-        subgroup_sizes=(device.subgroup_size,) if device.driver == "vulkan" else (),
+        subgroup_sizes=(size,) if (size := backends.subgroup_size(device)) else (),
         seconds=round(ran.run_s, 6),
     )
 

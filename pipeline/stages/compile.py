@@ -65,7 +65,7 @@ def compile_targets(
 
 def without_optimizations(bundle: Bundle, own_flags: Sequence[str]) -> Bundle | None:
     """`bundle` with the flags that turn off those of `own_flags` that are for speed; None if there are none."""
-    from pipeline.iree import convolutions
+    from pipeline.iree.codegen import convolutions
 
     if convolutions.FLAG not in own_flags:
         return None
@@ -76,8 +76,9 @@ def _plain(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executa
     """The bundle once more without the pipeline's own optimizations, if there were any and the compiler takes it so."""
     from pipeline.cache import from_environment
     from pipeline.iree import compiler
+    from pipeline.iree.codegen.front import front_flags
 
-    plain = without_optimizations(bundle, compiler.front_flags(source, folder, bundle.flags, from_environment().local))
+    plain = without_optimizations(bundle, front_flags(source, folder, bundle.flags, from_environment().local))
     try:
         return compile_targets(source, folder, plain, targets) if plain else None
     except compiler.RefusedError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import write
+from pipeline.iree import backends
 from pipeline.iree.gates import Gate, Gated
 from pipeline.stages.record import canonical
 
@@ -60,13 +61,14 @@ class Compiled:
     notes: tuple[str, ...] = ()
 
     @property
-    def warm_up(self) -> Piece | None:
-        """The code that a CPU loads before its gates are evaluated: of the CPU variant without gates, for the first dispatch.
+    def warm_ups(self) -> dict[str, Piece]:
+        """Of each format that needs it, the code that a device loads before its gates are evaluated.
 
-        None where there is none: then the file holds other code for that, which no variant owns.
+        It is that of the format's variant without gates, for the first dispatch. Where there is none, the file holds other
+        code for that, which no variant owns.
         """
-        ungated = [v for v in self.variants if v.backend == "llvm-cpu" and not v.gated.gates]
-        return ungated[-1].code[0] if ungated else None
+        ungated = {v.gated.format: v.code[0] for v in self.variants if not v.gated.gates}
+        return {f: code for f, code in ungated.items() if (backend := backends.of_format(f)) and f in backend.warm_ups}
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

@@ -13,7 +13,7 @@ from pipeline import arrays
 from pipeline.errors import disk_errors
 from pipeline.files import copy, fresh_folder, sha256_bytes, sha256_file, write
 from pipeline.importers.signature import Signature, Tensor
-from pipeline.iree import vmfb
+from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
@@ -86,8 +86,8 @@ def _users(compiled: Compiled) -> dict[int, list[str]]:
     for variant in compiled.variants:
         for piece in variant.code:
             users.setdefault(piece.offset, set()).add(variant.gated.name)
-    if compiled.warm_up:
-        users[compiled.warm_up.offset].update(v.gated.name for v in compiled.variants if v.backend == "llvm-cpu")
+    for format_, code in compiled.warm_ups.items():
+        users[code.offset].update(v.gated.name for v in compiled.variants if v.gated.format == format_)
     return {offset: [v.gated.name for v in compiled.variants if v.gated.name in names] for offset, names in users.items()}
 
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.iree import spirv
-from pipeline.iree.devices import Device
+from pipeline.iree import backends
+from pipeline.iree.device import Device
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Executable
@@ -31,24 +31,25 @@ TWIN = "twin"  # what the variant is called in each twin's file: of targets with
 def hosts(check: Check, target: Executable) -> list[Device]:
     """The software devices that the target's twins run on, by ascending subgroup size."""
     sizes = (target.twin or {}).get("subgroup_size_choices", ())
-    found = [d for d in check.devices if d.driver == "vulkan" and d.software]
-    return sorted((d for d in found if isinstance(sizes, tuple) and d.subgroup_size in sizes), key=lambda d: d.subgroup_size)
+    driver = backends.named(target.backend).driver
+    found = [d for d in check.devices if d.driver == driver and d.software]
+    fit = (d for d in found if isinstance(sizes, tuple) and backends.subgroup_size(d) in sizes)
+    return sorted(fit, key=backends.subgroup_size)
 
 
 def _matrix_kernels(module: Path, variant: Variant) -> int:
     """How many of the variant's kernels use matrix cores."""
-    data = module.read_bytes()
-    declared = [spirv.demands(data[p.offset : p.offset + p.length]).capabilities for p in variant.code]
-    return sum("CooperativeMatrixKHR" in capabilities for capabilities in declared)
+    data, backend = module.read_bytes(), backends.named(variant.backend)
+    return sum(backend.uses_matrix_cores(data[p.offset : p.offset + p.length]) for p in variant.code)
 
 
 def _one(check: Check, variant: Variant, target: Executable, device: Device, lanes: int) -> Result:
     """The twin for `lanes` on `device`; if those are not the device's, kernels that compute across a subgroup are its own."""
-    mixed = lanes != device.subgroup_size
-    name = f"twin-{target.name}-{lanes}" + (f"-on-{device.subgroup_size}" if mixed else "")
+    mixed = lanes != backends.subgroup_size(device)
+    name = f"twin-{target.name}-{lanes}" + (f"-on-{backends.subgroup_size(device)}" if mixed else "")
     folder = check.folder / name
     folder.mkdir()
-    source, narrow = check.imported / "model.mlirbc", device.subgroup_size if mixed else 0
+    source, narrow = check.imported / "model.mlirbc", backends.subgroup_size(device) if mixed else 0
     try:
         twin = compile_stage.compile_targets(source, folder, check.bundle, [replace(target, name=TWIN)], lanes, narrow)
     except PipelineError as error:
@@ -71,7 +72,7 @@ def verify(check: Check, variant: Variant, devices: Sequence[Device]) -> Result:
     """
     target = check.targets[variant.gated.name]
     own = resolve(target).subgroup_size
-    planned = [*((d, d.subgroup_size) for d in devices), *([(devices[0], own)] if own else [])]
+    planned = [*((d, backends.subgroup_size(d)) for d in devices), *([(devices[0], own)] if own else [])]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # most of the time goes into starting small processes
         results = list(pool.map(lambda place: _one(check, variant, target, *place), planned))
     if failed := [result for result in results if isinstance(result, Failure)]:

@@ -14,8 +14,9 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers import draws as draws_of
 from pipeline.importers.signature import Signature
-from pipeline.iree import devices, mlir, vmfb
-from pipeline.iree.devices import Device
+from pipeline.iree import backends, devices, mlir
+from pipeline.iree.device import Device
+from pipeline.iree.file import vmfb
 from pipeline.iree.gates import decide, select
 from pipeline.machine import fingerprint
 from pipeline.spec.types import Bundle, Executable, Model
@@ -70,14 +71,15 @@ def _forced(check: Check, device: Device, index: int) -> Result:
 
 def _untested(check: Check, variant: Variant) -> Evidence:
     """Why nothing here could run the variant."""
+    backend = backends.named(variant.backend)
     same_format = [d for d in check.devices if variant.gated.format in d.facts.formats]
     if not same_format:
-        reason = "this machine has no Vulkan device; lavapipe is one (Debian: apt-get install mesa-vulkan-drivers libvulkan1)"
+        reason = backend.absent
     else:
         refusals = [f"{d.title}: {decide([variant.gated], d.facts)[0].reason}" for d in same_format]
         twin = check.targets[variant.gated.name].twin
         lack = "; its twin is for software devices of another subgroup size" if twin else "; its target has no twin"
-        reason = f"no device here takes it: {'; '.join(refusals)}{lack if variant.backend == 'vulkan-spirv' else ''}"
+        reason = f"no device here takes it: {'; '.join(refusals)}{lack if backend.overrides else ''}"
     return Evidence(variant.gated.name, "untested", reason=reason)
 
 
@@ -86,7 +88,7 @@ def _run_all(check: Check) -> list[Result]:
     for number, device in enumerate(sorted(check.devices, key=lambda device: device.software)):
         if (result := _chosen(check, device, number)) is not None:
             results.append(result)
-    for device in (d for d in check.devices if d.driver == "local-task"):
+    for device in filter(backends.is_cpu, check.devices):
         for index, variant in enumerate(check.compiled.variants):
             if variant.gated.name not in _tested(results) and decide([variant.gated], device.facts)[0].accepted:
                 results.append(_forced(check, device, index))
@@ -115,12 +117,11 @@ def _baseline(check: Check) -> Check:
     """Make the reference outputs with the weakest CPU variant, for a model that has no other reference."""
     from pipeline.iree.compiler import force_variant
 
-    cpu = next((d for d in check.devices if d.driver == "local-task"), None)
-    indices = [i for i, v in enumerate(check.compiled.variants) if v.backend == "llvm-cpu"]
-    if cpu is None or not indices:
-        raise PipelineError(
-            "the reference is `baseline`, but the bundle has no CPU target", where=str(check.model.path), hint="give .npy files"
-        )
+    cpu = next(filter(backends.is_cpu, check.devices))
+    indices = [i for i, decision in enumerate(decide([v.gated for v in check.compiled.variants], cpu.facts)) if decision.accepted]
+    if not indices:
+        what = "the reference is `baseline`, but the bundle has no CPU target that this machine runs"
+        raise PipelineError(what, where=str(check.model.path), hint="give .npy files")
     module = check.folder / "baseline.vmfb"
     force_variant(check.module_folder / "linked.mlirbc", indices[-1], module)
     draws = list(check.data.draws)
@@ -249,13 +250,12 @@ _finding = threading.Lock()
 
 
 def _devices(folder: Path) -> list[Device]:
-    """The devices of this machine; a software Vulkan device once for each subgroup size that it can have."""
+    """The devices of this machine; a software device once for each subgroup size that it can have."""
     with _finding:
         if (now := fingerprint()) not in _found:
             with disk_errors(str(folder)):
                 found = devices.find(folder)
-                wide = [devices.widths(d, folder) if d.driver == "vulkan" and d.software else [d] for d in found]
-            _found[now] = [device for same in wide for device in same]
+                _found[now] = [guise for device in found for guise in devices.guises(device, folder)]
         return _found[now]
 
 

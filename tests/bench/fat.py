@@ -44,7 +44,8 @@ from pipeline.cache import Cache, LocalCache, local
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature
 from pipeline.iree import devices, mlir
-from pipeline.iree.compiler import compile_module, front_flags
+from pipeline.iree.codegen.front import front_flags
+from pipeline.iree.compiler import compile_module
 from pipeline.iree.gates import Gate
 from pipeline.iree.targets import Target, device, resolve
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, iree_compile

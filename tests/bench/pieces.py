@@ -31,10 +31,12 @@ from statistics import median
 import numpy as np
 
 from pipeline.cache import LocalCache, local
-from pipeline.iree import convolutions, mlir
-from pipeline.iree.compiler import compile_module, front_flags, front_half
+from pipeline.iree import mlir
+from pipeline.iree.codegen import convolutions
+from pipeline.iree.codegen.front import front_flags, front_half
+from pipeline.iree.codegen.pieces import Dispatches
+from pipeline.iree.compiler import compile_module
 from pipeline.iree.mlir import ir
-from pipeline.iree.pieces import Dispatches
 from pipeline.iree.targets import device, resolve
 from pipeline.iree.toolchain import CODEGEN_FLAGS, iree_compile
 from pipeline.layout import Layout

@@ -30,9 +30,11 @@ from pipeline.cache import Cache, LocalCache
 from pipeline.compare import compare
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature
-from pipeline.iree import corrections, devices
+from pipeline.iree import backends, devices
+from pipeline.iree.backends.cpu import corrections
 from pipeline.iree.compiler import compile_module
-from pipeline.iree.gates import Gated, cpu_gates, decide
+from pipeline.iree.device import Device
+from pipeline.iree.gates import Gated, decide
 from pipeline.iree.targets import Target, resolve
 from pipeline.layout import Layout
 from pipeline.spec.load import load
@@ -88,10 +90,10 @@ class Bench:
         """The setting's module, checked. Raises PipelineError if it cannot be compiled or its outputs are off."""
         (folder := self.root / str(number)).mkdir()
         target = dataclasses.replace(self.target, attribute=self.target.attribute.replace(*setting.attribute))
-        step = corrections.cpu.widen_product if setting.corrected else lambda _function: None
+        step = corrections.widen_product if setting.corrected else lambda _function: None
         # A cache of its own: a step left out is no part of the key.
         cache = Cache(LocalCache(folder / "cache", 1 << 32))
-        with mock.patch.object(corrections.cpu, "widen_product", step):
+        with mock.patch.object(corrections, "widen_product", step):
             source = self.layout.imported(self.model.name) / "model.mlirbc"
             compile_module(source, folder, [target], {target.name: ()}, setting.flags, cache)
         ran = devices.run(folder / "module.vmfb", self.device, self.entry, [self.reference / "given.inputs.npz"], folder, "run")
@@ -144,9 +146,10 @@ def of_onnxruntime(path: Path, inputs: Sequence[Path]) -> Callable[[], float]:
     return measure
 
 
-def runs_on(target: Target, device: devices.Device) -> bool:
+def runs_on(target: Target, device: Device) -> bool:
     """Whether the device has every CPU feature that `target`'s code may use."""
-    return decide([Gated(target.name, target.format, cpu_gates(target.cpu_features))], device.facts)[0].accepted
+    gates = backends.named(target.backend).gates(target.attribute, [], [])
+    return decide([Gated(target.name, target.format, gates)], device.facts)[0].accepted
 
 
 def measure(bench: Bench, rounds: int) -> None:
@@ -186,7 +189,6 @@ def main() -> None:
         device = next(d for d in devices.find(Path(name)) if d.uri == "local-task")
         levels = [spec.executables[t] for t in spec.bundles[BUNDLE].targets if spec.executables[t].backend == "llvm-cpu"]
         target = next(t for t in map(resolve, levels) if runs_on(t, device))
-        target = dataclasses.replace(target, cpu_features="")  # no gates: what has any needs a baseline beside it
         print(f"{_machine()}, onnxruntime {onnxruntime.__version__}; {target.name}; the best of {arguments.rounds} rounds")
         for model in arguments.models or ready:
             print(f"\n{model}, load average {os.getloadavg()[0]:.1f}", flush=True)

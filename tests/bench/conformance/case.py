@@ -1,6 +1,6 @@
 """One test through the whole pipeline, in a process of its own: a fork of `python -m tests.bench.conformance.case`.
 
-The arguments are WHEEL NAME DEVICES FOLDER.
+The arguments are WHEEL NAME DEVICES FOLDER TARGET….
 
 A project with the test's model and inputs is made in FOLDER and taken through every stage up to the package. Then each
 published variant that a device here accepts runs on the test's inputs, and is compared with the test's own outputs: not by
@@ -29,7 +29,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.iree import devices
 from pipeline.iree.compiler import force_variant
-from pipeline.iree.devices import Device
+from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Artifact, Manifest
@@ -104,10 +104,10 @@ def _difference(found: Array, wanted: Array) -> str:
     return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]!s}, not {wanted[first]!s}"
 
 
-def make_project(root: Path, suite: Suite, name: str) -> Project:
-    """A project whose only model is the test's, with the repository's targets; one that fails is left out."""
+def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = ()) -> Project:
+    """A project whose only model is the test's, for these targets or all of the bundle; one that fails is left out."""
     bundle = yaml.safe_load((ROOT / "targets" / "bundles" / f"{BUNDLE}.yaml").read_text())
-    project = Project(root, bundle=bundle | {"on_failure": "drop"})
+    project = Project(root, bundle={"targets": list(targets) or bundle["targets"], "on_failure": "drop"})
     folder, file = project.targets / "models", suite.file(name)
     (folder / "model.onnx").write_bytes(file)
     inputs = []
@@ -236,9 +236,9 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
     )
 
 
-def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path) -> Outcome:
+def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path, targets: Sequence[str] = ()) -> Outcome:
     """The outcome of the test. Whatever it raises is a crash."""
-    project = make_project(folder / "project", suite, name)
+    project = make_project(folder / "project", suite, name, targets)
     if (refused := build(project, name)) is not None:
         return refused
     (checks := folder / "check").mkdir()
@@ -249,11 +249,12 @@ def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path) -> O
 
 def main(arguments: list[str]) -> int:
     """Attempt a test as the command line says."""
-    wheel, name, facts, folder = arguments
+    wheel, name, facts, folder, *targets = arguments
     end_on_signals()
     started = time.monotonic()
     suite = Suite(Path(wheel))
-    outcome = attempt(suite, name, from_json(json.loads(Path(facts).read_text()), facts), Path(folder))
+    present = from_json(json.loads(Path(facts).read_text()), facts)
+    outcome = attempt(suite, name, present, Path(folder), targets)
     operators = suite.read(name)[0].operators
     write(
         Path(folder) / "outcome.json",

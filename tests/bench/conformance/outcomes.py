@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import sys
@@ -29,13 +30,13 @@ MOST = 25  # lines of a table
 _cases = process.Forks([sys.executable, "-m", "tests.bench.conformance.case"])
 
 
-def attempt(wheel: Path, case: Case, facts: Path, folder: Path) -> Outcome:
+def attempt(wheel: Path, case: Case, facts: Path, folder: Path, targets: Sequence[str] = ()) -> Outcome:
     """The outcome of one test, whose work is in `folder`, however its process ends."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
     log = folder / "case.log"
     try:
-        ended = _cases.execute([wheel, case.name, facts, folder], log, timeout=LIMIT, env={})
+        ended = _cases.execute([wheel, case.name, facts, folder, *targets], log, timeout=LIMIT, env={})
     except PipelineError as error:
         if process.interrupted():
             raise
@@ -73,15 +74,19 @@ class Results:
             file.write(outcome.encode())
 
 
-def run(wheel: Path, cases: Sequence[Case], folder: Path, jobs: int, tell: Callable[[str], None]) -> list[Outcome]:
-    """The outcomes of `cases`, in order. Those that `folder/results.jsonl` has are taken from there."""
+def run(
+    wheel: Path, cases: Sequence[Case], folder: Path, jobs: int, tell: Callable[[str], None], targets: Sequence[str] = ()
+) -> list[Outcome]:
+    """The outcomes of `cases`, in order. Those that `folder/results.jsonl` has are taken from there; the rest is made in an
+    order by chance, so that what there is of it is a sample of all."""
     results, facts = Results(folder / "results.jsonl"), folder / "devices.json"
     write(facts, json.dumps(to_json(devices.find(folder / "devices"))).encode())
     todo = [case for case in cases if case.name not in results.found]
+    random.Random(len(todo)).shuffle(todo)
 
     def one(case: Case) -> Outcome:
         work = folder / "work" / case.name.replace("/", "-")
-        outcome = attempt(wheel, case, facts, work)
+        outcome = attempt(wheel, case, facts, work, targets)
         results.add(outcome)
         if outcome.outcome == "right":
             shutil.rmtree(work)

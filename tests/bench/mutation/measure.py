@@ -21,7 +21,8 @@ from pipeline.importers.onnxruntime import session, with_moved_weights
 from pipeline.importers.signature import Signature
 from pipeline.iree import devices
 from pipeline.iree.compiler import force_variant
-from pipeline.iree.devices import Device, Run
+from pipeline.iree.device import Device
+from pipeline.iree.devices import Run
 from pipeline.iree.toolchain import iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.types import Bundle, Executable, Model, PathSource

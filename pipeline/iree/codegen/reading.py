@@ -12,7 +12,8 @@ from iree.compiler import ir
 from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree import convolutions, mlir, toolchain
+from pipeline.iree import mlir, toolchain
+from pipeline.iree.codegen import convolutions
 from pipeline.iree.mlir import operations
 
 # By default IREE turns double into float, and tells nobody: seconds since 1970 are then good to two minutes.

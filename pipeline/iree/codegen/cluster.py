@@ -24,8 +24,8 @@ from typing import Any
 from pipeline import process
 from pipeline.cache import Cache, SharedCache
 from pipeline.errors import PipelineError
-from pipeline.iree import pieces
-from pipeline.iree.pieces import Batch
+from pipeline.iree.codegen import pieces
+from pipeline.iree.codegen.pieces import Batch
 from pipeline.store.open import open_store
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def work(batch: Batch, cache_url: str) -> Done | Unfit:
     from distributed import get_worker
 
     here = get_worker().address
-    if batch.generator != pieces.generator():
+    if batch.generator != pieces.generator(batch.backend):
         return Unfit(here)
     shared = SharedCache(open_store(cache_url), writable=True) if cache_url else None
     keys = list(batch.keys.values())

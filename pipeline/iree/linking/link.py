@@ -19,11 +19,11 @@ import jinja2
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 
+from pipeline.iree import backends
 from pipeline.iree.gates import DESCRIPTION, SELECTED, Gated
 from pipeline.iree.mlir import body, operations, symbol
 
 MARKER = "vmfb.variant"
-BASELINE_FORMAT = "embedded-elf-x86_64"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ class Code:
     dispatch: str
     format: str
     data: bytes
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """The symbol of an executable that any device of a format loads."""
+
+    executable: str
+    binary: str
+    format: str
 
 
 def add_condition(variant: ir.Operation, name: str) -> None:
@@ -91,14 +100,14 @@ def describe(variants: Sequence[Gated]) -> str:
     )
 
 
-def selection(variants: Sequence[Gated], warm_up: tuple[str, str] | None = None) -> str:
-    """The MLIR of the choice among `variants`; `warm_up` is the symbol of an executable that any x86-64 CPU can run."""
+def selection(variants: Sequence[Gated], warm_ups: Sequence[WarmUp] = ()) -> str:
+    """The MLIR of the choice among `variants`."""
     return render(
         "selection.mlir.j2",
         variants=variants,
         formats=list(dict.fromkeys(v.format for v in variants)),
         queries=sorted({(g.category, g.key) for v in variants for g in v.gates}),
-        warm_up=(*warm_up, BASELINE_FORMAT) if warm_up else None,
+        warm_ups=warm_ups,
         description=describe(variants).replace('"', "\\22"),
     )
 
@@ -185,38 +194,50 @@ def append(module: ir.Module, text: str) -> None:
                 operation.operation.clone()
 
 
-def needs_warm_up(variants: Sequence[Gated]) -> bool:
-    """Whether there is CPU code, and none of it without gates: then something else must run before they are evaluated."""
-    cpu = [variant for variant in variants if variant.format == BASELINE_FORMAT]
-    return bool(cpu) and all(variant.gates for variant in cpu)
+def _warmed_up(variants: Sequence[Gated]) -> list[str]:
+    """The formats of which something must be loaded before gates are evaluated, in order of preference."""
+    found = dict.fromkeys(variant.format for variant in variants)
+    return [f for f in found if (backend := backends.of_format(f)) and f in backend.warm_ups]
 
 
-def _add_warm_up(module: ir.Module, data: bytes) -> tuple[str, str]:
-    executable, binary = "warm_up", "any"
-    text = f'<format = "{BASELINE_FORMAT}", data = dense<"0x{data.hex()}"> : vector<{len(data)}xi8>>'
-    snippet = ir.Module.parse(f"hal.executable private @{executable} {{ hal.executable.binary public @{binary} {text} }}")
-    with ir.InsertionPoint(operations(module, "hal.executable")[0]):
-        operations(snippet, "hal.executable")[0].clone()
-    return executable, binary
+def formats_to_warm_up(variants: Sequence[Gated]) -> list[str]:
+    """Those of them that have no variant without gates: then something else must be loaded."""
+    return [f for f in _warmed_up(variants) if all(v.gates for v in variants if v.format == f)]
 
 
-def link(module: ir.Module, variants: Sequence[Gated], warm_up: bytes = b"") -> dict[tuple[str, str], str]:
+def _add_warm_up(module: ir.Module, format_: str, data: bytes) -> WarmUp:
+    warm_up = WarmUp("warm_up", format_.replace("-", "_"), format_)
+    text = f'<format = "{format_}", data = dense<"0x{data.hex()}"> : vector<{len(data)}xi8>>'
+    held = operations(module, "hal.executable")
+    if symbol(held[0]) != warm_up.executable:
+        snippet = ir.Module.parse(f"hal.executable private @{warm_up.executable} {{ }}")
+        with ir.InsertionPoint(held[0]):
+            held = [snippet.body.operations[0].operation.clone()]
+    snippet = ir.Module.parse(f"hal.executable private @e {{ hal.executable.binary public @{warm_up.binary} {text} }}")
+    with ir.InsertionPoint(body(held[0]).operations[-1]):
+        operations(snippet, "hal.executable.binary")[0].clone()
+    return warm_up
+
+
+def link(module: ir.Module, variants: Sequence[Gated], warm_up: Mapping[str, bytes]) -> dict[tuple[str, str], str]:
     """Finish a `hal` phase module: lay out the code, insert the choice among `variants`, export it.
 
-    `warm_up` is code that any CPU can load, where `needs_warm_up`: without it the runtime cannot evaluate CPU gates in a fresh
-    process. Returns (variant, dispatch) → the variant whose group holds that code.
+    `warm_up` is code that any device loads, for each of `formats_to_warm_up`: without it the runtime cannot evaluate their
+    gates in a fresh process. Returns (variant, dispatch) → the variant whose group holds that code.
     """
     order = [variant.name for variant in variants]
     found = codes(module)
     owners = _owners(found, order)
     _lay_out(module, owners, order)
-    ungated = [v.name for v in variants if v.format == BASELINE_FORMAT and not v.gates]
-    first: tuple[str, str] | None = None
-    if needs_warm_up(variants):
-        first = _add_warm_up(module, warm_up)
-    elif ungated:
-        first = (owners[ungated[-1], found[0].dispatch], found[0].dispatch)
-    _insert_selection(module, selection(variants, first))
+    warm_ups = []
+    for format_ in _warmed_up(variants):
+        if format_ in warm_up:
+            warm_ups.append(_add_warm_up(module, format_, warm_up[format_]))
+        else:
+            ungated = [v.name for v in variants if v.format == format_ and not v.gates]
+            dispatch = found[0].dispatch
+            warm_ups.append(WarmUp(owners[ungated[-1], dispatch], dispatch, format_))
+    _insert_selection(module, selection(variants, warm_ups))
     _replace_queries(module, order)
     _say_what_is_held(module, order)
     module.operation.verify()

@@ -1,4 +1,4 @@
-"""The child processes that touch devices: forks of `python -m pipeline.iree.runner`, with the arguments JOB.json RESULT.json.
+"""The child processes that touch devices, forks of this one: `python -m pipeline.iree.devices.runner`. Arguments: JOB RESULT.
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "devices"} or {"action": "run", "module",
@@ -18,16 +18,15 @@ import iree.runtime as rt
 
 from pipeline import arrays, process
 from pipeline.errors import PipelineError
-from pipeline.iree.facts import MODULE, NAMES
-from pipeline.iree.session import Session, open_device
+from pipeline.iree import backends
+from pipeline.iree.devices.session import FACTS, Session, open_device
 
-_FORMATS = {"local-task": "embedded-elf-x86_64", "vulkan": "vulkan-spirv-fb"}
 _ROUNDS = 1000
 
 
 def _facts(device: rt.HalDevice) -> dict[str, int]:
-    session = Session(MODULE, device)
-    answers = {name: session.number(name) for name in NAMES}
+    session = Session(FACTS, device)
+    answers = {name: session.number(name) for name in backends.queries()}
     return {name: value for name, value in answers.items() if value >= 0}
 
 
@@ -36,16 +35,11 @@ def _info(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "CPU"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
-
-
 def devices(driver_name: str) -> list[dict[str, Any]]:
-    """Every device of local-task or vulkan: uri, name, driver, whether it is software, formats and answers to queries."""
+    """Every device of a driver: uri, name, driver, whether it is software, formats and answers to queries."""
+    backend = backends.of_driver(driver_name)
+    if not backend:
+        raise ValueError(f"no backend's code runs on {driver_name}")
     try:
         driver = rt.get_driver(driver_name)
         listed = driver.query_available_devices()
@@ -53,20 +47,9 @@ def devices(driver_name: str) -> list[dict[str, Any]]:
         return []  # no such driver on this machine, for example no Vulkan loader
     found: list[dict[str, Any]] = []
     for entry in listed:
-        info = _info(driver.dump_device_info(entry["device_id"]))
-        device = driver.create_device(entry["device_id"])
-        local = driver_name == "local-task"
-        found.append(
-            {
-                "uri": driver_name if local else f"{driver_name}://{entry['path']}",
-                "driver": driver_name,
-                "name": _cpu_name() if local else info.get("name", entry["name"]),
-                "driver_info": "" if local else f"{info.get('driver', '')} {info.get('driver_info', '')}".strip(),
-                "software": local or info.get("type") == "cpu",
-                "formats": [_FORMATS[driver_name]],
-                "answers": _facts(device),
-            }
-        )
+        described = backend.described(entry, _info(driver.dump_device_info(entry["device_id"])))
+        answers = _facts(driver.create_device(entry["device_id"]))
+        found.append(described | {"driver": driver_name, "formats": backend.formats_here(), "answers": answers})
     return found
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.iree.file.vmfb import Module, Segment
 from pipeline.iree.gates import DESCRIPTION, SELECTED, Gate, Gated, GateError
-from pipeline.iree.vmfb import Module, Segment
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.cache import Cache, LocalCache
-from pipeline.iree import batches, mlir
-from pipeline.iree.compiler import front_half
-from pipeline.iree.pieces import Code, Dispatches
+from pipeline.iree import mlir
+from pipeline.iree.codegen import batches
+from pipeline.iree.codegen.front import front_half
+from pipeline.iree.codegen.pieces import Code, Dispatches
 from pipeline.iree.targets import Target
 
 

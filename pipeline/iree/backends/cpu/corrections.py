@@ -6,11 +6,43 @@ import re
 
 from iree.compiler import ir
 
+from pipeline.iree.backends.cpu import halves
 from pipeline.iree.mlir import operations
 
 # What IREE chooses for a matrix product of float32 on AVX-512 whose width is a multiple of 32.
 _COLUMNS = 32
 _MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
+
+
+def _has_avx512(variant: ir.Operation) -> bool:
+    return "+avx512f" in str(variant.attributes["target"])
+
+
+def _is_x86(variant: ir.Operation) -> bool:
+    return 'target_triple = "x86_64-' in str(variant.attributes["target"])
+
+
+def _converts_halves(variant: ir.Operation) -> bool:
+    """Whether the CPU has instructions that convert float16. (Every CPU with AVX-512 has.)"""
+    target = str(variant.attributes["target"])
+    return "+f16c" in target or "+avx512f" in target
+
+
+def correct_sources(variant: ir.Operation) -> None:
+    """At the `executable-sources` phase: nothing."""
+
+
+def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
+    """At `executable-configurations`: the tiles of products."""
+    for function in operations(variant, "func.func") if _has_avx512(variant) else ():
+        widen_product(function)
+
+
+def correct_translated(variant: ir.Operation) -> None:
+    """At `executable-targets`: conversions."""
+    if _is_x86(variant):
+        convert_through_i32(variant)
+        halves.make_exact(variant, _converts_halves(variant))
 
 
 def _tiles(operation: ir.Operation) -> dict[str, list[int]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.iree.flatbuffer import MalformedError, Table, unpack
+from pipeline.iree.file.flatbuffer import MalformedError, Table, unpack
 
 _ALIGNMENT = 64
 _LIMIT = 1 << 20  # entries of any table: far above what a compiler makes, far below what hurts

@@ -22,7 +22,8 @@ from iree.compiler import ir, passmanager
 from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
-from pipeline.iree import corrections, link, mlir, toolchain
+from pipeline.iree import backends, mlir, toolchain
+from pipeline.iree.linking import link
 from pipeline.iree.mlir import body, operations, symbol
 from pipeline.iree.targets import Target, device
 
@@ -49,6 +50,7 @@ class Batch:
     """
 
     target: str
+    backend: str
     subgroup_size: int
     keys: Mapping[str, str]
     names: Mapping[str, str]
@@ -80,10 +82,11 @@ class Code:
 
 
 @functools.cache
-def generator() -> str:
-    """A digest of everything but its key that makes a piece: the compiler, the corrections and this file."""
+def generator(backend: str) -> str:
+    """A digest of everything but its key that makes a piece: the compiler, the backend's corrections and this file."""
     files = (Path(__file__), Path(mlir.__file__))
-    return sha256_bytes("".join([toolchain.digest(), corrections.digest(), *map(sha256_file, files)]).encode())
+    made_of = [toolchain.digest(), backends.digest(backends.named(backend)), *map(sha256_file, files)]
+    return sha256_bytes("".join(made_of).encode())
 
 
 class Dispatches:
@@ -108,7 +111,7 @@ class Dispatches:
         passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(self._kernels.operation)
 
     def _piece(self, name: str, target: Target) -> Piece:
-        made_of = [name, target.attribute, target.subgroup_size, self._flags, generator()]
+        made_of = [name, target.attribute, target.subgroup_size, self._flags, generator(target.backend)]
         return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target)
 
     def _add(self, variant: ir.Operation) -> str:
@@ -159,7 +162,8 @@ class Dispatches:
                     variant.attributes["target"] = attribute
         keys = {piece.symbol: piece.key for piece in pieces}
         names = {piece.symbol: self._names[piece.symbol] for piece in pieces}
-        return Batch(target.name, target.subgroup_size, keys, names, mlir.to_bytes(module), self._flags, generator())
+        made_by = generator(target.backend)
+        return Batch(target.name, target.backend, target.subgroup_size, keys, names, mlir.to_bytes(module), self._flags, made_by)
 
 
 def _text(variant: ir.Operation) -> str:
@@ -259,6 +263,8 @@ def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
         name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "finished", "generated")
     }
     flags = [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
+
+    corrections = backends.named(batch.backend).corrections()
 
     def compile_(source: str, from_: str, output: str, to: str) -> None:
         step = [f"--compile-from={from_}", f"--compile-to={to}", *flags]

@@ -7,47 +7,18 @@ import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import process
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.iree import backends
+from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 
 REQUIRED_RUNTIME = "3.13.0"
-_LLVMPIPE_BITS = (128, 256, 512)
-_LLVMPIPE_LANES = 16
-_children = process.Forks([sys.executable, "-m", "pipeline.iree.runner"])
-
-
-@dataclass(frozen=True)
-class Device:
-    """A HAL device. `software`: a CPU does its work; `driver_info` names a Vulkan driver with its version.
-
-    `environment`: variables under which its driver is what it is here.
-    """
-
-    uri: str
-    name: str
-    driver: str
-    driver_info: str
-    software: bool
-    facts: Facts
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def subgroup_size(self) -> int:
-        """Lanes of a subgroup; 0 for a device that has none."""
-        return self.facts.answers.get("vulkan.device::subgroup_size", 0)
-
-    @property
-    def title(self) -> str:
-        """For people: the device, and for Vulkan its driver."""
-        if not self.driver_info:
-            return f"CPU ({self.name})"
-        says_it_all = self.driver_info.startswith(self.name.split(" (")[0])
-        return self.driver_info if says_it_all else f"{self.name} ({self.driver_info})"
+_children = process.Forks([sys.executable, "-m", "pipeline.iree.devices.runner"])
 
 
 @dataclass(frozen=True)
@@ -116,25 +87,22 @@ def _child(
     return result
 
 
-def find(folder: Path, drivers: Sequence[str] = ("local-task", "vulkan")) -> list[Device]:
-    """The devices of these drivers, each driver asked in a child of its own. Logs go into `folder`."""
+def find(folder: Path, drivers: Sequence[str] = ()) -> list[Device]:
+    """The devices of these drivers, or of all, each driver asked in a child of its own. Logs go into `folder`."""
     runtime_version()
-    return [device for driver in drivers for device in _listed(driver, folder)]
+    return [device for driver in drivers or known_drivers() for device in _listed(driver, folder)]
 
 
-def widths(device: Device, folder: Path) -> list[Device]:
-    """A software Vulkan device as it is when its driver is asked for subgroups of 4, 8 and 16 lanes; itself, if it cannot be.
+def known_drivers() -> list[str]:
+    """The drivers that run code of some backend, the CPU's first."""
+    return [backend.driver for backend in reversed(backends.every())]
 
-    Mesa's llvmpipe can. Asked for more it says 32 or 64, but its subgroup operations reach only 16 lanes (measured with Mesa
-    22.3.6): what runs on such a device proves nothing, and it is left out.
-    """
-    if "llvmpipe" not in device.name:
-        return [device]
-    found = [other for bits in _LLVMPIPE_BITS for other in _listed("vulkan", folder, {"LP_NATIVE_VECTOR_WIDTH": str(bits)})]
-    # Its name tells the width; it is one device all the same.
-    same = [replace(d, name=device.name) for d in found if d.uri == device.uri and d.subgroup_size <= _LLVMPIPE_LANES]
-    sizes = {d.subgroup_size: d for d in same}
-    return [sizes[size] for size in sorted(sizes)]
+
+def guises(device: Device, folder: Path) -> list[Device]:
+    """A device as it can be in several environments, such as a software device of several subgroup sizes; or just itself."""
+    backend = backends.of_device(device)
+    others = [other for environment in backend.guises(device) for other in _listed(device.driver, folder, environment)]
+    return backend.same_device(device, others) if others else [device]
 
 
 def _listed(driver: str, folder: Path, environment: Mapping[str, str] | None = None) -> list[Device]:

@@ -7,7 +7,27 @@ import math
 from iree.compiler import ir, passmanager
 from iree.compiler.dialects import iree_codegen
 
+from pipeline.iree.backends.vulkan import barriers
 from pipeline.iree.mlir import body, operations
+
+
+def correct_sources(variant: ir.Operation) -> None:
+    """At the `executable-sources` phase: what is fused, and the order of loops."""
+    fuse_producers(variant)
+    align_loops(variant)
+    convert_through_float(variant)
+
+
+def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
+    """At `executable-configurations`: subgroup sizes and vectors."""
+    for function in operations(variant, "func.func"):
+        configure_kernel(function, subgroup_size)
+
+
+def correct_translated(variant: ir.Operation) -> None:
+    """At `executable-targets`: barriers."""
+    barriers.leave_out_idle_threads(variant)
+    barriers.synchronize(variant)
 
 
 def _align(generic: ir.Operation) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from iree.compiler import ir
 
-from pipeline.iree.link import render
+from pipeline.iree.linking.link import render
 from pipeline.iree.mlir import operations, symbol
 
 _UNAVAILABLE = 14  # as iree_status_code_e has it

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cache import Cache
-from pipeline.iree.pieces import Batch, Dispatches, Piece, generate
+from pipeline.iree import backends
+from pipeline.iree.codegen.pieces import Batch, Dispatches, Piece, generate
 from pipeline.iree.toolchain import CompilerRefusedError
 
 # Starting the compiler costs as much as a few pieces; in a batch of many one slow piece keeps all others waiting.
@@ -32,7 +33,7 @@ def plan(dispatches: Dispatches, pieces: Sequence[Piece], cores: int) -> list[Ba
     """All `pieces` in batches, each of one target, the slow ones first; the large pieces spread among them."""
     size = max(_SMALLEST, min(_LARGEST, -(-len(pieces) // (cores * _ROUNDS))))
     batches = []
-    for target in sorted({p.target for p in pieces}, key=lambda t: (t.backend != "llvm-cpu", t.name)):
+    for target in sorted({p.target for p in pieces}, key=lambda t: (not backends.named(t.backend).is_slow_to_generate, t.name)):
         mine = sorted((p for p in pieces if p.target == target), key=lambda p: (-dispatches.size(p.symbol), p.symbol))
         count = -(-len(mine) // size)
         batches += [dispatches.batch(mine[start::count]) for start in range(count)]
@@ -63,7 +64,7 @@ def _kept(results: Iterator[dict[str, bytes] | Refused], cache: Cache) -> Iterat
 def _run_there(
     address: str, dispatches: Dispatches, missing: Sequence[Piece], folder: Path, cache: Cache
 ) -> Iterator[dict[str, bytes] | Refused]:
-    from pipeline.iree.cluster import Cluster  # distributed takes a second to import
+    from pipeline.iree.codegen.cluster import Cluster  # distributed takes a second to import
 
     cluster = Cluster(address)
     for batch, result in cluster.run(plan(dispatches, missing, cluster.cores()), cache):

@@ -13,9 +13,12 @@ import numpy as np
 from pipeline.errors import disk_errors
 from pipeline.iree.gates import SELECTED
 
+# Asks a device every query: see `linking.facts`, which makes it.
+FACTS = Path(__file__).with_name("facts.vmfb")
+
 
 def open_device(uri: str) -> rt.HalDevice:
-    """The HAL device with this URI: `local-task`, or `vulkan://…`."""
+    """The HAL device with this URI: `DRIVER`, or `DRIVER://…`."""
     driver, _, path = uri.partition("://")
     return rt.get_driver(driver).create_device_by_uri(uri) if path else rt.get_device(driver)
 

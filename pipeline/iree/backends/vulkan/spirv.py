@@ -1,17 +1,13 @@
-"""What generated Vulkan code demands of a device, read from the code itself.
-
-Input is a `vulkan-spirv-fb` executable: a FlatBuffer `VKE1` (runtime/src/iree/schemas/vulkan_executable_def.fbs in IREE
-3.13) that holds SPIR-V modules and one pipeline for each exported function.
-"""
+"""What generated Vulkan code demands of a device, read from the SPIR-V itself."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 
-from pipeline.iree.flatbuffer import MalformedError, Table, unpack
+from pipeline.iree.file import shaders
+from pipeline.iree.file.shaders import MalformedError as MalformedError
 
-_HEADER = 64  # iree_flatbuffer_file_header_t: magic, u32 version, u64 size of the FlatBuffer, padding
 _MAGIC = 0x07230203
 _OP_CAPABILITY, _OP_EXECUTION_MODE = 17, 16
 _MODE_LOCAL_SIZE = 17
@@ -99,18 +95,10 @@ def _module(words: memoryview) -> tuple[frozenset[str], tuple[int, int, int]]:
 
 def demands(executable: bytes | memoryview) -> Demands:
     """The demands of one Vulkan executable. Raises MalformedError for anything else."""
-    data = memoryview(executable)
-    if bytes(data[:4]) != b"VKE1":
-        raise MalformedError("not a Vulkan executable: the magic VKE1 is missing")
-    root = Table.root(data[_HEADER : _HEADER + unpack("Q", data, 8)], b"VKE1")
-    modules = [_module(module.bytes_vector(0, 4)) for module in root.tables(3)]
     result = Demands()
-    for pipeline in root.tables(0):
-        ordinal = pipeline.scalar(0, "I")
-        if ordinal >= len(modules):
-            raise MalformedError(f"a pipeline names shader module {ordinal} of {len(modules)}")
-        capabilities, (x, y, z) = modules[ordinal]
-        size = pipeline.scalar(3, "I")
+    for pipeline in shaders.pipelines(executable):
+        capabilities, (x, y, z) = _module(pipeline.shader)
+        size = pipeline.subgroup_size
         uses_subgroups = any(c.startswith(("GroupNonUniform", "CooperativeMatrix")) for c in capabilities)
         result = result.merge(
             Demands(
@@ -118,7 +106,7 @@ def demands(executable: bytes | memoryview) -> Demands:
                 (x, y, z),
                 x * y * z,
                 frozenset({size} if size else ()),
-                (pipeline.string(1),) if uses_subgroups and not size else (),
+                (pipeline.name,) if uses_subgroups and not size else (),
             )
         )
     return result

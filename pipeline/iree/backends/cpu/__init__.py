@@ -1,0 +1,106 @@
+"""The CPU: machine code in ELF files that IREE's runtime loads itself, for several architectures."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipeline.iree import attributes
+from pipeline.iree.backends.base import Backend, Corrections
+from pipeline.iree.device import Device
+from pipeline.iree.gates import Gate, GateError
+
+# Architectures by the number that an ELF file has for them (e_machine, in its bytes 18 and 19).
+_MACHINES: Mapping[int, str] = {62: "x86_64", 183: "arm_64", 243: "riscv_64", 40: "arm_32", 3: "x86_32"}
+_MACHINES_HERE: Mapping[str, str] = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm_64", "arm64": "arm_64"}
+_GENERAL = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu")
+_X86_64 = "embedded-elf-x86_64"
+
+# Every query the runtime of IREE 3.13 answers (runtime/src/iree/schemas/cpu_feature_bits.inl).
+QUERIES: Mapping[str, frozenset[str]] = {
+    "hal.cpu": frozenset(
+        """sse3 ssse3 sse4.1 sse4.2 sse4a avx fma fma4 xop f16c avx2 avx512f avx512cd avx512vl avx512dq avx512bw
+        avx512ifma avx512vbmi avx512vpopcntdq avx512vnni avx512vbmi2 avx512bitalg avx512bf16 avx512fp16
+        amx-tile amx-int8 amx-bf16
+        fp-armv8 lse lse128 fullfp16 fp16fml dotprod i8mm bf16 sve sve2 sve2p1 sve2-bitperm f32mm f64mm
+        sme sme2 sme2p1 sme-f16f16 sme-f64f64 sme-i16i64""".split()
+    ),
+}
+
+# CPU features without a query: what x86-64 has, and what every CPU with AVX2 has that was ever made.
+_IMPLIED = frozenset("""cmov cx8 fxsr mmx sse sse2 x87 64bit cx16 sahf popcnt crc32 xsave bmi bmi2 lzcnt movbe evex512""".split())
+
+
+def cpu_gates(features: str) -> tuple[Gate, ...]:
+    """The gates of an llvm-cpu target from its `cpu_features` (`+avx,+avx2,…`).
+
+    Raises GateError for a feature that the runtime has no query for and that no queried one brings along.
+    """
+    names = [f.removeprefix("+") for f in features.split(",") if f.startswith("+")]
+    if unknown := sorted(set(names) - QUERIES["hal.cpu"] - _IMPLIED):
+        raise GateError(f"its code may use {', '.join(unknown)}, for which IREE's runtime has no query: take an x86-64 level")
+    return tuple(sorted(Gate("hal.cpu", name, "==", (1,)) for name in names if name in QUERIES["hal.cpu"]))
+
+
+class Cpu(Backend):
+    """The CPU, with IREE's LLVM code generation."""
+
+    name = "llvm-cpu"
+    formats: ClassVar[Mapping[str, str]] = {
+        _X86_64: "x86-64 CPUs",
+        "embedded-elf-arm_64": "64-bit Arm CPUs",
+        "embedded-elf-riscv_64": "64-bit RISC-V CPUs",
+    }
+    rank = 100
+    hal_device = "local"
+    any_device = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
+    is_slow_to_generate = True
+    # The runtime learns what a CPU has when it makes its first executable; until then every query of hal.cpu answers 0.
+    warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        _X86_64: (*_GENERAL, "--iree-llvmcpu-target-cpu=x86-64", "--iree-llvmcpu-debug-symbols=false")
+    }
+    queries = QUERIES
+    driver = "local-task"
+    words = ("local", "local-task")
+    is_cpu = True
+
+    def flags(self, device: str) -> list[str]:
+        return [*_GENERAL, f"--iree-llvmcpu-target-cpu={device}", "--iree-llvmcpu-debug-symbols=false"]
+
+    def corrections(self) -> Corrections:
+        from pipeline.iree.backends.cpu import corrections
+
+        return corrections
+
+    def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
+        features = attributes.entry(attribute, "cpu_features", '"', '"')
+        return tuple(sorted({*cpu_gates(features), *declared}))
+
+    def recognize(self, head: bytes) -> str:
+        if head[:4] != b"\x7fELF" or len(head) <= 20:
+            return ""
+        return f"embedded-elf-{_MACHINES.get(int.from_bytes(head[18:20], 'little'), 'unknown machine')}"
+
+    def formats_here(self) -> list[str]:
+        machine = platform.machine()
+        return [f"embedded-elf-{_MACHINES_HERE.get(machine, machine)}"]
+
+    def described(self, entry: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
+        return {"uri": self.driver, "name": _model_name(), "driver_info": "", "software": True}
+
+    def line(self, device: Device) -> str:
+        held = [name.split("::")[1] for name, value in device.facts.answers.items() if value]
+        return f"{super().line(device)}, {' '.join(held)}"
+
+
+def _model_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+BACKEND = Cpu()

@@ -1,0 +1,66 @@
+"""The front half: a model up to its dispatches, which is the same whatever the targets are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.cache import LocalCache
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes, sha256_file
+from pipeline.iree import backends, mlir, toolchain
+from pipeline.iree.codegen import reading
+from pipeline.iree.targets import Target, device
+from pipeline.iree.toolchain import CompilerCrashedError, CompilerRefusedError, iree_compile
+
+
+class FrontHalfError(PipelineError):
+    """The model itself cannot be compiled: this has nothing to do with any target."""
+
+
+def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCache) -> tuple[str, ...]:
+    """The flags for the front half that the model at `source` needs besides a bundle's `flags`. Logs go into `folder`.
+
+    Raises FrontHalfError for a model that IREE does not take, or takes for some data only.
+    """
+    try:
+        found = reading.read(source, folder, cache)
+        found.require_unconditional(str(source))
+    except CompilerCrashedError as error:
+        what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
+        hint = f"find which by leaving some out, and compute it outside the model; {error.hint}"
+        raise FrontHalfError(what, where=error.where, hint=hint) from error
+    except PipelineError as error:
+        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
+    return found.flags(flags)
+
+
+def front_half(
+    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache
+) -> tuple[Path, tuple[str, ...]]:
+    """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
+
+    With it, the flags that the model itself needed for that.
+    Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
+    """
+    any_device = next(backend.any_device for backend in backends.every() if backend.any_device)
+    devices, output = device(targets) if flags else any_device, folder / "sources.mlirbc"
+    own = front_flags(source, folder, flags, cache)
+    flags = [*own, *flags]
+    key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, flags, toolchain.digest()]).encode())
+    if (found := cache.get(key)) is not None:
+        output.write_bytes(found)
+        return output, own
+    with mlir.opened(source) as module:
+        mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
+        mlir.set_targets(module, devices)
+        mlir.save(module, folder / "input.mlirbc")
+    step = ["--compile-to=executable-sources", "--emit-mlir-bytecode", *flags]
+    try:
+        iree_compile(folder / "input.mlirbc", output, step, folder / "sources.log")
+    except CompilerRefusedError as error:
+        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
+    (folder / "input.mlirbc").unlink()
+    cache.put(key, output.read_bytes())
+    return output, own
