@@ -261,3 +261,11 @@ def test_outputs_may_be_meant_to_be_constant(tmp_path: Path, nodes: Sequence[onn
 def test_what_does_not_depend_on_inputs_may_be_constant(tmp_path: Path) -> None:
     data = settled(tmp_path, [node("Shape", "x", "shape"), node("Cast", "shape", to=TensorProto.FLOAT)])
     assert data.depends == (False,)
+
+
+def test_a_draw_spares_the_outputs_of_which_it_tells_nothing() -> None:
+    right = [np.float32([1, 2]), np.float32([3, 4])]
+    wrong = [np.float32([9, 9]), np.float32([3, 4])]
+    assert compare(wrong, right, tolerances_for(right)).problem
+    assert not compare(wrong, right, tolerances_for(right), spared=[0]).problem
+    assert compare(wrong[::-1], right, tolerances_for(right), spared=[0]).problem

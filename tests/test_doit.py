@@ -151,7 +151,7 @@ def test_a_variant_that_fails_verification_fails_the_release_or_is_dropped_loudl
     assert "DROPPED" in result.stdout
     made = json.loads((project.layout.package("int8") / "manifest.json").read_text())["artifacts"][0]
     assert [v["name"] for v in made["variants"]] == ["x86-64"]
-    assert "failed verification on llvmpipe" in made["dropped"][0]["reason"]
+    assert "failed verification (on llvmpipe" in made["dropped"][0]["reason"]
 
 
 def test_a_target_that_does_not_compile_is_named_or_dropped_loudly(tmp_path: Path) -> None:

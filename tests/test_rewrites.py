@@ -229,3 +229,25 @@ def test_they_would_be_refused_without(node: onnx.NodeProto, tmp_path: Path, mon
     (target,) = executables("x86-64")
     with pytest.raises((front.FrontHalfError, CompilerRefusedError)):
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_sorted_input_is_not_written_over(
+    used: bool,
+    tmp_path: Path,
+    present: list[Device],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If it is not without the rewrite either, the compiler was mended."""
+    cases = Cases()
+    cases.add("most", "TopK", GENERATOR.random((3, 17), np.float32), constants=[np.array([4])])
+    cases.nodes[0].output.append("places")
+    if not used:
+        monkeypatch.delitem(rewrites.REWRITES, "sorts")
+    importer.convert(tmp_path / "cases.onnx", tmp_path, cases.save(tmp_path), None)
+    (target,) = executables("x86-64")
+    compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+    np.savez(tmp_path / "inputs.npz", **{"0": next(iter(cases.inputs.values()))})
+    run = devices.run(tmp_path / "module.vmfb", on(present, "local-task"), "main", [tmp_path / "inputs.npz"], tmp_path, "run")
+    assert not run.error
+    assert run.spoiled == (not used)

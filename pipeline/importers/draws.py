@@ -15,8 +15,10 @@ from pipeline.errors import PipelineError
 from pipeline.spec.types import Input
 
 GIVEN = "given"
-# Where a spec says nothing of a float's range, these leave [0, 1): what the model makes of them may not be finite.
-BEYOND = ("signs", "large")
+# Where a spec says nothing of a float's range, these leave [0, 1). What the model makes of large numbers may overflow.
+_BEYOND = ("signs", "large")
+LARGE = "large"
+_WHOLE = 4  # from this size on, an axis has a slice to spare
 
 
 def draw(spec: Input, where: str) -> Array:
@@ -51,13 +53,19 @@ def _again(spec: Input, generator: np.random.Generator) -> Array:
 
 
 def _ends(spec: Input, generator: np.random.Generator) -> Array:
-    """Half of the values at an end of the range, or zero where that is in it."""
+    """Half of the values at an end of the range, or zero where that is in it; and along each axis the first slice all zero, which
+    is where a norm is zero too."""
     least, most = np.array(spec.low, spec.dtype), np.array(spec.high if _is_float(spec) else int(spec.high) - 1, spec.dtype)
     if _is_float(spec):
         most = np.nextafter(most, least)
-    points = [least, most] + [np.zeros((), spec.dtype)] * (spec.low < 0 < spec.high)
+    zero = np.zeros((), spec.dtype) if spec.low <= 0 < spec.high else least
+    points = [least, most, zero]
     chosen = np.stack(points)[generator.integers(0, len(points), spec.shape)]
-    return np.where(generator.random(spec.shape) < 0.5, chosen, _again(spec, generator))
+    result = np.where(generator.random(spec.shape) < 0.5, chosen, _again(spec, generator))
+    for axis, size in enumerate(spec.shape):
+        if size >= _WHOLE:
+            np.moveaxis(result, axis, 0)[0] = zero
+    return result
 
 
 def _small(spec: Input, generator: np.random.Generator) -> Array:
@@ -82,7 +90,7 @@ _KINDS: Mapping[str, Callable[[Input, np.random.Generator], Array]] = {
     "ends": _ends,
     "small": _small,
     "signs": _signs,
-    "large": _large,
+    LARGE: _large,
 }
 
 
@@ -104,7 +112,7 @@ def draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
     given = [draw(spec, where) for spec in inputs]
     found = {GIVEN: given}
     open_ = any(spec.is_open for spec in inputs)
-    for kind in (k for k in _KINDS if open_ or k not in BEYOND):
+    for kind in (k for k in _KINDS if open_ or k not in _BEYOND):
         made = [_other(kind, n, spec, array) for n, (spec, array) in enumerate(zip(inputs, given, strict=True))]
         if not any(all(map(_same, made, other)) for other in found.values()):
             found[kind] = made

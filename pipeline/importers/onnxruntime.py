@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
+from pipeline.importers import decisions
 from pipeline.importers.draws import GIVEN, moved
 
 _HALVES = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
@@ -28,8 +29,6 @@ _FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"
 _ORDER = ("float64", "float32", "float16", "bfloat16")  # finest first
 # Initializers of fewer values may be shapes, exponents or scales of a resize, which a last place breaks.
 _WEIGHTS = 16
-# Operators whose results depend on the shapes of what they take and on nothing else of it.
-_SHAPES = frozenset(["Shape", "Size"])
 _LARGE = 1 << 30  # bytes of a model beyond which no copies of it are made
 
 
@@ -49,13 +48,6 @@ def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
         for attribute in node.attribute:
             found += [attribute.t] if attribute.HasField("t") else []
             found += [t for g in (attribute.g, *attribute.graphs) for t in _tensors(g)]
-    return found
-
-
-def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    found = list(graph.node)
-    for node in graph.node:
-        found += [n for a in node.attribute for g in (a.g, *a.graphs) for n in _nodes(g)]
     return found
 
 
@@ -84,7 +76,7 @@ def widened(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
         if tensor.data_type in narrow:
             wide = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
             tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
-    for node in _nodes(copy.graph):
+    for node in decisions.nodes(copy.graph):
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i in narrow:
                 attribute.i = to
@@ -115,14 +107,8 @@ def _rank(type_: int) -> int:
 
 def depends(model: onnx.ModelProto) -> list[bool]:
     """For each output whether its values depend on the inputs' values, and not only on their shapes."""
-    weights = {t.name for t in model.graph.initializer}
-    alive = {i.name for i in model.graph.input} - weights
-    for node in model.graph.node:
-        # What a graph inside takes from outside is not among the node's inputs.
-        taken = {*node.input, *(n for a in node.attribute for g in (a.g, *a.graphs) for i in _nodes(g) for n in i.input)}
-        if node.op_type not in _SHAPES and taken & alive:
-            alive |= set(node.output)
-    return [o.name in alive for o in model.graph.output]
+    values = decisions.alive(model.graph)
+    return [o.name in values for o in model.graph.output]
 
 
 def _run(running: onnxruntime.InferenceSession, given: Sequence[Array]) -> list[Array]:
@@ -164,10 +150,16 @@ class _Others:
 def run(source: str, folder: Path, draws: Sequence[str]) -> dict[str, Any]:
     """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz.
 
-    Returns what is known of the model's outputs, the tolerances of each draw's, and why draws but `given` cannot be run.
+    Returns what is known of the model's outputs, the tolerances of each draw's, why draws but `given` cannot be run, and what
+    decisions of the model they leave open.
     """
     plain, model = session(source), onnx.load(source)
     others, coarsest = _Others(model), precisions(model)
+    deciding, made = decisions.exposed(model)
+    watched = session(deciding) if made else None
+    taken: dict[str, list[Array]] = {}
+    names = [o.name for o in model.graph.output]
+    random: list[str] = []
     failed: dict[str, str] = {}
     tolerances: dict[str, list[Any]] = {}
     for name in draws:
@@ -180,9 +172,21 @@ def run(source: str, folder: Path, draws: Sequence[str]) -> dict[str, Any]:
             failed[name] = str(error).splitlines()[0]
             continue
         arrays.write(folder / f"{name}.outputs.npz", outputs)
+        if name == GIVEN:
+            again = zip(outputs, _run(plain, inputs), strict=True)
+            random = [names[i] for i, (a, b) in enumerate(again) if a.tobytes() != b.tobytes()]
+        if watched:
+            taken[name] = _run(watched, inputs)[len(outputs) :]
         tolerances[name] = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest, others.run(inputs))]
-    names = [o.name for o in model.graph.output]
-    return {"outputs": names, "precisions": coarsest, "depends": depends(model), "failed": failed, "tolerances": tolerances}
+    return {
+        "outputs": names,
+        "precisions": coarsest,
+        "depends": depends(model),
+        "failed": failed,
+        "tolerances": tolerances,
+        "random": random,
+        "unsettled": decisions.unsettled(made, taken),
+    }
 
 
 if __name__ == "__main__":

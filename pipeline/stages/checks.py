@@ -21,12 +21,16 @@ from pipeline.stages.testdata import TestData
 
 @dataclass(frozen=True)
 class Failure:
-    """A variant that did not give the reference's numbers: where it ran, what was wrong, and its `outputs`, if it gave any."""
+    """A variant that did not give the reference's numbers: where it ran, what was wrong, and its `outputs`, if it gave any.
+
+    `varies`: it gives others when it is run again, or would.
+    """
 
     variant: str
     where: str
     what: str
     outputs: tuple[Path, ...] = ()
+    varies: bool = False
 
 
 Result = Evidence | Failure
@@ -94,7 +98,7 @@ def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], st
     results, problem = [], ""
     for number, path in enumerate(found):
         draw = check.data.draws[number]
-        result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.data.outputs)
+        result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.data.outputs, draw.spared)
         results.append(result)
         if result.problem and not problem:
             problem = f"{result.problem} (test data `{draw.name}`)"
@@ -109,10 +113,12 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         return Failure(variant, _place(kind, device), ran.error)
     found = tuple(devices.outputs(check.folder, name, number) for number in range(ran.done))
     results, problem = _compared(check, found)
-    if ran.varies and not problem:
+    if ran.spoiled:
+        problem = f"writes over its inputs, for {ran.spoiled} of {ran.done} sets of test data: a fault of IREE"
+    elif ran.varies and not problem:
         problem = f"gives other numbers when it is run again, for {ran.varies} of {ran.done} sets of test data"
     if problem:
-        return Failure(variant, _place(kind, device), problem, found)
+        return Failure(variant, _place(kind, device), problem, found, bool(ran.varies or ran.spoiled))
     itself = kind == "device" and variant == check.baseline
     return Evidence(
         variant,
@@ -132,13 +138,13 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
 
 def agree(check: Check, failures: Sequence[Failure]) -> bool:
     """Whether several variants give the same numbers, within the tolerances: then none of them is what is wrong."""
-    if len(failures) < 2 or not all(f.outputs for f in failures):
+    if len(failures) < 2 or not all(f.outputs and not f.varies for f in failures):
         return False
     count = min(len(f.outputs) for f in failures)
     for number, draw in enumerate(check.data.draws[:count]):
         first = arrays.read(failures[0].outputs[number])
         for other in failures[1:]:
-            if compare(arrays.read(other.outputs[number]), first, draw.tolerances).problem:
+            if compare(arrays.read(other.outputs[number]), first, draw.tolerances, spared=draw.spared).problem:
                 return False
     return True
 

@@ -60,6 +60,13 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
     data = TestData(folder, tuple(Draw(name, ()) for name in made), names, (True,) * len(names), {})
     if model.reference == "onnxruntime":
         found = _ask_onnxruntime(source, folder, list(made))
+        if found["random"]:
+            what = f"output {found['random'][0]!r} is another each time ONNX Runtime runs the model: it is drawn by chance"
+            raise PipelineError(what, where=str(source), hint="let the model take random numbers as an input")
+        if found["unsettled"]:
+            hint = "give test data that decides both ways (low, high or file in `inputs`), or compute this part outside the model"
+            what = "the test data does not test all of the model: " + "; ".join(found["unsettled"])
+            raise PipelineError(what, where=str(model.path), hint=hint)
         tolerances = {name: tuple(Tolerance(**t) for t in those) for name, those in found["tolerances"].items()}
         kept = tuple(Draw(name, tolerances[name]) for name in made if name in tolerances)
         left_out = {name: f"ONNX Runtime does not run it: {why}" for name, why in found["failed"].items()}

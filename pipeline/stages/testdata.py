@@ -15,7 +15,7 @@ from pipeline.arrays import Array
 from pipeline.compare import Tolerance, is_unstable
 from pipeline.errors import PipelineError
 from pipeline.files import write
-from pipeline.importers.draws import BEYOND, GIVEN
+from pipeline.importers.draws import GIVEN, LARGE
 from pipeline.spec.types import Model
 from pipeline.stages.record import canonical
 
@@ -24,10 +24,11 @@ NAME = "data.json"
 
 @dataclass(frozen=True)
 class Draw:
-    """A set of inputs, what it must give, and within what, for each output."""
+    """A set of inputs, what it must give, and within what, for each output. `spared`: outputs of which it tells nothing."""
 
     name: str
     tolerances: tuple[Tolerance, ...]
+    spared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class TestData:
     def read(folder: Path) -> TestData:
         """What `write` wrote."""
         data = json.loads((folder / NAME).read_text())
-        draws = tuple(Draw(d["name"], tuple(Tolerance(**t) for t in d["tolerances"])) for d in data["draws"])
+        draws = tuple(Draw(d["name"], tuple(Tolerance(**t) for t in d["tolerances"]), tuple(d["spared"])) for d in data["draws"])
         return TestData(folder, draws, tuple(data["outputs"]), tuple(data["depends"]), data["left_out"])
 
     def at(self, folder: Path) -> TestData:
@@ -85,43 +86,43 @@ class TestData:
 def settled(data: TestData, model: Model) -> TestData:
     """The draws that test something, with the spec's own tolerance if it has one.
 
-    Draws beyond what the spec says of the inputs are left out where they lead to infinities or NaN that its own data does not
-    lead to, and all but the spec's own where nothing can be said of them. Raises PipelineError where the spec's own data tests
-    nothing: an output is the same for all inputs, or moves with the last place of the inputs.
+    Outputs are spared of which a draw tells nothing: those that large numbers, where the spec says nothing of the range, make
+    infinite or NaN, and, but for the spec's own draw, those that move with the last place of the inputs. A draw that has no
+    other output is left out.
+    Raises PipelineError where the spec's own data tests nothing: an output is the same for all inputs, or moves with the last
+    place of the inputs.
     """
     found = {draw.name: arrays.read(data.outputs_of(draw)) for draw in data.draws}
     left_out = dict(data.left_out)
     kept = []
     for draw in data.draws:
-        reason = _useless(draw, found[draw.name], found[GIVEN], model)
-        if reason and draw.name == GIVEN:
+        reasons = _useless(draw, found[draw.name], found[GIVEN], model)
+        said = "; ".join(f"output {data.outputs[index]!r} {reason}" for index, reason in reasons.items())
+        if reasons and draw.name == GIVEN:
             hint = "give other test data (low, high or file in `inputs`), or say how far off is right: `tolerance`"
-            raise PipelineError(f"the test data tests nothing: {_named(data, reason)}", where=str(model.path), hint=hint)
-        if reason:
-            left_out[draw.name] = _named(data, reason)
-        else:
+            raise PipelineError(f"the test data tests nothing: {said}", where=str(model.path), hint=hint)
+        if reasons:
+            left_out[draw.name] = said
+        if len(reasons) < len(data.outputs):
             own = (model.tolerance,) * len(draw.tolerances) if model.tolerance else draw.tolerances
-            kept.append(replace(draw, tolerances=own))
-    if problems := _constant(data, [found[d.name] for d in kept], model.constant):
+            kept.append(replace(draw, tolerances=own, spared=tuple(reasons)))
+    if problems := _constant(data, kept, found, model.constant):
         hint = "give test data that makes them vary (low, high or file in `inputs`); if they are meant so: `constant: [NAME]`"
         raise PipelineError("the test data tests nothing: " + "; ".join(problems), where=str(model.path), hint=hint)
     return replace(data, draws=tuple(kept), left_out=left_out)
 
 
-def _named(data: TestData, reason: tuple[int, str]) -> str:
-    return f"output {data.outputs[reason[0]]!r} {reason[1]}"
-
-
-def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model: Model) -> tuple[int, str] | None:
-    """The first output of which the draw tells nothing, and why."""
+def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model: Model) -> dict[int, str]:
+    """The outputs of which the draw tells nothing, and why."""
     import numpy as np
 
+    found = {}
     for index, (array, own, tolerance) in enumerate(zip(outputs, given, draw.tolerances, strict=True)):
-        if array.dtype.kind == "f" and draw.name in BEYOND and np.isfinite(own).all() and not np.isfinite(array).all():
-            return index, "is not finite for inputs out of [0, 1)"
-        if model.tolerance is None and is_unstable(array, tolerance):
-            return index, "moves by more than a tenth of its size when its inputs move by one unit in the last place"
-    return None
+        if array.dtype.kind == "f" and draw.name == LARGE and np.isfinite(own).all() and not np.isfinite(array).all():
+            found[index] = "is not finite for inputs up to 256"
+        elif model.tolerance is None and is_unstable(array, tolerance):
+            found[index] = "moves by more than a tenth of its size when its inputs move by one unit in the last place"
+    return found
 
 
 def _is_one(arrays: Sequence[Array]) -> bool:
@@ -130,11 +131,11 @@ def _is_one(arrays: Sequence[Array]) -> bool:
     return all(bool((a != a).all() if value != value else (a == value).all()) for a in arrays)
 
 
-def _constant(data: TestData, draws: Sequence[Sequence[Array]], meant: Sequence[str]) -> list[str]:
+def _constant(data: TestData, draws: Sequence[Draw], found: Mapping[str, Sequence[Array]], meant: Sequence[str]) -> list[str]:
     """A sentence for each output that is the same whatever the inputs, and neither has to be nor is meant to be."""
     problems = []
     for index, (name, depends) in enumerate(zip(data.outputs, data.depends, strict=True)):
-        values = [outputs[index] for outputs in draws]
+        values = [found[draw.name][index] for draw in draws if index not in draw.spared]
         if not depends or name in meant or not values[0].size:
             continue
         if values[0].size > 1 and _is_one(values):

@@ -174,7 +174,7 @@ def _without_optimizations(check: Check, failed: Sequence[str]) -> Check | None:
 def _without_failed(check: Check, failures: Sequence[Failure]) -> Check:
     """The check of the variants that did not fail; the others are dropped."""
     left = [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in _failed(failures)]
-    first = {f.variant: Dropped(f.variant, f"failed verification {f.where}: {f.what}") for f in reversed(failures)}
+    first = {f.variant: Dropped(f.variant, f"failed verification ({f.where}): {f.what}") for f in reversed(failures)}
     again = _again(check, "left", check.bundle, left)
     return replace(again, compiled=replace(again.compiled, dropped=(*again.compiled.dropped, *first.values())))
 
@@ -186,6 +186,8 @@ def _failed(failures: Sequence[Failure]) -> list[str]:
 def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> PipelineError:
     where = f"{check.model.name}, bundle {check.bundle.name}"
     hint = "`tolerance` in the model says how far off is right"
+    if any(spec.is_open for spec in check.model.inputs):
+        hint = "`low` and `high` in `inputs` say what data never comes; " + hint
     if everything and agree(check, failures):
         names = ", ".join(_failed(failures))
         what = (

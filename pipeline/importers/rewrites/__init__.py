@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from pipeline.importers.rewrites import accumulation, casts, doubles, powers, quantized, signs, unsigned
+from pipeline.importers.rewrites import accumulation, casts, doubles, powers, quantized, signs, sorts, unsigned
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
 
@@ -18,6 +18,7 @@ REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
     "quantized": quantized.rewrite,
     "powers": powers.rewrite,
     "signs": signs.rewrite,
+    "sorts": sorts.rewrite,
     "doubles": doubles.rewrite,
     "unsigned": unsigned.rewrite,
     "accumulation": accumulation.rewrite,

@@ -25,7 +25,8 @@ _children = process.Forks([sys.executable, "-m", "pipeline.iree.devices.runner"]
 class Run:
     """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose.
 
-    `done` sets of inputs were run, of which `varies` gave other outputs when they were run again. `latency_s` is the median
+    `done` sets of inputs were run, of which `varies` gave other outputs when they were run again,
+    and `spoiled` had their inputs written over. `latency_s` is the median
     of `rounds` more runs. `slow`: it did not end in time; `crashed`: a signal ended it.
     """
 
@@ -37,6 +38,7 @@ class Run:
     rounds: int = 0
     done: int = 0
     varies: int = 0
+    spoiled: int = 0
     slow: bool = False
     crashed: bool = False
 

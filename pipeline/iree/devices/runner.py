@@ -67,7 +67,8 @@ def report(job: dict[str, Any]) -> list[dict[str, Any]]:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Load the module, run its entry on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
 
-    Each set runs `repeats` times more: `varies` counts the sets whose outputs were not the same then. When `budget` seconds
+    Each set runs `repeats` times more: `varies` counts the sets whose outputs were not the same then,
+    and `spoiled` those whose inputs were not. When `budget` seconds
     are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
     median of those runs, from arguments on the device to results on it.
     """
@@ -75,11 +76,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     session = Session(Path(job["module"]), device)
     loaded = time.monotonic()
-    done, varies, run_s = 0, 0, 0.0
+    done, varies, spoiled, run_s = 0, 0, 0, 0.0
     for inputs, outputs in job["sets"]:
         if done and time.monotonic() > loaded + job["budget"]:
             break
-        arguments = session.place(arrays.read(Path(inputs)))
+        given = arrays.read(Path(inputs))
+        arguments = session.place(given)
         invoked = time.monotonic()
         found = [session.read(view) for view in session.call(job["entry"], arguments)]
         run_s = run_s or time.monotonic() - invoked
@@ -88,6 +90,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             for _ in range(job["repeats"])
             if time.monotonic() < loaded + job["budget"]
         )
+        spoiled += any(session.read(view).tobytes() != array.tobytes() for view, array in zip(arguments, given, strict=True))
         varies += not all(a.tobytes() == b.tobytes() for other in again for a, b in zip(found, other, strict=True))
         arrays.write(Path(outputs), found)
         done += 1
@@ -100,6 +103,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "rounds": len(rounds),
         "done": done,
         "varies": varies,
+        "spoiled": spoiled,
     }
 
 

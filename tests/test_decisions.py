@@ -1,0 +1,95 @@
+"""What a model decides by its data, and test data that leaves decisions open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.arrays import Array
+from pipeline.importers import decisions
+from pipeline.importers.onnxruntime import session
+
+
+def value(name: str, type_: int = TensorProto.FLOAT, shape: Sequence[int] | None = (3,)) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, type_, shape)
+
+
+def model(nodes: Sequence[onnx.NodeProto], **constants: Array) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "graph", [value("x")], [value("y")], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def branch(operator: str, inner: Sequence[onnx.NodeProto] = ()) -> onnx.GraphProto:
+    return helper.make_graph(
+        [*inner, helper.make_node(operator, ["x"], [f"of_{operator}"])], operator, [], [value(f"of_{operator}")]
+    )
+
+
+def chooses(condition: str = "large") -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "limit"], ["large"]),
+        helper.make_node("If", [condition], ["y"], name="choose", then_branch=branch("Neg"), else_branch=branch("Exp")),
+    ]
+
+
+def loops(stops: bool, count: str = "count") -> list[onnx.NodeProto]:
+    """Doubles x until its sum reaches a limit, or only as often as `count` says."""
+    nodes = [
+        helper.make_node("Add", ["v", "v"], ["twice"]),
+        helper.make_node("ReduceSum", ["twice"], ["sum"], keepdims=0),
+        helper.make_node("Less", ["sum", "limit"], ["below"]),
+        helper.make_node("Identity", ["below" if stops else "c"], ["goes_on"]),
+    ]
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [value("i", TensorProto.INT64, ()), value("c", TensorProto.BOOL, ()), value("v")],
+        [value("goes_on", TensorProto.BOOL, ()), value("twice")],
+    )
+    return [helper.make_node("Loop", [count, "true", "x"], ["y"], name="double", body=body)]
+
+
+LIMIT = {"limit": np.float32(0.9), "true": np.bool_(True), "count": np.int64(4)}
+LOW, HIGH = np.full(3, 0.1, np.float32), np.full(3, 0.95, np.float32)
+
+
+def left_open(nodes: Sequence[onnx.NodeProto], draws: Sequence[Array]) -> list[str]:
+    whole = model(nodes, **{name: np.asarray(v) for name, v in LIMIT.items()})
+    copy, made = decisions.exposed(whole)
+    running, plain = session(copy), session(whole)
+    found = {}
+    for number, x in enumerate(draws):
+        (wanted,), (got, *values) = plain.run(None, {"x": x}), running.run(None, {"x": x})
+        assert np.array_equal(wanted, got)
+        found[str(number)] = values
+    return decisions.unsettled(made, found)
+
+
+def test_a_branch_that_no_test_data_takes_is_left_open() -> None:
+    (said,) = left_open(chooses(), [LOW, LOW / 2])
+    assert said.startswith("onnx.If (node 'choose') takes the same branch for all test data")
+    assert not left_open(chooses(), [LOW, HIGH])
+
+
+def test_a_loop_that_always_runs_as_often_is_left_open() -> None:
+    (said,) = left_open(loops(stops=True), [LOW, LOW / 1.1])
+    assert said.startswith("onnx.Loop (node 'double') runs as often for all test data")
+    assert not left_open(loops(stops=True), [LOW, HIGH])
+
+
+def test_what_is_the_same_for_all_data_is_no_decision() -> None:
+    assert not left_open(loops(stops=False), [LOW])
+    assert not left_open(chooses("true"), [LOW])
+
+
+def test_a_decision_inside_another_graph_cannot_be_seen() -> None:
+    nodes = chooses()
+    inner = helper.make_node("If", ["large"], ["z"], name="inner", then_branch=branch("Abs"), else_branch=branch("Tan"))
+    nodes[2].attribute[0].g.CopyFrom(branch("Neg", [inner]))
+    (said,) = left_open(nodes, [LOW, HIGH])
+    assert said.startswith("onnx.If (node 'inner') decides by data inside another graph")
