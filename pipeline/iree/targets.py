@@ -82,6 +82,8 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
     where = str(target.path)
     try:
         attribute = _from_compiler(tuple(_flags(target)))
+        if problem := backends.named(target.backend).problem(attribute):
+            raise PipelineError(f"{target.device}: {problem}")
         for flag in target.flags:
             without = tuple(f for f in _flags(target) if f != flag)
             if _from_compiler(without) == attribute:

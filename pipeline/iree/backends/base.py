@@ -79,6 +79,10 @@ class Backend:
         """iree-compile's flags for code for `device`, which is what a spec says."""
         raise NotImplementedError
 
+    def problem(self, attribute: str) -> str:
+        """What is wrong with a target attribute that the compiler made without a complaint; empty if nothing is."""
+        return ""
+
     def has_float64(self, attribute: str) -> bool:
         """Whether kernels may compute in float64."""
         return True
