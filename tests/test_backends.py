@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.consume.choose import choices
+from pipeline.consume.facts import of_machine
 from pipeline.errors import PipelineError
-from pipeline.iree import backends
+from pipeline.iree import backends, compiler
 from pipeline.iree.gates import Facts, Gate, Gated, select
+from pipeline.iree.targets import resolve
+from pipeline.spec.load import load
+from pipeline.spec.types import Executable
+from tests.project import ROOT
+from tests.test_pieces import SMALL
 
 PACKAGE = Path(pipeline.__file__).parent
 
@@ -50,3 +57,62 @@ def test_a_query_that_is_not_known_of_a_format_that_is_needs_an_upgrade() -> Non
     with pytest.raises(PipelineError, match=r"x86-64-v5 asks devices for hal\.cpu::avx2048.*does not know") as caught:
         backends.require_known([newer], "FILE")
     assert "upgrade" in caught.value.hint
+
+
+# Compute capabilities as NVIDIA lists them: https://developer.nvidia.com/cuda-gpus.
+GPUS = {
+    "Tesla T4": ((7, 5), None),
+    "A100": ((8, 0), "cuda-sm80"),
+    "RTX 3060": ((8, 6), "cuda-sm86"),
+    "Jetson Orin": ((8, 7), "cuda-sm86"),
+    "RTX 4090": ((8, 9), "cuda-sm89"),
+    "H100": ((9, 0), "cuda-sm80"),
+    "RTX 5090": ((12, 0), "cuda-sm80"),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, compiler.Compiled]:
+    """A small program for all targets of the bundle `server`."""
+    folder = tmp_path_factory.mktemp("server")
+    spec = load(ROOT / "targets")
+    targets = [spec.executables[name] for name in spec.bundles["server"].targets]
+    made = compiler.compile_module(SMALL, folder, [resolve(t) for t in targets], {t.name: t.gates for t in targets})
+    return folder / "module.vmfb", made
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_nvidia_gpus_run_the_newest_code_not_newer_than_they_are(server: tuple[Path, compiler.Compiled], gpu: str) -> None:
+    (major, minor), expected = GPUS[gpu]
+    answers = {"cuda.device::compute_capability_major": major, "cuda.device::compute_capability_minor": minor}
+    assert select(server[1].variants, Facts(gpu, frozenset({"cuda-nvptx-fb"}), answers)) == expected
+
+
+@pytest.mark.parametrize(("machine", "variant"), [("a100", "cuda-sm80"), ("l4", "cuda-sm89"), ("h100", "cuda-sm80")])
+def test_known_servers_run_code_for_their_gpu(server: tuple[Path, compiler.Compiled], machine: str, variant: str) -> None:
+    found = choices(server[1].variants, of_machine(f"{machine}-server"))
+    assert [choice.variant for choice in found] == [variant, "x86-64-v4"]
+    assert "compute capability" in backends.of_device(found[0].device).line(found[0].device)
+
+
+def test_code_for_cuda_is_ptx_of_its_architecture(server: tuple[Path, compiler.Compiled]) -> None:
+    data = server[0].read_bytes()
+    for number in (80, 86, 89):
+        pieces = server[1].code[f"cuda-sm{number}"]
+        assert pieces
+        codes = [data[p.segment.offset : p.segment.offset + p.segment.length] for p in pieces]
+        assert all(f".target sm_{number}".encode() in code for code in codes)
+        assert {backends.recognize(code[: backends.HEAD]) for code in codes} == {"cuda-nvptx-fb"}
+
+
+def test_a_server_without_a_gpu_runs_its_cpu_code(server: tuple[Path, compiler.Compiled]) -> None:
+    variants = server[1].variants
+    assert select(variants, Facts("CPU", frozenset({"embedded-elf-x86_64"}))) == "x86-64"
+    assert "CUDA" in backends.people(variants[0].format)
+
+
+@pytest.mark.parametrize("name", ["h100", "sm_90", "gfx1101"])
+def test_an_architecture_that_the_compiler_does_not_know_is_refused(name: str, tmp_path: Path) -> None:
+    target = Executable("gpu", tmp_path / "gpu.yaml", "", "cuda", name, (), {}, (), None)
+    with pytest.raises(PipelineError, match=r"CUDA target|no GPU of this architecture"):
+        resolve(target)
