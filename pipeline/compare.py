@@ -204,13 +204,13 @@ def compare(
     names: Sequence[str] = (),
     spared: Collection[int] = (),
 ) -> Comparison:
-    """Compare outputs with their reference by position; `tolerances` has one for each reference, `names` are for messages.
+    """Compare outputs with their reference by position; `tolerances` has one for each, `names` are what messages call them.
 
     Outputs whose number is in `spared` are not looked at.
     """
     if len(found) != len(reference):
         return Comparison(math.inf, math.inf, math.inf, f"{len(found)} outputs, the reference has {len(reference)}")
-    called = [f"output {n!r}" for n in names] or [f"output {i}" for i in range(len(reference))]
+    called = names or [f"output {i}" for i in range(len(reference))]
     numbered = enumerate(zip(called, found, reference, tolerances, strict=True))
     results = [_one(*four) for index, four in numbered if index not in spared]
     return Comparison(

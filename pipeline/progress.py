@@ -99,10 +99,18 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
         row = (proof["variant"], proof["kind"], _error(proof), f"{size / 1000:.0f} kB", seconds, _where(proof))
         rows.append((name, *row))
         name = ""
-    rows += [("", d["name"], "DROPPED", "", "", "", d["reason"]) for d in compiled["dropped"]]
+    rows += [("", d["name"], "DROPPED", "", "", "", "see below") for d in compiled["dropped"]]
     rows += [("", "", "note", "", "", "", note) for note in compiled["notes"]]
     rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows
+
+
+def left_out(name: str, folder: Path) -> list[str]:
+    """Which targets a file is without, and why, in whole sentences: one for targets with the same reason."""
+    reasons: dict[str, list[str]] = {}
+    for dropped in json.loads((folder / "compiled.json").read_text())["dropped"]:
+        reasons.setdefault(dropped["reason"], []).append(dropped["name"])
+    return [f"{name} is without {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
@@ -206,13 +214,13 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         return f"{total} pieces of code: {said}" + (f"; that saved {saved:.0f} s of code generation" if saved >= 1 else "") + "\n"
 
     def _table(self) -> None:
-        verified = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]
-        rows = [
-            row for name in verified for row in table(" / ".join(name.split(":")[1:]), Path(self._tasks[name].targets[0]).parent)
-        ]
+        done = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]
+        verified = [(" / ".join(name.split(":")[1:]), Path(self._tasks[name].targets[0]).parent) for name in done]
+        rows = [row for label, folder in verified for row in table(label, folder)]
         if rows:
             width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
-            sys.stdout.write("\n" + render(rows, width) + "\n\n")
+            lacks = [line for label, folder in verified for line in left_out(label, folder)]
+            sys.stdout.write("\n" + render(rows, width) + "\n" + "".join(f"{line}\n" for line in lacks) + "\n")
         sys.stdout.write(self._code())
         for name, task in self._tasks.items():
             if name.startswith("publish:") and name in self._seconds:

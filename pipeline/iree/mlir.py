@@ -76,6 +76,20 @@ def coarsest_float(path: Path) -> str:
     return next((name for type_, name in names.items() if re.search(rf"\b(\d+x|\?x)*{type_}\b", text)), "float32")
 
 
+def makers(path: Path) -> list[str]:
+    """For each result of the function of the ONNX module at `path`, the operator and node that makes it; empty if unknown."""
+    with opened(path) as module:
+        (returned, *more) = [*operations(module, "func.return"), *operations(module, "util.return")] or [None]
+        return [_maker(operand.owner) for operand in returned.operands] if returned and not more else []
+
+
+def _maker(owner: Any) -> str:
+    if isinstance(owner, ir.Block) or owner.name != "torch.operator":
+        return ""
+    operator, called = ir.StringAttr(owner.attributes["name"]).value, node(owner.operation)
+    return f"{operator}, node {called!r}" if called else str(operator)
+
+
 def node(operation: ir.Operation) -> str:
     """The name of the graph's node that `operation` comes from, empty if it is unknown."""
     named = re.search(r'loc\("([^"]*)"\)|fused<.*?"([^"]*)"|\["([^"]*)"', str(operation.location))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Comparison, compare
 from pipeline.files import sha256_file
-from pipeline.iree import backends, devices
+from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence
 from pipeline.stages.testdata import TestData
+
+_NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,15 @@ class Check:
         """The fat vmfb under test."""
         return self.module_folder / "module.vmfb"
 
+    @cached_property
+    def called(self) -> list[str]:
+        """The outputs for people, with what makes them."""
+        made = mlir.makers(self.imported / "model.mlirbc")
+        whole = made if len(made) == len(self.data.outputs) else [""] * len(self.data.outputs)
+        return [
+            f"output {name!r}" + (f" (of {maker})" if maker else "") for name, maker in zip(self.data.outputs, whole, strict=True)
+        ]
+
     def reference(self, number: int) -> list[Array]:
         """What the draw of this number must give."""
         path = self.data.outputs_of(self.data.draws[number])
@@ -98,7 +111,7 @@ def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], st
     results, problem = [], ""
     for number, path in enumerate(found):
         draw = check.data.draws[number]
-        result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.data.outputs, draw.spared)
+        result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.called, draw.spared)
         results.append(result)
         if result.problem and not problem:
             problem = f"{result.problem} (test data `{draw.name}`)"
@@ -150,9 +163,16 @@ def agree(check: Check, failures: Sequence[Failure]) -> bool:
 
 
 def told(failures: Sequence[Failure]) -> str:
-    """What went wrong first for each variant, one sentence for each thing that did."""
+    """What went wrong first for each variant: one sentence for all that differ in nothing but numbers."""
     first = {failure.variant: failure for failure in reversed(failures)}
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[str, list[Failure]] = {}
     for variant in dict.fromkeys(failure.variant for failure in failures):
-        groups.setdefault((first[variant].where, first[variant].what), []).append(variant)
-    return "\n".join(f"{', '.join(names)} ({where}): {what}" for (where, what), names in groups.items())
+        groups.setdefault(_NUMBER.sub("#", first[variant].what), []).append(first[variant])
+    return "\n".join(f"{_places(group)}: {group[0].what}" for group in groups.values())
+
+
+def _places(failures: Sequence[Failure]) -> str:
+    places: dict[str, list[str]] = {}
+    for failure in failures:
+        places.setdefault(failure.where, []).append(failure.variant)
+    return "; ".join(f"{', '.join(names)} ({where})" for where, names in places.items())
