@@ -29,6 +29,8 @@ _THIS_ONE = ("--python-version=3.11", "--implementation=cp", "--abi=cp311", "--p
 
 FOLDER = "onnx/backend/test/data"
 KINDS = ("node", "pytorch-converted", "pytorch-operator", "simple")
+# Their outputs are integers that were wrapped around, -236 to 20 for one; QLinearMatMul saturates, by its definition.
+MISTAKEN = re.compile("node/test_qlinearmatmul_[23]D_int8_float(16|32)")
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 
 Array = np.ndarray[Any, Any]
@@ -94,7 +96,8 @@ class Suite:
         model = onnx.ModelProto.FromString(self.file(name))
         nodes = list(_nodes(model))
         case = Case(name, tuple(sorted({node.op_type for node in nodes})))
-        return case, _randomness(nodes) or _types(model) or self._sizes(name, model)
+        mistaken = "outputs that are not what the operator's definition says" if MISTAKEN.fullmatch(name) else ""
+        return case, mistaken or _randomness(nodes) or _types(model) or self._sizes(name, model)
 
     def _sizes(self, name: str, model: onnx.ModelProto) -> str:
         inputs, outputs = (list(self._protos(name, kind)) for kind in ("input", "output"))
