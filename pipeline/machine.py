@@ -21,6 +21,7 @@ _PATTERNS = (
     ("/usr/local/lib", "libvulkan.so.1"),
     ("/dev", "dri/render*"),
     ("/dev", "nvidia*"),
+    ("/usr/bin", "qemu-*-static"),
 )
 # Read whole: a GPU that was exchanged, a driver that was updated.
 _TEXTS = (("/sys/class/drm", "card*/device/uevent"), ("/proc/driver/nvidia", "version"))

@@ -84,6 +84,8 @@ def _percent(part: float) -> str:
 
 def _where(evidence: dict[str, Any]) -> str:
     place = evidence["driver"] or evidence["device"]
+    if evidence["kind"] == "emulator":
+        place = f"{evidence['device']}, played by {place}"
     return f"{place}; {evidence['reason']}" if place and evidence["reason"] else place or evidence["reason"]
 
 

@@ -120,10 +120,10 @@ def evidence(proof: EvidenceInfo) -> str:
     if proof.kind == "untested":
         return f"untested: {proof.reason}"
     error = "" if proof.max_abs_error is None else f", max error {proof.max_abs_error:.1e}"
-    place = proof.driver or proof.device
+    place = f"{proof.device} played by {proof.driver}" if proof.kind == "emulator" else proof.driver or proof.device
     if proof.subgroup_sizes:
         place += f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes"
-    how = "verified on" if proof.kind == "device" else "its twin verified on"
+    how = {"device": "verified on", "emulator": "verified on"}.get(proof.kind, "its twin verified on")
     return f"{how} {place}{error}" + (f" ({proof.reason})" if proof.reason else "")
 
 

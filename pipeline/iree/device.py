@@ -12,7 +12,8 @@ from pipeline.iree.gates import Facts
 class Device:
     """A HAL device. `software`: a CPU does its work; `driver_info` names its driver with its version, and is empty for a CPU.
 
-    `environment`: variables under which its driver is what it is here.
+    `environment`: variables under which its driver is what it is here. `emulator`: the command that plays a CPU which is not
+    here, and the folder of that CPU's tools of the runtime.
     """
 
     uri: str
@@ -22,6 +23,7 @@ class Device:
     software: bool
     facts: Facts
     environment: Mapping[str, str] = field(default_factory=dict)
+    emulator: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

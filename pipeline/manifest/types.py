@@ -109,7 +109,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class EvidenceInfo:
-    """How a variant was verified: on a `device`, by its `twin` on a software device, or `untested` with the reason.
+    """How a variant was verified: on a `device`, on one that an `emulator` plays, by its `twin` on a software device, or
+    `untested` with the reason.
 
     A reason beside the other kinds says what the proof leaves out. `of_tolerance` is the largest part of a tolerance that an
     error was, `draws` how many sets of test data were compared, `subgroup_sizes` those of the Vulkan device as it ran.

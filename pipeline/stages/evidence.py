@@ -16,11 +16,11 @@ from pipeline.stages.record import canonical
 class Evidence:
     """How a variant was verified.
 
-    `kind` is `device` (its very bytes ran on a device that its gates accept), `twin` (code lowered the same way ran on
-    a software device) or `untested`, with the `reason`. A `reason` beside the other kinds says what the proof leaves
-    out. Errors are the largest over all outputs: absolute, and relative to the largest reference value; `of_tolerance` is
-    the largest part of a tolerance that was used, `draws` how many sets of test data were compared. `driver` is empty for the
-    CPU; `subgroup_sizes` are those of the Vulkan device as it ran. `seconds`: one inference.
+    `kind` is `device` (its very bytes ran on a device that its gates accept), `emulator` (on one that QEMU plays), `twin`
+    (code lowered the same way ran on a software device) or `untested`, with the `reason`. A `reason` beside the other kinds
+    says what the proof leaves out. Errors are the largest over all outputs: absolute, and relative to the largest reference
+    value; `of_tolerance` is the largest part of a tolerance that was used, `draws` how many sets of test data were compared.
+    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran. `seconds`: one inference.
     """
 
     variant: str

@@ -16,6 +16,7 @@ from pipeline.importers import draws as draws_of
 from pipeline.importers.signature import Signature
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
+from pipeline.iree.devices import emulator
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import decide, select
 from pipeline.machine import fingerprint
@@ -45,7 +46,7 @@ def _chosen(check: Check, device: Device, number: int) -> Result | None:
             where=str(check.module),
             hint="this is a bug in the gates: please report it with this file",
         )
-    return judge(check, predicted, "device", device, ran, name)
+    return judge(check, predicted, _kind(device), device, ran, name)
 
 
 def _forced(check: Check, device: Device, index: int) -> Result:
@@ -66,7 +67,11 @@ def _forced(check: Check, device: Device, index: int) -> Result:
         raise PipelineError(
             f"the copy that runs {variant} reports number {ran.selected}", where=str(module), hint="please report it"
         )
-    return judge(check, variant, "device", device, ran, name)
+    return judge(check, variant, _kind(device), device, ran, name)
+
+
+def _kind(device: Device) -> str:
+    return "emulator" if device.emulator else "device"
 
 
 def _untested(check: Check, variant: Variant) -> Evidence:
@@ -74,7 +79,8 @@ def _untested(check: Check, variant: Variant) -> Evidence:
     backend = backends.named(variant.backend)
     same_format = [d for d in check.devices if variant.gated.format in d.facts.formats]
     if not same_format:
-        reason = backend.absent
+        played = backend.emulations.get(variant.gated.format)
+        reason = backend.absent + (f"; QEMU plays one (Debian: {played.install})" if played else "")
     else:
         refusals = [f"{d.title}: {decide([variant.gated], d.facts)[0].reason}" for d in same_format]
         twin = check.targets[variant.gated.name].twin
@@ -251,14 +257,19 @@ _found: dict[str, list[Device]] = {}  # by what this machine was when they were 
 _finding = threading.Lock()
 
 
-def _devices(folder: Path) -> list[Device]:
-    """The devices of this machine; a software device once for each subgroup size that it can have."""
+def _devices(folder: Path, formats: Sequence[str]) -> list[Device]:
+    """The devices of this machine, a software device once for each subgroup size that it can have.
+
+    After them those that can be played, for code of `formats` that no device here takes.
+    """
     with _finding:
         if (now := fingerprint()) not in _found:
             with disk_errors(str(folder)):
                 found = devices.find(folder)
                 _found[now] = [guise for device in found for guise in devices.guises(device, folder)]
-        return _found[now]
+        present = _found[now]
+        missing = [f for f in dict.fromkeys(formats) if not any(f in device.facts.formats for device in present)]
+        return [*present, *emulator.find(missing, folder)]
 
 
 def run(
@@ -273,7 +284,8 @@ def run(
     """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data."""
     record.require_intact(compiled_folder)
     record.require_intact(reference)
-    present = _devices(folder.parent / "devices")
+    formats = [v.gated.format for v in Compiled.read(compiled_folder / "compiled.json").variants]
+    present = _devices(folder.parent / "devices", formats)
     key = record.key(
         [*(compiled_folder / name for name in compile_stage.OUTPUTS), *TestData.read(reference).files()],
         made=compile_stage.options(bundle, targets),

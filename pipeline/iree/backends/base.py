@@ -8,6 +8,7 @@ outside this package names a backend, its formats, its drivers or its queries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipeline.iree.device import Device
@@ -15,6 +16,19 @@ from pipeline.iree.gates import Gate, Gated
 
 if TYPE_CHECKING:  # a consumer has no compiler
     from iree.compiler import ir
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """How CPUs of another architecture are played: QEMU's `program`, the CPUs that it plays, what to install for it, and the
+    wheel of the runtime for that architecture: pip's `platform`, file `wheel` and its digest."""
+
+    program: str
+    cpus: tuple[str, ...]
+    install: str
+    platform: str
+    wheel: str
+    sha256: str
 
 
 class Corrections(Protocol):
@@ -148,6 +162,9 @@ class Backend:
     def subgroup_size(self, device: Device) -> int:
         """Lanes of a subgroup; 0 for a device that has none, or does not tell."""
         return 0
+
+    emulations: ClassVar[Mapping[str, Emulation]] = {}
+    """Formats whose devices can be played here."""
 
     def guises(self, device: Device) -> Sequence[Mapping[str, str]]:
         """Environments in which a software device is another: each is verified on."""

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.iree import attributes
-from pipeline.iree.backends.base import Backend, Corrections
+from pipeline.iree.backends.base import Backend, Corrections, Emulation
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, GateError
 
 # Architectures by the number that an ELF file has for them (e_machine, in its bytes 18 and 19).
 _MACHINES: Mapping[int, str] = {62: "x86_64", 183: "arm_64", 243: "riscv_64", 40: "arm_32", 3: "x86_32"}
 _MACHINES_HERE: Mapping[str, str] = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm_64", "arm64": "arm_64"}
-_GENERAL = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu")
-_X86_64 = "embedded-elf-x86_64"
+_GENERAL = (
+    "--iree-hal-target-device=local",
+    "--iree-hal-local-target-device-backends=llvm-cpu",
+    "--iree-llvmcpu-debug-symbols=false",
+)
+_X86_64, _ARM_64 = "embedded-elf-x86_64", "embedded-elf-arm_64"
 
 # Every query the runtime of IREE 3.13 answers (runtime/src/iree/schemas/cpu_feature_bits.inl).
 QUERIES: Mapping[str, frozenset[str]] = {
@@ -29,8 +33,12 @@ QUERIES: Mapping[str, frozenset[str]] = {
     ),
 }
 
-# CPU features without a query: what x86-64 has, and what every CPU with AVX2 has that was ever made.
-_IMPLIED = frozenset("""cmov cx8 fxsr mmx sse sse2 x87 64bit cx16 sahf popcnt crc32 xsave bmi bmi2 lzcnt movbe evex512""".split())
+# CPU features without a query: what x86-64 has, what every CPU with AVX2 has that was ever made, and for Arm what all have and
+# a register that is left alone.
+_IMPLIED = frozenset(
+    """cmov cx8 fxsr mmx sse sse2 x87 64bit cx16 sahf popcnt crc32 xsave bmi bmi2 lzcnt movbe evex512
+    neon reserve-x18""".split()
+)
 
 
 def cpu_gates(features: str) -> tuple[Gate, ...]:
@@ -50,7 +58,7 @@ class Cpu(Backend):
     name = "llvm-cpu"
     formats: ClassVar[Mapping[str, str]] = {
         _X86_64: "x86-64 CPUs",
-        "embedded-elf-arm_64": "64-bit Arm CPUs",
+        _ARM_64: "64-bit Arm CPUs",
         "embedded-elf-riscv_64": "64-bit RISC-V CPUs",
     }
     rank = 100
@@ -59,15 +67,27 @@ class Cpu(Backend):
     is_slow_to_generate = True
     # The runtime learns what a CPU has when it makes its first executable; until then every query of hal.cpu answers 0.
     warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        _X86_64: (*_GENERAL, "--iree-llvmcpu-target-cpu=x86-64", "--iree-llvmcpu-debug-symbols=false")
+        _X86_64: (*_GENERAL, "--iree-llvmcpu-target-cpu=x86-64"),
+        _ARM_64: (*_GENERAL, "--iree-llvmcpu-target-triple=aarch64-unknown-unknown-eabi-elf"),
+    }
+    emulations: ClassVar[Mapping[str, Emulation]] = {
+        _ARM_64: Emulation(
+            "qemu-aarch64-static",
+            ("max", "neoverse-n1", "cortex-a72"),
+            "dpkg --add-architecture arm64; apt-get update; apt-get install qemu-user-static libc6:arm64 libstdc++6:arm64",
+            "manylinux_2_28_aarch64",
+            "iree_base_runtime-3.13.0-cp311-cp311-manylinux_2_27_aarch64.manylinux_2_28_aarch64.whl",
+            "e09a3505f2c4d00f33518e668b4e9830c1569cad5ffa9f2a3b985b888ff2815a",
+        )
     }
     queries = QUERIES
     driver = "local-task"
+    absent = "no CPU of its architecture is here"
     words = ("local", "local-task")
     is_cpu = True
 
     def flags(self, device: str) -> list[str]:
-        return [*_GENERAL, f"--iree-llvmcpu-target-cpu={device}", "--iree-llvmcpu-debug-symbols=false"]
+        return [*_GENERAL, f"--iree-llvmcpu-target-cpu={device}"]
 
     def corrections(self) -> Corrections:
         from pipeline.iree.backends.cpu import corrections

@@ -1,0 +1,127 @@
+"""CPUs that are not here, played by QEMU: the runtime's own tools for them run files there.
+
+QEMU and the libraries of the other architecture must be installed. The runtime's wheel for it is fetched once, by pip, and kept.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import arrays, cache, process
+from pipeline.errors import disk_errors
+from pipeline.files import copy
+from pipeline.iree import backends
+from pipeline.iree.backends.base import Emulation
+from pipeline.iree.device import Device
+from pipeline.iree.file import vmfb
+from pipeline.iree.gates import SELECTED, Facts
+
+_TOOLS = "iree/_runtime_libs"
+
+
+def find(formats: Sequence[str], folder: Path) -> list[Device]:
+    """The CPUs that can be played for code of these executable formats, the best first. Logs go into `folder`."""
+    found = []
+    for format_ in formats:
+        backend = backends.of_format(format_)
+        emulation = backend.emulations.get(format_) if backend else None
+        if backend and emulation and (program := shutil.which(emulation.program)):
+            tools = _tools(emulation, folder)
+            version = _said([program, "--version"], folder / "version.log", r"version (\S+)")
+            for cpu in emulation.cpus:
+                command = (program, "-cpu", cpu, str(tools))
+                answers = _answers(command, backend.queries, folder / f"cpuinfo-{cpu}.log")
+                facts = Facts(cpu, frozenset([format_]), answers)
+                found.append(Device(f"qemu://{cpu}", cpu, backend.driver, f"QEMU {version}", True, facts, emulator=command))
+    return found
+
+
+def _tools(emulation: Emulation, folder: Path) -> Path:
+    """The folder of the runtime's tools for that architecture."""
+    place = cache.local().folder.parent / "runtimes" / emulation.sha256[:16]
+    with disk_errors(str(place)):
+        if not place.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place.parent) as name:
+                wheel, unpacked = Path(name) / emulation.wheel, Path(name) / "unpacked"
+                _download(emulation, wheel, folder / "download.log")
+                zipfile.ZipFile(wheel).extractall(unpacked)  # its digest is known
+                for tool in (unpacked / _TOOLS).glob("iree-*"):
+                    tool.chmod(0o755)
+                try:
+                    unpacked.rename(place)
+                except OSError:  # another process was faster
+                    if not place.is_dir():
+                        raise
+    return place / _TOOLS
+
+
+def _download(emulation: Emulation, path: Path, log: Path) -> None:
+    requirement = "==".join(emulation.wheel.split("-")[:2]).replace("_", "-")
+    tags = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", f"--platform={emulation.platform}"]
+    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", *tags]
+    with tempfile.TemporaryDirectory() as name:
+        process.run([*argv, "--dest", name, requirement], log)
+        with (Path(name) / emulation.wheel).open("rb") as stream:
+            copy(stream, path, emulation.sha256, emulation.wheel)
+
+
+def _said(words: Sequence[str | Path], log: Path, pattern: str) -> str:
+    process.run(words, log)
+    match = re.search(pattern, log.read_text("utf-8", "replace").partition("\n")[2])
+    return match[1] if match else ""
+
+
+def _answers(command: Sequence[str], queries: Mapping[str, frozenset[str]], log: Path) -> dict[str, int]:
+    """What the runtime finds out about the CPU, as the queries' answers."""
+    *words, tools = command
+    process.run([*words, Path(tools) / "iree-cpuinfo"], log)
+    said = dict(re.findall(r"(?m)^(\S+) +(\d)$", log.read_text()))
+    return {f"{category}::{key}": int(said[key]) for category, keys in queries.items() for key in keys if key in said}
+
+
+def run(module: Path, device: Device, entry: str, sets: Sequence[tuple[Path, Path]], log: Path, timeout: float) -> dict[str, Any]:
+    """Run `entry` of `module` on each set, an .npz file of inputs and one for outputs; what the child process of a run tells.
+
+    No more set is begun when half of `timeout` is over.
+    """
+    *words, tools = device.emulator
+    base: list[str | Path] = [*words, Path(tools) / "iree-run-module", f"--module={module}", "--device=local-sync"]
+    started, done, run_s = time.monotonic(), 0, 0.0
+    ended = process.execute([*base, f"--function={SELECTED}"], log, timeout=timeout)
+    selected = re.search(r"i32=(-?\d+)", log.read_text("utf-8", "replace"))
+    for inputs, outputs in sets:
+        if ended.returncode or (done and time.monotonic() > started + timeout / 2):
+            break
+        with tempfile.TemporaryDirectory() as name:
+            given, made = arrays.read(inputs), [Path(name) / f"out{n}.npy" for n in range(_results(module, entry))]
+            places = [Path(name) / f"in{number}.npy" for number in range(len(given))]
+            for place, array in zip(places, given, strict=True):
+                np.save(place, array)
+            flags = [f"--function={entry}", *(f"--input=@{p}" for p in places), *(f"--output=@{p}" for p in made)]
+            left = timeout - (time.monotonic() - started)
+            ended = process.execute([*base, *flags], log, timeout=max(left, 1.0))
+            if not ended.returncode:
+                run_s = run_s or ended.seconds
+                arrays.write(outputs, [np.load(path) for path in made])
+                done += 1
+    if ended.returncode:
+        crashed = ended.returncode < 0
+        return {"error": f"the process was {ended.ending}" if crashed else process.tail(log, 1).strip(), "crashed": crashed}
+    return {"selected": int(selected[1]) if selected else None, "run_s": run_s, "done": done}
+
+
+def _results(module: Path, entry: str) -> int:
+    """How many results the function has, by its declaration."""
+    declared = next(e.attributes.get("iree.abi.declaration", "") for e in vmfb.read(module, False).exports if e.name == entry)
+    return declared.rpartition(") -> (")[2].count("tensor<")
