@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.iree import backends, compiler, devices, mlir
+from pipeline.iree import backends, compiler, devices, mlir, toolchain
 from pipeline.iree.backends.vulkan import spirv
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import FACTS
@@ -303,3 +303,26 @@ def test_a_software_device_is_one_device_at_every_width(present: list[Device], t
     assert {d.name for d in found} == {device.name}
     if "llvmpipe" in device.name:
         assert [backends.subgroup_size(d) for d in found] == [4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            """error: loc("reduced"): failed to legalize operation 'torch.aten.sum.dim_IntList' that was explicitly marked illegal: %5""",
+            "node 'reduced' needs torch.aten.sum.dim_IntList in a form that IREE does not lower: compute it outside the model",
+        ),
+        (
+            "error: failed to legalize operation 'torch.constant.bool': %5 = \"torch.constant.bool\"() : () -> !torch.bool",
+            "one of its operators needs torch.constant.bool in a form that IREE does not lower: compute it outside the model",
+        ),
+        (
+            "error: failed to legalize operation 'arith.divsi' that was explicitly marked illegal: %4 = \"arith.divsi\"(%2, %3)",
+            "failed to legalize operation 'arith.divsi'",
+        ),
+        ('error: loc("y"): something else', "node 'y': something else"),
+    ],
+)
+def test_what_the_compiler_says_is_told_in_words(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "log").write_text(f"$ iree-compile -\n<stdin>:5:10: {line}\n")
+    assert toolchain.first_error(tmp_path / "log") == said

@@ -93,7 +93,10 @@ def first_error(log: Path) -> str:
                 return f"{operator[1]}{where} is not supported: leave it out of the model, and compute it outside"
             if function := re.search(r"'spirv\.GL\.(\w+)' op operand #0 must be 16/32-bit float", line):
                 return f"computes {function[1].lower()} of float64, which Vulkan does not have"
-            return (f"node {node!r}: " if node else "") + match[2][:300]
+            if lacking := re.match(r"failed to legalize operation '(torch\.[\w.]+)'", match[2]):
+                called = f"node {node!r}" if node else "one of its operators"
+                return f"{called} needs {lacking[1]} in a form that IREE does not lower: compute it outside the model"
+            return (f"node {node!r}: " if node else "") + match[2].partition(" that was explicitly marked illegal")[0][:300]
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 
