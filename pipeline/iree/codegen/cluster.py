@@ -107,9 +107,11 @@ class Cluster:
         if self._client.status != "running":
             return {}
         try:
-            return {worker: threads for worker, threads in self._client.nthreads().items() if worker not in self._unfit}
-        except (OSError, CancelledError):
+            # Of a scheduler that died a moment ago nobody knows yet: its answer would be waited for without end.
+            found = self._client.nthreads(callback_timeout=_patience())
+        except (OSError, CancelledError):  # a timeout is an OSError
             return {}
+        return {worker: threads for worker, threads in found.items() if worker not in self._unfit}
 
     def _check(self) -> None:
         """Raise PipelineError if this run was interrupted, or if there has been no worker for too long."""
