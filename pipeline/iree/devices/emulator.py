@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import arrays, cache, process, wheels
-from pipeline.errors import disk_errors
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import copy
 from pipeline.iree import backends
 from pipeline.iree.backends.base import Emulation
@@ -39,7 +39,7 @@ def find(formats: Sequence[str], folder: Path) -> list[Device]:
             version = _said([program, "--version"], folder / "version.log", r"version (\S+)")
             for cpu in emulation.cpus:
                 command = (program, "-cpu", cpu, str(tools))
-                answers = _answers(command, backend.queries, folder / f"cpuinfo-{cpu}.log")
+                answers = _answers(command, backend.queries, folder / f"cpuinfo-{cpu}.log", emulation.install)
                 facts = Facts(cpu, frozenset([format_]), answers)
                 found.append(Device(f"qemu://{cpu}", cpu, backend.driver, f"QEMU {version}", True, facts, emulator=command))
     return found
@@ -47,7 +47,7 @@ def find(formats: Sequence[str], folder: Path) -> list[Device]:
 
 def _tools(emulation: Emulation, folder: Path) -> Path:
     """The folder of the runtime's tools for that architecture."""
-    place = cache.local().folder.parent / "runtimes" / emulation.sha256[:16]
+    place = cache.local().folder / "runtimes" / emulation.sha256[:16]
     with disk_errors(str(place)):
         if not place.is_dir():
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +78,11 @@ def _said(words: Sequence[str | Path], log: Path, pattern: str) -> str:
     return match[1] if match else ""
 
 
-def _answers(command: Sequence[str], queries: Mapping[str, frozenset[str]], log: Path) -> dict[str, int]:
+def _answers(command: Sequence[str], queries: Mapping[str, frozenset[str]], log: Path, install: str) -> dict[str, int]:
     """What the runtime finds out about the CPU, as the queries' answers."""
     *words, tools = command
-    process.run([*words, Path(tools) / "iree-cpuinfo"], log)
+    if process.execute([*words, Path(tools) / "iree-cpuinfo"], log).returncode:
+        raise PipelineError("QEMU cannot run the runtime's tools for these CPUs", where=str(log), hint=install)
     said = dict(re.findall(r"(?m)^(\S+) +(\d)$", log.read_text()))
     return {f"{category}::{key}": int(said[key]) for category, keys in queries.items() for key in keys if key in said}
 
