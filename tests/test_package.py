@@ -13,7 +13,18 @@ from tests.project import ROOT
 def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "--quiet", ROOT, source], check=True)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path,
+        source,
+    ]
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     listed = subprocess.run(["git", "ls-files", "pipeline"], cwd=source, check=True, capture_output=True, text=True)

@@ -179,7 +179,7 @@ def _gated(
             variants.append(Gated(target.name, target.format, gates))
         except GateError as error:
             raise PipelineError(f"{target.name}: {error}", where=where) from error
-    if problems := unreachable(variants):
+    if problems := unreachable(backends.asked(variants)):
         hint = "put the narrower target first; where both accept the same devices, narrow one's gates or keep only one"
         raise UnreachableError("\n".join(problems), where=where, hint=hint)
     return tuple(variants)

@@ -49,6 +49,13 @@ def _from_compiler(flags: tuple[str, ...]) -> str:
     return cache.local().remember(key, lambda: _ask_compiler(flags).encode()).decode()
 
 
+def _unless_refused(flags: tuple[str, ...]) -> str:
+    try:
+        return _from_compiler(flags)
+    except PipelineError:  # what it is asked for makes no sense without the flag that is left out
+        return ""
+
+
 def _ask_compiler(flags: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         source, output, log = (Path(folder) / name for name in ("empty.mlir", "out.mlir", "log"))
@@ -82,11 +89,9 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
     where = str(target.path)
     try:
         attribute = _from_compiler(tuple(_flags(target)))
-        if problem := backends.named(target.backend).problem(attribute):
-            raise PipelineError(f"{target.device}: {problem}")
         for flag in target.flags:
             without = tuple(f for f in _flags(target) if f != flag)
-            if _from_compiler(without) == attribute:
+            if _unless_refused(without) == attribute:
                 raise PipelineError(f"flags: {flag} changes nothing in this target", hint="put compile flags into a bundle")
     except PipelineError as error:
         raise PipelineError(error.what, where=error.where or where, hint=error.hint or "check `device` and `flags`") from error
@@ -95,6 +100,8 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
     if changes:
         attribute = attributes.override(attribute, changes)
         _check(attribute, where)
+    if problem := backends.named(target.backend).problem(attribute):
+        raise PipelineError(f"{target.device}: {problem}", where=where, hint="check `device` and `attribute`")
     sizes = attributes.entry(attribute, "subgroup_size_choices", "[", "]")
     return Target(
         target.name,

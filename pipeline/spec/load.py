@@ -56,7 +56,7 @@ def _executable(fields: Fields) -> Executable:
             fields.problem(key, f"is for {others} targets only: remove it, or use flags")
     gates = fields.parsed("gates", backends.parse_gate)
     for index, gate in enumerate(gates):
-        if name in known and gate.category not in backend.queries:
+        if name in known and gate.category not in {**backend.queries, **backend.told}:
             fields.problem(f"gates[{index}]", f"a {name} target never runs on a device that answers {gate.query}")
     return Executable(
         name=fields.path.stem,

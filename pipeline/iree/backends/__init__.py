@@ -9,6 +9,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -94,6 +95,7 @@ def people(format_: str) -> str:
     return backend.formats[format_] if backend else f"{format_}, which this program does not know: a newer one may"
 
 
+@functools.cache
 def queries() -> list[str]:
     """Every query that the runtime answers, in order."""
     found: dict[str, frozenset[str]] = {}
@@ -106,9 +108,18 @@ def queries() -> list[str]:
 def parse_gate(text: str) -> Gate:
     """The gate that a spec writes. Raises GateError for anything else, and for queries that no device answers."""
     gate = Gate.parse(text)
-    if not any(gate.key in backend.queries.get(gate.category, ()) for backend in every()):
+    if not any(_answers(backend, gate) for backend in every()):
         raise GateError(f"IREE's runtime does not answer the query {gate.query}")
     return gate
+
+
+def asked(variants: Iterable[Gated]) -> list[Gated]:
+    """The variants with those gates that the runtime itself can evaluate."""
+    return [replace(v, gates=tuple(gate for gate in v.gates if gate.query in queries())) for v in variants]
+
+
+def _answers(backend: Backend, gate: Gate) -> bool:
+    return any(gate.key in known.get(gate.category, ()) for known in (backend.queries, backend.told))
 
 
 def require_known(variants: Iterable[Gated], where: str) -> None:
@@ -119,6 +130,6 @@ def require_known(variants: Iterable[Gated], where: str) -> None:
     for variant in variants:
         backend = of_format(variant.format)
         for gate in variant.gates if backend else ():
-            if backend and gate.key not in backend.queries.get(gate.category, ()):
+            if backend and not _answers(backend, gate):
                 what = f"{variant.name} asks devices for {gate.query}, which this program does not know"
                 raise PipelineError(what, where=where, hint="upgrade vmfb-pipeline")

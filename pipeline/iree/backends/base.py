@@ -110,6 +110,16 @@ class Backend:
     queries: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Every query that IREE's runtime answers for its devices, by category. A gate on anything else could never hold."""
 
+    told: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Queries that the runtime does not answer, and this program does, by what a driver says of its device (`answers`).
+
+    Gates on them hold for this program alone: to the runtime, such code is for every device that takes its format.
+    """
+
+    def answers(self, info: Mapping[str, str]) -> dict[str, int]:
+        """A device's answers to `told`."""
+        return {}
+
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         """When generated `codes` may be chosen: what they ask for, and what the spec of their target `declared`.
 

@@ -32,7 +32,7 @@ def _facts(device: rt.HalDevice) -> dict[str, int]:
 
 def _info(text: str) -> dict[str, str]:
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith(" "))
-    return {key.strip(): value.strip() for key, value in pairs}
+    return {key.strip().removeprefix("- "): value.strip() for key, value in pairs}
 
 
 def devices(driver_name: str) -> list[dict[str, Any]]:
@@ -47,8 +47,9 @@ def devices(driver_name: str) -> list[dict[str, Any]]:
         return []  # no such driver on this machine, for example no Vulkan loader
     found: list[dict[str, Any]] = []
     for entry in listed:
-        described = backend.described(entry, _info(driver.dump_device_info(entry["device_id"])))
-        answers = _facts(driver.create_device(entry["device_id"]))
+        info = _info(driver.dump_device_info(entry["device_id"]))
+        described = backend.described(entry, info)
+        answers = _facts(driver.create_device(entry["device_id"])) | backend.answers(info)
         found.append(described | {"driver": driver_name, "formats": backend.formats_here(), "answers": answers})
     return found
 

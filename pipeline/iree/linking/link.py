@@ -102,11 +102,12 @@ def describe(variants: Sequence[Gated]) -> str:
 
 def selection(variants: Sequence[Gated], warm_ups: Sequence[WarmUp] = ()) -> str:
     """The MLIR of the choice among `variants`."""
+    asked = backends.asked(variants)
     return render(
         "selection.mlir.j2",
-        variants=variants,
+        variants=asked,
         formats=list(dict.fromkeys(v.format for v in variants)),
-        queries=sorted({(g.category, g.key) for v in variants for g in v.gates}),
+        queries=sorted({(g.category, g.key) for v in asked for g in v.gates}),
         warm_ups=warm_ups,
         description=describe(variants).replace('"', "\\22"),
     )

@@ -14,13 +14,25 @@ from pipeline.iree.gates import Gate, GateError
 
 # Architectures by the number that an ELF file has for them (e_machine, in its bytes 18 and 19).
 _MACHINES: Mapping[int, str] = {62: "x86_64", 183: "arm_64", 243: "riscv_64", 40: "arm_32", 3: "x86_32"}
-_MACHINES_HERE: Mapping[str, str] = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm_64", "arm64": "arm_64"}
+_MACHINES_HERE: Mapping[str, str] = {
+    "x86_64": "x86_64",
+    "AMD64": "x86_64",
+    "aarch64": "arm_64",
+    "arm64": "arm_64",
+    "riscv64": "riscv_64",
+}
 _GENERAL = (
     "--iree-hal-target-device=local",
     "--iree-hal-local-target-device-backends=llvm-cpu",
     "--iree-llvmcpu-debug-symbols=false",
 )
-_X86_64, _ARM_64 = "embedded-elf-x86_64", "embedded-elf-arm_64"
+_X86_64, _ARM_64, _RISCV_64 = "embedded-elf-x86_64", "embedded-elf-arm_64", "embedded-elf-riscv_64"
+_RV64GC = (
+    "--iree-llvmcpu-target-triple=riscv64-unknown-unknown-eabi-elf",
+    "--iree-llvmcpu-target-abi=lp64d",
+    "--iree-llvmcpu-target-cpu=generic-rv64",
+    "--iree-llvmcpu-target-cpu-features=+m,+a,+f,+d,+c",
+)
 
 # Every query the runtime of IREE 3.13 answers (runtime/src/iree/schemas/cpu_feature_bits.inl).
 QUERIES: Mapping[str, frozenset[str]] = {
@@ -29,15 +41,16 @@ QUERIES: Mapping[str, frozenset[str]] = {
         avx512ifma avx512vbmi avx512vpopcntdq avx512vnni avx512vbmi2 avx512bitalg avx512bf16 avx512fp16
         amx-tile amx-int8 amx-bf16
         fp-armv8 lse lse128 fullfp16 fp16fml dotprod i8mm bf16 sve sve2 sve2p1 sve2-bitperm f32mm f64mm
-        sme sme2 sme2p1 sme-f16f16 sme-f64f64 sme-i16i64""".split()
+        sme sme2 sme2p1 sme-f16f16 sme-f64f64 sme-i16i64
+        v""".split()
     ),
 }
 
-# CPU features without a query: what x86-64 has, what every CPU with AVX2 has that was ever made, and for Arm what all have and
-# a register that is left alone.
+# CPU features without a query: what x86-64 has, what every CPU with AVX2 has that was ever made, for Arm what all have and a
+# register that is left alone, and for RISC-V what is in rv64gc.
 _IMPLIED = frozenset(
     """cmov cx8 fxsr mmx sse sse2 x87 64bit cx16 sahf popcnt crc32 xsave bmi bmi2 lzcnt movbe evex512
-    neon reserve-x18""".split()
+    neon reserve-x18 m a f d c""".split()
 )
 
 
@@ -48,7 +61,9 @@ def cpu_gates(features: str) -> tuple[Gate, ...]:
     """
     names = [f.removeprefix("+") for f in features.split(",") if f.startswith("+")]
     if unknown := sorted(set(names) - QUERIES["hal.cpu"] - _IMPLIED):
-        raise GateError(f"its code may use {', '.join(unknown)}, for which IREE's runtime has no query: take an x86-64 level")
+        raise GateError(
+            f"its code may use {', '.join(unknown)}, for which IREE's runtime has no query: take a level that all have"
+        )
     return tuple(sorted(Gate("hal.cpu", name, "==", (1,)) for name in names if name in QUERIES["hal.cpu"]))
 
 
@@ -59,7 +74,7 @@ class Cpu(Backend):
     formats: ClassVar[Mapping[str, str]] = {
         _X86_64: "x86-64 CPUs",
         _ARM_64: "64-bit Arm CPUs",
-        "embedded-elf-riscv_64": "64-bit RISC-V CPUs",
+        _RISCV_64: "64-bit RISC-V CPUs",
     }
     rank = 100
     hal_device = "local"
@@ -69,6 +84,7 @@ class Cpu(Backend):
     warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         _X86_64: (*_GENERAL, "--iree-llvmcpu-target-cpu=x86-64"),
         _ARM_64: (*_GENERAL, "--iree-llvmcpu-target-triple=aarch64-unknown-unknown-eabi-elf"),
+        _RISCV_64: (*_GENERAL, *_RV64GC),
     }
     emulations: ClassVar[Mapping[str, Emulation]] = {
         _ARM_64: Emulation(

@@ -1,0 +1,63 @@
+"""HIP: machine code for AMD GPUs on ROCm, each file of it for one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pipeline.iree import attributes
+from pipeline.iree.backends.base import Backend
+from pipeline.iree.gates import Gate
+
+_FORMAT = "rocm-hsaco-fb"
+_CATEGORY = "hip.architecture"
+# The architectures for which IREE 3.13 generates code: compiler/src/iree/compiler/Codegen/Dialect/GPU/TargetUtils/
+# KnownTargets.cpp. It takes none of LLVM's generic ones (gfx11-generic and the like).
+_ARCHITECTURES = frozenset("gfx908 gfx90a gfx942 gfx950 gfx1100 gfx1101 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201".split())
+
+
+def _architecture(info: Mapping[str, str]) -> str:
+    """What the driver says of its device, without the features of that very board (`gfx942:sramecc+:xnack-`)."""
+    return info.get("gpu-arch-name", "").partition(":")[0]
+
+
+class Hip(Backend):
+    """ROCm, with IREE's AMDGPU code generation.
+
+    The runtime's driver answers no query that tells two architectures apart (runtime/src/iree/hal/drivers/hip/hip_device.c),
+    so a file can hold code for one. This program gives it to no other GPU; the runtime alone would try, and ROCm refuses to
+    load it.
+    """
+
+    name = "rocm"
+    formats: ClassVar[Mapping[str, str]] = {_FORMAT: "AMD GPUs with ROCm"}
+    rank = 12
+    hal_device = "hip"
+    told: ClassVar[Mapping[str, frozenset[str]]] = {_CATEGORY: _ARCHITECTURES}
+    driver = "hip"
+    words = ("hip", "rocm")
+    absent = "this machine has no AMD GPU with ROCm, and nothing plays one"
+    without_cpu_code = "There is no CPU code in it: only an AMD GPU of its very architecture with ROCm runs it."
+
+    def flags(self, device: str) -> list[str]:
+        return ["--iree-hal-target-device=hip", f"--iree-rocm-target={device}"]
+
+    def problem(self, attribute: str) -> str:
+        known = attributes.entry(attribute, "arch", '"', '"') in _ARCHITECTURES
+        return "" if known else f"no architecture of ROCm that is known here: {', '.join(sorted(_ARCHITECTURES))}"
+
+    def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
+        own = Gate(_CATEGORY, attributes.entry(attribute, "arch", '"', '"'), "==", (1,))
+        return tuple(sorted({own, *declared}))
+
+    def answers(self, info: Mapping[str, str]) -> dict[str, int]:
+        return {f"{_CATEGORY}::{name}": int(name == _architecture(info)) for name in _ARCHITECTURES}
+
+    def recognize(self, head: bytes) -> str:
+        return _FORMAT if head[:4] == b"HIP1" else ""
+
+    def described(self, entry: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
+        return super().described(entry, info) | {"driver_info": f"ROCm, {_architecture(info)}".removesuffix(", ")}
+
+
+BACKEND = Hip()
