@@ -1,16 +1,21 @@
-"""64-bit Arm code, on CPUs that QEMU plays: right numbers, and for each CPU the level that it has."""
+"""Code on CPUs that QEMU plays, 64-bit Arm's and old ones of x86-64: right numbers, and for each CPU the level that it has."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline import arrays
 from pipeline.iree import devices
 from pipeline.iree.compiler import force_variant
+from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
+from pipeline.iree.gates import Facts, Gate, Gated, select
 from pipeline.stages import verify
+from pipeline.stages.compiled import Compiled
 from tests.project import Project
 
 ARM = "embedded-elf-arm_64"
@@ -71,4 +76,43 @@ def test_without_qemu_arm_code_is_untested_and_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(emulator.shutil, "which", lambda _name: None)
     assert emulator.find([ARM], tmp_path) == []
-    assert verify._devices(tmp_path, [ARM]) == verify._devices(tmp_path, [])
+    assert verify._devices(tmp_path, [Gated("aarch64", ARM, ())]) == verify._devices(tmp_path, [])
+
+
+X86 = "embedded-elf-x86_64"
+# What QEMU's CPUs have, old ones of those too that this machine is.
+OLD = {"Haswell": "x86-64-v3", "Nehalem": "x86-64"}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Device]:
+    return {device.name: device for device in emulator.find([X86], tmp_path_factory.mktemp("old"))}
+
+
+@pytest.mark.parametrize("cpu", OLD)
+def test_a_cpu_without_a_level_runs_the_one_that_it_has(
+    project: Project, old: dict[str, Device], cpu: str, tmp_path: Path
+) -> None:
+    """The published file itself, where the CPU lacks AVX2, or AVX-512."""
+    compiled = Compiled.read(project.layout.compiled("small", "desktop") / "compiled.json")
+    module = project.layout.compiled("small", "desktop") / "module.vmfb"
+    inputs = project.layout.reference("small") / "given.inputs.npz"
+    run = devices.run(module, old[cpu], "small", [inputs], tmp_path, "run")
+    assert run.error == ""
+    assert compiled.variants[run.selected or 0].gated.name == OLD[cpu]
+    assert select([v.gated for v in compiled.variants], old[cpu].facts) == OLD[cpu]
+    (made,) = arrays.read(devices.outputs(tmp_path, "run"))
+    (expected,) = arrays.read(project.layout.verified("small", "desktop") / "given.outputs.npz")  # of the baseline, here
+    np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_that_this_machine_lacks_are_verified_on_cpus_that_are_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without AVX2, which the tests pretend this to be."""
+    level = Gated("x86-64-v3", X86, (Gate.parse("hal.cpu::avx2 == 1"),))
+    poor = Device("local-task", "old", "local-task", "", True, Facts("old", frozenset([X86]), {"hal.cpu::avx2": 0}))
+    monkeypatch.setattr(verify, "_found", {verify.fingerprint(): [poor]})
+    baseline = Gated("x86-64", X86, ())
+    assert [d.name for d in verify._devices(tmp_path, [level, baseline])] == ["old", "Haswell"]
+    assert [d.name for d in verify._devices(tmp_path, [baseline])] == ["old"]

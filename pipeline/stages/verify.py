@@ -18,7 +18,7 @@ from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
 from pipeline.iree.file import vmfb
-from pipeline.iree.gates import decide, select
+from pipeline.iree.gates import Gated, decide, select
 from pipeline.machine import fingerprint
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages import checks, record, twins
@@ -257,10 +257,10 @@ _found: dict[str, list[Device]] = {}  # by what this machine was when they were 
 _finding = threading.Lock()
 
 
-def _devices(folder: Path, formats: Sequence[str]) -> list[Device]:
+def _devices(folder: Path, variants: Sequence[Gated]) -> list[Device]:
     """The devices of this machine, a software device once for each subgroup size that it can have.
 
-    After them those that can be played, for code of `formats` that no device here takes.
+    After them those that can be played, for `variants` that no device here takes.
     """
     with _finding:
         if (now := fingerprint()) not in _found:
@@ -268,8 +268,13 @@ def _devices(folder: Path, formats: Sequence[str]) -> list[Device]:
                 found = devices.find(folder)
                 _found[now] = [guise for device in found for guise in devices.guises(device, folder)]
         present = _found[now]
-        missing = [f for f in dict.fromkeys(formats) if not any(f in device.facts.formats for device in present)]
-        return [*present, *emulator.find(missing, folder)]
+        missing = [v for v in variants if not any(_takes(device, [v]) for device in present)]
+        played = emulator.find(list(dict.fromkeys(v.format for v in missing)), folder)
+        return [*present, *(device for device in played if _takes(device, missing))]
+
+
+def _takes(device: Device, variants: Sequence[Gated]) -> bool:
+    return select(variants, device.facts) is not None
 
 
 def run(
@@ -284,8 +289,8 @@ def run(
     """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data."""
     record.require_intact(compiled_folder)
     record.require_intact(reference)
-    formats = [v.gated.format for v in Compiled.read(compiled_folder / "compiled.json").variants]
-    present = _devices(folder.parent / "devices", formats)
+    variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
+    present = _devices(folder.parent / "devices", variants)
     key = record.key(
         [*(compiled_folder / name for name in compile_stage.OUTPUTS), *TestData.read(reference).files()],
         made=compile_stage.options(bundle, targets),

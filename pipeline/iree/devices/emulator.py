@@ -1,10 +1,11 @@
 """CPUs that are not here, played by QEMU: the runtime's own tools for them run files there.
 
-QEMU and the libraries of the other architecture must be installed. The runtime's wheel for it is fetched once, by pip, and kept.
+QEMU and, for another architecture, its libraries must be installed. The runtime's wheel for it is fetched once, by pip, and kept.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import re
 import shutil
 import tempfile
@@ -35,7 +36,7 @@ def find(formats: Sequence[str], folder: Path) -> list[Device]:
         backend = backends.of_format(format_)
         emulation = backend.emulations.get(format_) if backend else None
         if backend and emulation and (program := shutil.which(emulation.program)):
-            tools = _tools(emulation, folder)
+            tools = _installed() if format_ in backend.formats_here() else _tools(emulation, folder)
             version = _said([program, "--version"], folder / "version.log", r"version (\S+)")
             for cpu in emulation.cpus:
                 command = (program, "-cpu", cpu, str(tools))
@@ -45,8 +46,13 @@ def find(formats: Sequence[str], folder: Path) -> list[Device]:
     return found
 
 
+def _installed() -> Path:
+    """The folder of the runtime's tools for this machine's architecture."""
+    return Path(str(importlib.resources.files("iree._runtime_libs")))
+
+
 def _tools(emulation: Emulation, folder: Path) -> Path:
-    """The folder of the runtime's tools for that architecture."""
+    """The folder of the runtime's tools for another architecture."""
     place = cache.local().folder / "runtimes" / emulation.sha256[:16]
     with disk_errors(str(place)):
         if not place.is_dir():

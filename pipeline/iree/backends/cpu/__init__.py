@@ -94,7 +94,15 @@ class Cpu(Backend):
             "manylinux_2_28_aarch64",
             "iree_base_runtime-3.13.0-cp311-cp311-manylinux_2_27_aarch64.manylinux_2_28_aarch64.whl",
             "e09a3505f2c4d00f33518e668b4e9830c1569cad5ffa9f2a3b985b888ff2815a",
-        )
+        ),
+        _X86_64: Emulation(
+            "qemu-x86_64-static",
+            ("Haswell", "Nehalem"),
+            "dpkg --add-architecture amd64; apt-get update; apt-get install qemu-user-static libc6:amd64 libstdc++6:amd64",
+            "manylinux_2_28_x86_64",
+            "iree_base_runtime-3.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+            "4ecb03d5a33989d765eaa8bf1fe6199a937c88c1004e56c85714532cd95934fa",
+        ),
     }
     queries = QUERIES
     driver = "local-task"
