@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from pipeline.iree.gates import Facts, Gate, Gated, select
 from pipeline.iree.targets import resolve
 from pipeline.spec.load import load
 from pipeline.spec.types import Executable
-from tests.project import ROOT
+from tests.project import ROOT, Project, manifest
 from tests.test_pieces import SMALL
 
 PACKAGE = Path(pipeline.__file__).parent
@@ -111,8 +113,75 @@ def test_a_server_without_a_gpu_runs_its_cpu_code(server: tuple[Path, compiler.C
     assert "CUDA" in backends.people(variants[0].format)
 
 
-@pytest.mark.parametrize("name", ["h100", "sm_90", "gfx1101"])
-def test_an_architecture_that_the_compiler_does_not_know_is_refused(name: str, tmp_path: Path) -> None:
-    target = Executable("gpu", tmp_path / "gpu.yaml", "", "cuda", name, (), {}, (), None)
-    with pytest.raises(PipelineError, match=r"CUDA target|no GPU of this architecture"):
+@pytest.mark.parametrize(
+    ("backend", "device", "complaint"),
+    [
+        ("cuda", "h100", "Unknown CUDA target"),
+        ("cuda", "sm_90", "no GPU of this architecture"),
+        ("cuda", "gfx1101", "Unknown CUDA target"),
+        ("rocm", "gfx11-generic", "Unknown ROCM target"),
+        ("rocm", "gfx1250", "no architecture of ROCm that is known here"),
+        ("metal-spirv", "macos", "no query tells the size of a Metal device's subgroups"),
+    ],
+)
+def test_a_device_for_which_no_right_code_can_be_made_is_refused(
+    backend: str, device: str, complaint: str, tmp_path: Path
+) -> None:
+    target = Executable("gpu", tmp_path / "gpu.yaml", "", backend, device, (), {}, (), None)
+    with pytest.raises(PipelineError, match=complaint) as caught:
         resolve(target)
+    assert caught.value.where.endswith("gpu.yaml")
+
+
+def test_a_file_holds_rocm_code_for_one_architecture_only(tmp_path: Path) -> None:
+    """Whose gate the runtime does not ask for: it would take the first of two."""
+    found = load(ROOT / "targets").executables
+    targets = [found["rocm-gfx1100"], found["rocm-gfx942"]]
+    with pytest.raises(compiler.UnreachableError, match="rocm-gfx942 can never be chosen") as caught:
+        compiler.compile_module(SMALL, tmp_path, [resolve(t) for t in targets], {t.name: t.gates for t in targets})
+    assert "cannot tell their devices apart" in caught.value.hint
+
+
+def test_rocm_code_is_only_for_the_gpu_that_says_it_is_of_that_architecture(server: tuple[Path, compiler.Compiled]) -> None:
+    """By what the driver says of it, with the features of the board behind a colon."""
+    hip = backends.named("rocm")
+    for said, variant in (("gfx942:sramecc+:xnack-", "rocm-gfx942"), ("gfx90a:sramecc+:xnack-", None), ("gfx9999", None)):
+        info = {"gpu-arch-name": said}
+        described = hip.described({"name": "AMD", "path": "0"}, info)
+        assert described["driver_info"] == f"ROCm, {said.split(':')[0]}"
+        assert select(server[1].variants, Facts("AMD", frozenset(hip.formats), hip.answers(info))) == variant
+
+
+@pytest.mark.parametrize("name", ["cuda-sm80", "rocm-gfx942"])
+def test_code_that_cannot_run_here_is_inspected(server: tuple[Path, compiler.Compiled], name: str, tmp_path: Path) -> None:
+    """By NVIDIA's assembler and LLVM's reader of machine code: right code is, and what is wrong is found."""
+    target = resolve(load(ROOT / "targets").executables[name])
+    backend, data = backends.named(target.backend), server[0].read_bytes()
+    codes = [data[p.segment.offset : p.segment.offset + p.segment.length] for p in server[1].code[name]]
+    found = backend.inspect(target.attribute, codes, tmp_path)
+    assert found and not found.wrong
+    assert "every kernel" in found.said
+    assert re.search(r"at most [1-9]\d* (vector )?registers", found.said)
+    broken = [code.replace(b"ld.", b"lb.").replace(b"gfx942", b"gfx941") for code in codes]
+    wrong = backend.inspect(target.attribute, broken, tmp_path)
+    assert wrong and wrong.wrong
+
+
+def test_the_evidence_says_what_was_inspected_and_what_was_wrong_is_left_out(tmp_path: Path) -> None:
+    """A `ptxas` that refuses everything comes first on the PATH."""
+    bundle: dict[str, object] = {"targets": ["cuda-sm80", "x86-64"], "on_failure": "drop"}
+    project = Project(tmp_path / "project", "small", bundle=bundle)
+    assert project.doit().returncode == 0
+    cuda, cpu = manifest(project).artifacts[0].variants
+    assert (cuda.evidence.kind, cpu.evidence.kind) == ("untested", "device")
+    assert "this machine has no NVIDIA GPU" in cuda.evidence.reason
+    assert "not run, but inspected: ptxas assembles every kernel for sm_80" in cuda.evidence.reason
+    tool = tmp_path / "bin" / "ptxas"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'boom: no such instruction'\nexit 255\n")
+    tool.chmod(0o755)
+    (project.layout.verified("small", "desktop") / "evidence.json").unlink()
+    result = project.doit(PATH=f"{tool.parent}:{os.environ['PATH']}")
+    assert result.returncode == 0
+    assert "ptxas for sm_80: boom: no such instruction" in result.stdout
+    assert [v.name for v in manifest(project).artifacts[0].variants] == ["x86-64"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -155,9 +156,8 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     for decision in choice.decisions:
         if decision.variant not in others:
             lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant))
-    if others:
-        kinds = " and ".join(dict.fromkeys(backends.people(formats[name]) for name in others))
-        lines.append(f"  - {', '.join(others)}: for {kinds}")
+    for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
+        lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:
         lines.append("  ! that code is not here: `vmfb fetch` for this device brings it")
     if answer.reported and not answer.bug and choice.variant:

@@ -181,6 +181,8 @@ def _gated(
             raise PipelineError(f"{target.name}: {error}", where=where) from error
     if problems := unreachable(backends.asked(variants)):
         hint = "put the narrower target first; where both accept the same devices, narrow one's gates or keep only one"
+        if not unreachable(variants):
+            hint = "IREE's runtime cannot tell their devices apart: a file holds one of them"
         raise UnreachableError("\n".join(problems), where=where, hint=hint)
     return tuple(variants)
 

@@ -74,8 +74,8 @@ def _kind(device: Device) -> str:
     return "emulator" if device.emulator else "device"
 
 
-def _untested(check: Check, variant: Variant) -> Evidence:
-    """Why nothing here could run the variant."""
+def _untested(check: Check, variant: Variant) -> Result:
+    """Why nothing here could run the variant, and what a tool that runs nothing says of its code."""
     backend = backends.named(variant.backend)
     same_format = [d for d in check.devices if variant.gated.format in d.facts.formats]
     if not same_format:
@@ -86,7 +86,13 @@ def _untested(check: Check, variant: Variant) -> Evidence:
         twin = check.targets[variant.gated.name].twin
         lack = "; its twin is for software devices of another subgroup size" if twin else "; its target has no twin"
         reason = f"no device here takes it: {'; '.join(refusals)}{lack if backend.overrides else ''}"
-    return Evidence(variant.gated.name, "untested", reason=reason)
+    folder, data = check.folder / f"inspected-{variant.gated.name}", check.module.read_bytes()
+    folder.mkdir()
+    codes = list(dict.fromkeys(data[p.offset : p.offset + p.length] for p in variant.code))
+    found = backend.inspect(variant.attribute, codes, folder)
+    if found and found.wrong:
+        return Failure(variant.gated.name, "without a device", found.said)
+    return Evidence(variant.gated.name, "untested", reason=reason + (f"; not run, but inspected: {found.said}" if found else ""))
 
 
 def _run_all(check: Check) -> list[Result]:

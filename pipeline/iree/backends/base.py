@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipeline.iree.device import Device
@@ -29,6 +30,14 @@ class Emulation:
     platform: str
     wheel: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a tool that runs nothing says of code: a sentence, and whether the code is `wrong`."""
+
+    said: str
+    wrong: bool = False
 
 
 class Corrections(Protocol):
@@ -175,6 +184,13 @@ class Backend:
 
     emulations: ClassVar[Mapping[str, Emulation]] = {}
     """Formats whose devices can be played here."""
+
+    def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
+        """What a tool on this machine says of code that no device here runs; None if there is no such tool.
+
+        Its files and logs go into `folder`.
+        """
+        return None
 
     def guises(self, device: Device) -> Sequence[Mapping[str, str]]:
         """Environments in which a software device is another: each is verified on."""

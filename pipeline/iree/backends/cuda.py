@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
+from pipeline import process
 from pipeline.iree import attributes
-from pipeline.iree.backends.base import Backend
+from pipeline.iree.backends.base import Backend, Inspection
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate
 
@@ -21,6 +26,23 @@ def _architecture(attribute: str) -> tuple[int, int]:
     """Major and minor number of the compute capability that code of this target attribute is for; zeros if it has none."""
     found = re.fullmatch(r"sm_(\d+)(\d)", attributes.entry(attribute, "arch", '"', '"'))
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _ptxas() -> str | None:
+    """NVIDIA's assembler: on the PATH, or as pip installs it."""
+    spec = importlib.util.find_spec("nvidia")
+    places = spec.submodule_search_locations or () if spec else ()
+    installed = (shutil.which("ptxas", path=f"{place}/cuda_nvcc/bin") for place in places)
+    return shutil.which("ptxas") or next(filter(None, installed), None)
+
+
+def _ptx(code: bytes) -> bytes:
+    """The text in an executable, which ends in a zero."""
+    return code[code.index(b".version") :].split(b"\0", 1)[0]
+
+
+def _numbers(pattern: str, text: str) -> list[int]:
+    return [0, *map(int, re.findall(pattern, text))]
 
 
 class Cuda(Backend):
@@ -50,6 +72,25 @@ class Cuda(Backend):
         own = [Gate("cuda.device", _MAJOR, "==" if minor else ">=", (major,))]
         own += [Gate("cuda.device", _MINOR, ">=", (minor,))] if minor else []
         return tuple(sorted({*own, *declared}))
+
+    def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
+        """What NVIDIA's assembler says of the code, for its own architecture."""
+        if not (tool := _ptxas()):
+            return None
+        major, minor = _architecture(attribute)
+        arch, registers, memory, spilled = f"sm_{major}{minor}", 0, 0, 0
+        for number, code in enumerate(codes):
+            source, log = folder / f"{number}.ptx", folder / f"{number}.log"
+            source.write_bytes(_ptx(code))
+            ended = process.execute([tool, "-v", f"-arch={arch}", source, "-o", os.devnull], log)
+            said = log.read_text("utf-8", "replace")
+            if ended.returncode:
+                return Inspection(f"ptxas for {arch}: {process.tail(log, 1).strip()}", wrong=True)
+            registers = max(registers, *_numbers(r"Used (\d+) registers", said))
+            memory = max(memory, *_numbers(r"(\d+) bytes smem", said))
+            spilled += max(_numbers(r"(\d+) bytes spill stores", said)) > 0
+        needs = f"at most {registers} registers, {memory} bytes of static shared memory"
+        return Inspection(f"ptxas assembles every kernel for {arch} ({needs}, {spilled or 'none'} spills)")
 
     def recognize(self, head: bytes) -> str:
         return _FORMAT if head[:4] == b"CDA1" else ""

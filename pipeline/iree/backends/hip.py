@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline import process
 from pipeline.iree import attributes
-from pipeline.iree.backends.base import Backend
+from pipeline.iree.backends.base import Backend, Inspection
 from pipeline.iree.gates import Gate
 
 _FORMAT = "rocm-hsaco-fb"
@@ -14,6 +18,10 @@ _CATEGORY = "hip.architecture"
 # The architectures for which IREE 3.13 generates code: compiler/src/iree/compiler/Codegen/Dialect/GPU/TargetUtils/
 # KnownTargets.cpp. It takes none of LLVM's generic ones (gfx11-generic and the like).
 _ARCHITECTURES = frozenset("gfx908 gfx90a gfx942 gfx950 gfx1100 gfx1101 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201".split())
+
+
+# What a kernel may ask for: LLVM's documentation of the AMDGPU back end, for all of them.
+_LIMITS = {"vgpr_count": 512, "group_segment_fixed_size": 65536, "max_flat_workgroup_size": 1024}
 
 
 def _architecture(info: Mapping[str, str]) -> str:
@@ -52,6 +60,26 @@ class Hip(Backend):
 
     def answers(self, info: Mapping[str, str]) -> dict[str, int]:
         return {f"{_CATEGORY}::{name}": int(name == _architecture(info)) for name in _ARCHITECTURES}
+
+    def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
+        """What the notes of the machine code say that it needs, against what every GPU of these architectures has."""
+        tool = next(filter(None, map(shutil.which, ("llvm-readelf", *(f"llvm-readelf-{n}" for n in range(25, 13, -1))))), None)
+        if not tool:
+            return None
+        arch, most = attributes.entry(attribute, "arch", '"', '"'), dict.fromkeys(_LIMITS, 0)
+        for number, code in enumerate(codes):
+            source, log = folder / f"{number}.hsaco", folder / f"{number}.log"
+            source.write_bytes(code[code.index(b"\x7fELF") :])
+            process.run([tool, "--notes", source], log)
+            said = log.read_text("utf-8", "replace")
+            if not re.search(rf"amdhsa\.target:.*-{arch}\b", said):
+                return Inspection(f"a kernel is not for {arch}", wrong=True)
+            for key, limit in _LIMITS.items():
+                most[key] = max(most[key], *map(int, re.findall(rf"\.{key}: +(\d+)", said)))
+                if most[key] > limit:
+                    return Inspection(f"a kernel needs {most[key]} of {key}; {arch} has {limit}", wrong=True)
+        needs = f"at most {most['vgpr_count']} vector registers, {most['group_segment_fixed_size']} bytes of shared memory"
+        return Inspection(f"every kernel is machine code for {arch} within its limits ({needs})")
 
     def recognize(self, head: bytes) -> str:
         return _FORMAT if head[:4] == b"HIP1" else ""
