@@ -203,10 +203,12 @@ def test_the_output_is_the_same_whoever_builds_it(built: Project, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_projects_own_models_become_verified_releases(tmp_path: Path) -> None:
-    """The README's first command, on a copy of the repository."""
+    """The README's first command, on a copy of the repository, and Arm code for the same models on CPUs that are played."""
     for name in ("dodo.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "targets", tmp_path / "targets")
+    bundle = tmp_path / "targets/bundles/desktop.yaml"
+    bundle.write_text(bundle.read_text().replace("x86-64]", "x86-64, aarch64]"))
     project = Project.at(tmp_path)
     result = project.doit()
     assert result.returncode == 0, result.stdout
@@ -216,6 +218,7 @@ def test_the_projects_own_models_become_verified_releases(tmp_path: Path) -> Non
         assert kinds["vulkan-any"] == "device", model
         assert kinds["x86-64"] == "device", model
         assert "untested" not in (kinds["amd-rdna3"], kinds["nvidia-ampere"]), model
+        assert kinds["aarch64"] == "emulator", model
 
 
 def test_a_file_without_a_cpu_baseline_is_released_and_runs(tmp_path: Path) -> None:
