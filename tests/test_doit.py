@@ -221,6 +221,20 @@ def test_the_projects_own_models_become_verified_releases(tmp_path: Path) -> Non
         assert kinds["aarch64"] == "emulator", model
 
 
+def test_what_a_device_can_run_and_does_not_choose_is_run_on_it_all_the_same(tmp_path: Path) -> None:
+    project = Project(tmp_path, "small", bundle={"targets": ["early", "vulkan-any", "x86-64"]})
+    early = (project.targets / "executables" / "vulkan-any.yaml").read_text()
+    gates = "gates: ['vulkan.device::max_compute_workgroup_invocations >= 129']\n"
+    (project.targets / "executables" / "early.yaml").write_text(early + gates)
+    result = project.doit()
+    assert result.returncode == 0, result.stdout
+    assert {v.name: v.evidence.kind for v in manifest(project).artifacts[0].variants} == {
+        "early": "device",
+        "vulkan-any": "device",
+        "x86-64": "device",
+    }
+
+
 def test_a_file_without_a_cpu_baseline_is_released_and_runs(tmp_path: Path) -> None:
     project = Project(tmp_path, "small", bundle={"targets": ["vulkan-any", "x86-64-v3"]})
     result = project.doit()

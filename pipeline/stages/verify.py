@@ -100,7 +100,7 @@ def _run_all(check: Check) -> list[Result]:
     for number, device in enumerate(sorted(check.devices, key=lambda device: device.software)):
         if (result := _chosen(check, device, number)) is not None:
             results.append(result)
-    for device in filter(backends.is_cpu, check.devices):
+    for device in check.devices:
         for index, variant in enumerate(check.compiled.variants):
             if variant.gated.name not in _tested(results) and decide([variant.gated], device.facts)[0].accepted:
                 results.append(_forced(check, device, index))
