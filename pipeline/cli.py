@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pipeline.iree.device import Device
 from pipeline.iree.devices import NoRuntimeError
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
+from pipeline.platforms import SEPARATORS
 from pipeline.terminal import Bar, EndedError, flush, give_up_output, prepare_streams, put, say, signals_raise
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _is_file(text: str) -> bool:
-    return os.sep in text or text.endswith(".vmfb") or is_file(text)
+    return any(separator in text for separator in SEPARATORS) or text.endswith(".vmfb") or is_file(text)
 
 
 class _Release:
@@ -100,7 +100,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
         raise PipelineError("names no file", where="--output", hint="give -o FILE, or -o FOLDER/")
     if arguments.output:
         target = Path(arguments.output)
-        if arguments.output.endswith(os.sep):  # a folder, there or not; Path drops the slash
+        if arguments.output.endswith(SEPARATORS):  # a folder, there or not; Path drops the slash
             target /= release.artifact.blob.name
         fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, target, release.bar)
     else:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 
 _CHUNK = 1 << 20
@@ -62,7 +62,7 @@ def staged(path: Path, mode: int = 0o644) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.chmod(mode)
-            os.replace(temporary, path)
+            platforms.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,7 +84,9 @@ def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: s
             raise PipelineError(f"the SHA-256 is {digest.hexdigest()}, but {expected_sha256} was expected", where=what, hint=hint)
 
 
-def _same_file(file: IO[str], path: Path) -> bool:
+def _same_file(file: IO[bytes], path: Path) -> bool:
+    if not platforms.OPEN_FILES_CAN_GO:
+        return True
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -92,30 +94,37 @@ def _same_file(file: IO[str], path: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path, busy: str, patience: float = 0, waits: Callable[[], None] = lambda: None) -> Iterator[int]:
+def locked(
+    path: Path, busy: str, patience: float = 0, waits: Callable[[], None] = lambda: None, remove: bool = False
+) -> Iterator[int]:
     """Hold an exclusive lock on `path` (created if missing); PipelineError with the text `busy` if another keeps it.
 
     Waits `patience` seconds for it, and calls `waits` once if it has to. Yields the descriptor: the kernel drops the lock
-    when the last process that has it open ends, so a killed holder leaves nothing behind. A holder may remove the file.
+    when the last process that has it open ends, so a killed holder leaves nothing behind. `remove`: the file goes with the lock.
     """
     deadline = time.monotonic() + patience
     while True:
         with disk_errors(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
+            file = path.open("ab")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not platforms.lock(file.fileno(), wait=False):
                 if time.monotonic() >= deadline:
                     raise PipelineError(busy, where=str(path)) from None
                 waits()
                 waits = lambda: None  # noqa: E731
                 time.sleep(0.1)
                 continue
-            if _same_file(file, path):  # and not one that its holder has removed since
-                yield file.fileno()
-                return
+            if not _same_file(file, path):  # but one that its holder has removed since
+                continue
+            yield file.fileno()
+            if remove and platforms.OPEN_FILES_CAN_GO:
+                with disk_errors(str(path)):
+                    path.unlink(missing_ok=True)
+        if remove and not platforms.OPEN_FILES_CAN_GO:
+            with suppress(OSError):  # another waits for it: it stays, as it would not on other systems
+                path.unlink()
+        return
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from pipeline import platforms
 from pipeline.files import sha256_bytes
 from pipeline.iree.devices import runtime_version
 
@@ -32,7 +33,7 @@ _VARIABLES = re.compile(r"(VK|MESA|LP|RADV|ANV)_\w+|\w+_VISIBLE_DEVICES|DRI_PRIM
 def fingerprint() -> str:
     """A digest of the IREE runtime's version, the CPU's features, the Vulkan loader and drivers, the variables
     that steer these, and the GPUs with their device files."""
-    parts = [runtime_version()]
+    parts = [runtime_version(), *platforms.traits()]
     parts += [f"{name}={value}" for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)]
     for root, pattern in _PATTERNS:
         for path in sorted(Path(root).expanduser().glob(pattern)):
@@ -45,5 +46,5 @@ def fingerprint() -> str:
                 parts.append(path.read_text("utf-8", "replace"))
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
-        parts += [line for line in cpu.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
+        parts += [line for line in cpu.read_text("utf-8", "replace").splitlines() if line.startswith(("flags", "Features"))][:1]
     return sha256_bytes("\n".join(parts).encode())

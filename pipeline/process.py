@@ -5,10 +5,10 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.RLock()  # the signal handler may interrupt its own holder
 _inherited: set[int] = set()
 _refusing = threading.Event()
+_SIGKILL = 9
+_EXCEPTIONS = 0xC0000000  # what Windows gives as the return code of a process that an exception ended begins here
 
 
 class TimedOutError(PipelineError):
@@ -42,14 +45,22 @@ class Result:
         """The ending in words: `exit code 1`, `killed by SIGILL`, …"""
         if self.returncode < 0:
             return f"killed by {signal.Signals(-self.returncode).name}"
-        return f"exit code {self.returncode}"
+        return f"killed by the exception {self.returncode:#X}" if self.crashed else f"exit code {self.returncode}"
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it did not end by itself: by a signal, or on Windows by an exception such as 0xC000001D."""
+        return self.returncode < 0 or self.returncode >= _EXCEPTIONS
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was killed by force, as Linux does for want of memory."""
+        return self.returncode == -_SIGKILL
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for sig, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
-        try:
-            os.killpg(process.pid, sig)
-        except ProcessLookupError:
+    for forcibly, patience in ((False, 2.0), (True, 10.0)):
+        if not platforms.end_group(process, forcibly):
             return
         try:
             process.wait(patience)
@@ -107,22 +118,6 @@ def _spawn(
         raise PipelineError(f"cannot start {words[0]}: {error.strerror}", where=str(log)) from error
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float) -> int:
-    """Wait for its end. `Popen.wait` with a timeout looks only every 50 ms: long, for tools that take as long."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:  # ended and waited for, by an interrupt's handler
-        return process.wait()
-    try:
-        waiter = select.poll()
-        waiter.register(descriptor, select.POLLIN)
-        if not waiter.poll(timeout * 1000):
-            raise TimeoutError
-    finally:
-        os.close(descriptor)
-    return process.wait()
-
-
 def execute(
     argv: Sequence[str | Path],
     log: Path,
@@ -154,7 +149,7 @@ def execute(
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")
-            returncode = _wait(process, timeout)
+            returncode = platforms.wait(process, timeout)
         except TimeoutError:
             raise TimedOutError(
                 f"{Path(words[0]).name} did not end within {timeout:.0f} s and was stopped", where=str(log)
@@ -197,7 +192,7 @@ class Forks:
     """Processes that start at once: forks of one that `argv` starts, which imports what they need and then calls `serve`.
 
     Starting Python and importing numpy and a runtime takes longer than most of what is done with them. What waits for the
-    next request ends with this process.
+    next request ends with this process. Where nothing can be forked, each is a process that `argv` starts.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -213,11 +208,13 @@ class Forks:
         """Let a fork do what `serve` does with `arguments`. As `execute`, with `env` added to this process's environment."""
         if _refusing.is_set():
             raise PipelineError("interrupted")
+        if not platforms.FORKS:
+            return execute([*self._argv, *arguments], log, timeout=timeout, env=env)
         started = time.monotonic()
         words = [str(word) for word in arguments]
         with disk_errors(str(log)):
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"$ {shlex.join([*self._argv, *words])}\n")
+            log.write_text(f"$ {shlex.join([*self._argv, *words])}\n", "utf-8")
         server = self._take() or self._start(log)
         request = {"arguments": words, "log": str(log), "folder": str(Path.cwd()), "environment": {**os.environ, **env}}
         try:
@@ -265,12 +262,11 @@ def _ask(server: subprocess.Popen[bytes], request: bytes, timeout: float) -> int
         server.stdin.write(request)
         server.stdin.flush()
     fork = server.stdout.readline()
-    waiter = select.poll()
-    waiter.register(server.stdout, select.POLLIN)
-    late = bool(fork) and not waiter.poll(timeout * 1000)
-    for sig in (signal.SIGTERM, signal.SIGKILL) if late else ():
-        os.kill(int(fork), sig)  # the server tells first that it has ended: until then the number is its own
-        if waiter.poll(2000):
+    answer = server.stdout.fileno()
+    late = bool(fork) and not platforms.becomes_readable(answer, timeout)
+    for forcibly in (False, True) if late else ():
+        platforms.end_fork(int(fork), forcibly)  # the server tells first that it has ended: until then the number is its own
+        if platforms.becomes_readable(answer, 2):
             break
     ended = server.stdout.readline()
     if late:
@@ -280,11 +276,13 @@ def _ask(server: subprocess.Popen[bytes], request: bytes, timeout: float) -> int
 
 def serve(act: Callable[[list[str]], int]) -> int:
     """The other side of `Forks`: a fork of this process for each request. Returns in each what `act` does with it, and in this
-    process 0, when nobody is there to ask any more."""
+    process 0, when nobody is there to ask any more. A process that was given arguments is none that forks: `act` has them."""
+    if sys.argv[1:]:
+        return act(sys.argv[1:])
     requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     while line := requests.readline():
-        fork = os.fork()
+        fork = platforms.fork()
         if not fork:
             requests.close()
             answers.close()

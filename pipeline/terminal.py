@@ -13,16 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import platforms
 from pipeline.errors import PipelineError
 
 
 def prepare_streams() -> None:
     """Text that a terminal's encoding lacks, or a name that is no text, is no reason to fail. Nor is a closed standard error."""
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # or print would take standard output
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # or print would take standard output
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+            errors = "backslashreplace" if stream is sys.stderr else "replace"
+            stream.reconfigure(encoding=platforms.TEXT_ENCODING, errors=errors)
 
 
 def say(text: str) -> None:
@@ -41,9 +43,9 @@ def _output_errors() -> Iterator[None]:
     """Standard output that cannot be written to is an error, but for a pipe that nobody reads any more."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if platforms.is_closed_pipe(error):
+            raise BrokenPipeError from error
         give_up_output()
         raise PipelineError(f"cannot be written: {error.strerror}", where="standard output") from error
 
@@ -106,7 +108,7 @@ class EndedError(BaseException):
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind as an interrupt does: at once they would leave child processes behind."""
+    """Let SIGTERM and its like unwind as an interrupt does: at once they would leave child processes behind."""
 
     def unwind(number: int, _frame: object) -> None:
         raise EndedError(number)
@@ -114,7 +116,8 @@ def signals_raise() -> Iterator[None]:
     def default(number: int) -> bool:
         return signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
 
-    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() and default(n)]
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in platforms.ENDING_SIGNALS if is_main and default(number)]
     for number in taken:
         signal.signal(number, unwind)
     try:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
-from pipeline.consume import cache as cache_module
+from pipeline import cli, platforms
 from pipeline.consume import fetch as fetching
 from pipeline.consume import resolve, transfer
 from pipeline.consume.cache import Cache, Stretch
@@ -407,7 +406,7 @@ def test_a_cache_that_was_tampered_with_heals(
         for document in (Cache().root / "stores").rglob("manifest.json"):
             document.write_bytes(document.read_bytes()[:-100])
     else:
-        monkeypatch.setattr(cache_module, "_boot", lambda: "another")
+        monkeypatch.setattr(platforms, "boot", lambda: "another")
     fetched = get(str(root), model=f"noise@{manifest.version}")
     assert fetched.came == expected
     assert_right(fetched, data, None)
@@ -554,7 +553,7 @@ def test_a_full_disk_is_one_message(noise: tuple[Path, m.Manifest, bytes], capsy
     root, _, _ = noise
     code = """if True:
         import resource, signal, sys
-        from pipeline import cli
+        from pipeline import cli, platforms
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (600000, 600000))
         sys.exit(cli.main(sys.argv[1:]))"""

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import expanded, locked, sha256_bytes, write
 from pipeline.manifest.types import Blob, SegmentInfo
@@ -65,7 +66,7 @@ def default_folder() -> Path:
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "vmfb-pipeline"
     try:
-        return Path("~/.cache/vmfb-pipeline").expanduser()
+        return platforms.cache_folder() / "vmfb-pipeline"
     except RuntimeError as error:
         raise PipelineError("you have no home folder, so no cache", hint="set VMFB_CACHE to a folder") from error
 
@@ -80,14 +81,6 @@ def _writable() -> Iterator[None]:
             what, hint = f"the cache cannot be written to: {error.what}", "set VMFB_CACHE to a folder that can"
             raise PipelineError(what, where=error.where, hint=hint) from error
         raise
-
-
-def _boot() -> str:
-    """What changes when this machine starts again: until then, what was written can be read, synced or not."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,7 @@ class Entry:
             return frozenset()
         if state is None:
             return frozenset()
-        unchanged = (state.modified_ns, state.boot) == (found.st_mtime_ns, _boot()) and found.st_size == self.size
+        unchanged = (state.modified_ns, state.boot) == (found.st_mtime_ns, platforms.boot()) and found.st_size == self.size
         return state.present if unchanged else frozenset()
 
     def used(self) -> None:
@@ -181,20 +174,27 @@ class Entry:
         """
         busy = "another process has been fetching this file for an hour"
         with _writable(), locked(self._lock_path, busy, _PATIENCE, waits), disk_errors(str(self.path)):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = platforms.open_to_write(self.path)
+            writer = Writer(self, descriptor, set(self.present()))
             try:
-                writer = Writer(self, descriptor, set(self.present()))
                 if sized:
-                    os.ftruncate(descriptor, self.size)
-                try:
-                    yield writer
-                finally:
-                    writer.close()
-                    modified = os.fstat(descriptor).st_mtime_ns
-                    state = State(self.name, self.stretches, frozenset(writer.present), modified, _boot())
-                    write(self._state_path, state.encode())
+                    platforms.resize(descriptor, self.size)
+                yield writer
             finally:
-                os.close(descriptor)
+                writer.close()
+                self._settle(descriptor, writer.present)
+
+    def _settle(self, descriptor: int, present: Collection[Stretch]) -> None:
+        """Close the file and note what is there. Where nothing tells that the machine was started since, it is synced before."""
+        try:
+            if not platforms.boot():
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with suppress(FileNotFoundError):  # somebody has removed it
+            modified = self.path.stat().st_mtime_ns  # Windows knows it when the file is closed
+            state = State(self.name, self.stretches, frozenset(present), modified, platforms.boot())
+            write(self._state_path, state.encode())
 
     def heal(self) -> tuple[list[Stretch], int]:
         """Check what is there against the digests; what does not match is forgotten, so that it is fetched again.
@@ -212,8 +212,8 @@ class Entry:
     def remove(self) -> bool:
         """Remove the file and its state; False if a process is writing to it, or it is not ours to remove."""
         try:
-            with locked(self._lock_path, "in use"), disk_errors(str(self.path)):  # a folder of this name is not ours
-                for path in (self._state_path, self.path, self._lock_path):
+            with locked(self._lock_path, "in use", remove=True), disk_errors(str(self.path)):  # a folder is not ours
+                for path in (self._state_path, self.path):
                     path.unlink(missing_ok=True)
         except PipelineError:
             return False
@@ -238,7 +238,7 @@ class Writer:
             with disk_errors(str(self._entry.path)):
                 written = 0
                 while written < len(data):
-                    written += os.pwrite(self._descriptor, data[written:], stretch.offset + written)
+                    written += platforms.write_at(self._descriptor, data[written:], stretch.offset + written)
             self.present.add(stretch)
         finally:
             with self._idle:
@@ -254,19 +254,13 @@ class Writer:
     def recover(self, wanted: Collection[Stretch]) -> list[Stretch]:
         """Find those of `wanted` in the file that its state does not know of, by digest. Returns those not there."""
         for stretch in sorted(set(wanted) - self.present):
-            if self._has_data(stretch) and self.matches(stretch):
+            if platforms.may_have_data(self._descriptor, stretch.offset, stretch.end) and self.matches(stretch):
                 self.present.add(stretch)
         return sorted(set(wanted) - self.present)
 
-    def _has_data(self, stretch: Stretch) -> bool:
-        try:
-            return os.lseek(self._descriptor, stretch.offset, os.SEEK_HOLE) >= stretch.end
-        except OSError:
-            return False
-
     def matches(self, stretch: Stretch) -> bool:
         """Whether the bytes of `stretch` in the file have its digest."""
-        return sha256_bytes(os.pread(self._descriptor, stretch.length, stretch.offset)) == stretch.sha256
+        return sha256_bytes(platforms.read_at(self._descriptor, stretch.length, stretch.offset)) == stretch.sha256
 
 
 @dataclass(frozen=True)

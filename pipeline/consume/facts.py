@@ -68,7 +68,7 @@ def of_machine(name: str) -> list[Device]:
     """The devices of another machine: one of `known_machines`, or the path of a file that `vmfb devices --json` wrote."""
     path = MACHINES / f"{name}.json" if name in known_machines() else Path(name)
     try:
-        return from_json(json.loads(path.read_text()), str(path))
+        return from_json(json.loads(path.read_bytes()), str(path))
     except OSError as error:
         hint = f"give a file of `vmfb devices --json`, or one of {', '.join(known_machines())}"
         raise PipelineError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
@@ -85,7 +85,7 @@ def of_this_machine(cache: Cache, note: Callable[[str], None]) -> list[Device]:
     """
     now, path = fingerprint(), cache.root / "devices.json"
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_bytes())
         if known["fingerprint"] == now:
             return from_json(known["facts"], str(path))
     except (OSError, ValueError, KeyError, TypeError, PipelineError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline import platforms
 from pipeline.consume.cache import Cache, Entry, Stretch, stretches, whole
 from pipeline.consume.resolve import Remote
 from pipeline.consume.transfer import transfer
@@ -130,7 +131,7 @@ def _copy(file: Entry, there: frozenset[Stretch], path: Path) -> None:
         file.path.open("rb") as source,
         temporary.open("wb") as out,
     ):
-        os.truncate(out.fileno(), file.size)
+        platforms.resize(out.fileno(), file.size)
         for stretch in sorted(there):
             source.seek(stretch.offset)
             data = source.read(stretch.length)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, staged, write
 from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, too_large, wrong_digest
@@ -35,7 +34,7 @@ class DirectoryStore:
         self.url = str(root)
 
     def _path(self, key: str) -> Path:
-        if key.startswith("/") or ".." in key.split("/"):
+        if (path := PurePath(key)).anchor or ".." in path.parts:
             raise PipelineError(f"the key {key!r} leaves the store", where=self.url)
         return self.root / key
 
@@ -67,7 +66,7 @@ class DirectoryStore:
         """The paths of all files below the folder that `prefix` names, as keys."""
         with disk_errors(self.url):
             found = self._path(prefix).rglob("*")
-            return sorted(str(p.relative_to(self.root)) for p in found if not p.name.startswith(".") and p.is_file())
+            return sorted(p.relative_to(self.root).as_posix() for p in found if not p.name.startswith(".") and p.is_file())
 
     def size(self, key: str) -> int | None:
         """The size of the file at `key`."""
@@ -89,7 +88,7 @@ class DirectoryStore:
                 raise wrong_digest(path, digest.hexdigest())
 
     def create(self, key: str, data: bytes) -> bool:
-        """A hard link either makes the name or finds it taken: no moment in which half of it can be seen."""
+        """A name is either made or found taken: no moment in which half of the file can be seen."""
         path = self._path(key)
         with disk_errors(self.url):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +96,7 @@ class DirectoryStore:
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
             try:
                 write(temporary, data)
-                os.link(temporary, path)
+                platforms.name_anew(temporary, path)
             except FileExistsError:
                 return False
             finally:
@@ -108,8 +107,8 @@ class DirectoryStore:
         """Compare and replace under a lock that all writers of this store take."""
         with disk_errors(self.url):
             self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / ".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with (self.root / ".lock").open("ab") as lock:
+                platforms.lock(lock.fileno(), wait=True)
                 current = self.get(key)
                 if (current.tag if current else None) != tag:
                     return False

@@ -12,7 +12,7 @@ from pipeline.store.directory import DirectoryStore
 def open_store(url: str) -> Store:
     """The store at `url`, to read and to write. Raises PipelineError for a URL of another kind."""
     scheme, separator, rest = url.partition("://")
-    if not separator and ":" not in url.split("/")[0]:
+    if not separator and (":" not in url.split("/")[0] or Path(url).drive):
         return DirectoryStore(Path(url))
     bucket, _, prefix = rest.partition("/")
     if scheme in ("http", "https"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,19 +70,19 @@ def _child(
     job_path, result_path = folder / f"{name}.job.json", folder / f"{name}.result.json"
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        job_path.write_text(json.dumps(job))
+        job_path.write_bytes(json.dumps(job).encode())
         result_path.unlink(missing_ok=True)
     log = folder / f"{name}.log"
     ended = _children.execute([job_path, result_path], log, timeout=timeout, env=environment or {})
-    if ended.returncode == -signal.SIGKILL:
+    if ended.killed:
         raise PipelineError(
             "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run the same command again"
         )
     if ended.returncode or not result_path.exists():
         last = process.tail(log, 1).strip()
-        crashed = ended.returncode < 0
+        crashed = ended.crashed
         return {"error": f"the process was {ended.ending}" if crashed else f"{ended.ending}: {last}", "crashed": crashed}
-    result: dict[str, Any] = json.loads(result_path.read_text())
+    result: dict[str, Any] = json.loads(result_path.read_bytes())
     if "problem" in result:
         raise PipelineError(**result["problem"])
     return result

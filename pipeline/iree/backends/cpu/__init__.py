@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline import platforms
 from pipeline.iree import attributes
 from pipeline.iree.backends.base import Backend, Corrections, Emulation
 from pipeline.iree.device import Device
@@ -20,6 +20,7 @@ _MACHINES_HERE: Mapping[str, str] = {
     "aarch64": "arm_64",
     "arm64": "arm_64",
     "riscv64": "riscv_64",
+    "ARM64": "arm_64",
 }
 _GENERAL = (
     "--iree-hal-target-device=local",
@@ -132,19 +133,11 @@ class Cpu(Backend):
         return [f"embedded-elf-{_MACHINES_HERE.get(machine, machine)}"]
 
     def described(self, entry: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
-        return {"uri": self.driver, "name": _model_name(), "driver_info": "", "software": True}
+        return {"uri": self.driver, "name": platforms.cpu_name(), "driver_info": "", "software": True}
 
     def line(self, device: Device) -> str:
         held = [name.split("::")[1] for name, value in device.facts.answers.items() if value]
         return f"{super().line(device)}, {' '.join(held)}"
-
-
-def _model_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "CPU"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 BACKEND = Cpu()
