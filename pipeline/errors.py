@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pipeline import platforms
+
+_DENIED = "check the owner and permissions of that folder"
+if not platforms.OPEN_FILES_CAN_GO:
+    _DENIED += ", and that no program has the file open"
+
 
 class PipelineError(Exception):
     """A mistake or failure the user can act on. `where` is a file, task or URL; `hint` is the next step."""
@@ -37,7 +43,7 @@ def disk_errors(where: str) -> Iterator[None]:
             2: "check the path; what doit made is made again after `rm -rf out`",
             20: "a part of that path is a file: choose another folder",
             30: "the file system is read-only: choose another folder, or remount it",
-            13: "check the owner and permissions of that folder",
-            1: "check the owner and permissions of that folder",
+            13: _DENIED,
+            1: _DENIED,
         }.get(error.errno or 0, "")
         raise PipelineError(f"{error.strerror or error}", where=str(error.filename or where), hint=hint) from error

@@ -53,7 +53,9 @@ def lock(descriptor: int, wait: bool) -> bool:
             try:
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
                 return True
-            except PermissionError:
+            except OSError as error:  # that another has it is EACCES, and 0 in Wine
+                if error.errno in (errno.EINVAL, errno.EBADF):
+                    raise
                 if not wait:
                     return False
                 time.sleep(0.05)
@@ -174,9 +176,9 @@ def end_fork(number: int, forcibly: bool) -> None:
 
 def fork() -> int:
     """`os.fork`, where this machine FORKS."""
-    if sys.platform == "win32":
-        raise NotImplementedError
-    return os.fork()
+    if sys.platform != "win32":
+        return os.fork()
+    raise NotImplementedError
 
 
 def wait(process: subprocess.Popen[bytes], timeout: float) -> int:
@@ -203,11 +205,11 @@ def wait(process: subprocess.Popen[bytes], timeout: float) -> int:
 
 def becomes_readable(descriptor: int, timeout: float) -> bool:
     """Whether a pipe has something to read, or ends, within `timeout` seconds. For children that FORKS, and their like."""
-    if sys.platform == "win32":
-        raise NotImplementedError
-    waiter = select.poll()
-    waiter.register(descriptor, select.POLLIN)
-    return bool(waiter.poll(timeout * 1000))
+    if sys.platform != "win32":
+        waiter = select.poll()
+        waiter.register(descriptor, select.POLLIN)
+        return bool(waiter.poll(timeout * 1000))
+    raise NotImplementedError
 
 
 def is_closed_pipe(error: OSError) -> bool:

@@ -45,7 +45,7 @@ class Result:
         """The ending in words: `exit code 1`, `killed by SIGILL`, …"""
         if self.returncode < 0:
             return f"killed by {signal.Signals(-self.returncode).name}"
-        return f"killed by the exception {self.returncode:#X}" if self.crashed else f"exit code {self.returncode}"
+        return f"killed by the exception 0x{self.returncode:08X}" if self.crashed else f"exit code {self.returncode}"
 
     @property
     def crashed(self) -> bool:
