@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import process
+from pipeline import platforms, process
 from pipeline.errors import PipelineError
 from pipeline.files import copy, locked, sha256_bytes, staged, write
 from pipeline.stages import record
@@ -108,7 +108,11 @@ sys.exit(process.serve(act))
 """
 
 
-def test_forks_have_a_log_an_environment_and_an_ending_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks_here", [True, False])
+def test_forks_have_a_log_an_environment_and_an_ending_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks_here: bool
+) -> None:
+    monkeypatch.setattr(platforms, "FORKS", forks_here)
     forks = process.Forks([sys.executable, "-c", FORKS])
     endings = {"0": "exit code 0", "3": "exit code 3", "crash": "killed by SIGSEGV"}
     for word, ending in endings.items():
@@ -118,7 +122,11 @@ def test_forks_have_a_log_an_environment_and_an_ending_of_their_own(tmp_path: Pa
             assert f"['{word}'] word-{word} {Path.cwd()}" in log.read_text()
 
 
-def test_a_fork_that_does_not_end_is_stopped_and_the_next_one_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks_here", [True, False])
+def test_a_fork_that_does_not_end_is_stopped_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks_here: bool
+) -> None:
+    monkeypatch.setattr(platforms, "FORKS", forks_here)
     forks = process.Forks([sys.executable, "-c", FORKS])
     with pytest.raises(process.TimedOutError, match="did not end within 1 s"):
         forks.execute(["sleep"], tmp_path / "log", timeout=1, env={"WORD": ""})
