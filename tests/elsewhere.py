@@ -24,8 +24,8 @@ from typing import Any
 _MODULES = "fcntl grp posix pty pwd resource syslog termios tty".split()
 _PRODUCERS = "cache importers spec stages tasks iree.codegen iree.compiler iree.linking iree.toolchain".split()
 _OS = """O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_PATH SEEK_DATA SEEK_HOLE chown fork forkpty getegid geteuid getgid getpgid getuid
-killpg link mkfifo pidfd_open posix_fadvise posix_fallocate pread preadv pwrite pwritev readv sched_getaffinity sendfile setsid statvfs
-sysconf uname writev""".split()
+killpg link mkfifo pidfd_open posix_fadvise posix_fallocate pread preadv pwrite pwritev readv sched_getaffinity
+sendfile setsid statvfs sysconf uname writev""".split()
 _SIGNALS = "SIGALRM SIGBUS SIGCHLD SIGHUP SIGKILL SIGPIPE SIGQUIT SIGUSR1 SIGUSR2".split()
 
 

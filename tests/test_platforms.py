@@ -53,7 +53,7 @@ def test_a_consumer_needs_nothing_that_windows_lacks(built: Project, tmp_path: P
 
 
 LOCKS = """if True:
-    import sys, threading
+    import sys, threading, time
     from tests import elsewhere
     elsewhere.become_windows()
     from pathlib import Path
@@ -63,8 +63,9 @@ LOCKS = """if True:
     inside, most = [], []
     def take():
         for _ in range(20):
-            with locked(folder / "lock", "busy", 60, remove=True):
+            with locked(folder / "lock", "busy", 60):
                 inside.append(1)
+                time.sleep(0.001)
                 most.append(len(inside))
                 inside.pop()
     threads = [threading.Thread(target=take) for _ in range(3)]
