@@ -67,7 +67,8 @@ KNOWN = {
     "a100-server": ("x86-64-v4", "x86-64-v4, cuda-sm80"),
     "adreno": ("vulkan-any", "aarch64, adreno"),
     "alder-lake": ("x86-64-v3", "x86-64-v3"),
-    "apple-m1": ("vulkan-any", "aarch64, apple, metal"),
+    "apple-m1": ("vulkan-any", "aarch64, vulkan-32, metal"),
+    "apple-m1-kosmickrisp": ("vulkan-any", "aarch64, vulkan-32"),
     "arc-a770": ("x86-64-v3, vulkan-any", "x86-64-v3, vulkan-32"),
     "arc-a770-windows": ("x86-64-v3, vulkan-any", "x86-64-v3, vulkan-32"),
     "arc-b580-windows": ("x86-64-v3, vulkan-any", "x86-64-v3, vulkan-32"),
@@ -121,6 +122,17 @@ def test_other_machines_can_be_asked_about(fat: Path, everything: Path, capsys: 
     texts = [vmfb(capsys, "explain", path, "--pretend", machine) for path in (fat, everything)]
     found = [", ".join(line.split(": runs ")[1] for line in text.splitlines() if ": runs " in line) for text in texts]
     assert tuple(found) == KNOWN[machine]
+
+
+def test_apple_gpus_on_linux_are_not_taken_for_nvidias(
+    everything: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Mesa's driver for them has all of NVIDIA's limits (src/asahi/vulkan/hk_physical_device.c), and requires no subgroup size."""
+    facts = json.loads((MACHINES / "apple-m1-kosmickrisp.json").read_text())
+    facts["devices"][1]["answers"]["vulkan.device::max_compute_workgroup_size_z"] = 64
+    (tmp_path / "honeykrisp.json").write_text(json.dumps(facts))
+    text = vmfb(capsys, "explain", everything, "--pretend", tmp_path / "honeykrisp.json")
+    assert "[subgroup size 32]: runs vulkan-32" in text
 
 
 def test_every_variant_of_everything_is_for_some_known_machine() -> None:
