@@ -127,7 +127,7 @@ def test_other_machines_can_be_asked_about(fat: Path, everything: Path, capsys: 
 def test_apple_gpus_on_linux_are_not_taken_for_nvidias(
     everything: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Mesa's driver for them has all of NVIDIA's limits (src/asahi/vulkan/hk_physical_device.c), and requires no subgroup size."""
+    """Mesa's driver has all of NVIDIA's limits (src/asahi/vulkan/hk_physical_device.c), and can require no subgroup size."""
     facts = json.loads((MACHINES / "apple-m1-kosmickrisp.json").read_text())
     facts["devices"][1]["answers"]["vulkan.device::max_compute_workgroup_size_z"] = 64
     (tmp_path / "honeykrisp.json").write_text(json.dumps(facts))
