@@ -163,6 +163,8 @@ def _explain(arguments: argparse.Namespace) -> None:
         answers = explain.ask(path, variants, answers)
     for answer in answers:
         put("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
+    if variants and not proofs:
+        put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
     if arguments.pretend is None:
         for line in explain.machine_advice(formats, found):
             put(f"! {line}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import platforms
 from pipeline.files import sha256_bytes
+from pipeline.iree import backends
 from pipeline.iree.devices import runtime_version
 
 _PATTERNS = (
@@ -33,7 +34,7 @@ _VARIABLES = re.compile(r"(VK|MESA|LP|RADV|ANV)_\w+|\w+_VISIBLE_DEVICES|DRI_PRIM
 def fingerprint() -> str:
     """A digest of the IREE runtime's version, the CPU's features, the Vulkan loader and drivers, the variables
     that steer these, and the GPUs with their device files."""
-    parts = [runtime_version(), *platforms.traits()]
+    parts = [runtime_version(), *platforms.traits(), *backends.inspectors()]
     parts += [f"{name}={value}" for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)]
     for root, pattern in _PATTERNS:
         for path in sorted(Path(root).expanduser().glob(pattern)):

@@ -11,6 +11,7 @@ import platform
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -218,6 +219,13 @@ def is_closed_pipe(error: OSError) -> bool:
 
 
 # The machine
+
+
+def machine() -> str:
+    """The architecture that this process runs on, as `platform.machine` names it. On Windows it may be an emulated one."""
+    if sys.platform == "win32":
+        return sysconfig.get_platform().removeprefix("win-").upper()
+    return platform.machine()
 
 
 def cpu_name() -> str:

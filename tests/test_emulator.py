@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import arrays
+from pipeline.errors import PipelineError
 from pipeline.iree import devices
 from pipeline.iree.compiler import force_variant
 from pipeline.iree.device import Device
@@ -55,7 +56,7 @@ def test_every_level_is_verified_on_a_cpu_that_takes_it(project: Project, model:
 
 def test_cpus_answer_for_what_they_have(tmp_path: Path) -> None:
     features = ("fp-armv8", "fullfp16", "dotprod", "sve")
-    found = {d.name: tuple(d.facts.answers[f"hal.cpu::{f}"] for f in features) for d in emulator.find([ARM], tmp_path)}
+    found = {d.name: tuple(d.facts.answers[f"hal.cpu::{f}"] for f in features) for d in emulator.find([ARM], tmp_path)[0]}
     assert found == {"max": (1, 1, 1, 1), "neoverse-n1": (1, 1, 1, 0), "cortex-a72": (1, 0, 0, 0)}
 
 
@@ -64,7 +65,7 @@ def test_a_crash_of_what_is_played_is_a_crash(project: Project, tmp_path: Path) 
     compiled = project.layout.compiled("half", "desktop")
     names = [v["gated"]["name"] for v in json.loads((compiled / "compiled.json").read_text())["variants"]]
     force_variant(compiled / "linked.mlirbc", names.index("aarch64-fp16"), tmp_path / "forced.vmfb")
-    weak = next(d for d in emulator.find([ARM], tmp_path) if d.name == "cortex-a72")
+    weak = next(d for d in emulator.find([ARM], tmp_path)[0] if d.name == "cortex-a72")
     inputs = project.layout.reference("half") / "given.inputs.npz"
     run = devices.run(tmp_path / "forced.vmfb", weak, "half", [inputs], tmp_path, "run")
     assert run.crashed
@@ -74,8 +75,8 @@ def test_a_crash_of_what_is_played_is_a_crash(project: Project, tmp_path: Path) 
 def test_without_qemu_arm_code_is_untested_and_says_what_to_install(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emulator.shutil, "which", lambda _name: None)
-    assert emulator.find([ARM], tmp_path) == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert emulator.find([ARM], tmp_path) == ([], {})
     assert verify._devices(tmp_path, [Gated("aarch64", ARM, ())]) == verify._devices(tmp_path, [])
 
 
@@ -86,7 +87,7 @@ OLD = {"Haswell": "x86-64-v3", "Nehalem": "x86-64"}
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Device]:
-    return {device.name: device for device in emulator.find([X86], tmp_path_factory.mktemp("old"))}
+    return {device.name: device for device in emulator.find([X86], tmp_path_factory.mktemp("old"))[0]}
 
 
 @pytest.mark.parametrize("cpu", OLD)
@@ -116,3 +117,17 @@ def test_levels_that_this_machine_lacks_are_verified_on_cpus_that_are_played(
     baseline = Gated("x86-64", X86, ())
     assert [d.name for d in verify._devices(tmp_path, [level, baseline])] == ["old", "Haswell"]
     assert [d.name for d in verify._devices(tmp_path, [baseline])] == ["old"]
+
+
+def test_what_qemu_cannot_play_is_untested_and_says_why(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU is here, for something else, and nothing can be fetched."""
+
+    def unreachable(*_arguments: object) -> None:
+        raise PipelineError("pip cannot fetch iree-base-runtime", hint="check the network")
+
+    monkeypatch.setattr(emulator, "_tools", unreachable)
+    arm = Gated("aarch64", ARM, ())
+    assert verify._devices(tmp_path, [arm]) == verify._devices(tmp_path, [])
+    assert verify._unplayable[ARM] == "pip cannot fetch iree-base-runtime (check the network)"

@@ -11,7 +11,7 @@ from pipeline.consume.choose import Choice, choices
 from pipeline.consume.inspect import Contents
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
-from pipeline.iree.gates import Gated
+from pipeline.iree.gates import Gated, select
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ def _ungated(contents: Contents, device: Device) -> Answer:
 def _warnings(choice: Choice, variants: Sequence[Gated]) -> tuple[str, ...]:
     device = choice.device
     mine = [v for v in variants if v.format in device.facts.formats]
+    if choice.variant is None and (tried := select(backends.asked(variants), device.facts)):
+        return (f"`vmfb` does not run it here; IREE's own tools cannot tell, and would try {tried}",)
     if choice.variant is None:
         reason = "a target for it in the bundle would help" if mine else "the file has no code of its kind"
         return (f"nothing in the file is right for this device, which refuses it when it is loaded: {reason}",)

@@ -13,7 +13,7 @@ class Device:
     """A HAL device. `software`: a CPU does its work; `driver_info` names its driver with its version, and is empty for a CPU.
 
     `environment`: variables under which its driver is what it is here. `emulator`: the command that plays a CPU which is not
-    here, and the folder of that CPU's tools of the runtime.
+    here, the folder of that CPU's tools of the runtime, and the runtime's device there.
     """
 
     uri: str

@@ -92,7 +92,7 @@ def first_error(log: Path) -> str:
                 where = f" (node {node!r})" if node else ""
                 return f"{operator[1]}{where} is not supported: leave it out of the model, and compute it outside"
             if function := re.search(r"'spirv\.GL\.(\w+)' op operand #0 must be 16/32-bit float", line):
-                return f"computes {function[1].lower()} of float64, which Vulkan does not have"
+                return f"computes {function[1].lower()} of float64, which shaders do not have"
             if lacking := re.match(r"failed to legalize operation '(torch\.[\w.]+)'", match[2]):
                 called = f"node {node!r}" if node else "one of its operators"
                 return f"{called} needs {lacking[1]} in a form that IREE does not lower: compute it outside the model"

@@ -50,10 +50,10 @@ def _executable(fields: Fields) -> Executable:
     name = fields.text("backend", choices=list(known))
     backend = known.get(name, Backend())
     attribute, twin = fields.sub("attribute"), fields.sub("twin")
+    able = {"attribute": [b for b in known.values() if b.overrides], "twin": [b for b in known.values() if b.has_twins]}
     for key, sub in (("attribute", attribute), ("twin", twin)):
-        if sub and name in known and not backend.overrides:
-            others = ", ".join(b.name for b in known.values() if b.overrides)
-            fields.problem(key, f"is for {others} targets only: remove it, or use flags")
+        if sub and name in known and backend not in able[key]:
+            fields.problem(key, f"is for {', '.join(b.name for b in able[key])} targets only: remove it, or use flags")
     gates = fields.parsed("gates", backends.parse_gate)
     for index, gate in enumerate(gates):
         if name in known and gate.category not in {**backend.queries, **backend.told}:

@@ -15,6 +15,7 @@ from pipeline.files import fresh_folder
 from pipeline.importers import draws as draws_of
 from pipeline.importers.signature import Signature
 from pipeline.iree import backends, devices, mlir
+from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
 from pipeline.iree.file import vmfb
@@ -81,15 +82,20 @@ def _untested(check: Check, variant: Variant) -> Result:
     if not same_format:
         played = backend.emulations.get(variant.gated.format)
         reason = backend.absent + (f"; QEMU plays one (Debian: {played.install})" if played else "")
+        if problem := _unplayable.get(variant.gated.format):
+            reason = f"{backend.absent}, and QEMU plays none: {problem}"
     else:
         refusals = [f"{d.title}: {decide([variant.gated], d.facts)[0].reason}" for d in same_format]
         twin = check.targets[variant.gated.name].twin
         lack = "; its twin is for software devices of another subgroup size" if twin else "; its target has no twin"
-        reason = f"no device here takes it: {'; '.join(refusals)}{lack if backend.overrides else ''}"
+        reason = f"no device here takes it: {'; '.join(refusals)}{lack if backend.has_twins else ''}"
     folder, data = check.folder / f"inspected-{variant.gated.name}", check.module.read_bytes()
     folder.mkdir()
     codes = list(dict.fromkeys(data[p.offset : p.offset + p.length] for p in variant.code))
-    found = backend.inspect(variant.attribute, codes, folder)
+    try:
+        found = backend.inspect(variant.attribute, codes, folder)
+    except PipelineError as error:  # a tool that cannot be started says nothing of the code
+        found = Inspection(error.what)
     if found and found.wrong:
         return Failure(variant.gated.name, "without a device", found.said)
     return Evidence(variant.gated.name, "untested", reason=reason + (f"; not run, but inspected: {found.said}" if found else ""))
@@ -260,6 +266,7 @@ def _prepare(
 
 
 _found: dict[str, list[Device]] = {}  # by what this machine was when they were asked
+_unplayable: dict[str, str] = {}  # formats whose CPUs could be played, and why they are not
 _finding = threading.Lock()
 
 
@@ -275,7 +282,8 @@ def _devices(folder: Path, variants: Sequence[Gated]) -> list[Device]:
                 _found[now] = [guise for device in found for guise in devices.guises(device, folder)]
         present = _found[now]
         missing = [v for v in variants if not any(_takes(device, [v]) for device in present)]
-        played = emulator.find(list(dict.fromkeys(v.format for v in missing)), folder)
+        played, problems = emulator.find(list(dict.fromkeys(v.format for v in missing)), folder)
+        _unplayable.update(problems)
         return [*present, *(device for device in played if _takes(device, missing))]
 
 
@@ -302,6 +310,7 @@ def run(
         made=compile_stage.options(bundle, targets),
         model=[repr(model.tolerance), model.constant],
         devices=[[d.title, sorted(d.facts.answers.items())] for d in present],
+        inspectors=backends.inspectors(),
         runtime=devices.runtime_version(),
         revision=record.REVISIONS["verify"],
     )

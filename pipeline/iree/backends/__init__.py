@@ -79,6 +79,11 @@ def cpu_code(formats: Iterable[str]) -> bool:
     return any(backend.is_cpu for format_ in formats if (backend := of_format(format_)))
 
 
+def inspectors() -> list[str]:
+    """The tools on this machine that can say something of code that does not run here, and when they were installed."""
+    return [f"{tool} {Path(tool).stat().st_mtime_ns}" for backend in every() if (tool := backend.inspector())]
+
+
 def words() -> Mapping[str, str]:
     """What people may call devices → the driver of those."""
     return {word: backend.driver for backend in reversed(every()) for word in backend.words}

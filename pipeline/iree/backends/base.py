@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # a consumer has no compiler
 @dataclass(frozen=True)
 class Emulation:
     """How CPUs of another architecture are played: QEMU's `program`, the CPUs that it plays, what to install for it, and the
-    wheel of the runtime for that architecture: pip's `platform`, file `wheel` and its digest."""
+    wheel of the runtime for that architecture: pip's `platform`, file `wheel` and its digest. `device` is the runtime's."""
 
+    device: str
     program: str
     cpus: tuple[str, ...]
     install: str
@@ -34,7 +35,7 @@ class Emulation:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a tool that runs nothing says of code: a sentence, and whether the code is `wrong`."""
+    """What a tool that runs nothing says of code: a sentence, and whether that proves the code `wrong`."""
 
     said: str
     wrong: bool = False
@@ -87,7 +88,10 @@ class Backend:
     """IREE's name for the kind of device: `vulkan`, `local`, …"""
 
     overrides: ClassVar[frozenset[str]] = frozenset()
-    """Parameters of its target attribute that a spec may set, for the code itself and for its twins. None: it has no twins."""
+    """Parameters of its target attribute that a spec may set."""
+
+    has_twins: ClassVar[bool] = False
+    """Whether a software device can run code lowered the same way, with others of these parameters."""
 
     any_device: ClassVar[str] = ""
     """The attribute of a device that stands for all in the front half, which is the same whatever the targets are."""
@@ -184,6 +188,10 @@ class Backend:
 
     emulations: ClassVar[Mapping[str, Emulation]] = {}
     """Formats whose devices can be played here."""
+
+    def inspector(self) -> str:
+        """The tool on this machine that `inspect` asks; empty if there is none."""
+        return ""
 
     def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
         """What a tool on this machine says of code that no device here runs; None if there is no such tool.

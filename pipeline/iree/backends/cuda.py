@@ -28,14 +28,6 @@ def _architecture(attribute: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _ptxas() -> str | None:
-    """NVIDIA's assembler: on the PATH, or as pip installs it."""
-    spec = importlib.util.find_spec("nvidia")
-    places = spec.submodule_search_locations or () if spec else ()
-    installed = (shutil.which("ptxas", path=f"{place}/cuda_nvcc/bin") for place in places)
-    return shutil.which("ptxas") or next(filter(None, installed), None)
-
-
 def _ptx(code: bytes) -> bytes:
     """The text in an executable, which ends in a zero."""
     return code[code.index(b".version") :].split(b"\0", 1)[0]
@@ -52,6 +44,7 @@ class Cuda(Backend):
     formats: ClassVar[Mapping[str, str]] = {_FORMAT: "NVIDIA GPUs with CUDA"}
     rank = 10
     hal_device = "cuda"
+    overrides = frozenset(["max_workgroup_memory_bytes"])
     # Every query the runtime of IREE 3.13 answers (runtime/src/iree/hal/drivers/cuda/cuda_device.c).
     queries: ClassVar[Mapping[str, frozenset[str]]] = {"cuda.device": frozenset([_MAJOR, _MINOR])}
     driver = "cuda"
@@ -73,9 +66,16 @@ class Cuda(Backend):
         own += [Gate("cuda.device", _MINOR, ">=", (minor,))] if minor else []
         return tuple(sorted({*own, *declared}))
 
+    def inspector(self) -> str:
+        """NVIDIA's assembler: as pip installs it, or on the PATH."""
+        spec = importlib.util.find_spec("nvidia")
+        places = spec.submodule_search_locations or () if spec else ()
+        installed = (shutil.which("ptxas", path=f"{place}/cuda_nvcc/bin") for place in places)
+        return next(filter(None, installed), None) or shutil.which("ptxas") or ""
+
     def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
         """What NVIDIA's assembler says of the code, for its own architecture."""
-        if not (tool := _ptxas()):
+        if not (tool := self.inspector()):
             return None
         major, minor = _architecture(attribute)
         arch, registers, memory, spilled = f"sm_{major}{minor}", 0, 0, 0
@@ -85,7 +85,10 @@ class Cuda(Backend):
             ended = process.execute([tool, "-v", f"-arch={arch}", source, "-o", os.devnull], log)
             said = log.read_text("utf-8", "replace")
             if ended.returncode:
-                return Inspection(f"ptxas for {arch}: {process.tail(log, 1).strip()}", wrong=True)
+                # With the line that it does not take: else the tool is older than the code, or broken.
+                refusal = re.search(rf"{number}\.ptx, line \d+; error +: (.*)", said)
+                what = refusal[1] if refusal else process.tail(log, 1).strip()
+                return Inspection(f"ptxas for {arch}: {what}", wrong=bool(refusal) and "version" not in what.lower())
             registers = max(registers, *_numbers(r"Used (\d+) registers", said))
             memory = max(memory, *_numbers(r"(\d+) bytes smem", said))
             spilled += max(_numbers(r"(\d+) bytes spill stores", said)) > 0

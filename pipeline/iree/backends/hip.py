@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pipeline import process
 from pipeline.iree import attributes
 from pipeline.iree.backends.base import Backend, Inspection
+from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate
 
 _FORMAT = "rocm-hsaco-fb"
@@ -20,8 +21,7 @@ _CATEGORY = "hip.architecture"
 _ARCHITECTURES = frozenset("gfx908 gfx90a gfx942 gfx950 gfx1100 gfx1101 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201".split())
 
 
-# What a kernel may ask for: LLVM's documentation of the AMDGPU back end, for all of them.
-_LIMITS = {"vgpr_count": 512, "group_segment_fixed_size": 65536, "max_flat_workgroup_size": 1024}
+_MEMORY, _REGISTERS = "group_segment_fixed_size", "vgpr_count"  # LLVM's names of what a kernel needs, in its notes
 
 
 def _architecture(info: Mapping[str, str]) -> str:
@@ -61,31 +61,44 @@ class Hip(Backend):
     def answers(self, info: Mapping[str, str]) -> dict[str, int]:
         return {f"{_CATEGORY}::{name}": int(name == _architecture(info)) for name in _ARCHITECTURES}
 
+    def inspector(self) -> str:
+        names = ("llvm-readelf", *(f"llvm-readelf-{number}" for number in range(25, 13, -1)))
+        return next(filter(None, map(shutil.which, names)), None) or ""
+
     def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
         """What the notes of the machine code say that it needs, against what every GPU of these architectures has."""
-        tool = next(filter(None, map(shutil.which, ("llvm-readelf", *(f"llvm-readelf-{n}" for n in range(25, 13, -1))))), None)
-        if not tool:
+        if not (tool := self.inspector()):
             return None
-        arch, most = attributes.entry(attribute, "arch", '"', '"'), dict.fromkeys(_LIMITS, 0)
+        arch, limit = (
+            attributes.entry(attribute, "arch", '"', '"'),
+            attributes.entry(attribute, "max_workgroup_memory_bytes", "", ","),
+        )
+        memory, registers = 0, 0
         for number, code in enumerate(codes):
             source, log = folder / f"{number}.hsaco", folder / f"{number}.log"
-            source.write_bytes(code[code.index(b"\x7fELF") :])
-            process.run([tool, "--notes", source], log)
+            source.write_bytes(code[code.find(b"\x7fELF") :])
+            process.execute([tool, "--notes", source], log)
             said = log.read_text("utf-8", "replace")
-            if not re.search(rf"amdhsa\.target:.*-{arch}\b", said):
-                return Inspection(f"a kernel is not for {arch}", wrong=True)
-            for key, limit in _LIMITS.items():
-                most[key] = max(most[key], *map(int, re.findall(rf"\.{key}: +(\d+)", said)))
-                if most[key] > limit:
-                    return Inspection(f"a kernel needs {most[key]} of {key}; {arch} has {limit}", wrong=True)
-        needs = f"at most {most['vgpr_count']} vector registers, {most['group_segment_fixed_size']} bytes of shared memory"
-        return Inspection(f"every kernel is machine code for {arch} within its limits ({needs})")
+            target = re.search(r"amdhsa\.target:.*-(gfx\w+)", said)
+            if not target:
+                return Inspection(f"{Path(tool).name} reads no notes in it: an older one may not know them")
+            if target[1] != arch:
+                return Inspection(f"a kernel is for {target[1]}, not for {arch}", wrong=True)
+            memory = max([memory, *map(int, re.findall(rf"\.{_MEMORY}: +(\d+)", said))])
+            registers = max([registers, *map(int, re.findall(rf"\.{_REGISTERS}: +(\d+)", said))])
+        if limit.isdigit() and memory > int(limit):
+            return Inspection(f"a kernel needs {memory} bytes of shared memory; {arch} has {limit}", wrong=True)
+        needs = f"at most {registers} vector registers, {memory} bytes of shared memory"
+        return Inspection(f"every kernel is machine code for {arch} ({needs})")
 
     def recognize(self, head: bytes) -> str:
         return _FORMAT if head[:4] == b"HIP1" else ""
 
+    def note(self, device: Device) -> str:
+        return next((key.split("::")[1] for key, value in device.facts.answers.items() if value), "of unknown architecture")
+
     def described(self, entry: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
-        return super().described(entry, info) | {"driver_info": f"ROCm, {_architecture(info)}".removesuffix(", ")}
+        return super().described(entry, info) | {"driver_info": "ROCm"}
 
 
 BACKEND = Hip()

@@ -21,7 +21,7 @@ from pipeline import arrays, cache, process, wheels
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import copy
 from pipeline.iree import backends
-from pipeline.iree.backends.base import Emulation
+from pipeline.iree.backends.base import Backend, Emulation
 from pipeline.iree.device import Device
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import SELECTED, Facts
@@ -29,20 +29,33 @@ from pipeline.iree.gates import SELECTED, Facts
 _TOOLS = "iree/_runtime_libs"
 
 
-def find(formats: Sequence[str], folder: Path) -> list[Device]:
-    """The CPUs that can be played for code of these executable formats, the best first. Logs go into `folder`."""
-    found = []
+def find(formats: Sequence[str], folder: Path) -> tuple[list[Device], dict[str, str]]:
+    """The CPUs that can be played for code of these executable formats, the best first. Logs go into `folder`.
+
+    With them, why those of a format cannot be, though QEMU is here.
+    """
+    found: list[Device] = []
+    problems = {}
     for format_ in formats:
         backend = backends.of_format(format_)
         emulation = backend.emulations.get(format_) if backend else None
         if backend and emulation and (program := shutil.which(emulation.program)):
-            tools = _installed() if format_ in backend.formats_here() else _tools(emulation, folder)
-            version = _said([program, "--version"], folder / "version.log", r"version (\S+)")
-            for cpu in emulation.cpus:
-                command = (program, "-cpu", cpu, str(tools))
-                answers = _answers(command, backend.queries, folder / f"cpuinfo-{cpu}.log", emulation.install)
-                facts = Facts(cpu, frozenset([format_]), answers)
-                found.append(Device(f"qemu://{cpu}", cpu, backend.driver, f"QEMU {version}", True, facts, emulator=command))
+            try:
+                found += _played(program, backend, emulation, format_, folder)
+            except PipelineError as error:
+                problems[format_] = f"{error.what} ({error.hint})" if error.hint else error.what
+    return found, problems
+
+
+def _played(program: str, backend: Backend, emulation: Emulation, format_: str, folder: Path) -> list[Device]:
+    tools = _installed() if format_ in backend.formats_here() else _tools(emulation, folder)
+    version = _said([program, "--version"], folder / "version.log", r"version (\S+)")
+    found = []
+    for cpu in emulation.cpus:
+        command = (program, "-cpu", cpu, str(tools), emulation.device)
+        answers = _answers(command, backend.queries, folder / f"cpuinfo-{cpu}.log", emulation.install)
+        facts = Facts(cpu, frozenset([format_]), answers)
+        found.append(Device(f"qemu://{cpu}", cpu, backend.driver, f"QEMU {version}", True, facts, emulator=command))
     return found
 
 
@@ -86,7 +99,7 @@ def _said(words: Sequence[str | Path], log: Path, pattern: str) -> str:
 
 def _answers(command: Sequence[str], queries: Mapping[str, frozenset[str]], log: Path, install: str) -> dict[str, int]:
     """What the runtime finds out about the CPU, as the queries' answers."""
-    *words, tools = command
+    *words, tools, _ = command
     if process.execute([*words, Path(tools) / "iree-cpuinfo"], log).returncode:
         raise PipelineError("QEMU cannot run the runtime's tools for these CPUs", where=str(log), hint=install)
     said = dict(re.findall(r"(?m)^(\S+) +(\d)$", log.read_text()))
@@ -98,8 +111,8 @@ def run(module: Path, device: Device, entry: str, sets: Sequence[tuple[Path, Pat
 
     No more set is begun when half of `timeout` is over.
     """
-    *words, tools = device.emulator
-    base: list[str | Path] = [*words, Path(tools) / "iree-run-module", f"--module={module}", "--device=local-sync"]
+    *words, tools, uri = device.emulator
+    base: list[str | Path] = [*words, Path(tools) / "iree-run-module", f"--module={module}", f"--device={uri}"]
     started, done, run_s = time.monotonic(), 0, 0.0
     ended = process.execute([*base, f"--function={SELECTED}"], log, timeout=timeout)
     selected = re.search(r"i32=(-?\d+)", log.read_text("utf-8", "replace"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -89,6 +88,7 @@ class Cpu(Backend):
     }
     emulations: ClassVar[Mapping[str, Emulation]] = {
         _ARM_64: Emulation(
+            "local-sync",
             "qemu-aarch64-static",
             ("max", "neoverse-n1", "cortex-a72"),
             "dpkg --add-architecture arm64; apt-get update; apt-get install qemu-user-static libc6:arm64 libstdc++6:arm64",
@@ -97,6 +97,7 @@ class Cpu(Backend):
             "e09a3505f2c4d00f33518e668b4e9830c1569cad5ffa9f2a3b985b888ff2815a",
         ),
         _X86_64: Emulation(
+            "local-sync",
             "qemu-x86_64-static",
             ("Haswell", "Nehalem"),
             "dpkg --add-architecture amd64; apt-get update; apt-get install qemu-user-static libc6:amd64 libstdc++6:amd64",
@@ -129,7 +130,7 @@ class Cpu(Backend):
         return f"embedded-elf-{_MACHINES.get(int.from_bytes(head[18:20], 'little'), 'unknown machine')}"
 
     def formats_here(self) -> list[str]:
-        machine = platform.machine()
+        machine = platforms.machine()
         return [f"embedded-elf-{_MACHINES_HERE.get(machine, machine)}"]
 
     def described(self, entry: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ QUERIES: Mapping[str, frozenset[str]] = {
 }
 
 # SPIR-V capability -> the feature a device must have enabled. None: every Vulkan 1.3 device with compute has it, or (the
-# subgroup operations beyond basic) no query answers for it and all desktop drivers have it.
+# subgroup operations beyond basic) no query answers for it, and all desktop drivers have it, and Arm's by IREE's own table.
 _CAPABILITY_FEATURE: Mapping[str, str | None] = {
     "Matrix": None,
     "Shader": None,
@@ -109,6 +109,7 @@ class Vulkan(Backend):
         """compute storage subgroup dot mma subgroup_size_choices max_workgroup_sizes max_thread_count_per_workgroup
         max_workgroup_memory_bytes max_workgroup_counts""".split()
     )
+    has_twins = True
     queries = QUERIES
     driver = "vulkan"
     words = ("vulkan",)
