@@ -19,7 +19,7 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import narrow, rewrites
+from pipeline.importers import functions, narrow, rewrites
 from pipeline.importers.child import main
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import Signature, Tensor
@@ -114,10 +114,15 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, or a copy whose outputs have the shapes that many converters leave out: the checker wants them."""
+    """`model`, or a copy whose outputs have shapes, whatever they are: the checker wants some, and many converters write none."""
     if all(o.type.tensor_type.HasField("shape") for o in model.graph.output if o.type.HasField("tensor_type")):
         return model
-    return onnx.shape_inference.infer_shapes(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for output in copy.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -166,7 +171,8 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
     model = load(source)
     _require_tensors(model, str(source))
-    model = upgraded(model, str(source))
+    model = upgraded(functions.inlined(model), str(source))
+    functions.complete(model)
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
     try:
