@@ -1,9 +1,9 @@
 """Operators that IREE 3.13 lacks or gets wrong and ONNX defines by others: the definition takes their place.
 
-Measured with ONNX's own tests of all operators that have a definition, and with variations of those of the newest sets: AffineGrid,
-Attention, RMSNormalization, RotaryEmbedding, Softsign and Swish are not lowered; the two losses only some, and with weights
-some of them wrong. GroupNormalization and MeanVarianceNormalization are right, but ONNX infers no type for what they give,
-without which rewrites that depend on types pass by. All others (Gelu, Celu, Mish, windows, reductions, …) are right as they are.
+Measured with ONNX's own tests of all operators that have a definition, and with variations of those of the newest sets:
+AffineGrid, Attention, RMSNormalization, RotaryEmbedding, Softsign and Swish are not lowered; of the two losses only some, and
+some of those with weights wrong. GroupNormalization and MeanVarianceNormalization are right, but ONNX infers no types after
+them, without which other rewrites pass by. All else (Gelu, Celu, Mish, windows, reductions, …) is right as it is.
 """
 
 from __future__ import annotations
