@@ -159,7 +159,26 @@ def small_probabilities() -> Built:
     return [node("MatMul", ["x", "w"], ["h"]), node("Softmax", ["h"], ["y"])], [constant("w", normal(16, 5000) / 8)]
 
 
+def fused_layer() -> Built:
+    """As ONNX Runtime's optimizer writes a layer of a transformer."""
+    nodes = [
+        node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=2, unidirectional=1),
+        node("SkipLayerNormalization", ["a", "x", "g", "g"], ["n"], domain="com.microsoft", epsilon=1e-5),
+        node("FusedMatMul", ["n", "u"], ["h"], domain="com.microsoft", transB=1, alpha=0.5),
+        node("BiasGelu", ["h", "g"], ["y"], domain="com.microsoft"),
+    ]
+    weights = {"w": normal(16, 48) / 4, "b": normal(48), "g": normal(16), "u": normal(16, 16) / 4}
+    return nodes, [constant(name, array) for name, array in weights.items()]
+
+
+def newest_operators() -> Built:
+    nodes = [node("RMSNormalization", ["x", "g"], ["n"]), node("Attention", ["n", "n", "x"], ["y"], is_causal=1)]
+    return nodes, [constant("g", normal(8))]
+
+
 KINDS = {
+    "fused-layer": Kind(fused_layer, (x("float32", 2, 5, 16, low=-1, high=1),)),
+    "newest-operators": Kind(newest_operators, (x("float32", 1, 2, 6, 8, low=-1, high=1),), opset=23),
     "dequantized-product": Kind(
         dequantized_product,
         (x("float32", 48, 31, low=-1, high=1), {"name": "w", "shape": [31, 70], "dtype": "int8", "low": -127, "high": 128}),
@@ -204,7 +223,8 @@ def model(kind: Kind) -> onnx.ModelProto:
     nodes, weights = kind.build()
     inputs = [value(str(i["name"]), str(i["dtype"]), i["shape"]) for i in kind.inputs]
     graph = helper.make_graph(nodes, "g", inputs, [value(*output, None) for output in kind.outputs], weights)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", kind.opset)], ir_version=8)
+    domains = [helper.make_opsetid("", kind.opset), helper.make_opsetid("com.microsoft", 1)]
+    made = helper.make_model(graph, opset_imports=domains, ir_version=8)
     return onnx.shape_inference.infer_shapes(made)
 
 

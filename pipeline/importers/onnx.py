@@ -19,7 +19,7 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import narrow, rewrites
+from pipeline.importers import foreign, functions, narrow, rewrites
 from pipeline.importers.child import main
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import Signature, Tensor
@@ -114,16 +114,22 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, or a copy whose outputs have the shapes that many converters leave out: the checker wants them."""
+    """`model`, or a copy whose outputs have shapes, whatever they are: the checker wants some, and many converters write none."""
     if all(o.type.tensor_type.HasField("shape") for o in model.graph.output if o.type.HasField("tensor_type")):
         return model
-    return onnx.shape_inference.infer_shapes(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for output in copy.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The ONNX model at `path`, checked. Raises PipelineError for anything else."""
+    """The ONNX model at `path`, checked, with nodes set apart: see `foreign`. Raises PipelineError for anything else."""
     try:
         model = onnx.load(path)
+        foreign.set_apart(model)
         onnx.checker.check_model(_with_output_shapes(model))
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "the file ends early"
@@ -166,7 +172,10 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
     model = load(source)
     _require_tensors(model, str(source))
-    model = upgraded(model, str(source))
+    model = upgraded(functions.inlined(model), str(source))
+    foreign.put_back(model)
+    foreign.be_exact(model)
+    functions.complete(model)
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
     try:
@@ -180,6 +189,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
     _name_nodes(model.graph)
+    foreign.require_none(model, tried, str(source))
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     module = _imported(model, str(source))
     with module.context:

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import decisions
+from pipeline.importers import decisions, foreign, functions
 from pipeline.importers.draws import GIVEN, moved
 
 _HALVES = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
@@ -153,7 +153,8 @@ def run(source: str, folder: Path, draws: Sequence[str]) -> dict[str, Any]:
     Returns what is known of the model's outputs, the tolerances of each draw's, why draws but `given` cannot be run, and what
     decisions of the model they leave open.
     """
-    plain, model = session(source), onnx.load(source)
+    model = functions.inlined(onnx.load(source))
+    plain = session(model if foreign.be_exact(model) else source)
     others, coarsest = _Others(model), precisions(model)
     deciding, made = decisions.exposed(model)
     watched = session(deciding) if made else None

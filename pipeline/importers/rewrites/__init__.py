@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from pipeline.importers.rewrites import accumulation, casts, doubles, powers, quantized, signs, sorts, unsigned
+from pipeline.importers.rewrites import accumulation, bodies, casts, doubles, microsoft, powers, quantized, signs, sorts, unsigned
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
 
 # In this order: a later one may treat what an earlier one has put in.
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
+    "microsoft": microsoft.rewrite,
+    "bodies": bodies.rewrite,
     "quantized": quantized.rewrite,
     "powers": powers.rewrite,
     "signs": signs.rewrite,

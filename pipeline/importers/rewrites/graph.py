@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
 
 
-def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node."""
     for held in node.attribute:
         yield from [held.g] if held.HasField("g") else held.graphs
 
@@ -34,7 +35,7 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (value.name for value in (*graph.input, *graph.initializer))
     for node in graph.node:
         yield from node.output
-        for inner in _graphs(node):
+        for inner in graphs(node):
             yield from _names(inner)
 
 
@@ -59,17 +60,32 @@ class Scope:
 
     def type(self, name: str) -> int:
         """The element type of a value, 0 if it is not known."""
+        return int(self.whole_type(name).tensor_type.elem_type)
+
+    def whole_type(self, name: str) -> onnx.TypeProto:
+        """Type and shape of a value, as far as they are known."""
         if name in self._weights:
-            return int(self._weights[name].data_type)
+            return helper.make_tensor_type_proto(self._weights[name].data_type, self._weights[name].dims)
         if name in self._values:
-            return int(self._values[name].elem_type)
-        return self._outer.type(name) if self._outer else 0
+            return onnx.TypeProto(tensor_type=self._values[name])
+        return self._outer.whole_type(name) if self._outer else onnx.TypeProto()
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a value, None if it or a dimension of it is not known."""
+        type_ = self.whole_type(name).tensor_type
+        if not type_.HasField("shape") or not all(dim.HasField("dim_value") for dim in type_.shape.dim):
+            return None
+        return tuple(dim.dim_value for dim in type_.shape.dim)
 
     def constant(self, name: str) -> Array | None:
         """The value of a constant, None for anything else."""
         if name in self._weights:
             return np.asarray(numpy_helper.to_array(self._weights[name]))
         return self._outer.constant(name) if self._outer and name not in self._values else None
+
+    def define(self, constant: onnx.TensorProto) -> None:
+        """Say that a value is this constant."""
+        self._weights[constant.name] = constant
 
     def fresh(self, like: str) -> str:
         """A name that nothing has."""
@@ -102,25 +118,29 @@ class Nodes(list[onnx.NodeProto]):
         return result
 
 
-def replaced(model: onnx.ModelProto, change: Change) -> onnx.ModelProto | None:
-    """`model` with nodes replaced and its types inferred again; None if `change` leaves all."""
-    if not _replace(model.graph, Scope(model.graph), change, write=False):
+def replaced(model: onnx.ModelProto, change: Change, foreign: str | None = None) -> onnx.ModelProto | None:
+    """`model` with nodes replaced and its types inferred again; None if `change` leaves all.
+
+    `change` sees the nodes of ONNX's own domain, and those of the domain `foreign`.
+    """
+    domains = {"", "ai.onnx", foreign}
+    if not _replace(model.graph, Scope(model.graph), change, domains, write=False):
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     scope = Scope(copy.graph)
-    _replace(copy.graph, scope, change, write=True)
+    _replace(copy.graph, scope, change, domains, write=True)
     copy.graph.initializer.extend(scope.added)
     return inferred(copy)
 
 
-def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, write: bool) -> bool:
+def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Collection[str | None], write: bool) -> bool:
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
-        for inner in _graphs(node):
-            changed |= _replace(inner, Scope(inner, scope), change, write)
-        new = change(node, scope) if node.domain in ("", "ai.onnx") else None
+        for inner in graphs(node):
+            changed |= _replace(inner, Scope(inner, scope), change, domains, write)
+        new = change(node, scope) if node.domain in domains else None
         changed |= new is not None
         nodes.extend([node] if new is None else new)
     if write and changed:
