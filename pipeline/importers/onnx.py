@@ -20,6 +20,7 @@ from iree.compiler.extras import onnx_importer
 from pipeline.errors import PipelineError
 from pipeline.files import staged
 from pipeline.importers import narrow, rewrites
+from pipeline.importers.baked import bake
 from pipeline.importers.child import main
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import Signature, Tensor
@@ -169,6 +170,8 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     model = upgraded(model, str(source))
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
+    bake(model, inputs)
+    inputs = [spec for spec in inputs if spec.value is None]
     try:
         model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
