@@ -1,8 +1,8 @@
 """What ONNX Runtime gives for a model's test data, and what it gives when that data moves by a unit in the last place.
 
-Run as a child process: `python -m pipeline.importers.onnxruntime MODEL FOLDER RESULT.json BAKED DRAW…`, with the inputs that have a
-value as JSON. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the model's own operators are not
-(measured with ONNX Runtime 1.32).
+Run as a child process: `python -m pipeline.importers.onnxruntime MODEL FOLDER RESULT.json BAKED DRAW…`; BAKED are the inputs that
+have a value, as JSON. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the model's own operators
+are not (measured with ONNX Runtime 1.32).
 """
 
 from __future__ import annotations

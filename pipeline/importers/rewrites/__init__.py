@@ -9,13 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from pipeline.importers.rewrites import accumulation, casts, doubles, powers, quantized, signs, sorts, unsigned
+from pipeline.importers.rewrites import (
+    accumulation,
+    casts,
+    convolutions,
+    doubles,
+    layouts,
+    pools,
+    powers,
+    quantized,
+    resizes,
+    signs,
+    sorts,
+    unsigned,
+)
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
 
 # In this order: a later one may treat what an earlier one has put in.
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
     "quantized": quantized.rewrite,
+    "convolutions": convolutions.rewrite,
+    "layouts": layouts.rewrite,
+    "resizes": resizes.rewrite,
+    "pools": pools.rewrite,
     "powers": powers.rewrite,
     "signs": signs.rewrite,
     "sorts": sorts.rewrite,

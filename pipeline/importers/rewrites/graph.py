@@ -65,6 +65,16 @@ class Scope:
             return int(self._values[name].elem_type)
         return self._outer.type(name) if self._outer else 0
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The dimensions of a value, None where not all are known."""
+        if name in self._weights:
+            return tuple(self._weights[name].dims)
+        if name not in self._values:
+            return self._outer.shape(name) if self._outer else None
+        type_ = self._values[name]
+        known = type_.HasField("shape") and all(dim.HasField("dim_value") for dim in type_.shape.dim)
+        return tuple(dim.dim_value for dim in type_.shape.dim) if known else None
+
     def constant(self, name: str) -> Array | None:
         """The value of a constant, None for anything else."""
         if name in self._weights:
@@ -111,7 +121,14 @@ def replaced(model: onnx.ModelProto, change: Change) -> onnx.ModelProto | None:
     scope = Scope(copy.graph)
     _replace(copy.graph, scope, change, write=True)
     copy.graph.initializer.extend(scope.added)
-    return inferred(copy)
+    try:
+        return inferred(copy)
+    except onnx.shape_inference.InferenceError:
+        # What was inferred of the model before is not always what its operators make of it.
+        del copy.graph.value_info[:]
+        for output in copy.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        return inferred(copy)
 
 
 def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, write: bool) -> bool:

@@ -10,6 +10,7 @@ import onnx
 
 from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare, tolerances_for
+from pipeline.importers import decisions
 from pipeline.importers.draws import draws
 from pipeline.spec.types import Input
 
@@ -48,6 +49,15 @@ class Proof:
         return next((result.problem for result in compared if result.problem), "")
 
 
+def _without_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose nodes have no names: ONNX Runtime refuses two of one name, which those that replace one node have."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in decisions.nodes(copy.graph):
+        node.ClearField("name")
+    return copy
+
+
 def _run(model: onnx.ModelProto, feeds: Sequence[dict[str, Array]]) -> list[list[Array]]:
     """The model's outputs by ONNX Runtime as it stands, or by ONNX's reference where that lacks an operator."""
     from onnx.reference import ReferenceEvaluator
@@ -55,7 +65,7 @@ def _run(model: onnx.ModelProto, feeds: Sequence[dict[str, Array]]) -> list[list
     from pipeline.importers import onnxruntime
 
     try:
-        session = onnxruntime.session(model)
+        session = onnxruntime.session(_without_names(model))
     except Exception:  # its exceptions have no common base that it exports
         session = ReferenceEvaluator(model)
     with np.errstate(all="ignore"):
