@@ -22,7 +22,7 @@ from pipeline.files import staged
 from pipeline.importers import narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
-from pipeline.importers.rewrites.graph import inferred
+from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
@@ -182,6 +182,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     model, tried = rewrites.apply(model, inputs, str(source))
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
+    model = without_unused(model)
     _name_nodes(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     module = _imported(model, str(source))

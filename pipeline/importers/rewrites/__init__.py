@@ -11,6 +11,7 @@ import onnx
 
 from pipeline.importers.rewrites import (
     accumulation,
+    blocks,
     casts,
     convolutions,
     doubles,
@@ -19,19 +20,24 @@ from pipeline.importers.rewrites import (
     powers,
     quantized,
     resizes,
+    samples,
     signs,
     sorts,
     unsigned,
+    vectors,
 )
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
 
 # In this order: a later one may treat what an earlier one has put in.
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
+    "blocks": blocks.rewrite,
     "quantized": quantized.rewrite,
     "convolutions": convolutions.rewrite,
     "layouts": layouts.rewrite,
     "resizes": resizes.rewrite,
+    "samples": samples.rewrite,
+    "vectors": vectors.rewrite,
     "pools": pools.rewrite,
     "powers": powers.rewrite,
     "signs": signs.rewrite,

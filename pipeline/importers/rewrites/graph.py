@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.arrays import Array
+from pipeline.importers import decisions
 
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
@@ -145,6 +146,19 @@ def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, write: bool) 
         del graph.node[:]
         graph.node.extend(copies)
     return changed
+
+
+def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` without initializers that nothing reads: IREE's importer refuses types that it does not know even there."""
+    read = {name for node in decisions.nodes(model.graph) for name in node.input} | {o.name for o in model.graph.output}
+    read |= {o.name for node in decisions.nodes(model.graph) for graph in _graphs(node) for o in graph.output}
+    if all(w.name in read for w in model.graph.initializer):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(w for w in model.graph.initializer if w.name in read)
+    return copy
 
 
 def widened(node: onnx.NodeProto, scope: Scope, wider: Mapping[int, int]) -> list[onnx.NodeProto] | None:

@@ -1,7 +1,7 @@
 """Resizes that IREE 3.13 refuses or gets wrong: as weighted sums of values that are gathered, axis by axis.
 
-Measured: refused are `pytorch_half_pixel`, `align_corners` and `half_pixel_symmetric` of nearest values, tf_crop_and_resize, `axes`,
-another aspect policy, other than space resized, `linear` in one or three dimensions or in float16, `cubic` with other
+Measured: refused are `pytorch_half_pixel`, `align_corners` and `half_pixel_symmetric` of nearest values, tf_crop_and_resize,
+`axes`, another aspect policy, other than space resized, `linear` in one or three dimensions or in float16, `cubic` with other
 coefficients, and `antialias`. With `round_prefer_ceil` neighbours at a tie are not ONNX Runtime's.
 
 Which values count for how much is what ONNX Runtime makes of a unit matrix, so there is no second reading of ONNX's rules here.
@@ -56,27 +56,31 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     policy = attribute(node, "keep_aspect_ratio_policy") not in (None, b"stretch")
     nodes, value = Nodes(node, scope), given[0]
     for axis, (old, new) in enumerate(zip(shape, result, strict=True)):
-        begin, end = (
-            (float(roi[i]) for i in (axes.index(axis), axes.index(axis) + len(axes))) if _cropped(roi, axes, axis) else (0, 1)
-        )
+        crop = _crop(node, roi, axes, axis)
         factor = factors.get(axis)
         if factor is None and policy and sizes is not None and axis in axes:
             pairs = [(size / shape[a]) for a, size in zip(axes, sizes.tolist(), strict=True)]
             factor = (min if attribute(node, "keep_aspect_ratio_policy") == b"not_larger" else max)(pairs)
-        if old == new and (begin, end) == (0, 1) and factor in (None, 1):
+        if old == new and crop == (0, 1) and factor in (None, 1):
             continue
-        matrix = _matrix(node, old, new, factor, (begin, end))
+        matrix = _matrix(node, old, new, factor, crop)
+        if matrix is None:
+            return None
         value = _applied(nodes, scope, value, type_, axis, len(shape), matrix)
     nodes("Identity", value, result=node.output[0])
     return nodes
 
 
-def _cropped(roi: Array | None, axes: Sequence[int], axis: int) -> bool:
-    return roi is not None and roi.size > 0 and axis in axes
+def _crop(node: onnx.NodeProto, roi: Array | None, axes: Sequence[int], axis: int) -> tuple[float, float]:
+    """The part of an axis that is resized."""
+    crops = attribute(node, "coordinate_transformation_mode") == b"tf_crop_and_resize"
+    if not crops or roi is None or not roi.size or axis not in axes:
+        return 0.0, 1.0
+    return float(roi[axes.index(axis)]), float(roi[axes.index(axis) + len(axes)])
 
 
-def _matrix(node: onnx.NodeProto, old: int, new: int, factor: float | None, crop: tuple[float, float]) -> Array:
-    """How much of each of `old` values is in each of `new`."""
+def _matrix(node: onnx.NodeProto, old: int, new: int, factor: float | None, crop: tuple[float, float]) -> Array | None:
+    """How much of each of `old` values is in each of `new`; None where ONNX Runtime does not say it."""
     from pipeline.importers import onnxruntime
 
     region = np.array([0, 0, crop[0], 0, 1, 1, crop[1], 1], np.float32)
@@ -84,16 +88,17 @@ def _matrix(node: onnx.NodeProto, old: int, new: int, factor: float | None, crop
         name, how = "sizes", np.array([1, 1, new, old])
     else:
         name, how = "scales", np.array([1, 1, factor, 1], np.float32)
-    inner = helper.make_node(
-        "Resize", ["x", "roi", "scales" if name == "scales" else "", "sizes" if name == "sizes" else ""], ["y"]
-    )
+    inner = helper.make_node("Resize", ["x", "roi", name, ""] if factor is not None else ["x", "roi", "", name], ["y"])
     inner.attribute.extend(a for a in node.attribute if a.name not in _TOGETHER)
     values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, old, old])]
     constants = [onnx.numpy_helper.from_array(region, "roi"), onnx.numpy_helper.from_array(how, name)]
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([inner], "g", values, [y], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    (found,) = onnxruntime.session(model).run(None, {"x": np.eye(old, dtype=np.float32)[None, None]})
+    try:
+        (found,) = onnxruntime.session(model).run(None, {"x": np.eye(old, dtype=np.float32)[None, None]})
+    except Exception:  # its exceptions have no common base that it exports
+        return None
     return np.asarray(found[0, 0])
 
 
