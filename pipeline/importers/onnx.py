@@ -108,7 +108,8 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
     for kind, values in (("input", _real_inputs(model)), ("output", model.graph.output)):
         for value in values:
             if (is_a := value.type.WhichOneof("value")) != "tensor_type":
-                what = f"{kind} {value.name!r} is {'an' if is_a == 'optional_type' else 'a'} {(is_a or 'value of unknown type').removesuffix('_type')}, no tensor"
+                is_a = (is_a or "value of unknown type").removesuffix("_type")
+                what = f"{kind} {value.name!r} is {'an' if is_a == 'optional' else 'a'} {is_a}, no tensor"
                 raise PipelineError(what, where=where, hint="cut the graph before it: name the tensors that it is made of")
             element = value.type.tensor_type.elem_type
             name = onnx.TensorProto.DataType.Name(element).lower() if element else "of no type"

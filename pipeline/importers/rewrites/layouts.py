@@ -75,7 +75,7 @@ def _gathered(node: onnx.NodeProto, scope: Scope, shape: tuple[int, ...], mode: 
             if not kept.size:
                 return None
             places = np.pad(kept, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
-            value = nodes("Gather", value, scope.add(places, TensorProto.INT64), axis=axis)
+            value = nodes("Gather", value, scope.add(places, TensorProto.INT32), axis=axis)
     nodes("Identity", value, result=node.output[0])
     return nodes
 

@@ -115,7 +115,7 @@ def _applied(nodes: Nodes, scope: Scope, value: str, type_: int, axis: int, rank
     weights = np.take_along_axis(matrix, places, axis=1)
     parts = []
     for tap in range(taps):
-        part = nodes("Gather", value, scope.add(places[:, tap], TensorProto.INT64), axis=axis)
+        part = nodes("Gather", value, scope.add(places[:, tap], TensorProto.INT32), axis=axis)
         if not (weights[:, tap] == 1).all():
             by = weights[:, tap].reshape([-1, *[1] * (rank - 1 - axis)])
             part = nodes("Mul", part, scope.add(by, type_))

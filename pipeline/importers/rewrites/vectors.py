@@ -42,7 +42,7 @@ def _chosen(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
         values = nodes("Reshape", values, scope.add(np.array([-1]), TensorProto.INT64))
     constant = scope.constant(condition)
     if constant is not None:
-        places = scope.add(np.flatnonzero(constant), TensorProto.INT64)
+        places = scope.add(np.flatnonzero(constant), TensorProto.INT32)
     else:
         places = nodes("Squeeze", nodes("NonZero", condition), scope.add(np.array([0]), TensorProto.INT64))
     nodes("Gather", values, places, result=node.output[0], axis=axis or 0)
