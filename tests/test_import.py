@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import zipfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
+from pipeline import arrays
 from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
 from pipeline.importers.draws import draw
@@ -18,7 +20,7 @@ from pipeline.importers.signature import Signature
 from pipeline.iree.codegen.front import FrontHalfError, front_flags
 from pipeline.sources.fetch import fetch
 from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
-from pipeline.stages import import_
+from pipeline.stages import import_, reference
 from pipeline.stages import source as source_stage
 from tests.project import Project
 
@@ -62,6 +64,27 @@ def test_the_import_does_not_depend_on_where_it_is_done(linear: Path, tmp_path: 
     import_.run(spec, linear, tmp_path / "a")
     import_.run(spec, other, tmp_path / "b")
     assert (tmp_path / "a/model.mlirbc").read_bytes() == (tmp_path / "b/model.mlirbc").read_bytes()
+
+
+def test_an_input_with_a_value_is_a_constant_of_the_model(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, "n"]) for name in "kx"]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, "n"])
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "k"], ["y"], "product")], "g", values, [y])
+    path = tmp_path / "scaled.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=3), path)
+    baked = dataclasses.replace(tensor("k", 3, 2), value=[[1], [2.5], [0]])
+    spec = model(PathSource(path, digest(path)), baked, tensor("x", 3, 2))
+    import_.run(spec, path, tmp_path / "import")
+    signature = Signature.read(tmp_path / "import/signature.json")
+    assert signature.declaration == "sync func @main(%x: tensor<3x2xf32>) -> (%y: tensor<3x2xf32>)"
+    reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+    (given,) = arrays.read(tmp_path / "reference/given.inputs.npz")
+    (found,) = arrays.read(tmp_path / "reference/given.outputs.npz")
+    np.testing.assert_array_equal(found, given * np.array([[1], [2.5], [0]], np.float32))
+    other = model(spec.source, dataclasses.replace(baked, value=2), tensor("x", 3, 2))
+    before = (tmp_path / "import/model.mlirbc").read_bytes()
+    import_.run(other, path, tmp_path / "import")
+    assert (tmp_path / "import/model.mlirbc").read_bytes() != before
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ If one is right without, the compiler was mended: remove its rewrite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.importers import onnx as importer
 from pipeline.importers import rewrites
+from pipeline.importers.onnxruntime import session
+from pipeline.importers.rewrites.graph import inferred, without_unused
+from pipeline.importers.rewrites.proof import without_names
 from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
 from pipeline.iree.codegen import front
@@ -29,6 +32,7 @@ from tests.test_compile import executables, on, present  # noqa: F401  # a fixtu
 
 Array = np.ndarray
 GENERATOR = np.random.default_rng(11)
+EMPTY = np.array([], np.float32)
 
 
 @dataclass
@@ -63,10 +67,10 @@ class Cases:
         for node in self.nodes:
             alone = Cases([node], {n: a for n, a in self.inputs.items() if n in node.input}, self.constants).model()
             try:
-                session = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
+                running = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
             except Exception:
-                session = ReferenceEvaluator(alone)
-            results[node.output[0]] = np.asarray(session.run(None, {i.name: self.inputs[i.name] for i in alone.graph.input})[0])
+                running = ReferenceEvaluator(alone)
+            results[node.output[0]] = np.asarray(running.run(None, {i.name: self.inputs[i.name] for i in alone.graph.input})[0])
         return results
 
     def save(self, folder: Path) -> list[Input]:
@@ -139,6 +143,56 @@ def quantized() -> Cases:
     return cases
 
 
+def forms() -> Cases:
+    """Forms of operators that IREE compiles to something else."""
+    cases = Cases()
+    image, volume = GENERATOR.random((2, 3, 8, 9), np.float32), GENERATOR.random((1, 2, 8, 9, 7), np.float32)
+    cases.add("mean", "AveragePool", image, kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1)
+    cases.add("volume", "AveragePool", volume, kernel_shape=[2, 3, 2], strides=[2, 2, 2], ceil_mode=1, count_include_pad=1)
+    cases.add("columns", "DepthToSpace", GENERATOR.random((1, 12, 3, 4), np.float32), blocksize=2, mode="CRD")
+    grid = (GENERATOR.random((2, 4, 3, 2)) * 6 - 3).astype(np.float32)
+    cases.add("far", "GridSample", image, grid, mode="bilinear")
+    cases.add("far_nearest", "GridSample", image, grid, mode="nearest", align_corners=1)
+    return cases
+
+
+def refused_forms() -> Cases:
+    """Forms of operators that IREE does not compile."""
+    cases = Cases()
+    image, volume = GENERATOR.random((1, 4, 7, 9), np.float32), GENERATOR.random((1, 4, 5, 4, 6), np.float32)
+    small = GENERATOR.random((3, 4, 5), np.float32)
+    cases.add("most", "MaxPool", image, kernel_shape=[2, 2], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1)
+    cases.add("norm", "LpPool", image, kernel_shape=[3, 2], auto_pad="SAME_UPPER", strides=[2, 2])
+    cases.add("norm_apart", "LpPool", image, kernel_shape=[2, 2], dilations=[2, 3], p=3)
+    weights = GENERATOR.random((4, 1, 3, 3), np.float32)
+    cases.add("alone", "ConvTranspose", image, constants=[weights], group=4, strides=[2, 2], output_padding=[1, 1])
+    cases.add("uneven", "ConvTranspose", image, constants=[weights], strides=[2, 2], pads=[0, 1, 2, 1])
+    cases.add("sized", "ConvTranspose", volume, constants=[weights[..., None]], strides=[2, 2, 1], output_shape=[10, 9, 6])
+    cases.add("space", "Conv", volume, constants=[weights[..., None]], group=4, auto_pad="SAME_LOWER", strides=[2, 1, 2])
+    for mode, axes in (("wrap", [1]), ("reflect", [0, 2])):
+        pads = np.array([2] * len(axes) + [1] * len(axes))
+        cases.add(mode, "Pad", small, constants=[pads, np.array(0, np.float32), np.array(axes)], mode=mode)
+    cases.add("cropped", "Pad", image, constants=[np.array([0, 0, -1, 2, 0, 0, 3, -2]), np.array(7, np.float32)])
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "align_corners"}
+    cases.add("corners", "Resize", image, constants=[EMPTY, EMPTY, np.array([1, 4, 5, 20])], **nearest)
+    cases.add("line", "Resize", small, constants=[EMPTY, np.array([1, 1, 1.7], np.float32)], mode="linear")
+    cases.add("cubic", "Resize", image, constants=[EMPTY, EMPTY, np.array([1, 4, 5, 20])], mode="cubic", cubic_coeff_a=-0.5)
+    grid = (GENERATOR.random((1, 4, 3, 2)) * 6 - 3).astype(np.float32)
+    for padding in ("border", "reflection"):
+        cases.add(padding, "GridSample", image, grid, mode="bilinear", padding_mode=padding)
+    cases.add("vector", "MatMul", small, constants=[small[0, 0]])
+    cases.add("chosen", "Compress", small, constants=[np.array([True, False, True])], axis=1)
+    cases.add(
+        "scattered", "ScatterElements", small[0], constants=[np.array([[1, -1, 1]]), small[1, :1, :3]], reduction="max", axis=1
+    )
+    cases.add("nothing", "ReduceL2", small, constants=[np.array([], np.int64)], noop_with_empty_axes=1)
+    cases.add("mean", "ReduceMean", whole_range(np.int32, 3, 4) // 8, constants=[np.array([1])])
+    zero = np.array(3, np.int8)
+    factors = [np.array(0.02, np.float32), zero, whole_range(np.int8, 16, 5), np.array(0.01, np.float32), zero]
+    cases.add("stack", "QLinearMatMul", whole_range(np.int8, 2, 3, 16), constants=[*factors, np.array(0.5, np.float32), zero])
+    return cases
+
+
 def refused() -> Cases:
     """What IREE does not compile at all without."""
     cases = Cases()
@@ -168,7 +222,9 @@ CASES: Mapping[str, Cases] = {
     "accumulation": accumulation(),
     "powers": powers(),
     "quantized": quantized(),
+    "forms": forms(),
     "refused": refused(),
+    "refused_forms": refused_forms(),
     "doubles": doubles(),
 }
 TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
@@ -207,7 +263,7 @@ def test_they_are_right(kind: str, tmp_path: Path, present: list[Device]) -> Non
     assert not wrong(CASES[kind], tmp_path, present, targets)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in ("refused", "doubles")])
+@pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in ("refused", "refused_forms", "doubles")])
 def test_they_would_be_wrong_without(
     kind: str,
     tmp_path: Path,
@@ -219,9 +275,13 @@ def test_they_would_be_wrong_without(
     assert wrong(CASES[kind], tmp_path, present, [target]) == {(target, node.output[0]) for node in CASES[kind].nodes}
 
 
-@pytest.mark.parametrize("node", CASES["refused"].nodes, ids=lambda node: node.output[0])
-def test_they_would_be_refused_without(node: onnx.NodeProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = CASES["refused"]
+@pytest.mark.parametrize(
+    ("kind", "node"),
+    [(kind, node) for kind in ("refused", "refused_forms") for node in CASES[kind].nodes],
+    ids=lambda value: value if isinstance(value, str) else value.output[0],
+)
+def test_they_would_be_refused_without(kind: str, node: onnx.NodeProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = CASES[kind]
     alone = Cases([node], {n: a for n, a in cases.inputs.items() if n in node.input}, cases.constants)
     monkeypatch.setattr(rewrites, "REWRITES", {})
     monkeypatch.setattr(importer.narrow, "lower_casts", lambda _module: None)
@@ -251,3 +311,61 @@ def test_a_sorted_input_is_not_written_over(
     run = devices.run(tmp_path / "module.vmfb", on(present, "local-task"), "main", [tmp_path / "inputs.npz"], tmp_path, "run")
     assert not run.error
     assert run.spoiled == (not used)
+
+
+def pools() -> Iterator[Cases]:
+    """Pools of all kinds, drawn by chance."""
+    generator = np.random.default_rng(3)
+    for number in range(60):
+        rank, kind = 1 + number % 3, ("MaxPool", "AveragePool", "LpPool")[number // 3 % 3]
+        kernel = generator.integers(1, 4, rank)
+        chosen: dict[str, object] = {"kernel_shape": kernel, "strides": generator.integers(1, 4, rank), "ceil_mode": 1}
+        if number % 2:
+            chosen["pads"] = generator.integers(0, np.tile(kernel, 2))
+        elif number % 5:
+            # With larger strides ONNX Runtime pads by less than nothing: it leaves out the first values.
+            chosen["strides"] = np.minimum(generator.integers(1, 4, rank), kernel)
+            chosen["auto_pad"] = ("SAME_UPPER", "SAME_LOWER")[number % 4 // 2]
+        elif kind != "AveragePool":  # which has them from operator set 19 on
+            chosen["dilations"] = generator.integers(1, 3, rank)
+        if kind == "AveragePool":
+            chosen["count_include_pad"] = number % 4 // 2
+        cases = Cases()
+        cases.add("pool", kind, generator.standard_normal((2, 3, *generator.integers(6, 10, rank))).astype(np.float32), **chosen)
+        if kind == "MaxPool":
+            cases.nodes[0].output.append("places")
+        yield cases
+
+
+def test_a_pool_is_laid_out_as_onnx_runtime_does() -> None:
+    """Whether the compiler is right then is tried above: this is about where windows lie, and what counts."""
+    used = 0
+    for cases in pools():
+        model = inferred(cases.model())
+        if (made := rewrites.pools.rewrite(model)) is None:
+            continue
+        used += 1
+        found, expected = (
+            session(without_names(m)).run(None, {i.name: cases.inputs[i.name] for i in m.graph.input}) for m in (made, model)
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, 1e-5, 1e-5, err_msg=str(cases.nodes[0]))
+    assert used == 60
+
+
+def test_weights_of_four_bits_in_blocks_become_such_of_eight() -> None:
+    for type_, low, high in ((TensorProto.INT4, -8, 8), (TensorProto.UINT4, 0, 16)):
+        weights = helper.make_tensor("w", type_, [6, 32], GENERATOR.integers(low, high, 192).tolist())
+        zeros = helper.make_tensor("z", type_, [6, 2], GENERATOR.integers(0, 8, 12).tolist())
+        scales = numpy_helper.from_array(GENERATOR.random((6, 2), np.float32), "s")
+        node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["f"], axis=1, block_size=16)
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [6, 32]) for name in "xy")
+        graph = helper.make_graph([node, helper.make_node("Mul", ["x", "f"], ["y"])], "g", [x], [y], [weights, scales, zeros])
+        model = inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+        made = rewrites.blocks.rewrite(model)
+        assert made is not None
+        made = without_unused(made)
+        assert not {TensorProto.INT4, TensorProto.UINT4} & {w.data_type for w in made.graph.initializer}
+        feeds = {"x": GENERATOR.random((6, 32), np.float32)}
+        found, expected = (session(without_names(m)).run(None, feeds)[0] for m in (made, model))
+        np.testing.assert_array_equal(found, expected)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ def _input(said: dict[str, Any]) -> Input:
     return Input(**said | {"shape": tuple(said["shape"]), "file": Path(said["file"]) if said["file"] else None})
 
 
+def inputs_of(text: str) -> list[Input]:
+    """The inputs that a parent wrote as JSON, see `inputs_as_text`."""
+    return [_input(said) for said in json.loads(text)]
+
+
+def inputs_as_text(inputs: Sequence[Input]) -> str:
+    """`inputs` as JSON, for the command line of a child."""
+    return json.dumps([asdict(i) | {"file": str(i.file) if i.file else None} for i in inputs])
+
+
 def main(convert: Callable[[Path, Path, list[Input], str | None], None]) -> int:
     """Call `convert(source, folder, inputs, entry)` with the command line's arguments; the exit code."""
     source, folder, inputs, entry = sys.argv[1:]
     try:
-        convert(Path(source), Path(folder), [_input(said) for said in json.loads(inputs)], entry or None)
+        convert(Path(source), Path(folder), inputs_of(inputs), entry or None)
     except PipelineError as error:
         print(f"error: {error.what}")
         if error.hint:

@@ -19,9 +19,10 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import foreign, functions, narrow, rewrites
+from pipeline.importers import decisions, foreign, functions, narrow, rewrites
+from pipeline.importers.baked import bake
 from pipeline.importers.child import main
-from pipeline.importers.rewrites.graph import inferred
+from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
@@ -30,6 +31,10 @@ from pipeline.spec.types import MLIR_DTYPES, Input
 ENTRY = "main"
 # IREE's ONNX front end lowers the operators of recent sets only (BatchNormalization from 15 on, for one).
 MINIMUM_OPSET = 17
+CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
+# Up to this set Upsample and Resize know one rule, which the converter does not write down.
+_OLD_RESIZE = 10
+_LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
 
 
 def _dtype(value: onnx.ValueInfoProto) -> str:
@@ -103,7 +108,8 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
     for kind, values in (("input", _real_inputs(model)), ("output", model.graph.output)):
         for value in values:
             if (is_a := value.type.WhichOneof("value")) != "tensor_type":
-                what = f"{kind} {value.name!r} is a {(is_a or 'value of unknown type').removesuffix('_type')}, no tensor"
+                is_a = (is_a or "value of unknown type").removesuffix("_type")
+                what = f"{kind} {value.name!r} is {'an' if is_a == 'optional' else 'a'} {is_a}, no tensor"
                 raise PipelineError(what, where=where, hint="cut the graph before it: name the tensors that it is made of")
             element = value.type.tensor_type.elem_type
             name = onnx.TensorProto.DataType.Name(element).lower() if element else "of no type"
@@ -145,9 +151,27 @@ def upgraded(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     if version >= MINIMUM_OPSET:
         return model
     try:
-        return onnx.version_converter.convert_version(model, MINIMUM_OPSET)
+        raised = onnx.version_converter.convert_version(model, MINIMUM_OPSET)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise PipelineError(f"cannot be raised from operator set {version} to {MINIMUM_OPSET}: {error}", where=where) from error
+    for node in decisions.nodes(raised.graph) if version <= _OLD_RESIZE else ():
+        if node.op_type == "Resize":
+            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            kept = [a for a in node.attribute if a.name not in rule]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(onnx.helper.make_attribute(name, value) for name, value in rule.items())])
+    return raised
+
+
+def _pack(graph: onnx.GraphProto) -> None:
+    """Write constants as bytes where the file lists their numbers, which IREE's importer does not read of every type."""
+    held = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    for tensor in (*graph.initializer, *held):
+        if tensor.data_type in _LISTED and not tensor.HasField("raw_data"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    for node in graph.node:
+        for inner in decisions.inside(node):
+            _pack(inner)
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
@@ -156,15 +180,61 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         node.name = node.name or next(filter(None, node.output), "")
 
 
+class _NodeImporter(onnx_importer.NodeImporter):  # type: ignore[misc]  # IREE's has no types
+    """IREE's importer, which says of what it does not import only why."""
+
+    __slots__ = ()  # as it has them, for one to take the place of the other
+
+    def import_node(self, node: onnx.NodeProto) -> None:
+        try:
+            super().import_node(node)
+        except Exception as error:  # it raises its own, KeyError, TypeError and ValueError
+            raise PipelineError(f"IREE does not import {_called(node)}: {_first_line(error)}", hint=CUT) from error
+
+    def import_initializer(self, initializer: onnx.TensorProto, extern_name: str | None = None) -> object:
+        try:
+            return super().import_initializer(initializer, extern_name)
+        except Exception as error:
+            type_ = onnx.TensorProto.DataType.Name(initializer.data_type).lower()
+            takers = [_called(node) for node in self._gi.graph_proto.node if initializer.name in node.input]
+            what = f"IREE does not import the {type_} constant {initializer.name!r} of {', '.join(takers) or 'the graph'}"
+            raise PipelineError(what, hint=f"give it another type, or {CUT}") from error
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return f"{node.domain or 'onnx'}.{node.op_type} (node {node.name!r})"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), repr(error))[:200]
+
+
+def _require_lowering(model: onnx.ModelProto, where: str) -> None:
+    """Raise PipelineError for what the compiler crashes at, or compiles to something else."""
+    for node in decisions.nodes(model.graph):
+        if node.op_type == "Unique" and not node.domain:
+            what = f"{_called(node)} makes a result whose size depends on data, and IREE has no code for it"
+            raise PipelineError(what, where=where, hint=CUT)
+    for output in model.graph.output:
+        if not output.type.tensor_type.HasField("shape"):
+            maker = next((f" of {_called(node)}" for node in model.graph.node if output.name in node.output), "")
+            what = f"nothing tells how many dimensions the output {output.name!r}{maker} has"
+            raise PipelineError(what, where=where, hint="give the output its shape in the ONNX file")
+
+
 def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
     """`model` as IREE's importer reads it; the nodes' names are the locations. Raises PipelineError for what it refuses."""
     with ir.Context() as context:
         try:
             info = onnx_importer.ModelInfo(model)
             module = info.create_module(context=context)
-            onnx_importer.NodeImporter.define_function(info.main_graph, module.operation).import_all()
+            importer = onnx_importer.NodeImporter.define_function(info.main_graph, module.operation)
+            importer.__class__ = _NodeImporter  # define_function makes its own kind, whatever it is called on
+            importer.import_all()
         except onnx_importer.OnnxImportError as error:
-            raise PipelineError(f"IREE does not import it: {str(error).splitlines()[0]}", where=where) from error
+            raise PipelineError(f"IREE does not import it: {_first_line(error)}", where=where, hint=CUT) from error
+        except PipelineError as error:
+            raise PipelineError(error.what, where=where, hint=error.hint) from error
         return module
 
 
@@ -178,6 +248,8 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     functions.complete(model)
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
+    bake(model, inputs)
+    inputs = [spec for spec in inputs if spec.value is None]
     try:
         model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
@@ -188,8 +260,11 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     model, tried = rewrites.apply(model, inputs, str(source))
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
+    model = without_unused(model)
+    _require_lowering(model, str(source))
     _name_nodes(model.graph)
     foreign.require_none(model, tried, str(source))
+    _pack(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     module = _imported(model, str(source))
     with module.context:

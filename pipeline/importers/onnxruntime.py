@@ -1,7 +1,8 @@
 """What ONNX Runtime gives for a model's test data, and what it gives when that data moves by a unit in the last place.
 
-Run as a child process: `python -m pipeline.importers.onnxruntime MODEL FOLDER RESULT.json DRAW…`. Its optimizations are off:
-fused integer kernels, for one, are off by 2 % where the model's own operators are not (measured with ONNX Runtime 1.32).
+Run as a child process: `python -m pipeline.importers.onnxruntime MODEL FOLDER RESULT.json BAKED DRAW…`; BAKED are the inputs that
+have a value, as JSON. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the model's own operators
+are not (measured with ONNX Runtime 1.32).
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
 from pipeline.importers import decisions, foreign, functions
+from pipeline.importers.baked import bake
+from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
+from pipeline.spec.types import Input
 
 _HALVES = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
 _FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64", **_HALVES}
@@ -147,14 +151,15 @@ class _Others:
         return found
 
 
-def run(source: str, folder: Path, draws: Sequence[str]) -> dict[str, Any]:
+def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
     """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz.
 
     Returns what is known of the model's outputs, the tolerances of each draw's, why draws but `given` cannot be run, and what
     decisions of the model they leave open.
     """
     model = functions.inlined(onnx.load(source))
-    plain = session(model if foreign.be_exact(model) else source)
+    bake(model, baked)
+    plain = session(model if foreign.be_exact(model) or baked else source)
     others, coarsest = _Others(model), precisions(model)
     deciding, made = decisions.exposed(model)
     watched = session(deciding) if made else None
@@ -191,4 +196,4 @@ def run(source: str, folder: Path, draws: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[3]).write_text(json.dumps(run(sys.argv[1], Path(sys.argv[2]), sys.argv[4:])))
+    Path(sys.argv[3]).write_text(json.dumps(run(sys.argv[1], Path(sys.argv[2]), inputs_of(sys.argv[4]), sys.argv[5:])))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from pipeline.compare import Tolerance
 from pipeline.errors import ManyProblemsError
 from pipeline.iree import backends
@@ -106,6 +108,8 @@ def _input(fields: Fields) -> Input:
     if "shape" not in fields.data:
         fields.problem("shape", "is missing: give the list of dimensions, [] for a scalar")
     dtype = fields.text("dtype", choices=MLIR_DTYPES)
+    if "value" in fields.data:
+        return _baked(fields, tuple(shape), dtype)
     # Integers drawn from [0, 1) are all 0, which tests nothing: their range must be said. A bool has only one.
     high = {"bool": 2.0}.get(dtype, 1.0) if "int" not in dtype or "file" in fields.data else None
     result = Input(
@@ -122,6 +126,41 @@ def _input(fields: Fields) -> Input:
         _check_range(fields, result)
     fields.done()
     return result
+
+
+def _baked(fields: Fields, shape: tuple[int, ...], dtype: str) -> Input:
+    """An input that has one value for ever."""
+    value = fields.anything("value")
+    if others := [key for key in ("low", "high", "seed", "file") if key in fields.data]:
+        fields.known.update(others)
+        fields.problem(others[0], "is for test data, which an input with a value has none of: remove one of the two")
+    if dtype in MLIR_DTYPES and (problem := _misfit(value, shape, dtype)):
+        fields.problem("value", problem)
+    result = Input(fields.text("name"), shape, dtype, 0, 0.0, 1.0, None, value=value)
+    fields.done()
+    return result
+
+
+def _misfit(value: object, shape: tuple[int, ...], dtype: str) -> str:
+    """Why `value` is not one of `shape` and `dtype`; empty where it is."""
+    try:
+        array = np.array(value)
+    except ValueError:
+        return "must be a number, or lists of as many numbers each"
+    kinds = {"bool": "b", "float": "iuf"}.get(dtype.rstrip("0123456789"), "iu")
+    if array.size and array.dtype.kind not in kinds:
+        what = {"b": "true or false", "iu": "a whole number"}.get(kinds, "a number")
+        return f"must be {what}, or lists of them, for {dtype}, not {value!r}"
+    if array.size and kinds == "iu" and not (np.iinfo(dtype).min <= array.min() and array.max() <= np.iinfo(dtype).max):
+        return f"does not fit into {dtype}"
+    with np.errstate(over="ignore"):
+        if kinds == "iuf" and (np.isfinite(array) != np.isfinite(array.astype(dtype))).any():
+            return f"does not fit into {dtype}"
+    try:
+        np.broadcast_to(array, shape)
+    except ValueError:
+        return f"has the shape {list(array.shape)}, which does not fit {list(shape)}"
+    return ""
 
 
 def _check_range(fields: Fields, spec: Input) -> None:
@@ -176,6 +215,9 @@ def _model(fields: Fields) -> Model:
         bundles=fields.texts("bundles", required=True),
         constant=fields.texts("constant"),
     )
+    for index, spec in enumerate(model.inputs):
+        if spec.value is not None and format == "mlir":
+            fields.problem(f"inputs[{index}].value", "is for ONNX files: write it into the MLIR file")
     if model.entry and format == "onnx":
         fields.problem("entry", "is for MLIR files: an ONNX file has one graph")
     names = [i.name for i in model.inputs]

@@ -133,6 +133,11 @@ class Fields:
             return default or 0.0
         return value
 
+    def anything(self, key: str) -> Any:
+        """Whatever stands at `key`."""
+        self.known.add(key)
+        return self.data[key]
+
     def items(self, key: str, required: bool = False) -> list[Any]:
         """A list; empty where the key is absent; `required` also refuses an empty one."""
         value: list[Any] = self._take(key, list, [], required)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Union
 
 from pipeline.compare import Tolerance
 from pipeline.iree.attributes import AttributeValue
@@ -25,6 +26,10 @@ MLIR_DTYPES: Mapping[str, str] = {
     "uint64": "ui64",
     "bool": "i1",
 }
+
+
+# A number, or numbers in nested lists.
+Value = Union[bool, int, float, Sequence["Value"]]  # noqa: UP007  # it names itself
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Input:
 
     Test data is `file` (.npy), or drawn with numpy's default_rng(seed): integers of [low, high), or floats of
     [0, 1) scaled to [low, high). `is_open`: floats of which the spec says neither range nor file.
+    With a `value` it becomes a constant of the model, and is no input of what is released.
     """
 
     name: str
@@ -104,6 +110,7 @@ class Input:
     high: float
     file: Path | None
     is_open: bool = False
+    value: Value | None = None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.importers.child import inputs_as_text
 from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
@@ -31,9 +31,8 @@ def run(model: Model, source: Path, folder: Path) -> None:
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
     log = folder / "import.log"
-    wanted = json.dumps([asdict(i) | {"file": str(i.file) if i.file else None} for i in model.inputs])
     module = f"pipeline.importers.{model.format}"
-    result = process.execute([sys.executable, "-m", module, source, folder, wanted, model.entry or ""], log)
+    result = process.execute([sys.executable, "-m", module, source, folder, inputs_as_text(model.inputs), model.entry or ""], log)
     if result.returncode:
         lines = log.read_text("utf-8", "replace").splitlines()
         said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")

@@ -16,6 +16,7 @@ from pipeline import process
 from pipeline.compare import Tolerance
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
+from pipeline.importers.child import inputs_as_text
 from pipeline.importers.signature import Signature
 from pipeline.names import did_you_mean
 from pipeline.sources.fetch import require
@@ -23,10 +24,11 @@ from pipeline.spec.types import Model
 from pipeline.stages import record
 
 
-def _ask_onnxruntime(source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
+def _ask_onnxruntime(model: Model, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
     """What `pipeline.importers.onnxruntime` finds. Raises PipelineError where ONNX Runtime does not run the model."""
     result, log = folder / "onnxruntime.json", folder / "reference.log"
-    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, *draws]
+    baked = inputs_as_text([i for i in model.inputs if i.value is not None])
+    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, baked, *draws]
     ended = process.execute(words, log)
     if ended.returncode:
         said = process.tail(log, 1).strip() if ended.returncode > 0 else f"the process was {ended.ending}"
@@ -43,7 +45,7 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
     from pipeline.stages.testdata import Draw, TestData, settled
 
     names = tuple(t.name for t in Signature.read(imported / "signature.json").outputs)
-    made = draws(model.inputs, str(model.path))
+    made = draws([i for i in model.inputs if i.value is None], str(model.path))
     if isinstance(model.reference, tuple):
         if len(model.reference) != len(names):
             what = f"reference: {len(model.reference)} files are given, the model has {len(names)} outputs: {', '.join(names)}"
@@ -59,7 +61,7 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
         )
     data = TestData(folder, tuple(Draw(name, ()) for name in made), names, (True,) * len(names), {})
     if model.reference == "onnxruntime":
-        found = _ask_onnxruntime(source, folder, list(made))
+        found = _ask_onnxruntime(model, source, folder, list(made))
         if found["random"]:
             what = f"output {found['random'][0]!r} is another each time ONNX Runtime runs the model: it is drawn by chance"
             raise PipelineError(what, where=str(source), hint="let the model take random numbers as an input")

@@ -9,7 +9,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from pipeline.importers.rewrites import accumulation, bodies, casts, doubles, microsoft, powers, quantized, signs, sorts, unsigned
+from pipeline.importers.rewrites import (
+    accumulation,
+    blocks,
+    bodies,
+    casts,
+    convolutions,
+    doubles,
+    layouts,
+    microsoft,
+    pools,
+    powers,
+    quantized,
+    reductions,
+    resizes,
+    samples,
+    signs,
+    sorts,
+    unsigned,
+    vectors,
+)
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
 
@@ -17,7 +36,15 @@ from pipeline.spec.types import Input
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
     "microsoft": microsoft.rewrite,
     "bodies": bodies.rewrite,
+    "blocks": blocks.rewrite,
     "quantized": quantized.rewrite,
+    "convolutions": convolutions.rewrite,
+    "layouts": layouts.rewrite,
+    "resizes": resizes.rewrite,
+    "samples": samples.rewrite,
+    "vectors": vectors.rewrite,
+    "reductions": reductions.rewrite,
+    "pools": pools.rewrite,
     "powers": powers.rewrite,
     "signs": signs.rewrite,
     "sorts": sorts.rewrite,

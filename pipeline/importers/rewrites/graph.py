@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.arrays import Array
+from pipeline.importers import decisions
 
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
@@ -131,7 +132,14 @@ def replaced(model: onnx.ModelProto, change: Change, foreign: str | None = None)
     scope = Scope(copy.graph)
     _replace(copy.graph, scope, change, domains, write=True)
     copy.graph.initializer.extend(scope.added)
-    return inferred(copy)
+    try:
+        return inferred(copy)
+    except onnx.shape_inference.InferenceError:
+        # What was inferred of the model before is not always what its operators make of it.
+        del copy.graph.value_info[:]
+        for output in copy.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        return inferred(copy)
 
 
 def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Collection[str | None], write: bool) -> bool:
@@ -148,6 +156,19 @@ def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Coll
         del graph.node[:]
         graph.node.extend(copies)
     return changed
+
+
+def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` without initializers that nothing reads: IREE's importer refuses types that it does not know even there."""
+    read = {name for node in decisions.nodes(model.graph) for name in node.input} | {o.name for o in model.graph.output}
+    read |= {o.name for node in decisions.nodes(model.graph) for graph in graphs(node) for o in graph.output}
+    if all(w.name in read for w in model.graph.initializer):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(w for w in model.graph.initializer if w.name in read)
+    return copy
 
 
 def widened(node: onnx.NodeProto, scope: Scope, wider: Mapping[int, int]) -> list[onnx.NodeProto] | None:

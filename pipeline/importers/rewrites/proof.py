@@ -49,7 +49,7 @@ class Proof:
         return next((result.problem for result in compared if result.problem), "")
 
 
-def _without_names(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_names(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes have no names: ONNX Runtime refuses two of one name, which those that replace one node have."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -65,7 +65,7 @@ def _run(model: onnx.ModelProto, feeds: Sequence[dict[str, Array]]) -> list[list
     from pipeline.importers import onnxruntime
 
     try:
-        session = onnxruntime.session(_without_names(model))
+        session = onnxruntime.session(without_names(model))
     except Exception:  # its exceptions have no common base that it exports
         session = ReferenceEvaluator(model)
     with np.errstate(all="ignore"):

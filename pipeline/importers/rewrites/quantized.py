@@ -1,7 +1,8 @@
 """Products of quantized integers that IREE 3.13 gets wrong.
 
 Measured: MatMulInteger of uint8 without zero points takes the numbers as signed; with zero points it is right. QLinearConv with
-a scale for each channel and a bias is wrong for all types.
+a scale for each channel and a bias is wrong for all types, and crashes the compiler with `auto_pad`. QLinearMatMul of more than
+two dimensions is refused; MatMulInteger is not.
 """
 
 from __future__ import annotations
@@ -12,15 +13,46 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from pipeline.importers.rewrites.graph import Nodes, Scope, replaced
+from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, replaced
+from pipeline.importers.rewrites.pools import axes_of
 
 
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     if node.op_type == "MatMulInteger" and not (len(node.input) == 4 and all(node.input)):
         return _with_zero_points(node, scope)
-    if node.op_type == "QLinearConv" and len(node.input) == 9:
-        return _per_channel(node, scope)
+    if node.op_type == "QLinearMatMul":
+        return _stacked(node, scope)
+    if node.op_type == "QLinearConv":
+        padded = _with_pads(node, scope)
+        return (_per_channel(padded or node, scope) if len(node.input) == 9 else None) or ([padded] if padded else None)
     return None
+
+
+def _with_pads(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto | None:
+    """The node with pads in numbers; None where it has them already."""
+    x, w = scope.shape(node.input[0]), scope.shape(node.input[3])
+    if attribute(node, "auto_pad") in (None, b"NOTSET") or x is None or w is None:
+        return None
+    copy = helper.make_node(node.op_type, node.input, node.output, node.name, kernel_shape=w[2:])
+    copy.attribute.extend(a for a in node.attribute if a.name != "kernel_shape")
+    axes = axes_of(copy, x[2:])
+    kept = [a for a in copy.attribute if a.name not in ("auto_pad", "pads")]
+    del copy.attribute[:]
+    copy.attribute.extend([*kept, helper.make_attribute("pads", [*(a.before for a in axes), *(a.after for a in axes)])])
+    return copy
+
+
+def _stacked(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.input
+    shapes = [scope.shape(name) for name in (a, b)]
+    if None in shapes or max(len(shape or ()) for shape in shapes) < 3 or scope.type(a_scale) != TensorProto.FLOAT:
+        return None
+    nodes = Nodes(node, scope)
+    sums = nodes("Cast", nodes("MatMulInteger", a, b, a_zero, b_zero), to=TensorProto.FLOAT)
+    scale = nodes("Div", nodes("Mul", a_scale, b_scale), y_scale)
+    one = scope.add(np.ones(()), TensorProto.FLOAT)
+    nodes("QuantizeLinear", nodes("Mul", sums, scale), one, y_zero, result=node.output[0])
+    return nodes
 
 
 def _with_zero_points(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
