@@ -86,6 +86,8 @@ def quantized(dtype: str) -> dict[str, Case]:
         "add": case("QLinearAdd", q(4, 33), *unit(0.02), q(33), *unit(0.03), *unit(0.05)),
         "multiply": case("QLinearMul", q(4, 33), *unit(0.02), q(4, 33), *unit(0.03), *unit(0.05)),
         "sigmoid": case("QLinearSigmoid", q(3, 50), *unit(0.05), scale(0.004), np.array(limits.min, dtype)),
+        "softmax": case("QLinearSoftmax", q(3, 50), *unit(0.05), scale(0.004), np.array(0, dtype), opset=13),
+        "softmax_old": case("QLinearSoftmax", q(3, 5, 4), *unit(0.05), scale(0.004), np.array(0, dtype), opset=11, axis=1),
         "leaky": case("QLinearLeakyRelu", q(3, 50), *unit(0.05), *unit(0.04), alpha=0.2),
         "global": case("QLinearGlobalAveragePool", q(1, 4, 9, 9), *unit(0.05), *unit(0.02)),
         "global_last": case("QLinearGlobalAveragePool", q(1, 9, 9, 4), *unit(0.05), *unit(0.02), channels_last=1),

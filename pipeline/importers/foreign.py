@@ -63,5 +63,6 @@ def require_none(model: onnx.ModelProto, tried: Mapping[str, str], where: str) -
             wrong = tried.get("microsoft", "")
             reason = reason or (f"standard operators in its place give something else: {wrong}" if wrong else "")
             why = f"it cannot be said by standard operators: {reason}" if reason else why
+        if node.domain.startswith(microsoft.DOMAIN) or not node.domain:
             hint = "take the model from before ONNX Runtime's optimizer or quantizer, or let those write standard operators (QDQ)"
         raise PipelineError(f"{called}: {why}", where=where, hint=hint)

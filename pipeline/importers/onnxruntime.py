@@ -123,7 +123,7 @@ def _run(running: onnxruntime.InferenceSession, given: Sequence[Array]) -> list[
     return list(running.run(None, feeds))
 
 
-class _Others:
+class Others:
     """Models that should give what the model gives, but for noise; those that ONNX Runtime can run."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -160,7 +160,7 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
     model = functions.inlined(onnx.load(source))
     bake(model, baked)
     plain = session(model if foreign.be_exact(model) or baked else source)
-    others, coarsest = _Others(model), precisions(model)
+    others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(model)
     watched = session(deciding) if made else None
     taken: dict[str, list[Array]] = {}

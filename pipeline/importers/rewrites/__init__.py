@@ -1,4 +1,4 @@
-"""Rewrites of ONNX graphs: what IREE 3.13 lowers to wrong numbers, said in operators that it lowers right.
+"""Rewrites of ONNX graphs: what IREE 3.13 lacks or lowers to wrong numbers, said in operators that it lowers right.
 
 Each is proved on the model at hand before it is used: on all test data, the model must give the same as before.
 """

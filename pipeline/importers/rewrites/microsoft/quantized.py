@@ -124,11 +124,18 @@ def leaky_relu(call: Call) -> None:
 
 
 def softmax(call: Call) -> None:
-    """QLinearSoftmax of a set from 13 on; before, it takes all axes from `axis` on together."""
-    axis, rank = call.attribute("axis", -1), call.rank(call.input(0))
-    if call.attribute("opset", 13) < 13 and axis % rank != rank - 1:
-        raise UnsupportedError("it is that of an operator set before 13")
-    _between(call, lambda x: call("Softmax", x, axis=axis))
+    """QLinearSoftmax: ONNX Runtime rounds one over the result's scale down. Before set 13, all axes from `axis` on are one."""
+    x, x_scale, x_zero, scale, zero = (call.input(i) for i in range(5))
+    old, shape = call.attribute("opset", 13) < 13, call.shape(x)
+    axis = call.attribute("axis", 1 if old else -1) % len(shape)
+    value = call("Mul", _units(call, x, x_zero), x_scale)
+    if old:
+        value = call("Reshape", value, call.integers(*shape[:axis], -1))
+    value = call("Softmax", value, axis=axis)
+    if old:
+        value = call("Reshape", value, call.integers(*shape))
+    value = call("Mul", value, call("Floor", call("Reciprocal", scale)))
+    call.last(_quantized(call, value, "", zero, call.type(x)))
 
 
 def _channels_first(call: Call, change: Callable[[str], str]) -> Callable[[str], str]:
