@@ -277,7 +277,9 @@ def test_they_would_be_wrong_without(
 
 @pytest.mark.parametrize(
     ("kind", "node"),
-    [(kind, node) for kind in ("refused", "refused_forms") for node in CASES[kind].nodes],
+    [
+        (kind, node) for kind in ("refused", "refused_forms") for node in CASES[kind].nodes if node.output[0] != "wrap"
+    ],  # takes minutes
     ids=lambda value: value if isinstance(value, str) else value.output[0],
 )
 def test_they_would_be_refused_without(kind: str, node: onnx.NodeProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
