@@ -162,14 +162,6 @@ def rates() -> Built:
     return nodes, []
 
 
-def upsampling() -> Built:
-    """A decoder: padded pools and transposed convolutions by groups, then pixels between pixels."""
-    nodes = [node("MaxPool", ["x"], ["p"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1)]
-    nodes += [node("ConvTranspose", ["p", "w"], ["c"], group=4, strides=[2, 2], pads=[0, 0, 1, 1])]
-    nodes += [node("Resize", ["c", "", "", "s"], ["y"], mode="linear", coordinate_transformation_mode="pytorch_half_pixel")]
-    return nodes, [constant("w", normal(4, 1, 3, 3)), constant("s", np.array([1, 4, 21, 17]))]
-
-
 def nothing_tested() -> Built:
     return [node("Greater", ["x", "k"], ["y"])], [constant("k", np.float32(2000))]
 
@@ -190,14 +182,8 @@ def fused_layer() -> Built:
     return nodes, [constant(name, array) for name, array in weights.items()]
 
 
-def newest_operators() -> Built:
-    nodes = [node("RMSNormalization", ["x", "g"], ["n"]), node("Attention", ["n", "n", "x"], ["y"], is_causal=1)]
-    return nodes, [constant("g", normal(8))]
-
-
 KINDS = {
     "fused-layer": Kind(fused_layer, (x("float32", 2, 5, 16, low=-1, high=1),)),
-    "newest-operators": Kind(newest_operators, (x("float32", 1, 2, 6, 8, low=-1, high=1),), opset=23),
     "dequantized-product": Kind(
         dequantized_product,
         (x("float32", 48, 31, low=-1, high=1), {"name": "w", "shape": [31, 70], "dtype": "int8", "low": -127, "high": 128}),
@@ -231,7 +217,6 @@ KINDS = {
     "wrong-neighbour": Kind(wrong_neighbour, (x("float32", 1, 1, 1, 20, low=1, high=2),)),
     "four-bits": Kind(four_bits, (x("float32", 3, 32, low=-1, high=1),), opset=21),
     "rates": Kind(rates, ({"name": "sr", "shape": [], "dtype": "int64", "value": 16000}, x("float32", 3, 32, low=-1, high=1))),
-    "upsampling": Kind(upsampling, (x("float32", 1, 4, 14, 12, low=-1, high=1),)),
     "nothing-tested": Kind(nothing_tested, (x("float32", 12),), (("y", "bool"),), says="output 'y' is False everywhere"),
 }
 
