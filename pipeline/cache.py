@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -102,7 +103,9 @@ class LocalCache:
     def trim(self) -> None:
         """Remove what was not used for the longest time, if there is too much. Where another process does that, nothing."""
         with suppress(PipelineError, OSError), locked(self.folder / ".lock", "busy"):
-            entries = [(s.st_mtime, s.st_size, p) for p in self.folder.glob("??/*") if (s := p.stat())]
+            found = [(s.st_mtime, s.st_size, p) for p in self.folder.glob("??/*") if (s := p.stat())]
+            # What is being written is nobody's to remove, but for what a killed process left behind.
+            entries = [e for e in found if e[2].suffix != ".part" or e[0] < time.time() - 3600]
             excess = sum(size for _, size, _ in entries) - self.limit
             if excess > 0:
                 excess += self.limit // 10  # not again for the next entry
