@@ -294,7 +294,7 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--device",
         default="auto",
         metavar="DEVICE",
-        help="auto (all of this machine), local, vulkan, a device's name, or another machine: "
+        help="auto (all of this machine), local, vulkan or another driver, a device's name, or another machine: "
         f"a file of `vmfb devices --json`, {machines}",
     )
     command.add_argument("--full", action="store_true", help="the whole file, for every device")
@@ -307,7 +307,7 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("run", help="run a file or a release on the best device for it")
     command.add_argument("what", metavar="FILE|MODEL")
-    command.add_argument("--device", default="auto", help="auto (the best), local, vulkan, or a device's name")
+    command.add_argument("--device", default="auto", help="auto (the best), local, vulkan or another driver, or a device's name")
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
     command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
     command.add_argument("--function", default="", help="which exported function (default: the only one)")
@@ -334,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(call=_inspect)
     command = commands.add_parser("explain", help="which code each device runs, and why")
     command.add_argument("what", metavar="FILE|MODEL")
-    command.add_argument("--device", default="auto", help="only this one: local, vulkan, or a device's name")
+    command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
     names = ", ".join(facts.known_machines())
     command.add_argument("--pretend", metavar="FACTS", help=f"for another machine: a file of `vmfb devices --json`, or {names}")
     _add_store(command)

@@ -166,6 +166,8 @@ def test_code_that_cannot_run_here_is_inspected(server: tuple[Path, compiler.Com
     assert found and not found.wrong
     assert "every kernel" in found.said
     assert re.search(r"at most [1-9]\d* (vector )?registers", found.said)
+    other = backend.inspect(target.attribute, [b"machine code of another kind"], tmp_path)
+    assert other and not other.wrong
     broken = [code.replace(b"ld.", b"lb.").replace(b"gfx942", b"gfx941") for code in codes]
     wrong = backend.inspect(target.attribute, broken, tmp_path)
     assert wrong and wrong.wrong

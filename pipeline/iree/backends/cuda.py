@@ -17,8 +17,6 @@ from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate
 
 _MAJOR, _MINOR = "compute_capability_major", "compute_capability_minor"
-
-
 _FORMAT = "cuda-nvptx-fb"
 
 
@@ -29,8 +27,8 @@ def _architecture(attribute: str) -> tuple[int, int]:
 
 
 def _ptx(code: bytes) -> bytes:
-    """The text in an executable, which ends in a zero."""
-    return code[code.index(b".version") :].split(b"\0", 1)[0]
+    """The text in an executable, which ends in a zero; empty where it holds machine code instead."""
+    return code[code.find(b".version") :].split(b"\0", 1)[0] if b".version" in code else b""
 
 
 def _numbers(pattern: str, text: str) -> list[int]:
@@ -81,7 +79,9 @@ class Cuda(Backend):
         arch, registers, memory, spilled = f"sm_{major}{minor}", 0, 0, 0
         for number, code in enumerate(codes):
             source, log = folder / f"{number}.ptx", folder / f"{number}.log"
-            source.write_bytes(_ptx(code))
+            if not (text := _ptx(code)):
+                return Inspection("it is no PTX that could be assembled")
+            source.write_bytes(text)
             ended = process.execute([tool, "-v", f"-arch={arch}", source, "-o", os.devnull], log)
             said = log.read_text("utf-8", "replace")
             if ended.returncode:

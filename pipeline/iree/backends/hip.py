@@ -19,8 +19,6 @@ _CATEGORY = "hip.architecture"
 # The architectures for which IREE 3.13 generates code: compiler/src/iree/compiler/Codegen/Dialect/GPU/TargetUtils/
 # KnownTargets.cpp. It takes none of LLVM's generic ones (gfx11-generic and the like).
 _ARCHITECTURES = frozenset("gfx908 gfx90a gfx942 gfx950 gfx1100 gfx1101 gfx1103 gfx1150 gfx1151 gfx1200 gfx1201".split())
-
-
 _MEMORY, _REGISTERS = "group_segment_fixed_size", "vgpr_count"  # LLVM's names of what a kernel needs, in its notes
 
 
@@ -66,13 +64,11 @@ class Hip(Backend):
         return next(filter(None, map(shutil.which, names)), None) or ""
 
     def inspect(self, attribute: str, codes: Sequence[bytes], folder: Path) -> Inspection | None:
-        """What the notes of the machine code say that it needs, against what every GPU of these architectures has."""
+        """What the notes of the machine code say: for which architecture it is, and what it needs."""
         if not (tool := self.inspector()):
             return None
-        arch, limit = (
-            attributes.entry(attribute, "arch", '"', '"'),
-            attributes.entry(attribute, "max_workgroup_memory_bytes", "", ","),
-        )
+        arch = attributes.entry(attribute, "arch", '"', '"')
+        limit = attributes.entry(attribute, "max_workgroup_memory_bytes", "", ",")
         memory, registers = 0, 0
         for number, code in enumerate(codes):
             source, log = folder / f"{number}.hsaco", folder / f"{number}.log"
