@@ -258,12 +258,13 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
         ) from error
     _keep_shapes(model, declared)
     model, tried = rewrites.apply(model, inputs, str(source))
-    for rewrite, problem in tried.items():
-        print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
+    for rewrite in tried:
+        how = ("used in part" if rewrite.problem else "used") if rewrite.used else "not used"
+        print(f"rewrite {rewrite.name}: {how}" + (f": {rewrite.problem}" if rewrite.problem else ""))
     model = without_unused(model)
     _require_lowering(model, str(source))
     _name_nodes(model.graph)
-    foreign.require_none(model, tried, str(source))
+    foreign.require_none(model, {rewrite.name: rewrite.problem for rewrite in tried}, str(source))
     _pack(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     module = _imported(model, str(source))
@@ -275,7 +276,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     with staged(folder / "signature.json") as path:
         signature.write(path)
     with staged(folder / "rewrites.json") as path:
-        path.write_text(json.dumps([rewrite for rewrite, problem in tried.items() if not problem]))
+        path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
 
 
 if __name__ == "__main__":

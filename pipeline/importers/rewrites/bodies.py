@@ -15,7 +15,7 @@ from onnx import defs, helper
 
 from pipeline.importers import decisions, functions
 from pipeline.importers.rewrites.folding import folded
-from pipeline.importers.rewrites.graph import Scope, graphs, inferred
+from pipeline.importers.rewrites.graph import Scope, graphs, inferred, is_left
 
 _OPERATORS = frozenset(
     """AffineGrid Attention CausalConvWithState GroupNormalization LinearAttention MeanVarianceNormalization
@@ -44,7 +44,7 @@ def _calls(graph: onnx.GraphProto, scope: Scope, opset: int) -> Iterator[tuple[o
     for node in graph.node:
         for inner in graphs(node):
             yield from _calls(inner, Scope(inner, scope), opset)
-        schema = functions.schema_of(node, opset) if node.op_type in _OPERATORS else None
+        schema = functions.schema_of(node, opset) if node.op_type in _OPERATORS and not is_left(node) else None
         if schema is not None and (body := _body(node, schema, scope, opset)) is not None:
             yield node, body
 

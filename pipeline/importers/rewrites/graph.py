@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from pipeline.arrays import Array
 from pipeline.importers import decisions
 
+_LEFT = "left as it is"
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
 
@@ -30,6 +31,22 @@ def graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs inside a node."""
     for held in node.attribute:
         yield from [held.g] if held.HasField("g") else held.graphs
+
+
+def leaving(model: onnx.ModelProto, those: Collection[int]) -> onnx.ModelProto:
+    """A copy of `model` in which rewrites pass by these nodes, counted as `decisions.nodes` gives them, and by no others."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for number, node in enumerate(decisions.nodes(copy.graph)):
+        del node.metadata_props[:]
+        if number in those:
+            node.metadata_props.add(key=_LEFT)
+    return copy
+
+
+def is_left(node: onnx.NodeProto) -> bool:
+    """Whether rewrites are to pass by the node."""
+    return any(held.key == _LEFT for held in node.metadata_props)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -122,7 +139,7 @@ class Nodes(list[onnx.NodeProto]):
 def replaced(model: onnx.ModelProto, change: Change, foreign: str | None = None) -> onnx.ModelProto | None:
     """`model` with nodes replaced and its types inferred again; None if `change` leaves all.
 
-    `change` sees the nodes of ONNX's own domain, and those of the domain `foreign`.
+    `change` sees the nodes of ONNX's own domain, and those of the domain `foreign`, but for those that are to be left.
     """
     domains = {"", "ai.onnx", foreign}
     if not _replace(model.graph, Scope(model.graph), change, domains, write=False):
@@ -148,7 +165,7 @@ def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Coll
     for node in graph.node:
         for inner in graphs(node):
             changed |= _replace(inner, Scope(inner, scope), change, domains, write)
-        new = change(node, scope) if node.domain in domains else None
+        new = change(node, scope) if node.domain in domains and not is_left(node) else None
         changed |= new is not None
         nodes.extend([node] if new is None else new)
     if write and changed:
