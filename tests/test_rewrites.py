@@ -387,8 +387,9 @@ def test_a_rewrite_that_does_not_hold_for_all_nodes_is_used_for_the_others(monke
         helper.make_node("Abs", ["square"], ["a"], "one"),
         helper.make_node("Abs", ["x"], ["signed"], "signed"),
         helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-        helper.make_node("Cast", ["sum"], ["positive"], to=TensorProto.BOOL),
-        helper.make_node("If", ["positive"], ["either"], then_branch=inner, else_branch=other),
+        helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        helper.make_node("Less", ["sum", "mean"], ["negative"]),
+        helper.make_node("If", ["negative"], ["either"], then_branch=inner, else_branch=other),
         helper.make_node("Sum", ["a", "signed", "either"], ["y"]),
     ]
     graph = helper.make_graph(nodes, "g", [floats("x")], [floats("y")])
