@@ -386,13 +386,13 @@ def test_a_rewrite_that_does_not_hold_for_all_nodes_is_used_for_the_others(monke
         helper.make_node("Mul", ["x", "x"], ["square"]),
         helper.make_node("Abs", ["square"], ["a"], "one"),
         helper.make_node("Abs", ["x"], ["signed"], "signed"),
-        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-        helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
-        helper.make_node("Less", ["sum", "mean"], ["negative"]),
-        helper.make_node("If", ["negative"], ["either"], then_branch=inner, else_branch=other),
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Less", ["most", "half"], ["small"]),  # as one of the draws is
+        helper.make_node("If", ["small"], ["either"], then_branch=inner, else_branch=other),
         helper.make_node("Sum", ["a", "signed", "either"], ["y"]),
     ]
-    graph = helper.make_graph(nodes, "g", [floats("x")], [floats("y")])
+    half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
+    graph = helper.make_graph(nodes, "g", [floats("x")], [floats("y")], [half])
     model = inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
     def change(node: onnx.NodeProto, scope: Scope) -> list[onnx.NodeProto] | None:
