@@ -29,9 +29,10 @@ def nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs that are attributes of a node."""
     for attribute in node.attribute:
-        if attribute.HasField("g"):
+        if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
-        yield from attribute.graphs
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
 
 
 def alive(graph: onnx.GraphProto, outside: set[str] | None = None) -> set[str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from pipeline.importers.rewrites.graph import Scope, attribute, graphs, inferred
 
@@ -81,6 +80,8 @@ def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Seque
     ]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
     alone = helper.make_model(helper.make_graph([node], "node", inputs, outputs), opset_imports=model.opset_import)
+    from onnx.reference import ReferenceEvaluator  # takes a tenth of an import's time
+
     try:
         found = [np.asarray(value) for value in ReferenceEvaluator(alone).run(None, dict(zip(names, given, strict=True)))]
     except Exception:  # whatever an evaluator raises: then the compiler may see to it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import helper, numpy_helper
 from pipeline.arrays import Array
 from pipeline.importers import decisions
 
+graphs = decisions.inside
 _LEFT = "left as it is"
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
@@ -25,12 +27,6 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 def attribute(node: onnx.NodeProto, name: str) -> Any:
     """An attribute's value, None where the node does not have it."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
-
-
-def graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside a node."""
-    for held in node.attribute:
-        yield from [held.g] if held.HasField("g") else held.graphs
 
 
 def leaving(model: onnx.ModelProto, those: Collection[int]) -> onnx.ModelProto:
@@ -70,11 +66,23 @@ class Scope:
 
     def __init__(self, graph: onnx.GraphProto, outer: Scope | None = None) -> None:
         self.added: list[onnx.TensorProto] = outer.added if outer else []
-        self._taken: set[str] = outer._taken if outer else set(_names(graph))
-        self._outer = outer
-        self._values = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
-        self._weights = {w.name: w for w in graph.initializer}
-        self._weights |= {n.output[0]: t for n in graph.node if n.op_type == "Constant" and (t := _value(n)) is not None}
+        self._graph, self._outer = graph, outer
+
+    # Most rewrites find nothing to do in most models: what they might ask for is made when they do.
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        return self._outer._taken if self._outer else set(_names(self._graph))
+
+    @cached_property
+    def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
+        graph = self._graph
+        return {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
+
+    @cached_property
+    def _weights(self) -> dict[str, onnx.TensorProto]:
+        made = {n.output[0]: t for n in self._graph.node if n.op_type == "Constant" and (t := _value(n)) is not None}
+        return {w.name: w for w in self._graph.initializer} | made
 
     def type(self, name: str) -> int:
         """The element type of a value, 0 if it is not known."""
