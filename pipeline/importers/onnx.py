@@ -19,7 +19,7 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import decisions, foreign, functions, narrow, rewrites
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
 from pipeline.importers.rewrites.graph import inferred, without_unused
@@ -104,7 +104,7 @@ def _keep_shapes(model: onnx.ModelProto, declared: Mapping[str, onnx.TensorShape
 
 
 def _require_tensors(model: onnx.ModelProto, where: str) -> None:
-    """Raise PipelineError for inputs and outputs that are no tensors, or of a type that numpy does not have."""
+    """Raise PipelineError for inputs and outputs that are no tensors, or of a type that IREE does not have."""
     for kind, values in (("input", _real_inputs(model)), ("output", model.graph.output)):
         for value in values:
             if (is_a := value.type.WhichOneof("value")) != "tensor_type":
@@ -113,10 +113,9 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
                 raise PipelineError(what, where=where, hint="cut the graph before it: name the tensors that it is made of")
             element = value.type.tensor_type.elem_type
             name = onnx.TensorProto.DataType.Name(element).lower() if element else "of no type"
-            if element and _dtype(value) not in MLIR_DTYPES:
-                end = "after it" if kind == "input" else "before it"
-                hint = f"add a Cast to float32 {end}" if "float" in name else "give it another type"
-                raise PipelineError(f"{kind} {value.name!r} is {name}, for which numpy has no type", where=where, hint=hint)
+            if element and element not in boundary.WIDER and _dtype(value) not in MLIR_DTYPES:
+                hint = "cut the graph there: name tensors of numbers as its inputs and outputs"
+                raise PipelineError(f"{kind} {value.name!r} is {name}, which IREE does not compute with", where=where, hint=hint)
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -245,6 +244,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     model = upgraded(functions.inlined(model), str(source))
     foreign.put_back(model)
     foreign.be_exact(model)
+    boundary.widen(model)
     functions.complete(model)
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))

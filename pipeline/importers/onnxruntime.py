@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import decisions, foreign, functions
+from pipeline.importers import boundary, decisions, foreign, functions
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
@@ -159,7 +159,8 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
     """
     model = functions.inlined(onnx.load(source))
     bake(model, baked)
-    plain = session(model if foreign.be_exact(model) or baked else source)
+    changed = foreign.be_exact(model) | boundary.widen(model) | bool(baked)
+    plain = session(model if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(model)
     watched = session(deciding) if made else None
