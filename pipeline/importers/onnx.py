@@ -22,6 +22,7 @@ from pipeline.files import staged
 from pipeline.importers import decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
+from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -261,6 +262,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
     model = without_unused(model)
+    flow.require_none(model, tried, str(source))
     _require_lowering(model, str(source))
     _name_nodes(model.graph)
     foreign.require_none(model, tried, str(source))

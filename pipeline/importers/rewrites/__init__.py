@@ -16,6 +16,7 @@ from pipeline.importers.rewrites import (
     casts,
     convolutions,
     doubles,
+    flow,
     layouts,
     microsoft,
     pools,
@@ -34,8 +35,10 @@ from pipeline.spec.types import Input
 
 # In this order: a later one may treat what an earlier one has put in.
 REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
+    "known": flow.settled,
     "microsoft": microsoft.rewrite,
     "bodies": bodies.rewrite,
+    "choices": flow.chosen,
     "blocks": blocks.rewrite,
     "quantized": quantized.rewrite,
     "convolutions": convolutions.rewrite,

@@ -54,6 +54,7 @@ class Scope:
     def __init__(self, graph: onnx.GraphProto, outer: Scope | None = None) -> None:
         self.added: list[onnx.TensorProto] = outer.added if outer else []
         self._taken: set[str] = outer._taken if outer else set(_names(graph))
+        self._numbers: dict[str, int] = outer._numbers if outer else {}
         self._outer = outer
         self._values = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
         self._weights = {w.name: w for w in graph.initializer}
@@ -88,9 +89,21 @@ class Scope:
         """Say that a value is this constant."""
         self._weights[constant.name] = constant
 
+    def define_constant(self, node: onnx.NodeProto) -> None:
+        """Say that a value is what a Constant node holds, where that is a tensor or numbers."""
+        if (value := _value(node)) is not None:
+            self._weights[node.output[0]] = value
+
+    def learn(self, name: str, type_: onnx.TypeProto) -> None:
+        """Say what type and shape a value has."""
+        self._values[name] = type_.tensor_type
+
     def fresh(self, like: str) -> str:
         """A name that nothing has."""
-        name = next(n for i in itertools.count() if (n := f"{like}/{i}") not in self._taken)
+        for number in itertools.count(self._numbers.get(like, 0)):
+            if (name := f"{like}/{number}") not in self._taken:
+                break
+        self._numbers[like] = number + 1
         self._taken.add(name)
         return name
 
@@ -98,6 +111,7 @@ class Scope:
         """The name of a new constant with elements of `type_`."""
         name = self.fresh("constant")
         self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
+        self.define(self.added[-1])
         return name
 
 
@@ -152,9 +166,7 @@ def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Coll
         changed |= new is not None
         nodes.extend([node] if new is None else new)
     if write and changed:
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        put(graph, nodes)
     return changed
 
 
@@ -169,6 +181,31 @@ def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(w for w in model.graph.initializer if w.name in read)
     return copy
+
+
+def without_dead(graph: onnx.GraphProto) -> None:
+    """Take away the nodes of a graph whose results nothing reads, in place."""
+    read, kept = {output.name for output in graph.output}, list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if read & {*node.output}:
+            kept.append(node)
+            read |= {*node.input, *captured(node)}
+    put(graph, kept[::-1])
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """The values that graphs inside a node name; what they take from outside is among them."""
+    inner = list(graphs(node))
+    return {name for graph in inner for n in decisions.nodes(graph) for name in n.input} | {
+        output.name for n in (node, *(n for g in inner for n in decisions.nodes(g))) for g in graphs(n) for output in g.output
+    }
+
+
+def put(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these, which may be the graph's own, its nodes."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def widened(node: onnx.NodeProto, scope: Scope, wider: Mapping[int, int]) -> list[onnx.NodeProto] | None:

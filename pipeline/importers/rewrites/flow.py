@@ -1,0 +1,75 @@
+"""Control flow: what is known of it before a model runs is done here, and what data decides is computed whatever it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+
+from pipeline.errors import PipelineError
+from pipeline.importers import decisions
+from pipeline.importers.rewrites import branches, loops, sequences
+from pipeline.importers.rewrites.folding import Walk, folded
+from pipeline.importers.rewrites.graph import Scope, graphs
+
+_FLOW = frozenset(["If", "Loop", "Scan"]) | sequences.KINDS
+
+
+def settled(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """`model` with what is known of branches, rounds, lists of tensors and shapes done; None where there is nothing of the kind.
+
+    Of models without branches and so on, only those that have a value whose shape is not known yet.
+    """
+    return folded(model) if _has_flow(model) or not _has_shapes(model) else None
+
+
+def chosen(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """`model` without branches and rounds that data decides; None if there are none, or nothing can be done."""
+    left = any(_is_open(node) for node in decisions.nodes(model.graph))
+    return folded(model, choosing=True) if left else None
+
+
+def require_none(model: onnx.ModelProto, tried: Mapping[str, str], where: str) -> None:
+    """Raise PipelineError for control flow that IREE 3.13 has no code for; `tried` is what `rewrites.apply` says."""
+    walk = Walk(model, model.graph, Scope(model.graph), True)
+    for node, scope in _open(model.graph, walk.scope):
+        wrong = tried.get("known") or tried.get("choices")
+        why = f"what takes its place gives something else: {wrong}" if wrong else _why(node, walk.inside(model.graph, scope))
+        what = f"onnx.{node.op_type} (node {node.name!r}) {why}, and IREE has no code for that"
+        hint = "compute this part outside the model, or let an input with a `value` in the spec decide it"
+        raise PipelineError(what, where=where, hint=hint)
+
+
+def _has_flow(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in _FLOW and node.domain in ("", "ai.onnx") for node in decisions.nodes(model.graph))
+
+
+def _has_shapes(model: onnx.ModelProto) -> bool:
+    scope = Scope(model.graph)
+    return all(scope.shape(name) is not None for node in model.graph.node for name in node.output if name)
+
+
+def _is_open(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of those that IREE has no code for."""
+    if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
+        return not loops.is_counted(node)
+    return node.op_type in _FLOW and node.domain in ("", "ai.onnx")
+
+
+def _open(graph: onnx.GraphProto, scope: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
+    """Such nodes of a graph and of those inside it, from outside to inside."""
+    for node in graph.node:
+        if _is_open(node):
+            yield node, scope
+        for inner in graphs(node):
+            yield from _open(inner, Scope(inner, scope))
+
+
+def _why(node: onnx.NodeProto, walk: Walk) -> str:
+    if node.op_type == "If":
+        return branches.why_not(node, walk.scope)
+    if node.op_type == "Loop":
+        return loops.why_not(node, walk) or "makes larger values in each round, of too many"
+    if node.op_type == "Scan":
+        return "takes slices of values whose shape is not known"
+    return "takes a list of tensors that is not known, or a place in it"
