@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from pipeline.importers.rewrites.graph import Scope, attribute
+from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
 from pipeline.importers.rewrites.splicing import constants, others, spliced
 
 if TYPE_CHECKING:
@@ -52,13 +52,20 @@ def _both(node: onnx.NodeProto, walk: Walk) -> Sequence[Item]:
             walk.changed = before
             walk.keep(node)
             return None
-        return [
-            helper.make_node("Where", [condition, one, zero], [result], node.name)
-            for one, zero, result in zip(ones, zeros, node.output, strict=True)
-            if result
-        ]
+        nodes = Nodes(node, scope)
+        for one, zero, result in zip(ones, zeros, node.output, strict=True):
+            choice(nodes, condition, one, zero, scope.type(one), result)
+        return nodes
 
     return [*scalar, *then, *otherwise, choose]
+
+
+def choice(nodes: Nodes, condition: str, one: str, other: str, type_: int, result: str = "") -> str:
+    """`one` where the condition holds, else `other`, both of one type and shape. ONNX Runtime has no Where of booleans."""
+    if type_ != TensorProto.BOOL:
+        return nodes("Where", condition, one, other, result=result)
+    left = nodes("And", nodes("Not", condition), other)
+    return nodes("Or", nodes("And", condition, one), left, result=result)
 
 
 def as_scalar(condition: str, node: onnx.NodeProto, scope: Scope) -> tuple[list[onnx.NodeProto], str]:

@@ -11,6 +11,7 @@ from pipeline.importers import decisions
 from pipeline.importers.rewrites import branches, loops, sequences
 from pipeline.importers.rewrites.folding import Walk, folded
 from pipeline.importers.rewrites.graph import Scope, graphs
+from pipeline.importers.rewrites.loops import is_counted
 
 _FLOW = frozenset(["If", "Loop", "Scan"]) | sequences.KINDS
 
@@ -25,7 +26,7 @@ def settled(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 def chosen(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """`model` without branches and rounds that data decides; None if there are none, or nothing can be done."""
-    left = any(_is_open(node) for node in decisions.nodes(model.graph))
+    left = next(_open(model.graph, Scope(model.graph)), None)
     return folded(model, choosing=True) if left else None
 
 
@@ -49,17 +50,10 @@ def _has_shapes(model: onnx.ModelProto) -> bool:
     return all(scope.shape(name) is not None for node in model.graph.node for name in node.output if name)
 
 
-def _is_open(node: onnx.NodeProto) -> bool:
-    """Whether a node is one of those that IREE has no code for."""
-    if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
-        return not loops.is_counted(node)
-    return node.op_type in _FLOW and node.domain in ("", "ai.onnx")
-
-
 def _open(graph: onnx.GraphProto, scope: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
-    """Such nodes of a graph and of those inside it, from outside to inside."""
+    """Nodes that IREE has no code for, of a graph and of those inside it, from outside to inside."""
     for node in graph.node:
-        if _is_open(node):
+        if node.op_type in _FLOW and node.domain in ("", "ai.onnx") and not (node.op_type == "Loop" and is_counted(node, scope)):
             yield node, scope
         for inner in graphs(node):
             yield from _open(inner, Scope(inner, scope))
@@ -69,7 +63,7 @@ def _why(node: onnx.NodeProto, walk: Walk) -> str:
     if node.op_type == "If":
         return branches.why_not(node, walk.scope)
     if node.op_type == "Loop":
-        return loops.why_not(node, walk) or "makes larger values in each round, of too many"
+        return loops.why_not(node, walk) or "makes other shapes in each round, of too many"
     if node.op_type == "Scan":
         return "takes slices of values whose shape is not known"
     return "takes a list of tensors that is not known, or a place in it"

@@ -1,7 +1,7 @@
 """What is known before a model runs, computed here: values made of constants and shapes alone, branches and rounds that they choose.
 
-A walk goes through the nodes in order. It knows the shape of every value that it has passed, computes what is made of constants,
-and opens the nodes that hold graphs or make lists of tensors where that tells what they do: their nodes take their place.
+A walk goes through the nodes in order. It knows the shape of every value that it has passed, computes what is made of
+constants, and opens nodes that hold graphs or make lists of tensors where what they do is known: other nodes take their place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from pipeline.importers.functions import opset_of, schema_of
 from pipeline.importers.rewrites import branches, guards, loops, scans, sequences
+from pipeline.importers.rewrites.branches import is_static
 from pipeline.importers.rewrites.graph import Scope, graphs, inferred, put, without_dead
 
 _LARGEST = 4096  # values: more are weights, which are the compiler's to fold
@@ -41,6 +42,9 @@ def folded(model: onnx.ModelProto, choosing: bool = False) -> onnx.ModelProto | 
     without_dead(copy.graph)
     del copy.graph.value_info[:]  # found before more was known, some of it wrongly
     copy.graph.value_info.extend(walk.found())
+    for output in copy.graph.output:
+        if is_static(type_ := scope.whole_type(output.name)):
+            output.type.CopyFrom(type_)
     try:
         return inferred(copy)
     except onnx.shape_inference.InferenceError:
@@ -124,7 +128,9 @@ class Walk:
             found.append([scope.whole_type(output.name) for output in graph.output])
         if node.op_type != "If":
             return []
-        return [a if a == b else helper.make_tensor_type_proto(a.tensor_type.elem_type, None) for a, b in zip(*found, strict=True)]
+        return [
+            a if a == b else helper.make_tensor_type_proto(a.tensor_type.elem_type, None) for a, b in zip(*found, strict=True)
+        ]
 
     def _inferred(self, node: onnx.NodeProto) -> list[onnx.TypeProto]:
         schema = schema_of(node, opset_of(self.model))

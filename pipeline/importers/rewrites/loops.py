@@ -1,8 +1,8 @@
 """Loop: its rounds one after the other where they are few, else a Loop as IREE 3.13 compiles it.
 
-Measured: IREE compiles Loops whose count is known, which carry values of fixed shapes, and nothing else: it refuses those that stack
-results of their rounds, and does not look at conditions, so that numbers are wrong. A round that is written out takes its compiler
-0.2 seconds (a product of matrices and what goes with it, on two cores), and a Loop of any length 1.4.
+Measured: of Loops IREE compiles those that carry values of fixed shapes, and nothing else. Those that stack results of their
+rounds it refuses, and it does not look at conditions, so that numbers are wrong. A round that is written out takes its compiler
+0.2 seconds (a product of matrices and what goes with it, on two cores), a Loop of any length 1.4.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from pipeline.importers import decisions
-from pipeline.importers.rewrites.branches import as_scalar, identities, is_static
+from pipeline.importers.rewrites.branches import as_scalar, choice, identities, is_static
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
 from pipeline.importers.rewrites.splicing import constants, others, spliced
 
@@ -30,18 +30,16 @@ _ENDLESS = 1 << 24  # rounds: who asks for more means that the condition ends it
 def opened(node: onnx.NodeProto, walk: Walk) -> Sequence[Item] | None:
     """The rounds of a Loop, or a Loop that IREE compiles; None to leave it."""
     count, condition = _count(node, walk.scope), _condition(node, walk.scope)
-    if count is None:
-        return None
     if condition is None:
-        return _masked(node, walk, count)
-    rounds = Rounds(node, walk, count if condition else 0)
-    if min(count, _MOST) * rounds.size <= _FEW or not condition:
-        return rounds.begin()
-    if (counted := _counted(node, walk, count)) is not None:
-        loop, types = counted
-        walk.keep(loop, types)
-        return []
-    return rounds.begin()
+        return _masked(node, walk)
+    size = len(decisions.nodes(attribute(node, "body")))
+    if condition and (count is None or min(count, _MOST) * size > _FEW):
+        if (counted := _counted(node, walk, count)) is not None:
+            walk.keep(*counted)
+            return []
+        if count is None:
+            return _masked(node, walk)
+    return Rounds(node, walk, (count or 0) if condition else 0).begin()
 
 
 def _count(node: onnx.NodeProto, scope: Scope) -> int | None:
@@ -68,7 +66,7 @@ class Rounds:
         self._carried, self._condition, self._done = [*node.input[2:]], "", 0
         self._stacked: list[list[str]] = [[] for _ in self._body.output[1 + len(self._carried) :]]
         self._names: dict[str, str] = {}
-        self.size = len(decisions.nodes(self._body))
+        self._size = len(decisions.nodes(self._body))
 
     def begin(self) -> Sequence[Item]:
         """What is the same in all rounds, and the first of them."""
@@ -85,7 +83,7 @@ class Rounds:
         if condition is None or len(walk.kept) - self._start > _MOST or self._done >= _MOST:
             del walk.kept[self._start :]
             walk.changed = self._before
-            masked = _masked(self._node, walk, self._count) if condition is None else None
+            masked = _masked(self._node, walk) if condition is None else None
             if masked is None:
                 walk.keep(self._node)
             return masked
@@ -104,11 +102,10 @@ class Rounds:
 
     def _shorter(self) -> Sequence[Item]:
         """A Loop of as many rounds, where these are many."""
-        if self._done * self.size <= _FEW or (counted := _counted(self._node, self._walk, self._done, True)) is None:
+        if self._done * self._size <= _FEW or (counted := _counted(self._node, self._walk, self._done, True)) is None:
             return []
         del self._walk.kept[self._start :]
-        loop, types = counted
-        return [lambda: self._walk.keep(loop, types)]
+        return [lambda: self._walk.keep(*counted)]
 
     def _end(self) -> Sequence[Item]:
         nodes = Nodes(self._node, self._walk.scope)
@@ -147,7 +144,7 @@ def _tried(node: onnx.NodeProto, walk: Walk) -> tuple[onnx.NodeProto, Scope, boo
 
 
 def _counted(
-    node: onnx.NodeProto, walk: Walk, count: int, is_known: bool = False
+    node: onnx.NodeProto, walk: Walk, count: int | None, is_known: bool = False
 ) -> tuple[onnx.NodeProto, list[onnx.TypeProto]] | None:
     """A Loop that runs as often and carries what it stacked, with the types of its results; None where shapes change.
 
@@ -159,16 +156,19 @@ def _counted(
     if not (is_known or (goes_on is not None and goes_on.item())) or not keeps or not all(map(is_static, types)):
         return None
     carried, nodes = len(node.input) - 2, Nodes(node, scope)
-    loop.input[:2] = [walk.scope.add(np.array(n), t) for n, t in ((count, TensorProto.INT64), (True, TensorProto.BOOL))]
+    if count is None and len(types) > carried:
+        return None
+    loop.input[1] = walk.scope.add(np.array(True), TensorProto.BOOL)
+    loop.input[0] = _bound(node, walk, count)
     loop.output[:] = [name or scope.fresh("unused") for name in loop.output]
     loop.output.extend(scope.fresh("unused") for _ in body.output[1 + len(loop.output) :])
     for index, type_ in enumerate(types[carried:], carried):
         value, shape = body.output[1 + index].name, [dim.dim_value for dim in type_.tensor_type.shape.dim]
         types[index] = helper.make_tensor_type_proto(type_.tensor_type.elem_type, [count, *shape])
-        before, places = scope.fresh(value), np.arange(count).reshape(-1, *[1] * len(shape))
+        before, places = scope.fresh(value), np.arange(count or 0).reshape(-1, *[1] * len(shape))
         is_here = nodes("Equal", body.input[0].name, scope.add(places, TensorProto.INT64))
         body.input.append(helper.make_value_info(before, types[index]))
-        body.output[1 + index].name = nodes("Where", is_here, value, before)
+        body.output[1 + index].name = choice(nodes, is_here, value, before, type_.tensor_type.elem_type)
         empty = helper.make_tensor("value", type_.tensor_type.elem_type, [1], [0])
         loop.input.append(scope.fresh(value))
         size = walk.scope.add(np.array([count, *shape]), TensorProto.INT64)
@@ -181,7 +181,17 @@ def _counted(
     return loop, types
 
 
-def _masked(node: onnx.NodeProto, walk: Walk, count: int) -> Sequence[Item] | None:
+def _bound(node: onnx.NodeProto, walk: Walk, count: int | None) -> str:
+    """How often a Loop runs, as a scalar."""
+    if count is not None:
+        return walk.scope.add(np.array(count), TensorProto.INT64)
+    nodes, name = as_scalar(node.input[0], node, walk.scope)
+    for scalar in nodes:
+        walk.settle(scalar)
+    return name
+
+
+def _masked(node: onnx.NodeProto, walk: Walk) -> Sequence[Item] | None:
     """A Loop that runs to its count, and carries what it had when its condition ended it; None where it cannot be.
 
     What a round computes that should not run may be anything: see `guards`.
@@ -198,16 +208,15 @@ def _masked(node: onnx.NodeProto, walk: Walk, count: int) -> Sequence[Item] | No
     nodes.extend(shaping)
     condition = nodes("And", going, asked)
     for value, output in zip(body.input[2:], body.output[1:], strict=True):
-        output.name = nodes("Where", going, output.name, value.name)
+        output.name = choice(nodes, going, output.name, value.name, value.type.tensor_type.elem_type)
     truth = nodes("Identity", body.input[1].name)
     kind = helper.make_tensor_type_proto(TensorProto.BOOL, [])
     results = [helper.make_value_info(name, kind) for name in (truth, condition)]
     values = [*body.input[:2], helper.make_value_info(going, kind), *body.input[2:]]
     made = helper.make_graph([*body.node, *nodes], "body", values, [*results, *body.output[1:]], body.initializer)
     truth = scope.add(np.array(True), TensorProto.BOOL)
-    bound = scope.add(np.array(count), TensorProto.INT64)
     outputs = [scope.fresh("unused"), *node.output]
-    loop = helper.make_node("Loop", [bound, truth, first, *node.input[2:]], outputs, node.name, body=made)
+    loop = helper.make_node("Loop", [node.input[0], truth, first, *node.input[2:]], outputs, node.name, body=made)
     walk.guarded += 1
 
     def leave() -> Sequence[Item]:
@@ -217,23 +226,21 @@ def _masked(node: onnx.NodeProto, walk: Walk, count: int) -> Sequence[Item] | No
     return [*before, loop, leave]
 
 
-def is_counted(node: onnx.NodeProto) -> bool:
-    """Whether IREE compiles a Loop: it carries values only, and its condition is what it was."""
-    body = attribute(node, "body")
+def is_counted(node: onnx.NodeProto, scope: Scope) -> bool:
+    """Whether IREE compiles a Loop: it carries values only, and its condition is true and stays so."""
+    body, condition = attribute(node, "body"), scope.constant(node.input[1])
     kept = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
-    return len(body.output) == len(body.input) - 1 and kept.get(body.output[0].name) == body.input[1].name
+    carries = len(body.output) == len(body.input) - 1 and kept.get(body.output[0].name) == body.input[1].name
+    return carries and condition is not None and bool(condition.item())
 
 
 def why_not(node: onnx.NodeProto, walk: Walk) -> str:
-    """Why a Loop that data ends cannot run to its count."""
-    count = _count(node, walk.scope)
-    body = attribute(node, "body")
-    if count is None:
-        return "runs as often as data says"
-    if count >= _ENDLESS:
+    """Why a Loop that data ends cannot run to its count; empty if it can."""
+    count, body = _count(node, walk.scope), attribute(node, "body")
+    if count is not None and count >= _ENDLESS:
         return "ends when data says, and nothing else bounds its rounds"
     if len(body.output) > len(body.input) - 1:
-        return "ends when data says, and the size of what its rounds stack with it"
+        return "runs as often as data says, which what its rounds stack is as long as"
     if not _tried(node, walk)[2]:
-        return "ends when data says, and carries values whose types change or are not known"
+        return "runs as often as data says, and carries values whose types change or are not known"
     return ""

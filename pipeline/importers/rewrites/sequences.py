@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
+from pipeline.importers.rewrites.splicing import constants, others, spliced
 
 KINDS = frozenset(
     """ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap
@@ -22,6 +23,8 @@ def opened(node: onnx.NodeProto, scope: Scope, lists: dict[str, list[str]]) -> S
     None for any other node.
     """
     nodes = Nodes(node, scope)
+    if node.op_type == "SequenceMap":
+        return _mapped(node, scope, lists)
     if node.op_type == "SplitToSequence":
         made = _split(nodes, node, scope)
     elif node.op_type in ("SequenceAt", "SequenceLength", "ConcatFromSequence"):
@@ -99,4 +102,22 @@ def _read(nodes: Nodes, node: onnx.NodeProto, scope: Scope, lists: dict[str, lis
         where = scope.add(np.array([axis]), TensorProto.INT64)
         found = [nodes("Unsqueeze", name, where) for name in found]
     nodes("Concat", *found, result=result, axis=axis)
+    return nodes
+
+
+def _mapped(node: onnx.NodeProto, scope: Scope, lists: dict[str, list[str]]) -> list[onnx.NodeProto] | None:
+    """The body of a SequenceMap, for each place in the lists that it takes."""
+    if node.input[0] not in lists:
+        return None
+    body, nodes = attribute(node, "body"), list[onnx.NodeProto]()
+    found: list[list[str]] = []
+    for place in range(len(lists[node.input[0]])):
+        taken = [lists[name][place] if name in lists else name for name in node.input]
+        given = dict(zip([value.name for value in body.input], taken, strict=True))
+        results = [output.name for output in body.output]
+        made, values = spliced([*constants(body), *others(body)], results, given, scope)
+        nodes.extend(made)
+        found.append(values)
+    for index, name in enumerate(node.output):
+        lists[name] = [values[index] for values in found]
     return nodes
