@@ -239,8 +239,8 @@ def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
         return module
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+def prepared(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
+    """The model that rewrites begin with: of a recent operator set, its shapes fixed and known. Raises PipelineError."""
     model = load(source)
     _require_tensors(model, str(source))
     model = upgraded(functions.inlined(model), str(source))
@@ -250,7 +250,6 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
     bake(model, inputs)
-    inputs = [spec for spec in inputs if spec.value is None]
     try:
         model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
@@ -258,6 +257,13 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
             f"the shapes do not fit together: {str(error).splitlines()[0]}", where=str(source), hint="check the inputs' shapes"
         ) from error
     _keep_shapes(model, declared)
+    return model
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+    model = prepared(source, inputs)
+    inputs = [spec for spec in inputs if spec.value is None]
     model, tried = rewrites.apply(model, inputs, str(source))
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")

@@ -19,9 +19,13 @@ _FLOW = frozenset(["If", "Loop", "Scan"]) | sequences.KINDS
 def settled(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """`model` with what is known of branches, rounds, lists of tensors and shapes done; None where there is nothing of the kind.
 
-    Of models without branches and so on, only those that have a value whose shape is not known yet.
+    A model without branches and so on is left as it is, unless more shapes are known of it afterwards.
     """
-    return folded(model) if _has_flow(model) or not _has_shapes(model) else None
+    if _has_flow(model):
+        return folded(model)
+    unknown = _unknown(model)
+    found = folded(model) if unknown else None
+    return found if found is not None and _unknown(found) < unknown else None
 
 
 def chosen(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -45,9 +49,10 @@ def _has_flow(model: onnx.ModelProto) -> bool:
     return any(node.op_type in _FLOW and node.domain in ("", "ai.onnx") for node in decisions.nodes(model.graph))
 
 
-def _has_shapes(model: onnx.ModelProto) -> bool:
+def _unknown(model: onnx.ModelProto) -> int:
+    """How many values of the model's own graph have a shape that is not known."""
     scope = Scope(model.graph)
-    return all(scope.shape(name) is not None for node in model.graph.node for name in node.output if name)
+    return sum(scope.shape(name) is None for node in model.graph.node for name in node.output if name)
 
 
 def _open(graph: onnx.GraphProto, scope: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:

@@ -1,4 +1,4 @@
-"""What is known before a model runs, computed here: values made of constants and shapes alone, branches and rounds that they choose.
+"""What is known before a model runs, done here: values made of constants and shapes alone, branches and rounds that they choose.
 
 A walk goes through the nodes in order. It knows the shape of every value that it has passed, computes what is made of
 constants, and opens nodes that hold graphs or make lists of tensors where what they do is known: other nodes take their place.
@@ -40,8 +40,6 @@ def folded(model: onnx.ModelProto, choosing: bool = False) -> onnx.ModelProto | 
         return None
     copy.graph.initializer.extend(scope.added)
     without_dead(copy.graph)
-    del copy.graph.value_info[:]  # found before more was known, some of it wrongly
-    copy.graph.value_info.extend(walk.found())
     for output in copy.graph.output:
         if is_static(type_ := scope.whole_type(output.name)):
             output.type.CopyFrom(type_)
@@ -84,6 +82,8 @@ class Walk:
                 self.settle(item)
         if self.changed:
             put(self.graph, self.kept)
+            del self.graph.value_info[:]  # found before more was known, some of it wrongly
+            self.graph.value_info.extend(self._found())
 
     def _opened(self, node: onnx.NodeProto) -> Sequence[Item] | None:
         """What takes the place of a node that is no plain one, where that is known."""
@@ -146,7 +146,7 @@ class Walk:
             return []
         return [found.get(name, onnx.TypeProto()) for name in node.output]
 
-    def found(self) -> list[onnx.ValueInfoProto]:
+    def _found(self) -> list[onnx.ValueInfoProto]:
         """What was found of the values of `kept`, where it is all of their shape."""
         results = {output.name for output in self.graph.output}
         names = [name for node in self.graph.node for name in node.output if name in self._learned and name not in results]

@@ -22,7 +22,7 @@ from pipeline.importers.rewrites.splicing import constants, others, spliced
 if TYPE_CHECKING:
     from pipeline.importers.rewrites.folding import Item, Walk
 
-_FEW = 256  # nodes: of more, a Loop stays one where it can
+_FEW = 64  # nodes: of more, a Loop stays one where it can
 _MOST = 8192  # nodes of all rounds together
 _ENDLESS = 1 << 24  # rounds: who asks for more means that the condition ends it
 
@@ -33,7 +33,9 @@ def opened(node: onnx.NodeProto, walk: Walk) -> Sequence[Item] | None:
     if condition is None:
         return _masked(node, walk)
     size = len(decisions.nodes(attribute(node, "body")))
-    if condition and (count is None or min(count, _MOST) * size > _FEW):
+    # Rounds that choose by what the last one chose take IREE's compiler time without end where they are written out.
+    few = 0 if walk.guarded else _FEW
+    if condition and (count is None or min(count, _MOST) * size > few):
         if (counted := _counted(node, walk, count)) is not None:
             walk.keep(*counted)
             return []
@@ -164,6 +166,7 @@ def _counted(
     loop.output.extend(scope.fresh("unused") for _ in body.output[1 + len(loop.output) :])
     for index, type_ in enumerate(types[carried:], carried):
         value, shape = body.output[1 + index].name, [dim.dim_value for dim in type_.tensor_type.shape.dim]
+        body.value_info.append(helper.make_value_info(value, type_))  # no longer one of the results, which say their types
         types[index] = helper.make_tensor_type_proto(type_.tensor_type.elem_type, [count, *shape])
         before, places = scope.fresh(value), np.arange(count or 0).reshape(-1, *[1] * len(shape))
         is_here = nodes("Equal", body.input[0].name, scope.add(places, TensorProto.INT64))
@@ -177,7 +180,6 @@ def _counted(
     body.node.extend(nodes)
     for output, type_ in zip(body.output, [helper.make_tensor_type_proto(TensorProto.BOOL, []), *types], strict=True):
         output.type.CopyFrom(type_)
-    del body.value_info[:]
     return loop, types
 
 

@@ -18,6 +18,7 @@ def spliced(
     for node in nodes:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
+        copy.name = node.name or next(filter(None, node.output), "")  # which tells copies of one node from others
         names |= {name: scope.fresh(name) for name in node.output if name}
         _rename(copy, names)
         copy.output[:] = [names.get(name, name) for name in node.output]
