@@ -1,4 +1,8 @@
-"""Control flow: what is known of it before a model runs is done here, and what data decides is computed whatever it decides."""
+"""Control flow: what is known of it before a model runs is done here, and what data decides is computed whatever it decides.
+
+Models without it are left as they are, for IREE sees through most of what is computed of shapes. Measured: it does not where
+that says how a Pad reflects, how often a Tile repeats, where a Split cuts, or which axes there are.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,20 @@ from pipeline.importers.rewrites.graph import Scope, graphs
 from pipeline.importers.rewrites.loops import is_counted
 
 _FLOW = frozenset(["If", "Loop", "Scan"]) | sequences.KINDS
+# Operators with operands, from this one on, that IREE or a rewrite must know.
+_KNOWING = {"Pad": 1, "Resize": 2, "Split": 1, "Squeeze": 1, "Tile": 1, "Unsqueeze": 1, "Upsample": 1}
 
 
 def settled(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """`model` with what is known of branches, rounds, lists of tensors and shapes done; None where there is nothing of the kind.
 
-    A model without branches and so on is left as it is, unless more shapes are known of it afterwards.
+    A model without branches and so on is left as it is, unless it is clearer afterwards.
     """
     if _has_flow(model):
         return folded(model)
-    unknown = _unknown(model)
-    found = folded(model) if unknown else None
-    return found if found is not None and _unknown(found) < unknown else None
+    unclear = _unclear(model)
+    found = folded(model) if unclear else None
+    return found if found is not None and _unclear(found) < unclear else None
 
 
 def chosen(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -49,10 +55,14 @@ def _has_flow(model: onnx.ModelProto) -> bool:
     return any(node.op_type in _FLOW and node.domain in ("", "ai.onnx") for node in decisions.nodes(model.graph))
 
 
-def _unknown(model: onnx.ModelProto) -> int:
-    """How many values of the model's own graph have a shape that is not known."""
+def _unclear(model: onnx.ModelProto) -> int:
+    """How many operands that must be known are not, and shapes of outputs."""
     scope = Scope(model.graph)
-    return sum(scope.shape(name) is None for node in model.graph.node for name in node.output if name)
+    count = sum(scope.shape(output.name) is None for output in model.graph.output)
+    for node in model.graph.node:
+        first = 1 if node.op_type.startswith("Reduce") else _KNOWING.get(node.op_type, len(node.input))
+        count += sum(scope.constant(name) is None for name in node.input[first:] if name)
+    return count
 
 
 def _open(graph: onnx.GraphProto, scope: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
