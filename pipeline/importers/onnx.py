@@ -22,6 +22,7 @@ from pipeline.files import staged
 from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
+from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -237,8 +238,8 @@ def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
         return module
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+def prepared(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
+    """The model that rewrites begin with: of a recent operator set, its shapes fixed and known. Raises PipelineError."""
     model = load(source)
     _require_tensors(model, str(source))
     model = upgraded(functions.inlined(model), str(source))
@@ -249,7 +250,6 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
     bake(model, inputs)
-    inputs = [spec for spec in inputs if spec.value is None]
     try:
         model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
@@ -257,14 +257,23 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
             f"the shapes do not fit together: {str(error).splitlines()[0]}", where=str(source), hint="check the inputs' shapes"
         ) from error
     _keep_shapes(model, declared)
+    return model
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+    model = prepared(source, inputs)
+    inputs = [spec for spec in inputs if spec.value is None]
     model, tried = rewrites.apply(model, inputs, str(source))
     for rewrite in tried:
         how = ("used in part" if rewrite.problem else "used") if rewrite.used else "not used"
         print(f"rewrite {rewrite.name}: {how}" + (f": {rewrite.problem}" if rewrite.problem else ""))
     model = without_unused(model)
+    wrong = {rewrite.name: rewrite.problem for rewrite in tried}
+    flow.require_none(model, wrong, str(source))
     _require_lowering(model, str(source))
     _name_nodes(model.graph)
-    foreign.require_none(model, {rewrite.name: rewrite.problem for rewrite in tried}, str(source))
+    foreign.require_none(model, wrong, str(source))
     _pack(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     module = _imported(model, str(source))

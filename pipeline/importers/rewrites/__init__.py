@@ -19,6 +19,7 @@ from pipeline.importers.rewrites import (
     casts,
     convolutions,
     doubles,
+    flow,
     layouts,
     microsoft,
     pools,
@@ -39,8 +40,10 @@ from pipeline.spec.types import Input
 Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto | None]
 # In this order: a later one may treat what an earlier one has put in.
 REWRITES: Mapping[str, Rewrite] = {
+    "known": flow.settled,
     "microsoft": microsoft.rewrite,
     "bodies": bodies.rewrite,
+    "choices": flow.chosen,
     "blocks": blocks.rewrite,
     "quantized": quantized.rewrite,
     "convolutions": convolutions.rewrite,
@@ -79,14 +82,17 @@ def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[
         if (candidate := rewrite(model)) is None:
             continue
         if problem := proof.problem(candidate):
-            candidate = _in_part(model, rewrite, proof)
+            candidate = _in_part(model, rewrite, proof, candidate)
         tried.append(Tried(name, candidate is not None, problem))
         model = model if candidate is None else candidate
     return model, tried
 
 
-def _in_part(model: onnx.ModelProto, rewrite: Rewrite, proof: Proof) -> onnx.ModelProto | None:
-    """The model with a rewrite that does not hold everywhere, for the nodes where it does: nodes are left by halves."""
+def _in_part(model: onnx.ModelProto, rewrite: Rewrite, proof: Proof, wrong: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with a rewrite that does not hold everywhere, for the nodes where it does: nodes are left by halves.
+
+    `wrong` is the whole of it. A rewrite that leaves none of them gives that each time, and is not tried again.
+    """
     every = range(sum(1 for _ in decisions.nodes(model.graph)))
     found: onnx.ModelProto | None = None
     tries = 0
@@ -94,7 +100,7 @@ def _in_part(model: onnx.ModelProto, rewrite: Rewrite, proof: Proof) -> onnx.Mod
     while waiting and tries < _MOST_TRIES:
         some = waiting.pop()
         candidate = rewrite(leaving(model, left.difference(some)))
-        if candidate is None or (candidate := leaving(candidate, ())) == found:
+        if candidate is None or (candidate := leaving(candidate, ())) in (found, wrong):
             continue  # nothing of its kind is among these
         tries += 1
         if not proof.problem(candidate):

@@ -84,4 +84,4 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
     found = _expanded(model)
     while found is not None and (more := _expanded(found)) is not None:
         found = more
-    return None if found is None else folded(found)
+    return None if found is None else folded(found) or found

@@ -75,6 +75,10 @@ class Scope:
         return self._outer._taken if self._outer else set(_names(self._graph))
 
     @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return self._outer._numbers if self._outer else {}
+
+    @cached_property
     def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
         graph = self._graph
         return {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
@@ -113,9 +117,21 @@ class Scope:
         """Say that a value is this constant."""
         self._weights[constant.name] = constant
 
+    def define_constant(self, node: onnx.NodeProto) -> None:
+        """Say that a value is what a Constant node holds, where that is a tensor or numbers."""
+        if (value := _value(node)) is not None:
+            self._weights[node.output[0]] = value
+
+    def learn(self, name: str, type_: onnx.TypeProto) -> None:
+        """Say what type and shape a value has."""
+        self._values[name] = type_.tensor_type
+
     def fresh(self, like: str) -> str:
         """A name that nothing has."""
-        name = next(n for i in itertools.count() if (n := f"{like}/{i}") not in self._taken)
+        for number in itertools.count(self._numbers.get(like, 0)):
+            if (name := f"{like}/{number}") not in self._taken:
+                break
+        self._numbers[like] = number + 1
         self._taken.add(name)
         return name
 
@@ -123,6 +139,7 @@ class Scope:
         """The name of a new constant with elements of `type_`."""
         name = self.fresh("constant")
         self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
+        self.define(self.added[-1])
         return name
 
 
@@ -177,9 +194,7 @@ def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Coll
         changed |= new is not None
         nodes.extend([node] if new is None else new)
     if write and changed:
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        put(graph, nodes)
     return changed
 
 
@@ -194,6 +209,31 @@ def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(w for w in model.graph.initializer if w.name in read)
     return copy
+
+
+def without_dead(graph: onnx.GraphProto) -> None:
+    """Take away the nodes of a graph whose results nothing reads, in place."""
+    read, kept = {output.name for output in graph.output}, list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if read & {*node.output}:
+            kept.append(node)
+            read |= {*node.input, *captured(node)}
+    put(graph, kept[::-1])
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """The values that graphs inside a node name; what they take from outside is among them."""
+    inner = list(graphs(node))
+    return {name for graph in inner for n in decisions.nodes(graph) for name in n.input} | {
+        output.name for n in (node, *(n for g in inner for n in decisions.nodes(g))) for g in graphs(n) for output in g.output
+    }
+
+
+def put(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these, which may be the graph's own, its nodes."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def widened(node: onnx.NodeProto, scope: Scope, wider: Mapping[int, int]) -> list[onnx.NodeProto] | None:
