@@ -24,6 +24,7 @@ from pipeline.importers.rewrites import (
     pools,
     powers,
     quantized,
+    recurrent,
     reductions,
     resizes,
     samples,
@@ -41,6 +42,7 @@ Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto | None]
 REWRITES: Mapping[str, Rewrite] = {
     "microsoft": microsoft.rewrite,
     "bodies": bodies.rewrite,
+    "recurrent": recurrent.rewrite,
     "blocks": blocks.rewrite,
     "quantized": quantized.rewrite,
     "convolutions": convolutions.rewrite,
