@@ -21,7 +21,30 @@ _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": 
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with the types and shapes of all values. Raises onnx.shape_inference.InferenceError."""
-    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    while True:
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        if not _carried(model.graph):
+            return model
+
+
+def _carried(graph: onnx.GraphProto) -> bool:
+    """Say the shapes of what Loops carry where all rounds keep them, which ONNX does not infer; whether there were any."""
+    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
+    found = False
+    for node in graph.node:
+        for inner in graphs(node):
+            found |= _carried(inner)
+        body = attribute(node, "body") if node.op_type == "Loop" else None
+        for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False) if body else ():
+            if name and name not in known and _is_fixed(before.type) and before.type == after.type:
+                graph.value_info.add(name=name).type.CopyFrom(before.type)
+                found = True
+    return found
+
+
+def _is_fixed(type_: onnx.TypeProto) -> bool:
+    tensor = type_.tensor_type
+    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
 
 
 def attribute(node: onnx.NodeProto, name: str) -> Any:
