@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.layout import Layout
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
+from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS
 
 
@@ -130,11 +131,12 @@ def _bundle_steps(
     """`made` is everything but the model that a file of this bundle depends on."""
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
+    origin = Origin(model, layout.source(model.name, model.format))
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
             f"{model.name} for {', '.join(bundle.targets)}",
-            _stage("compile", imported / "model.mlirbc", compiled, bundle, targets),
+            _stage("compile", imported / "model.mlirbc", compiled, bundle, targets, origin),
             _files(imported, "model.mlirbc"),
             _files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"),
             made,
@@ -142,7 +144,7 @@ def _bundle_steps(
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", model, bundle, targets, compiled, imported, reference, verified),
+            _stage("verify", model, bundle, targets, compiled, imported, reference, verified, origin.source),
             (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
             {"made": made, "tolerance": repr(model.tolerance), "machine": machine, **_revision("verify")},

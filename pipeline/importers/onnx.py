@@ -238,8 +238,8 @@ def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
         return module
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The model at `source` as IREE's importer gets it, and which rewrites were tried: see `rewrites.apply`."""
     model = load(source)
     _require_tensors(model, str(source))
     model = upgraded(functions.inlined(model), str(source))
@@ -265,15 +265,26 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     _name_nodes(model.graph)
     foreign.require_none(model, tried, str(source))
     _pack(model.graph)
+    return model, tried
+
+
+def translate(model: onnx.ModelProto, folder: Path, where: str) -> None:
+    """Write a `prepared` model as `model.mlirbc`, and its `signature.json`, into `folder`."""
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
-    module = _imported(model, str(source))
+    module = _imported(model, where)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, str(source)), signature)
+        entry.finish(entry.entry_function(module, None, where), signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+    model, tried = prepared(source, inputs)
+    translate(model, folder, str(source))
     with staged(folder / "rewrites.json") as path:
         path.write_text(json.dumps([rewrite for rewrite, problem in tried.items() if not problem]))
 
