@@ -27,9 +27,12 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 def main(job: Job, folder: Path) -> int:
     """Do the job."""
     from pipeline.reduction import refusal, wrong
+    from pipeline.reduction.subgraph import presentable
 
     def said(found: Found, model: onnx.ModelProto | None) -> None:
         if model is not None:
+            model = presentable(model)
+            onnx.checker.check_model(model)
             with staged(folder / "part.onnx") as path:
                 path.write_bytes(model.SerializeToString())
         found.write(folder / "found.json")

@@ -21,6 +21,9 @@ from pipeline.reduction.model import Subject
 from pipeline.reduction.search import Part, Search
 from pipeline.reduction.subgraph import Graph
 
+# What is wrong with a part, empty if nothing; and who hears of what was found.
+Problem = Callable[[onnx.ModelProto], str]
+Said = Callable[[Found, onnx.ModelProto | None], None]
 _CACHE = 1 << 30  # bytes for what the parts of one search have in common
 
 
@@ -53,48 +56,47 @@ class Compiler:
         return None
 
 
-def smallest(job: Job, folder: Path, said: Callable[[Found, onnx.ModelProto], None]) -> None:
+def smallest(job: Job, folder: Path, said: Said) -> None:
     """Look for the smallest part that fails as the whole does. Every smaller one is `said`, with its model."""
     subject, tools, deadline = Subject(job), Compiler(job, folder), time.monotonic() + job.seconds
     whole = tools.error(subject.model)
     if whole is None:
         return
 
-    def fails(model: onnx.ModelProto | None) -> bool:
-        error = tools.error(model) if model else None
-        return error is not None and kind(error) == kind(whole)
+    def problem(model: onnx.ModelProto) -> str:
+        error = tools.error(model)
+        return error.what if error is not None and kind(error) == kind(whole) else ""
 
-    graph = _graph(subject, fails)
-    minimise(subject, graph, fails, job, deadline, whole.what, said)
+    minimise(subject, _graph(subject, problem), problem, job, deadline, said)
 
 
-def _graph(subject: Subject, fails: Callable[[onnx.ModelProto | None], bool]) -> Graph:
+def _graph(subject: Subject, problem: Problem) -> Graph:
     """The model, in which shapes that are computed are constants, if it still fails: parts of it need to compute none."""
     try:
         folded = folding.folded(subject.model)
     except onnx.shape_inference.InferenceError:
         folded = subject.model
-    return subject.graph(folded if folded is not subject.model and fails(folded) else None)
+    return subject.graph(folded if folded is not subject.model and problem(folded) else None)
 
 
-def minimise(
-    subject: Subject,
-    graph: Graph,
-    fails: Callable[[onnx.ModelProto | None], bool],
-    job: Job,
-    deadline: float,
-    why: str,
-    said: Callable[[Found, onnx.ModelProto], None],
-) -> None:
-    """Find the smallest part of `graph` that fails, beginning with the suspects of the job."""
+def minimise(subject: Subject, graph: Graph, problem: Problem, job: Job, deadline: float, said: Said) -> None:
+    """Find the smallest part of `graph` that has a problem, beginning with the suspects of the job."""
+    problems: dict[Part, str] = {}
+
+    def fails(part: Part) -> bool:
+        model = graph.part(part)
+        problems[part] = problem(model) if model is not None else ""
+        return bool(problems[part])
 
     def tell(part: Part, is_smallest: bool = False) -> None:
         nodes = [graph.nodes[index] for index in part]
-        names = tuple(subject.called(node) for node in nodes)
-        if (model := graph.part(part)) is not None:
-            said(Found(names, tuple(node.name for node in nodes), len(graph.nodes), why, is_smallest), model)
+        called, names = tuple(subject.called(node) for node in nodes), tuple(node.name for node in nodes)
+        said(Found(called, names, len(graph.nodes), problems[part], is_smallest), graph.part(part))
 
-    suspects = [index for index, node in enumerate(graph.nodes) if node.name in job.suspects]
-    search = Search(len(graph.nodes), lambda part: fails(graph.part(part)), deadline, tell)
+    everything = tuple(range(len(graph.nodes)))
+    if not fails(everything):
+        return
+    suspects = [index for index in everything if graph.nodes[index].name in job.suspects]
+    search = Search(len(everything), fails, deadline, tell)
     search.run([suspects, graph.around(suspects)] if suspects else [])
     tell(search.best, search.is_smallest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import onnx
@@ -24,6 +25,17 @@ def read_by(node: onnx.NodeProto) -> list[str]:
 def called(node: onnx.NodeProto) -> str:
     """A node for people."""
     return f"{node.domain or 'onnx'}.{node.op_type} (node {node.name or next(filter(None, node.output), '')!r})"
+
+
+def presentable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for others: each node has a name of its own, which ONNX Runtime demands."""
+    copy, taken = onnx.ModelProto(), set[str]()
+    copy.CopyFrom(model)
+    for node in (node for node in decisions.nodes(copy.graph) if node.name):
+        numbered = (f"{node.name}_{number}" for number in itertools.count(2))
+        node.name = next(name for name in itertools.chain([node.name], numbered) if name not in taken)
+        taken.add(node.name)
+    return copy
 
 
 class Graph:

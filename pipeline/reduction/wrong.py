@@ -6,7 +6,7 @@ Inner values are made outputs to see them, a few at a time: each is one more thi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +24,11 @@ from pipeline.importers.rewrites.proof import without_names
 from pipeline.iree import compiler, devices
 from pipeline.reduction.job import Found, Job
 from pipeline.reduction.model import Subject
-from pipeline.reduction.refusal import minimise
+from pipeline.reduction.refusal import Said, minimise
 from pipeline.reduction.subgraph import Graph, read_by
 from pipeline.spec.types import MLIR_DTYPES
 
 _WATCHED = 8
-Said = Callable[[Found, onnx.ModelProto | None], None]
 
 
 class Device:
@@ -113,76 +112,93 @@ class Trace:
 
     def watched(self, wrong: str, few: bool) -> list[str]:
         """What to look at next: the values just before a wrong one, and unless `few`, some far before it."""
-        near = [name for name in self.before(wrong) if name not in self.seen]
+        near = self.unseen(wrong)
         far = [] if few else self._all_before(wrong)
         step = max(1, -(-len(far) // _WATCHED))
         return list(dict.fromkeys([*far[step - 1 :: step], *near, *([wrong] if wrong in self._visible else [])]))
+
+    def unseen(self, wrong: str) -> list[str]:
+        """The values just before a wrong one that were not seen yet."""
+        return [name for name in self.before(wrong) if name not in self.seen]
+
+    def forget_right(self) -> None:
+        """Forget values that were right: they were another program's."""
+        self.seen = {name: problem for name, problem in self.seen.items() if problem}
 
     def first(self) -> str:
         """The first wrong value seen so far, empty if there is none."""
         return next((name for name in self._makers if self.seen.get(name)), "")
 
 
-def first(job: Job, folder: Path, said: Said) -> str:
-    """Look for the first wrong value; what is found is `said`, also before it is sure. The name of its node."""
-    subject = Subject(job)
-    graph, deadline = subject.graph(), time.monotonic() + job.seconds
-    trace, device, everything = Trace(graph, subject), Device(job, subject, folder), range(len(graph.nodes))
+class Walk:
+    """The search for the first wrong value: what is found is `said`, also before it is sure."""
 
-    def tell(wrong: str, is_first: bool, hides: bool = False) -> str:
-        node = trace.node(wrong) if wrong else None
-        names = (subject.called(node),) if node else ()
-        what = trace.seen.get(wrong, "")
-        said(Found(names, (node.name,) if node else (), len(graph.nodes), what, is_first, hides), None)
-        return node.name if node else ""
+    def __init__(self, job: Job, subject: Subject, folder: Path, said: Said) -> None:
+        self._graph = subject.graph()
+        self._trace, self._device = Trace(self._graph, subject), Device(job, subject, folder)
+        self._subject, self._said = subject, said
+        self._deadline = time.monotonic() + job.seconds
 
-    def look(watched: Sequence[str]) -> str:
+    def run(self) -> str:
+        """The name of the node that makes the first wrong value, as far as that was found; empty if nothing is wrong."""
+        wrong, few = self._look(()), False
+        if not wrong:
+            return ""  # it is right when it is compiled for this target alone
+        while time.monotonic() < self._deadline and self._trace.unseen(wrong):
+            self._tell(wrong)
+            try:
+                found = self._look(self._trace.watched(wrong, few))
+            except PipelineError:  # with these as outputs it does not compile or run
+                if few:
+                    return self._tell(wrong)
+                few = True
+                continue
+            if not found and few:
+                return self._tell(wrong, hides=True)
+            if not found:
+                few = True
+                self._trace.forget_right()
+            wrong = found or wrong
+        return self._tell(wrong, is_first=not self._trace.unseen(wrong))
+
+    def _look(self, watched: Sequence[str]) -> str:
         """The first wrong value now that these were seen too; empty if none of all that are outputs now is wrong."""
-        model = graph.part(everything, watched)
+        model = self._graph.part(range(len(self._graph.nodes)), watched)
         if model is None:
             raise PipelineError("an output has no shape")
-        now = device.wrong(model)
-        trace.seen |= {name: problem for name, problem in now.items() if problem or name not in trace.seen}
-        return trace.first() if any(now.values()) else ""
+        now = self._device.wrong(model)
+        self._trace.seen |= {name: problem for name, problem in now.items() if problem or name not in self._trace.seen}
+        return self._trace.first() if any(now.values()) else ""
 
-    wrong, few = look(()), False
-    if not wrong:
-        return ""  # it is right when it is compiled alone
-    while time.monotonic() < deadline:
-        near = [name for name in trace.before(wrong) if name not in trace.seen]
-        if not near:
-            return tell(wrong, True)
-        tell(wrong, False)
-        found = look(trace.watched(wrong, few))
-        if not found:
-            if few:
-                return tell(wrong, False, hides=True)
-            trace.seen = {name: problem for name, problem in trace.seen.items() if problem}  # what was seen were others' values
-            few = True
-        wrong = found or wrong
-    return tell(wrong, False)
+    def _tell(self, wrong: str, is_first: bool = False, hides: bool = False) -> str:
+        node = self._trace.node(wrong)
+        why, count = self._trace.seen.get(wrong, ""), len(self._graph.nodes)
+        self._said(Found((self._subject.called(node),), (node.name,), count, why, is_first, hides), None)
+        return str(node.name)
 
 
-def smallest(job: Job, folder: Path, said: Callable[[Found, onnx.ModelProto], None]) -> None:
-    """Look for the smallest part that gives a wrong value when it takes right ones, and leave its data: `data.npz` files."""
-    deadline = time.monotonic() + job.seconds
-    name = first(replace(job, seconds=job.seconds / 2), folder, lambda found, model: None)
-    subject = Subject(job)
+def first(job: Job, folder: Path, said: Said) -> None:
+    """Look for the first wrong value."""
+    Walk(job, Subject(job), folder, said).run()
+
+
+def smallest(job: Job, folder: Path, said: Said) -> None:
+    """Look for the smallest part that gives a wrong value when it takes right ones; its data is in two .npz files in `folder`."""
+    deadline, subject = time.monotonic() + job.seconds, Subject(job)
     device = Device(job, subject, folder)
 
-    def problem(model: onnx.ModelProto | None) -> str:
+    def problem(model: onnx.ModelProto) -> str:
         try:
-            return next(filter(None, device.wrong(model).values()), "") if model else ""
+            return next(filter(None, device.wrong(model).values()), "")
         except (PipelineError, KeyError):  # it cannot be compiled alone, or takes what ONNX Runtime does not show
             return ""
 
-    def keep(found: Found, model: onnx.ModelProto) -> None:
-        arrays.write(folder / "inputs.npz", device.inputs(model))
-        arrays.write(folder / "outputs.npz", [subject.values[o.name] for o in model.graph.output])
+    def keep(found: Found, model: onnx.ModelProto | None) -> None:
+        if model is not None:
+            arrays.write(folder / "inputs.npz", device.inputs(model))
+            arrays.write(folder / "outputs.npz", [subject.values[o.name] for o in model.graph.output])
         said(found, model)
 
-    graph = subject.graph()
-    why = problem(subject.model)
-    if why:
-        job = replace(job, suspects=(name,) if name else ())
-        minimise(subject, graph, lambda model: bool(problem(model)), job, deadline, why, keep)
+    name = Walk(replace(job, seconds=job.seconds / 2), subject, folder, lambda found, model: None).run()
+    if name:
+        minimise(subject, subject.graph(), problem, replace(job, suspects=(name,)), deadline, keep)

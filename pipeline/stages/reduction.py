@@ -187,7 +187,7 @@ def wrong(origin: Origin, folder: Path, target: Executable, flags: Sequence[str]
         return f"where inner values are outputs they are right: the fault hides, because fusion changed; it shows at {node}"
     if found.is_smallest:
         return f"first wrong: {node}, which takes what is right: {found.why}"
-    return f"wrong at {node} or before it: {found.why} (more was not found in {SECONDS:.0f} s)"
+    return f"wrong at {node} or before it: {found.why} (more was not found)"
 
 
 def wrongness(origin: Origin, target: Executable, flags: Sequence[str], place: Place) -> Job:

@@ -309,6 +309,22 @@ def _takes(device: Device, variants: Sequence[Gated]) -> bool:
     return select(variants, device.facts) is not None
 
 
+def failures(
+    model: Model,
+    bundle: Bundle,
+    targets: Sequence[Executable],
+    compiled_folder: Path,
+    imported: Path,
+    reference: Path,
+    folder: Path,
+) -> list[Failure]:
+    """What fails when every variant is run, in `folder`, as `run` runs it; nothing is tried again or dropped."""
+    variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
+    present = _devices(folder.parent / "devices", variants)
+    with disk_errors(str(folder)), fresh_folder(folder):
+        return _tried(_prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, None))[1]
+
+
 def run(
     model: Model,
     bundle: Bundle,
