@@ -123,10 +123,9 @@ def _compile(
         reasons = reduction.kernels(error.reasons, origin, source, folder, targets, bundle.flags, thorough=stops)
         if stops:
             hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(reasons) < len(targets) else ""
-            hint += origin.hint if origin else ""
-            raise PipelineError(
-                f"the compiler refuses it\n{_refused(reasons)}", where=str(source), hint=hint + error.hint
-            ) from error
+            what = f"the compiler refuses it\n{_refused(reasons)}"
+            hint += origin.hint(what) if origin else ""
+            raise PipelineError(what, where=str(source), hint=hint + error.hint) from error
         left = [target for target in targets if target.name not in error.reasons]
         refused = [Dropped(name, f"does not compile: {reason}") for name, reason in reasons.items()]
         return compile_targets(source, folder, bundle, left), refused

@@ -20,12 +20,8 @@ class Origin:
         """Whether there is a graph to cut."""
         return self.model.format == "onnx"
 
-    @property
-    def hint(self) -> str:
-        """What to do with a fault of the compiler."""
-        if not self.can_be_reduced:
-            return ""
-        return (
-            "compute it outside the model, or say it by other operators; "
-            f"`doit reduce model={self.model.name}` writes the smallest part that fails as an ONNX file, for a bug report; "
-        )
+    def hint(self, what: str) -> str:
+        """What to do about a fault of the compiler, which `what` says, beside reading its output."""
+        outside = "" if "outside" in what else "compute it outside the model, or say it by other operators; "
+        reduce = f"`doit reduce model={self.model.name}` writes the smallest part that fails as an ONNX file, for a bug report; "
+        return outside + (reduce if self.can_be_reduced else "")

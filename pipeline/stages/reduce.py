@@ -162,9 +162,11 @@ def _report(fault: Fault, found: Found, folder: Path, name: str, flags: Sequence
     counts = _save(folder, name) if fault.job.run else (0, 0)
     shown = _shown(_commands(fault, f"{folder}/", name, flags, *counts), folder)
     verdict = f"end so: {shown}" if shown else "show no fault: it is in what this project adds to IREE's own way"
+    nodes = reduction.together(found.nodes, found.is_smallest)
+    why = found.why.removeprefix(f"{fault.job.targets[0].name}: ")
     return [
-        f"{folder / name}.onnx: {size}: {reduction.together(found.nodes, found.is_smallest)}",
-        f"  what fails: {found.why}",
+        f"{folder / name}.onnx: {size}",
+        f"  {f'{nodes}: {why}' if fault.job.run else reduction.of_kernel(nodes, why)}",
         f"  IREE's own tools, in that folder, {verdict}",
         *(f"    {shlex.join(command)}" for command in _commands(fault, "", name, flags, *counts)),
     ]

@@ -86,7 +86,7 @@ def front_half(
     if origin.can_be_reduced and not _NAMED.search(what):
         found = search(folder / "search", refusal(origin, targets, flags, code=False))
         what = blamed(together(found.nodes, found.is_smallest), what) if found else what
-    return PipelineError(what, where=error.where, hint=origin.hint + error.hint)
+    return PipelineError(what, where=error.where, hint=origin.hint(what) + error.hint)
 
 
 class Kernels:
@@ -131,11 +131,11 @@ class Kernels:
         ]
 
 
-def _of_kernel(nodes: str, what: str) -> str:
+def of_kernel(nodes: str, what: str) -> str:
     """What is wrong with a kernel, said of the nodes that it computes."""
     kernel = _KERNEL.match(what)
     if not kernel or not nodes:
-        return what
+        return blamed(nodes, what)
     why = what.removeprefix(kernel[0]).lstrip(": ")
     return f"{blamed(nodes, why)} (in the kernel {kernel[0]})"
 
@@ -171,7 +171,7 @@ def kernels(
             job = replace(refusal(origin, mine, flags, code=True, suspects=known.nodes(what)), seconds=left)
             if found := search(folder / f"search-{target}", job):
                 said = together(found.nodes, found.is_smallest)
-        told[what] = _of_kernel(said, what)
+        told[what] = of_kernel(said, what)
     return {name: told[reason.what] for name, reason in reasons.items()}
 
 

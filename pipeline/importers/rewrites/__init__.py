@@ -62,7 +62,12 @@ def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[
     """
     proof, tried = Proof(model, inputs, where), dict[str, str]()
     for name, rewrite in REWRITES.items():
-        if (candidate := rewrite(model)) is not None:
+        try:
+            candidate = rewrite(model)
+        except Exception as error:  # what a rewrite did not foresee is no reason to refuse a model
+            tried[name] = f"fails: {next(iter(str(error).strip().splitlines()), repr(error))[:200]}"
+            continue
+        if candidate is not None:
             tried[name] = proof.problem(candidate)
             model = model if tried[name] else candidate
     return model, tried

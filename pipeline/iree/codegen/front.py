@@ -77,7 +77,7 @@ def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: 
 
 def _crashed(error: CompilerCrashedError, source: Path) -> FrontHalfError:
     what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
-    return FrontHalfError(what, where=str(source), hint=f"compute it outside the model; {error.hint}")
+    return FrontHalfError(what, where=str(source), hint=error.hint)
 
 
 def _with_node(source: Path, folder: Path, devices: str, flags: Sequence[str]) -> CompilerRefusedError | None:
