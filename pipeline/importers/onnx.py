@@ -7,6 +7,7 @@ several times in memory, and what a broken file does to a parser must not reach 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,20 @@ def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def _invalid(said: str) -> str:
+    """Why ONNX's checker refuses a file, in one line with operator and node."""
+    lines = said.splitlines()
+    if not lines:
+        return "the file ends early"
+    node = re.search(r"name: (?P<name>\S*) OpType: (?P<type>\S+)", said, re.IGNORECASE)
+    called = f"onnx.{node['type']} (node {node['name']!r})" if node else "a node"
+    if missing := re.match(r"Nodes in a graph must be topologically sorted, however input '(.*?)' of node", said):
+        return f"{called} takes {missing[1]!r}, which nothing before it makes"
+    if unknown := re.match(r"No Op registered for \S+ with domain_version of (\d+)", said):
+        return f"{called} is no operator of set {unknown[1]}"
+    return lines[0].rstrip(": ") + (f" ({called})" if node else "")
+
+
 def load(path: Path) -> onnx.ModelProto:
     """The ONNX model at `path`, checked, with nodes set apart: see `foreign`. Raises PipelineError for anything else."""
     try:
@@ -138,8 +153,9 @@ def load(path: Path) -> onnx.ModelProto:
         foreign.set_apart(model)
         onnx.checker.check_model(_with_output_shapes(model))
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "the file ends early"
-        raise PipelineError(f"not a valid ONNX file: {reason}", where=str(path)) from error
+        reason = _invalid(str(error).strip())
+        hint = "export it again, and try the file with `onnx.checker.check_model`"
+        raise PipelineError(f"not a valid ONNX file: {reason}", where=str(path), hint=hint) from error
     if not model.graph.node:
         raise PipelineError("not a valid ONNX file: it has no graph", where=str(path))
     return model
@@ -202,7 +218,7 @@ class _NodeImporter(onnx_importer.NodeImporter):  # type: ignore[misc]  # IREE's
 
 
 def _called(node: onnx.NodeProto) -> str:
-    return f"{node.domain or 'onnx'}.{node.op_type} (node {node.name!r})"
+    return f"{node.domain or 'onnx'}.{node.op_type} (node {node.name or next(filter(None, node.output), '')!r})"
 
 
 def _first_line(error: Exception) -> str:
@@ -238,7 +254,16 @@ def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
         return module
 
 
-def prepared(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
+def _misfit(said: str) -> str:
+    """What shape inference says, in one line with operator and node."""
+    found = re.search(r"\(op_type:(\w+)(?:, node name: (.*?))?\): (.*)", said)
+    if not found:
+        return said.splitlines()[0]
+    why = re.sub(r"\[\w+Error\] ", "", found[3]).rstrip(".")
+    return f"onnx.{found[1]}" + (f" (node {found[2]!r})" if found[2] else "") + f": {why}"
+
+
+def fixed(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
     """The model that rewrites begin with: of a recent operator set, its shapes fixed and known. Raises PipelineError."""
     model = load(source)
     _require_tensors(model, str(source))
@@ -254,15 +279,15 @@ def prepared(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
         model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
         raise PipelineError(
-            f"the shapes do not fit together: {str(error).splitlines()[0]}", where=str(source), hint="check the inputs' shapes"
+            f"the shapes do not fit together: {_misfit(str(error))}", where=str(source), hint="check the inputs' shapes"
         ) from error
     _keep_shapes(model, declared)
     return model
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
-    model = prepared(source, inputs)
+def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, list[rewrites.Tried]]:
+    """The model at `source` as IREE's importer gets it, and which rewrites were tried: see `rewrites.apply`."""
+    model = fixed(source, inputs)
     inputs = [spec for spec in inputs if spec.value is None]
     model, tried = rewrites.apply(model, inputs, str(source))
     for rewrite in tried:
@@ -275,15 +300,26 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     _name_nodes(model.graph)
     foreign.require_none(model, wrong, str(source))
     _pack(model.graph)
+    return model, tried
+
+
+def translate(model: onnx.ModelProto, folder: Path, where: str) -> None:
+    """Write a `prepared` model as `model.mlirbc`, and its `signature.json`, into `folder`."""
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
-    module = _imported(model, str(source))
+    module = _imported(model, where)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, str(source)), signature)
+        entry.finish(entry.entry_function(module, None, where), signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+    model, tried = prepared(source, inputs)
+    translate(model, folder, str(source))
     with staged(folder / "rewrites.json") as path:
         path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
 

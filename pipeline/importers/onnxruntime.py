@@ -157,9 +157,9 @@ def _deciding(source: str, model: onnx.ModelProto, inputs: Sequence[Input]) -> o
     """The model whose decisions are watched: those that the importer knows how to take, as by a value in the spec, are taken."""
     if not decisions.exposed(model)[1]:
         return model
-    from pipeline.importers.onnx import prepared
+    from pipeline.importers.onnx import fixed
 
-    start = prepared(Path(source), inputs)
+    start = fixed(Path(source), inputs)
     return without_names(flow.settled(start) or start)
 
 

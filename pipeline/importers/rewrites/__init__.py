@@ -6,6 +6,7 @@ Where it does not, it is used for the nodes of which that holds.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,31 +82,46 @@ def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[
     """`model`, whose types are inferred, with every rewrite that applies, for the nodes where it holds; and those that apply."""
     proof, tried = Proof(model, inputs, where), list[Tried]()
     for name, rewrite in REWRITES.items():
-        if (candidate := rewrite(model)) is None:
-            continue
-        if problem := proof.problem(candidate):
+        candidate, problem = _made(model, rewrite)
+        if candidate is not None:
+            problem = proof.problem(candidate)
+        if problem:
             candidate = _in_part(model, rewrite, proof, candidate)
-        tried.append(Tried(name, candidate is not None, problem))
+        if candidate is not None or problem:
+            tried.append(Tried(name, candidate is not None, problem))
         model = model if candidate is None else candidate
     return model, tried
 
 
-def _in_part(model: onnx.ModelProto, rewrite: Rewrite, proof: Proof, wrong: onnx.ModelProto) -> onnx.ModelProto | None:
+def _made(model: onnx.ModelProto, rewrite: Rewrite) -> tuple[onnx.ModelProto | None, str]:
+    """What a rewrite makes of a model, or why it makes nothing. What it did not foresee is no reason to refuse the model."""
+    try:
+        return rewrite(model), ""
+    except Exception as error:
+        traceback.print_exc()
+        return None, f"fails: {next(iter(str(error).strip().splitlines()), repr(error))[:200]}"
+
+
+def _in_part(model: onnx.ModelProto, rewrite: Rewrite, proof: Proof, wrong: onnx.ModelProto | None) -> onnx.ModelProto | None:
     """The model with a rewrite that does not hold everywhere, for the nodes where it does: nodes are left by halves.
 
     `wrong` is the whole of it. A rewrite that leaves none of them gives that each time, and is not tried again.
     """
-    every = range(sum(1 for _ in decisions.nodes(model.graph)))
+    every = range(len(decisions.nodes(model.graph)))
     found: onnx.ModelProto | None = None
     tries = 0
     left, waiting = set(every), [every[len(every) // 2 :], every[: len(every) // 2]]
     while waiting and tries < _MOST_TRIES:
         some = waiting.pop()
-        candidate = rewrite(leaving(model, left.difference(some)))
-        if candidate is None or (candidate := leaving(candidate, ())) in (found, wrong):
+        candidate, problem = _made(leaving(model, left.difference(some)), rewrite)
+        if candidate is not None:
+            candidate = leaving(candidate, ())
+        elif not problem:
             continue  # nothing of its kind is among these
+        if candidate is not None and candidate in (found, wrong):
+            continue
         tries += 1
-        if not proof.problem(candidate):
+        if candidate is not None and not proof.problem(candidate):
             left, found = left.difference(some), candidate
         elif len(some) > 1:
             waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
