@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-import onnx.version_converter
 from google.protobuf.message import DecodeError
 from iree.compiler import ir
 from iree.compiler.extras import onnx_importer
@@ -22,6 +21,7 @@ from pipeline.files import staged
 from pipeline.importers import decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
+from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -29,11 +29,7 @@ from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Input
 
 ENTRY = "main"
-# IREE's ONNX front end lowers the operators of recent sets only (BatchNormalization from 15 on, for one).
-MINIMUM_OPSET = 17
 CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
-# Up to this set Upsample and Resize know one rule, which the converter does not write down.
-_OLD_RESIZE = 10
 _LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
 
 
@@ -143,24 +139,6 @@ def load(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise PipelineError("not a valid ONNX file: it has no graph", where=str(path))
     return model
-
-
-def upgraded(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """`model` in at least operator set MINIMUM_OPSET."""
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), MINIMUM_OPSET)
-    if version >= MINIMUM_OPSET:
-        return model
-    try:
-        raised = onnx.version_converter.convert_version(model, MINIMUM_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        raise PipelineError(f"cannot be raised from operator set {version} to {MINIMUM_OPSET}: {error}", where=where) from error
-    for node in decisions.nodes(raised.graph) if version <= _OLD_RESIZE else ():
-        if node.op_type == "Resize":
-            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            kept = [a for a in node.attribute if a.name not in rule]
-            del node.attribute[:]
-            node.attribute.extend([*kept, *(onnx.helper.make_attribute(name, value) for name, value in rule.items())])
-    return raised
 
 
 def _pack(graph: onnx.GraphProto) -> None:

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import decisions, foreign, functions
+from pipeline.importers import decisions, foreign, functions, kernels
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
@@ -154,12 +154,19 @@ class Others:
 def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
     """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz.
 
-    Returns what is known of the model's outputs, the tolerances of each draw's, why draws but `given` cannot be run, and what
-    decisions of the model they leave open.
+    Returns what is known of the model's outputs, what was changed for ONNX Runtime to run it, the tolerances of each draw's,
+    those of `given` without noise, why draws but `given` cannot be run, and what decisions of the model they leave open.
     """
     model = functions.inlined(onnx.load(source))
     bake(model, baked)
-    plain = session(model if foreign.be_exact(model) or baked else source)
+    changed, note = foreign.be_exact(model) or bool(baked), ""
+    try:
+        plain = session(model if changed else source)
+    except Exception:  # its exceptions have no common base that it exports
+        if (supported := kernels.supported(model, session)) is None:
+            raise
+        model, note = supported
+        plain = session(model)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(model)
     watched = session(deciding) if made else None
@@ -168,6 +175,7 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
     random: list[str] = []
     failed: dict[str, str] = {}
     tolerances: dict[str, list[Any]] = {}
+    strict: list[Any] = []
     for name in draws:
         inputs = arrays.read(folder / f"{name}.inputs.npz")
         try:
@@ -181,6 +189,7 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
         if name == GIVEN:
             again = zip(outputs, _run(plain, inputs), strict=True)
             random = [names[i] for i, (a, b) in enumerate(again) if a.tobytes() != b.tobytes()]
+            strict = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest)]
         if watched:
             taken[name] = _run(watched, inputs)[len(outputs) :]
         tolerances[name] = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest, others.run(inputs))]
@@ -188,8 +197,10 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
         "outputs": names,
         "precisions": coarsest,
         "depends": depends(model),
+        "note": note,
         "failed": failed,
         "tolerances": tolerances,
+        "strict": strict,
         "random": random,
         "unsettled": decisions.unsettled(made, taken),
     }

@@ -8,7 +8,7 @@ them, without which other rewrites pass by. All else (Gelu, Celu, Mish, windows,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 from onnx import defs, helper
@@ -40,23 +40,25 @@ def _body(node: onnx.NodeProto, schema: defs.OpSchema, scope: Scope, opset: int)
     return onnx.FunctionProto.FromString(found) if found else None
 
 
-def _calls(graph: onnx.GraphProto, scope: Scope, opset: int) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto]]:
+def _calls(
+    graph: onnx.GraphProto, scope: Scope, opset: int, operators: Collection[str]
+) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto]]:
     for node in graph.node:
         for inner in graphs(node):
-            yield from _calls(inner, Scope(inner, scope), opset)
-        schema = functions.schema_of(node, opset) if node.op_type in _OPERATORS else None
+            yield from _calls(inner, Scope(inner, scope), opset, operators)
+        schema = functions.schema_of(node, opset) if node.op_type in operators else None
         if schema is not None and (body := _body(node, schema, scope, opset)) is not None:
             yield node, body
 
 
-def _expanded(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """`model` with one more layer of them replaced; None if there are none."""
-    if not any(node.op_type in _OPERATORS for node in decisions.nodes(model.graph)):
+def expanded(model: onnx.ModelProto, operators: Collection[str] = _OPERATORS) -> onnx.ModelProto | None:
+    """`model`, whose types are inferred, with one layer of `operators` replaced by definitions; None if there are none."""
+    if not any(node.op_type in operators for node in decisions.nodes(model.graph)):
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     functions.complete(copy)
-    for number, (node, body) in enumerate(_calls(copy.graph, Scope(copy.graph), functions.opset_of(copy))):
+    for number, (node, body) in enumerate(_calls(copy.graph, Scope(copy.graph), functions.opset_of(copy), operators)):
         body.domain, body.name, node.domain = _DOMAIN, f"{node.op_type}_{number}", _DOMAIN
         node.op_type = body.name
         copy.functions.append(body)
@@ -75,7 +77,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     A definition may hold more of them, and computes with shapes, which IREE does not always see through.
     """
-    found = _expanded(model)
-    while found is not None and (more := _expanded(found)) is not None:
+    found = expanded(model)
+    while found is not None and (more := expanded(found)) is not None:
         found = more
     return None if found is None else folded(found)

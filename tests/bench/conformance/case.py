@@ -37,7 +37,7 @@ from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.stages.compiled import Compiled
 from pipeline.tasks import end_on_signals
-from tests.bench.conformance.suite import Array, Suite, input_names
+from tests.bench.conformance.suite import Array, Suite, input_names, output_names
 from tests.project import ROOT, Project
 
 MODEL, BUNDLE = "case", "desktop"
@@ -121,9 +121,16 @@ def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = (
         "source": {"kind": "path", "path": "model.onnx", "sha256": sha256_bytes(file)},
         "inputs": inputs,
         "bundles": [BUNDLE],
+        "constant": constant_outputs(suite, name),
     }
     (folder / f"{MODEL}.yaml").write_text(yaml.safe_dump(spec))
     return project
+
+
+def constant_outputs(suite: Suite, name: str) -> list[str]:
+    """The outputs that the test itself says have one value: they are meant so, as whoever writes a spec would say."""
+    pairs = zip(output_names(suite.file(name)), suite.arrays(name, "output"), strict=True)
+    return [title for title, array in pairs if (array == array.flat[0]).all()]
 
 
 def build(project: Project, name: str) -> Outcome | None:

@@ -115,6 +115,11 @@ def input_names(file: bytes) -> list[str]:
     return [value.name for value in inputs_of(onnx.ModelProto.FromString(file))]
 
 
+def output_names(file: bytes) -> list[str]:
+    """The names of what a model returns, by position."""
+    return [value.name for value in onnx.ModelProto.FromString(file).graph.output]
+
+
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """All nodes: of the graph, of the graphs in their attributes, and of functions."""
     yield from _within(model.graph.node)
