@@ -33,7 +33,7 @@ _BACK = 21  # the set whose kernels ONNX Runtime has for all operators
 
 
 def supported(model: onnx.ModelProto, runs: Runs) -> tuple[onnx.ModelProto, str] | None:
-    """A model that computes what `model` does, of which ONNX Runtime has all kernels, and what was changed; None if there is none.
+    """A model that computes what `model` does, for which ONNX Runtime has all kernels, and what was changed, or None.
 
     `runs` raises what ONNX Runtime says of a model.
     """

@@ -187,8 +187,20 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), repr(error))[:200]
 
 
+def _require_known_axes(model: onnx.ModelProto, where: str) -> None:
+    """Raise PipelineError for axes that depend on data: of the result's shape nothing is known then."""
+    alive, inputs = decisions.alive(model.graph), {value.name for value in _real_inputs(model)}
+    for node in model.graph.node:
+        takes_axes = node.op_type in ("Squeeze", "Unsqueeze") or node.op_type.startswith("Reduce")
+        if takes_axes and not node.domain and len(node.input) > 1 and node.input[1] in alive:
+            axes = node.input[1]
+            hint = f"give the input {axes!r} its `value` in the spec" if axes in inputs else CUT
+            raise PipelineError(f"{_called(node)} takes its axes from {axes!r}, and IREE must know them", where=where, hint=hint)
+
+
 def _require_lowering(model: onnx.ModelProto, where: str) -> None:
     """Raise PipelineError for what the compiler crashes at, or compiles to something else."""
+    _require_known_axes(model, where)
     for node in decisions.nodes(model.graph):
         if node.op_type == "Unique" and not node.domain:
             what = f"{_called(node)} makes a result whose size depends on data, and IREE has no code for it"

@@ -15,6 +15,7 @@ from pipeline.importers.rewrites import (
     bodies,
     casts,
     convolutions,
+    copies,
     doubles,
     layouts,
     microsoft,
@@ -52,6 +53,7 @@ REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
     "unsigned": unsigned.rewrite,
     "accumulation": accumulation.rewrite,
     "casts": casts.rewrite,
+    "copies": copies.rewrite,
 }
 
 
