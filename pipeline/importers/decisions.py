@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.arrays import Array
 
-# Operators whose results depend on the shapes of what they take and on nothing else of it.
-_SHAPES = frozenset(["Shape", "Size"])
+# Operators whose results depend on the shapes of what they take and on nothing else of it; ConstantOfShape takes a shape.
+_SHAPES = frozenset(["Shape", "Size", "EyeLike", "ConstantOfShape"])
 _DECIDING = frozenset(["If", "Loop"])
 _NEVER = np.full(2, -(1 << 62))  # what is seen of a decision that is not reached
 
@@ -48,8 +48,13 @@ def alive(graph: onnx.GraphProto, outside: set[str] | None = None) -> set[str]:
         # What a graph inside takes from outside is not among the node's inputs.
         taken = {*node.input, *(name for inner in inside(node) for n in nodes(inner) for name in n.input)}
         if node.op_type not in _SHAPES and taken & found:
-            found |= set(node.output)
+            found |= {name for name in node.output if not _is_mask(node, name)}
     return found
+
+
+def _is_mask(node: onnx.NodeProto, name: str) -> bool:
+    """Whether this is the mask of a Dropout that does not train, which keeps all."""
+    return node.op_type == "Dropout" and len(node.input) < 3 and name in node.output[1:]
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,18 @@ def _other(kind: str, number: int, spec: Input, given: Array) -> Array:
     generator = np.random.default_rng([zlib.crc32(kind.encode()), number, spec.seed])
     if not spec.file:
         return _KINDS[kind](spec, generator)
-    # Of a file's range nothing is known. The same floats in another order stay in it; integers may be indices or lengths.
-    return generator.permuted(given.ravel()).reshape(given.shape) if _is_float(spec) else given
+    # Of a file's range nothing is known. Its own floats stay in it; integers may be indices or lengths.
+    return _of_a_file(kind, given, generator) if _is_float(spec) else given
+
+
+def _of_a_file(kind: str, given: Array, generator: np.random.Generator) -> Array:
+    """The floats of a file in another order; of `ends` and `small` some more than once, and the least or the largest of them
+    never: what is made of all of them, such as their maximum, mean or norm, is the same in any order."""
+    with np.errstate(invalid="ignore"):
+        kept = {"ends": given[given > given.min(initial=np.inf)], "small": given[given < given.max(initial=-np.inf)]}
+    chosen = kept.get(kind)
+    some: Array = generator.permuted(given.ravel()) if chosen is None or not chosen.size else generator.choice(chosen, given.size)
+    return some.reshape(given.shape)
 
 
 def draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
@@ -107,7 +117,7 @@ def draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
 
     The same for the same specs, on any machine. `again`: other numbers of the same range. `ends`: many at its ends.
     `small`: near zero. `signs` and `large`: where a float's range is not said,
-    [-1, 1) and [0, 256).
+    [-1, 1) and [0, 256). Of a file's floats: in another order, without the least, without the largest.
     """
     given = [draw(spec, where) for spec in inputs]
     found = {GIVEN: given}
@@ -124,7 +134,7 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def moved(arrays: Sequence[Array], seed: int) -> list[Array]:
-    """`arrays` with every float moved up or down by one unit in the last place; integers as they are."""
+    """`arrays` with every float moved up or down by one unit in the last place; integers, zeros and infinities as they are."""
     generator = np.random.default_rng(seed)
     return [_moved(array, generator) if array.dtype.kind == "f" else array for array in arrays]
 
@@ -133,4 +143,4 @@ def _moved(array: Array, generator: np.random.Generator) -> Array:
     to = np.where(generator.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
     with np.errstate(under="ignore", over="ignore"):
         result = np.nextafter(array, to)
-    return np.where(np.isfinite(result) & (array != 0), result, array).astype(array.dtype)
+    return np.where(np.isfinite(result) & np.isfinite(array) & (array != 0), result, array).astype(array.dtype)

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-import onnx.version_converter
 from google.protobuf.message import DecodeError
 from iree.compiler import ir
 from iree.compiler.extras import onnx_importer
@@ -23,6 +22,7 @@ from pipeline.files import staged
 from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
+from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
@@ -31,11 +31,7 @@ from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Input
 
 ENTRY = "main"
-# IREE's ONNX front end lowers the operators of recent sets only (BatchNormalization from 15 on, for one).
-MINIMUM_OPSET = 17
 CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
-# Up to this set Upsample and Resize know one rule, which the converter does not write down.
-_OLD_RESIZE = 10
 _LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
 
 
@@ -161,24 +157,6 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def upgraded(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """`model` in at least operator set MINIMUM_OPSET."""
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), MINIMUM_OPSET)
-    if version >= MINIMUM_OPSET:
-        return model
-    try:
-        raised = onnx.version_converter.convert_version(model, MINIMUM_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        raise PipelineError(f"cannot be raised from operator set {version} to {MINIMUM_OPSET}: {error}", where=where) from error
-    for node in decisions.nodes(raised.graph) if version <= _OLD_RESIZE else ():
-        if node.op_type == "Resize":
-            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            kept = [a for a in node.attribute if a.name not in rule]
-            del node.attribute[:]
-            node.attribute.extend([*kept, *(onnx.helper.make_attribute(name, value) for name, value in rule.items())])
-    return raised
-
-
 def _pack(graph: onnx.GraphProto) -> None:
     """Write constants as bytes where the file lists their numbers, which IREE's importer does not read of every type."""
     held = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
@@ -225,8 +203,20 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), repr(error))[:200]
 
 
+def _require_known_axes(model: onnx.ModelProto, where: str) -> None:
+    """Raise PipelineError for axes that depend on data: of the result's shape nothing is known then."""
+    alive, inputs = decisions.alive(model.graph), {value.name for value in _real_inputs(model)}
+    for node in model.graph.node:
+        takes_axes = node.op_type in ("Squeeze", "Unsqueeze") or node.op_type.startswith("Reduce")
+        if takes_axes and not node.domain and len(node.input) > 1 and node.input[1] in alive:
+            axes = node.input[1]
+            hint = f"give the input {axes!r} its `value` in the spec" if axes in inputs else CUT
+            raise PipelineError(f"{_called(node)} takes its axes from {axes!r}, and IREE must know them", where=where, hint=hint)
+
+
 def _require_lowering(model: onnx.ModelProto, where: str) -> None:
     """Raise PipelineError for what the compiler crashes at, or compiles to something else."""
+    _require_known_axes(model, where)
     for node in decisions.nodes(model.graph):
         if node.op_type == "Unique" and not node.domain:
             what = f"{_called(node)} makes a result whose size depends on data, and IREE has no code for it"

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import boundary, decisions, foreign, functions
+from pipeline.importers import boundary, decisions, foreign, functions, kernels
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
@@ -166,14 +166,20 @@ def _deciding(source: str, model: onnx.ModelProto, inputs: Sequence[Input]) -> o
 def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
     """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz.
 
-    Returns what is known of the model's outputs, the tolerances of each draw's, why draws but `given` cannot be run, and what
-    decisions of the model they leave open.
+    Returns what is known of the model's outputs, what was changed for ONNX Runtime to run it, the tolerances of each draw's,
+    those of `given` without noise, why draws but `given` cannot be run, and what decisions of the model they leave open.
     """
     model = functions.inlined(onnx.load(source))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
-    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked
-    plain = session(model if changed else source)
+    changed, note = foreign.be_exact(model) | boundary.widen(model) | is_baked, ""
+    try:
+        plain = session(model if changed else source)
+    except Exception:  # its exceptions have no common base that it exports
+        if (supported := kernels.supported(model, session)) is None:
+            raise
+        model, note = supported
+        plain = session(model)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))
     watched = session(deciding) if made else None
@@ -182,6 +188,7 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     random: list[str] = []
     failed: dict[str, str] = {}
     tolerances: dict[str, list[Any]] = {}
+    strict: list[Any] = []
     for name in draws:
         given = arrays.read(folder / f"{name}.inputs.npz")
         try:
@@ -195,6 +202,7 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
         if name == GIVEN:
             again = zip(outputs, _run(plain, given), strict=True)
             random = [names[i] for i, (a, b) in enumerate(again) if a.tobytes() != b.tobytes()]
+            strict = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest)]
         if watched:
             taken[name] = _run(watched, given)[len(outputs) :]
         tolerances[name] = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest, others.run(given))]
@@ -202,8 +210,10 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
         "outputs": names,
         "precisions": coarsest,
         "depends": depends(model),
+        "note": note,
         "failed": failed,
         "tolerances": tolerances,
+        "strict": strict,
         "random": random,
         "unsettled": decisions.unsettled(made, taken),
     }

@@ -115,7 +115,7 @@ def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.Se
     return tuple(segments)
 
 
-def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.Artifact, Compiled]:
+def _artifact(model: str, bundle: str, verified: Path, data: TestData, blobs: Path) -> tuple[m.Artifact, Compiled]:
     path = verified / "module.vmfb"
     compiled = Compiled.read(verified / "compiled.json")
     evidence = {e.variant: e for e in read_evidence(verified / "evidence.json")}
@@ -130,7 +130,7 @@ def _artifact(model: str, bundle: str, verified: Path, blobs: Path) -> tuple[m.A
         variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
         segments=_segments(path, module, compiled),
         dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in compiled.dropped),
-        notes=compiled.notes,
+        notes=(*compiled.notes, *([data.note] if data.note else [])),
     )
     return artifact, compiled
 
@@ -171,7 +171,7 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
         return
     with disk_errors(str(folder)), fresh_folder(folder):
         blobs = folder / "blobs"
-        made = [_artifact(model.name, bundle, path, blobs) for bundle, path in verified.items()]
+        made = [_artifact(model.name, bundle, path, data[bundle], blobs) for bundle, path in verified.items()]
         reference = _reference(model, next(iter(data.values())), blobs)
         signature = Signature.read(imported / "signature.json")
         manifest = m.Manifest(

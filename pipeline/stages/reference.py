@@ -72,7 +72,8 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
         tolerances = {name: tuple(Tolerance(**t) for t in those) for name, those in found["tolerances"].items()}
         kept = tuple(Draw(name, tolerances[name]) for name in made if name in tolerances)
         left_out = {name: f"ONNX Runtime does not run it: {why}" for name, why in found["failed"].items()}
-        data = settled(TestData(folder, kept, names, tuple(found["depends"]), left_out), model)
+        strict = [Tolerance(**t) for t in found["strict"]]
+        data = settled(TestData(folder, kept, names, tuple(found["depends"]), left_out, found["note"]), model, strict)
     elif isinstance(model.reference, tuple):
         data = settled(TestData(folder, (Draw(GIVEN, tuple(tolerances_for(outputs))),), names, data.depends, {}), model)
     data.write()

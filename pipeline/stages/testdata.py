@@ -36,7 +36,7 @@ class TestData:
     """`draws`, of which the first is what the spec gives; names of the outputs; for each, whether it depends on the inputs.
 
     Without outputs yet (`draws` have no tolerances), where the weakest CPU variant makes them. `left_out`: what other draws
-    there were, and why they are not used.
+    there were, and why they are not used. `note`: what the evaluator of the reference did not do as the model says.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class TestData:
     outputs: tuple[str, ...]
     depends: tuple[bool, ...]
     left_out: Mapping[str, str]
+    note: str = ""
 
     __test__ = False  # pytest takes it for a test by its name
 
@@ -74,7 +75,7 @@ class TestData:
         """What `write` wrote."""
         data = json.loads((folder / NAME).read_text())
         draws = tuple(Draw(d["name"], tuple(Tolerance(**t) for t in d["tolerances"]), tuple(d["spared"])) for d in data["draws"])
-        return TestData(folder, draws, tuple(data["outputs"]), tuple(data["depends"]), data["left_out"])
+        return TestData(folder, draws, tuple(data["outputs"]), tuple(data["depends"]), data["left_out"], data["note"])
 
     def at(self, folder: Path) -> TestData:
         """A copy of the data in another folder."""
@@ -83,8 +84,11 @@ class TestData:
         return replace(self, folder=folder)
 
 
-def settled(data: TestData, model: Model) -> TestData:
+def settled(data: TestData, model: Model, strict: Sequence[Tolerance] = ()) -> TestData:
     """The draws that test something, with the spec's own tolerance if it has one.
+
+    Values in a file may be meant to be on the verge, as halves to be rounded are: an output that moves with the last place of
+    such inputs is held to `strict`, the tolerances of the spec's own draw without noise.
 
     Outputs are spared of which a draw tells nothing: those that large numbers, where the spec says nothing of the range, make
     infinite or NaN, and, but for the spec's own draw, those that move with the last place of the inputs. A draw that has no
@@ -96,6 +100,8 @@ def settled(data: TestData, model: Model) -> TestData:
     left_out = dict(data.left_out)
     kept = []
     for draw in data.draws:
+        if draw.name == GIVEN and strict and any(i.file for i in model.inputs):
+            draw = replace(draw, tolerances=_steady(draw, found[GIVEN], strict))
         reasons = _useless(draw, found[draw.name], found[GIVEN], model)
         said = "; ".join(f"output {data.outputs[index]!r} {reason}" for index, reason in reasons.items())
         if reasons and draw.name == GIVEN:
@@ -110,6 +116,12 @@ def settled(data: TestData, model: Model) -> TestData:
         hint = "give test data that makes them vary (low, high or file in `inputs`); if they are meant so: `constant: [NAME]`"
         raise PipelineError("the test data tests nothing: " + "; ".join(problems), where=str(model.path), hint=hint)
     return replace(data, draws=tuple(kept), left_out=left_out)
+
+
+def _steady(draw: Draw, outputs: Sequence[Array], strict: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
+    """The draw's tolerances, for outputs that are unstable the strict ones."""
+    triples = zip(outputs, draw.tolerances, strict, strict=True)
+    return tuple(exact if is_unstable(array, tolerance) else tolerance for array, tolerance, exact in triples)
 
 
 def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model: Model) -> dict[int, str]:

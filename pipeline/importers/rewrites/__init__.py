@@ -19,8 +19,10 @@ from pipeline.importers.rewrites import (
     bodies,
     casts,
     convolutions,
+    copies,
     doubles,
     flow,
+    fourier,
     layouts,
     microsoft,
     pools,
@@ -30,6 +32,7 @@ from pipeline.importers.rewrites import (
     reductions,
     resizes,
     samples,
+    scattered,
     signs,
     sorts,
     unsigned,
@@ -48,7 +51,9 @@ REWRITES: Mapping[str, Rewrite] = {
     "choices": flow.chosen,
     "recurrent": recurrent.rewrite,
     "blocks": blocks.rewrite,
+    "fourier": fourier.rewrite,
     "quantized": quantized.rewrite,
+    "scattered": scattered.rewrite,
     "convolutions": convolutions.rewrite,
     "layouts": layouts.rewrite,
     "resizes": resizes.rewrite,
@@ -63,6 +68,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "unsigned": unsigned.rewrite,
     "accumulation": accumulation.rewrite,
     "casts": casts.rewrite,
+    "copies": copies.rewrite,
 }
 
 

@@ -9,7 +9,7 @@ them, without which other rewrites pass by. The hyperbolic form of Gelu is off b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import onnx
 from onnx import defs, helper
@@ -46,23 +46,25 @@ def _body(node: onnx.NodeProto, schema: defs.OpSchema, scope: Scope, opset: int)
     return onnx.FunctionProto.FromString(found) if found else None
 
 
-def _calls(graph: onnx.GraphProto, scope: Scope, opset: int) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto]]:
+def _calls(
+    graph: onnx.GraphProto, scope: Scope, opset: int, wanted: Callable[[onnx.NodeProto], bool]
+) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto]]:
     for node in graph.node:
         for inner in graphs(node):
-            yield from _calls(inner, Scope(inner, scope), opset)
-        schema = functions.schema_of(node, opset) if _is_one(node) else None
+            yield from _calls(inner, Scope(inner, scope), opset, wanted)
+        schema = functions.schema_of(node, opset) if wanted(node) else None
         if schema is not None and (body := _body(node, schema, scope, opset)) is not None:
             yield node, body
 
 
-def _expanded(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """`model` with one more layer of them replaced; None if there are none."""
-    if not any(_is_one(node) for node in decisions.nodes(model.graph)):
+def expanded(model: onnx.ModelProto, wanted: Callable[[onnx.NodeProto], bool] = _is_one) -> onnx.ModelProto | None:
+    """`model`, whose types are inferred, with one layer of wanted nodes replaced by definitions; None if there are none."""
+    if not any(wanted(node) for node in decisions.nodes(model.graph)):
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     functions.complete(copy)
-    for number, (node, body) in enumerate(_calls(copy.graph, Scope(copy.graph), functions.opset_of(copy))):
+    for number, (node, body) in enumerate(_calls(copy.graph, Scope(copy.graph), functions.opset_of(copy), wanted)):
         body.domain, body.name, node.domain = _DOMAIN, f"{node.op_type}_{number}", _DOMAIN
         node.op_type = body.name
         copy.functions.append(body)
@@ -70,7 +72,7 @@ def _expanded(model: onnx.ModelProto) -> onnx.ModelProto | None:
         return None
     copy.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     result = functions.inlined(copy)
-    kept = [wanted for wanted in result.opset_import if wanted.domain != _DOMAIN]
+    kept = [imported for imported in result.opset_import if imported.domain != _DOMAIN]
     del result.opset_import[:]
     result.opset_import.extend(kept)
     return inferred(result)
@@ -81,7 +83,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
     A definition may hold more of them, and computes with shapes, which IREE does not always see through.
     """
-    found = _expanded(model)
-    while found is not None and (more := _expanded(found)) is not None:
+    found = expanded(model)
+    while found is not None and (more := expanded(found)) is not None:
         found = more
     return None if found is None else folded(found) or found

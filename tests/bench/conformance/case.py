@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.stages.compiled import Compiled
 from pipeline.tasks import end_on_signals
-from tests.bench.conformance.suite import Array, Suite, input_names
+from tests.bench.conformance.suite import Array, Suite, input_names, output_names, settings
 from tests.project import ROOT, Project
 
 MODEL, BUNDLE = "case", "desktop"
@@ -53,7 +53,8 @@ class Outcome:
 
     `wrong` are published variants whose outputs are not the test's; `unchecked` are those that no device here runs, with
     their evidence; `dropped` are targets that the file does not hold, and why. `reference` is what the test says of ONNX
-    Runtime's outputs, empty where they are right or there are none.
+    Runtime's outputs, empty where they are right or there are none. `settled` are inputs that have their value in the spec:
+    such as are axes, shapes or sizes, where the test as it is was refused.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Outcome:
     unchecked: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     reference: str = ""
+    settled: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def encode(self) -> bytes:
@@ -76,7 +78,7 @@ class Outcome:
     def decode(line: bytes) -> Outcome:
         """What `encode` made. Raises ValueError for anything else."""
         data: dict[str, Any] = json.loads(line)
-        return Outcome(**data | {key: tuple(data[key]) for key in ("operators", "right")})
+        return Outcome(**data | {key: tuple(data[key]) for key in ("operators", "right", "settled")})
 
 
 def difference(found: Sequence[Array], wanted: Sequence[Array]) -> str:
@@ -104,8 +106,11 @@ def _difference(found: Array, wanted: Array) -> str:
     return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]!s}, not {wanted[first]!s}"
 
 
-def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = ()) -> Project:
-    """A project whose only model is the test's, for these targets or all of the bundle; one that fails is left out."""
+def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = (), settled: Collection[str] = ()) -> Project:
+    """A project whose only model is the test's, for these targets or all of the bundle; one that fails is left out.
+
+    The inputs in `settled` have their `value` in the spec.
+    """
     bundle = yaml.safe_load((ROOT / "targets" / "bundles" / f"{BUNDLE}.yaml").read_text())
     project = Project(root, bundle={"targets": list(targets) or bundle["targets"], "on_failure": "drop"})
     folder, file = project.targets / "models", suite.file(name)
@@ -113,7 +118,8 @@ def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = (
     inputs = []
     for number, (title, array) in enumerate(zip(input_names(file), suite.arrays(name, "input"), strict=True)):
         np.save(folder / f"{number}.npy", array)
-        inputs.append({"name": title, "shape": list(array.shape), "dtype": str(array.dtype), "file": f"{number}.npy"})
+        data = {"value": array.tolist()} if title in settled else {"file": f"{number}.npy"}
+        inputs.append({"name": title, "shape": list(array.shape), "dtype": str(array.dtype), **data})
     spec = {
         "about": f"ONNX's backend test {name}",
         "licence": "Apache-2.0",
@@ -121,9 +127,16 @@ def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = (
         "source": {"kind": "path", "path": "model.onnx", "sha256": sha256_bytes(file)},
         "inputs": inputs,
         "bundles": [BUNDLE],
+        "constant": constant_outputs(suite, name),
     }
     (folder / f"{MODEL}.yaml").write_text(yaml.safe_dump(spec))
     return project
+
+
+def constant_outputs(suite: Suite, name: str) -> list[str]:
+    """The outputs that the test itself says have one value: they are meant so, as whoever writes a spec would say."""
+    pairs = zip(output_names(suite.file(name)), suite.arrays(name, "output"), strict=True)
+    return [title for title, array in pairs if (array == array.flat[0]).all()]
 
 
 def build(project: Project, name: str) -> Outcome | None:
@@ -238,13 +251,22 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
 
 def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path, targets: Sequence[str] = ()) -> Outcome:
     """The outcome of the test. Whatever it raises is a crash."""
-    project = make_project(folder / "project", suite, name, targets)
-    if (refused := build(project, name)) is not None:
-        return refused
+    project, settled = make_project(folder / "project", suite, name, targets), list[str]()
+    refused = build(project, name)
+    if refused and (settled := settings(suite.file(name))):
+        print("settled", flush=True)
+        project = make_project(folder / "settled", suite, name, targets, settled)
+        refused = build(project, name)
+    if refused:
+        return replace(refused, settled=tuple(settled))
     (checks := folder / "check").mkdir()
-    named: dict[str, Any] = {str(number): array for number, array in enumerate(suite.arrays(name, "input"))}
+    given = [
+        a for title, a in zip(input_names(suite.file(name)), suite.arrays(name, "input"), strict=True) if title not in settled
+    ]
+    named: dict[str, Any] = {str(number): array for number, array in enumerate(given)}
     np.savez(checks / "inputs.npz", **named)
-    return judge(Published(project, checks), name, found, suite.arrays(name, "output"))
+    judged = judge(Published(project, checks), name, found, suite.arrays(name, "output"))
+    return replace(judged, settled=tuple(settled))
 
 
 def main(arguments: list[str]) -> int:

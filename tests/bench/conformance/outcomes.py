@@ -121,6 +121,8 @@ def summary(outcomes: Sequence[Outcome], unfit: Mapping[str, str]) -> list[str]:
     lines += columns([(str(_count(outcomes, kind)), kind) for kind in OUTCOMES], right=(0,))
     short = [o for o in outcomes if o.outcome == "right" and o.dropped]
     lines += [f"{len(short)} of the right ones without some variant"] if short else []
+    settled = sum(bool(o.settled) for o in outcomes if o.outcome == "right")
+    lines += [f"{settled} of the right ones with axes, shapes or sizes that the spec gives as values"] if settled else []
     astray = [o.name for o in outcomes if o.reference]
     lines += [f"ONNX Runtime itself differs from: {', '.join(astray)}"] if astray else []
     lines += _frequent("refused by", (o.stage for o in outcomes if o.outcome == "refused"))

@@ -32,6 +32,15 @@ KINDS = ("node", "pytorch-converted", "pytorch-operator", "simple")
 MISTAKEN = re.compile("node/test_qlinearmatmul_[23]D_int8_float(16|32)")
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 
+# Operands that say axes, shapes and sizes: most compilers must know them. Those of operators that begin with Reduce are axes.
+_SETTINGS = {
+    "AffineGrid": (1,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "CumSum": (1,), "DFT": (1, 2),
+    "Expand": (1,), "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2),
+    "Reshape": (1,), "Resize": (1, 2, 3), "STFT": (1, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,),
+    "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "HannWindow": (0,), "HammingWindow": (0,),
+    "BlackmanWindow": (0,), "SequenceAt": (1,), "SplitToSequence": (1,),
+}  # fmt: skip
+
 Array = np.ndarray[Any, Any]
 
 
@@ -113,6 +122,22 @@ def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def input_names(file: bytes) -> list[str]:
     """The names of what a model takes, by position."""
     return [value.name for value in inputs_of(onnx.ModelProto.FromString(file))]
+
+
+def settings(file: bytes) -> list[str]:
+    """The names of the inputs that are nothing but axes, shapes or sizes for the model's operators."""
+    model = onnx.ModelProto.FromString(file)
+    roles: dict[str, set[bool]] = {}
+    for node in _nodes(model):
+        places = (1,) if node.op_type.startswith("Reduce") else _SETTINGS.get(node.op_type, ())
+        for place, name in enumerate(node.input):
+            roles.setdefault(name, set()).add(place in places)
+    return [value.name for value in inputs_of(model) if roles.get(value.name) == {True}]
+
+
+def output_names(file: bytes) -> list[str]:
+    """The names of what a model returns, by position."""
+    return [value.name for value in onnx.ModelProto.FromString(file).graph.output]
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
