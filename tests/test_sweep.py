@@ -100,4 +100,4 @@ def test_a_tree_ensemble_is_refused_with_its_operator(tmp_path: Path) -> None:
     sweep.run(["luscinia"], tmp_path, 1, ("x86-64",))
     found = sweep.read(tmp_path / "results.jsonl")["luscinia"]
     assert (found.outcome, found.stage) == ("refused", "import")
-    assert "probabilities" in found.message
+    assert "TreeEnsembleClassifier" in found.message

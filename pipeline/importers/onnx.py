@@ -261,9 +261,9 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | Non
     for rewrite, problem in tried.items():
         print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
     model = without_unused(model)
-    _require_lowering(model, str(source))
     _name_nodes(model.graph)
     foreign.require_none(model, tried, str(source))
+    _require_lowering(model, str(source))
     _pack(model.graph)
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
     module = _imported(model, str(source))

@@ -51,6 +51,8 @@ def attempt(name: str, folder: Path, targets: tuple[str, ...]) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     log = folder / "measure.log"
     ended = process.execute([sys.executable, "-m", "tests.bench.sweep.measure", name, folder, *targets], log)
+    if process.interrupted():
+        raise PipelineError("interrupted")
     if ended.returncode:
         return Outcome(name, "crashed", f"{ended.ending}: {process.tail(log, 1).strip()}")
     outcome = Outcome.decode((folder / "outcome.json").read_bytes())

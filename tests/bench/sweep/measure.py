@@ -132,7 +132,7 @@ def described(outcome: Outcome, artifact: Artifact) -> Outcome:
 
 
 def of_onnxruntime(project: Project, name: str, given: Sequence[arrays.Array]) -> Callable[[], float]:
-    """Measures the median milliseconds of an inference by ONNX Runtime in this process, optimized as it likes, a thread a core."""
+    """Measures the median milliseconds of an inference by ONNX Runtime in this process: optimized, a thread a core."""
     model = onnx.load(project.layout.source(name, "onnx"))
     bake(model, load(project.targets).models[name].inputs)
     options = onnxruntime.SessionOptions()

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from unpack import unpacked
@@ -29,10 +31,10 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime's has 
 
 def main(path: str) -> None:
     """Write the ONNX file to `path`."""
-    model = unpacked("rapidocr-onnxruntime==1.4.4", MEMBER)[MEMBER]
+    model = onnx.load_model_from_string(unpacked("rapidocr-onnxruntime==1.4.4", MEMBER)[MEMBER])
     with tempfile.TemporaryDirectory() as name:
         plain, ready = Path(name) / "plain.onnx", Path(name) / "ready.onnx"
-        plain.write_bytes(model)
+        onnx.save(onnx.version_converter.convert_version(model, 17), plain)  # scales of channels need set 13
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
         quantize_static(
             ready, path, Noise(), quant_format=QuantFormat.QDQ, per_channel=True,
