@@ -188,6 +188,14 @@ def refused_forms() -> Cases:
     )
     cases.add("nothing", "ReduceL2", small, constants=[np.array([], np.int64)], noop_with_empty_axes=1)
     cases.add("mean", "ReduceMean", whole_range(np.int32, 3, 4) // 8, constants=[np.array([1])])
+    one_window = {"pads": [1, 1, 1, 1], "strides": [2, 2]}
+    cases.add("left_over", "Conv", image[:, :, :2], constants=[weights], group=4, **one_window)
+    cases.add("left_over_line", "Conv", small[..., :4], constants=[weights[:2, 0, 0, None].repeat(4, 1)], strides=[3])
+    pixels = whole_range(np.uint8, 1, 2, 2, 2)
+    points = [whole_range(np.uint8, 3, 2, 3, 3), np.array(7, np.uint8), np.array(130, np.uint8)]
+    cases.add("left_over_integers", "ConvInteger", pixels, constants=points, **one_window)
+    cases.add("left_over_most", "MaxPool", image[..., :3], kernel_shape=[2, 2], strides=[2, 2])
+    cases.add("left_over_mean", "AveragePool", image[:, :, :2], kernel_shape=[3, 3], count_include_pad=1, **one_window)
     zero = np.array(3, np.int8)
     factors = [np.array(0.02, np.float32), zero, whole_range(np.int8, 16, 5), np.array(0.01, np.float32), zero]
     cases.add("stack", "QLinearMatMul", whole_range(np.int8, 2, 3, 16), constants=[*factors, np.array(0.5, np.float32), zero])

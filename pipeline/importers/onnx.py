@@ -284,11 +284,11 @@ def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, li
         how = ("used in part" if rewrite.problem else "used") if rewrite.used else "not used"
         print(f"rewrite {rewrite.name}: {how}" + (f": {rewrite.problem}" if rewrite.problem else ""))
     model = without_unused(model)
+    _name_nodes(model.graph)
     wrong = {rewrite.name: rewrite.problem for rewrite in tried}
     flow.require_none(model, wrong, str(source))
-    _require_lowering(model, str(source))
-    _name_nodes(model.graph)
     foreign.require_none(model, wrong, str(source))
+    _require_lowering(model, str(source))
     _pack(model.graph)
     return model, tried
 

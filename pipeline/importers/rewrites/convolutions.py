@@ -132,9 +132,7 @@ def _of_integers(node: onnx.NodeProto, scope: Scope, shape: Ints, kernel: Ints, 
     if not flat and attribute(node, "auto_pad") in (None, b"NOTSET"):
         return None
     nodes = Nodes(node, scope)
-    sized = onnx.helper.make_node("Pool", [], [], kernel_shape=kernel[2:])
-    sized.attribute.extend(a for a in node.attribute if a.name != "kernel_shape")
-    axes = axes_of(sized, shape[2:])
+    axes = axes_of(node, shape[2:], kernel[2:])
     one = [1] if flat else []
     zero = [0] if flat else []
     x, w = node.input[:2]

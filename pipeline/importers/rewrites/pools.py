@@ -53,10 +53,10 @@ class Axis:
         return np.asarray(((places >= low) & (places < high)).sum(axis=1))
 
 
-def axes_of(node: onnx.NodeProto, sizes: Sequence[int]) -> list[Axis]:
-    """The axes that `node` pools, of these sizes, as ONNX Runtime lays the windows."""
+def axes_of(node: onnx.NodeProto, sizes: Sequence[int], kernel: Sequence[int] = ()) -> list[Axis]:
+    """The axes that `node` pools, of these sizes, as ONNX Runtime lays the windows. `kernel`: their sizes if it does not say."""
     count = len(sizes)
-    kernel = attribute(node, "kernel_shape")
+    kernel = kernel or attribute(node, "kernel_shape")
     strides, dilations = (attribute(node, name) or [1] * count for name in ("strides", "dilations"))
     pads = attribute(node, "pads") or [0] * 2 * count
     mode = (attribute(node, "auto_pad") or b"NOTSET").decode()
