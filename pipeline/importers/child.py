@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.spec.types import Input
 
@@ -29,8 +29,13 @@ def inputs_as_text(inputs: Sequence[Input]) -> str:
 
 
 def main(convert: Callable[[Path, Path, list[Input], str | None], None]) -> int:
-    """Call `convert(source, folder, inputs, entry)` with the command line's arguments; the exit code."""
-    source, folder, inputs, entry = sys.argv[1:]
+    """Call `convert(source, folder, inputs, entry)` for each request, see `process.Forks`; the exit code."""
+    return process.serve(lambda arguments: _done(convert, *arguments))
+
+
+def _done(
+    convert: Callable[[Path, Path, list[Input], str | None], None], source: str, folder: str, inputs: str, entry: str
+) -> int:
     try:
         convert(Path(source), Path(folder), inputs_of(inputs), entry or None)
     except PipelineError as error:

@@ -16,6 +16,8 @@ from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
 
+_LIMIT = 3600.0  # seconds
+_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in ("onnx", "mlir")}
 OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 
 
@@ -31,8 +33,8 @@ def run(model: Model, source: Path, folder: Path) -> None:
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
     log = folder / "import.log"
-    module = f"pipeline.importers.{model.format}"
-    result = process.execute([sys.executable, "-m", module, source, folder, inputs_as_text(model.inputs), model.entry or ""], log)
+    arguments: list[str | Path] = [source, folder, inputs_as_text(model.inputs), model.entry or ""]
+    result = _importers[model.format].execute(arguments, log, timeout=_LIMIT, env={})
     if result.returncode:
         lines = log.read_text("utf-8", "replace").splitlines()
         said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
