@@ -160,7 +160,7 @@ def _deciding(source: str, model: onnx.ModelProto, inputs: Sequence[Input]) -> o
     from pipeline.importers.onnx import prepared
 
     start = prepared(Path(source), inputs)
-    return without_names(flow.settled(start) or start)
+    return flow.settled(start) or start
 
 
 def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     plain = session(model if foreign.be_exact(model) or is_baked else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))
-    watched = session(deciding) if made else None
+    watched = session(without_names(deciding)) if made else None
     taken: dict[str, list[Array]] = {}
     names = [o.name for o in model.graph.output]
     random: list[str] = []

@@ -59,6 +59,7 @@ class Scope:
         self._values = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
         self._weights = {w.name: w for w in graph.initializer}
         self._weights |= {n.output[0]: t for n in graph.node if n.op_type == "Constant" and (t := _value(n)) is not None}
+        self._own = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
 
     def type(self, name: str) -> int:
         """The element type of a value, 0 if it is not known."""
@@ -70,7 +71,7 @@ class Scope:
             return helper.make_tensor_type_proto(self._weights[name].data_type, self._weights[name].dims)
         if name in self._values:
             return onnx.TypeProto(tensor_type=self._values[name])
-        return self._outer.whole_type(name) if self._outer else onnx.TypeProto()
+        return self._outer.whole_type(name) if self._outer and name not in self._own else onnx.TypeProto()
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a value, None if it or a dimension of it is not known."""
@@ -83,7 +84,7 @@ class Scope:
         """The value of a constant, None for anything else."""
         if name in self._weights:
             return np.asarray(numpy_helper.to_array(self._weights[name]))
-        return self._outer.constant(name) if self._outer and name not in self._values else None
+        return self._outer.constant(name) if self._outer and name not in self._own else None
 
     def define(self, constant: onnx.TensorProto) -> None:
         """Say that a value is this constant."""

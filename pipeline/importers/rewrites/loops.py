@@ -229,11 +229,12 @@ def _masked(node: onnx.NodeProto, walk: Walk) -> Sequence[Item] | None:
 
 
 def is_counted(node: onnx.NodeProto, scope: Scope) -> bool:
-    """Whether IREE compiles a Loop: it carries values only, and its condition is true and stays so."""
+    """Whether IREE compiles a Loop: it carries values only, of fixed shapes, and its condition is true and stays so."""
     body, condition = attribute(node, "body"), scope.constant(node.input[1])
     kept = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+    keeps = [is_static(a.type) and a.type == b.type for a, b in zip(body.input[2:], body.output[1:], strict=False)]
     carries = len(body.output) == len(body.input) - 1 and kept.get(body.output[0].name) == body.input[1].name
-    return carries and condition is not None and bool(condition.item())
+    return carries and all(keeps) and condition is not None and bool(condition.item())
 
 
 def why_not(node: onnx.NodeProto, walk: Walk) -> str:
