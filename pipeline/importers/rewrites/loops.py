@@ -169,7 +169,8 @@ def _counted(
         body.value_info.append(helper.make_value_info(value, type_))  # no longer one of the results, which say their types
         types[index] = helper.make_tensor_type_proto(type_.tensor_type.elem_type, [count, *shape])
         before, places = scope.fresh(value), np.arange(count or 0).reshape(-1, *[1] * len(shape))
-        is_here = nodes("Equal", body.input[0].name, scope.add(places, TensorProto.INT64))
+        number = nodes("Cast", body.input[0].name, to=TensorProto.INT32)  # GPUs may have no 64 bits
+        is_here = nodes("Equal", number, scope.add(places, TensorProto.INT32))
         body.input.append(helper.make_value_info(before, types[index]))
         body.output[1 + index].name = choice(nodes, is_here, value, before, type_.tensor_type.elem_type)
         empty = helper.make_tensor("value", type_.tensor_type.elem_type, [1], [0])
