@@ -160,7 +160,17 @@ def _deciding(source: str, model: onnx.ModelProto, inputs: Sequence[Input]) -> o
     from pipeline.importers.onnx import fixed
 
     start = fixed(Path(source), inputs)
-    return without_names(flow.settled(start) or start)
+    return flow.settled(start) or start
+
+
+def _running(model: onnx.ModelProto, source: str = "") -> tuple[onnxruntime.InferenceSession, onnx.ModelProto, str]:
+    """A session of `model`, which is in the file `source`; the model that it runs; and what was changed for it to run it."""
+    try:
+        return session(source or model), model, ""
+    except Exception:  # its exceptions have no common base that it exports
+        if (supported := kernels.supported(model, session)) is None:
+            raise
+        return session(supported[0]), *supported
 
 
 def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
@@ -172,17 +182,11 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     model = functions.inlined(onnx.load(source))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
-    changed, note = foreign.be_exact(model) | boundary.widen(model) | is_baked, ""
-    try:
-        plain = session(model if changed else source)
-    except Exception:  # its exceptions have no common base that it exports
-        if (supported := kernels.supported(model, session)) is None:
-            raise
-        model, note = supported
-        plain = session(model)
+    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked
+    plain, model, note = _running(model, "" if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))
-    watched = session(deciding) if made else None
+    watched = _running(without_names(deciding))[0] if made else None
     taken: dict[str, list[Array]] = {}
     names = [o.name for o in model.graph.output]
     random: list[str] = []

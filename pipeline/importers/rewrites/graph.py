@@ -102,6 +102,10 @@ class Scope:
         return self._outer._numbers if self._outer else {}
 
     @cached_property
+    def _own(self) -> set[str]:
+        return {name for node in self._graph.node for name in node.output} | {value.name for value in self._graph.input}
+
+    @cached_property
     def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
         graph = self._graph
         return {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
@@ -121,7 +125,7 @@ class Scope:
             return helper.make_tensor_type_proto(self._weights[name].data_type, self._weights[name].dims)
         if name in self._values:
             return onnx.TypeProto(tensor_type=self._values[name])
-        return self._outer.whole_type(name) if self._outer else onnx.TypeProto()
+        return self._outer.whole_type(name) if self._outer and name not in self._own else onnx.TypeProto()
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a value, None if it or a dimension of it is not known."""
@@ -134,7 +138,7 @@ class Scope:
         """The value of a constant, None for anything else."""
         if name in self._weights:
             return np.asarray(numpy_helper.to_array(self._weights[name]))
-        return self._outer.constant(name) if self._outer and name not in self._values else None
+        return self._outer.constant(name) if self._outer and name not in self._own else None
 
     def define(self, constant: onnx.TensorProto) -> None:
         """Say that a value is this constant."""

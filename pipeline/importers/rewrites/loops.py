@@ -169,7 +169,8 @@ def _counted(
         body.value_info.append(helper.make_value_info(value, type_))  # no longer one of the results, which say their types
         types[index] = helper.make_tensor_type_proto(type_.tensor_type.elem_type, [count, *shape])
         before, places = scope.fresh(value), np.arange(count or 0).reshape(-1, *[1] * len(shape))
-        is_here = nodes("Equal", body.input[0].name, scope.add(places, TensorProto.INT64))
+        number = nodes("Cast", body.input[0].name, to=TensorProto.INT32)  # GPUs may have no 64 bits
+        is_here = nodes("Equal", number, scope.add(places, TensorProto.INT32))
         body.input.append(helper.make_value_info(before, types[index]))
         body.output[1 + index].name = choice(nodes, is_here, value, before, type_.tensor_type.elem_type)
         empty = helper.make_tensor("value", type_.tensor_type.elem_type, [1], [0])
@@ -229,11 +230,12 @@ def _masked(node: onnx.NodeProto, walk: Walk) -> Sequence[Item] | None:
 
 
 def is_counted(node: onnx.NodeProto, scope: Scope) -> bool:
-    """Whether IREE compiles a Loop: it carries values only, and its condition is true and stays so."""
+    """Whether IREE compiles a Loop: it carries values only, of fixed shapes, and its condition is true and stays so."""
     body, condition = attribute(node, "body"), scope.constant(node.input[1])
     kept = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+    keeps = [is_static(a.type) and a.type == b.type for a, b in zip(body.input[2:], body.output[1:], strict=False)]
     carries = len(body.output) == len(body.input) - 1 and kept.get(body.output[0].name) == body.input[1].name
-    return carries and condition is not None and bool(condition.item())
+    return carries and all(keeps) and condition is not None and bool(condition.item())
 
 
 def why_not(node: onnx.NodeProto, walk: Walk) -> str:

@@ -20,8 +20,7 @@ def spliced(
         copy.CopyFrom(node)
         copy.name = node.name or next(filter(None, node.output), "")  # which tells copies of one node from others
         names |= {name: scope.fresh(name) for name in node.output if name}
-        _rename(copy, names)
-        copy.output[:] = [names.get(name, name) for name in node.output]
+        _rename(copy, names, scope)
         copies.append(copy)
     return copies, [names.get(name, name) for name in results]
 
@@ -37,12 +36,14 @@ def others(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [node for node in graph.node if node.op_type != "Constant"]
 
 
-def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+def _rename(node: onnx.NodeProto, names: Mapping[str, str], scope: Scope) -> None:
+    """Say the new names in a node, and give the values in the graphs inside it names of their own too."""
     node.input[:] = [names.get(name, name) for name in node.input]
+    node.output[:] = [names.get(name, name) for name in node.output]
     for graph in graphs(node):
-        own = {value.name for value in (*graph.input, *graph.initializer)} | {name for n in graph.node for name in n.output}
-        outer = {name: new for name, new in names.items() if name not in own}
-        for inner in graph.node:
-            _rename(inner, outer)
-        for output in graph.output:
-            output.name = outer.get(output.name, output.name)
+        own = [value.name for value in (*graph.input, *graph.initializer)] + [name for n in graph.node for name in n.output]
+        inner = {**names, **{name: scope.fresh(name) for name in own if name}}
+        for value in (*graph.input, *graph.initializer, *graph.value_info, *graph.output):
+            value.name = inner.get(value.name, value.name)
+        for held in graph.node:
+            _rename(held, inner, scope)
