@@ -30,6 +30,7 @@ from pipeline.importers.rewrites import (
     samples,
     signs,
     sorts,
+    strides,
     unsigned,
     vectors,
 )
@@ -52,6 +53,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "vectors": vectors.rewrite,
     "reductions": reductions.rewrite,
     "pools": pools.rewrite,
+    "strides": strides.rewrite,
     "powers": powers.rewrite,
     "signs": signs.rewrite,
     "sorts": sorts.rewrite,
