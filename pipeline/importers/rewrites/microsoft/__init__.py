@@ -11,7 +11,7 @@ import onnx
 
 from pipeline.importers.functions import opset_of
 from pipeline.importers.rewrites.graph import Scope, replaced
-from pipeline.importers.rewrites.microsoft import activations, attention, norms, quantized
+from pipeline.importers.rewrites.microsoft import activations, attention, norms, quantized, recurrent
 from pipeline.importers.rewrites.microsoft.call import Call, UnknownError, UnsupportedError
 
 DOMAIN = "com.microsoft"
@@ -21,6 +21,7 @@ _RULES: Mapping[str, Callable[[Call], None]] = {
     "Attention": attention.attention,
     "BiasGelu": activations.gelu,
     "DequantizeLinear": quantized.linear,
+    "DynamicQuantizeLSTM": recurrent.dynamic_lstm,
     "DynamicQuantizeMatMul": quantized.dynamic_matmul,
     "EmbedLayerNormalization": norms.embed_layer,
     "FastGelu": activations.fast_gelu,

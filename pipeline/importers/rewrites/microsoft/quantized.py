@@ -15,10 +15,15 @@ _FLOAT, _INTEGER = TensorProto.FLOAT, TensorProto.INT32
 def dynamic_matmul(call: Call) -> None:
     """DynamicQuantizeMatMul: floats are quantized by their range, and multiplied as integers."""
     x, weights, w_scale, w_zero, bias = (call.input(i) for i in range(5))
+    call.last(dynamic_product(call, x, weights, w_scale, w_zero or call.number(0, call.type(weights)), bias))
+
+
+def dynamic_product(call: Call, x: str, weights: str, w_scale: str, w_zero: str, bias: str) -> str:
+    """Floats, quantized by their range, times weights."""
     quantized, scale, zero = (call.scope.fresh(call.node.output[0]) for _ in range(3))
     call("DynamicQuantizeLinear", x, result=quantized)
     call[-1].output.extend([scale, zero])
-    call.last(_product(call, quantized, weights, zero, w_zero or call.number(0, call.type(weights)), scale, w_scale, bias))
+    return _product(call, quantized, weights, zero, w_zero, scale, w_scale, bias)
 
 
 def matmul_to_float(call: Call) -> None:
