@@ -28,7 +28,7 @@ from pipeline.reduction.job import Found, Job, Run
 from pipeline.reduction.search import Search
 from pipeline.reduction.subgraph import Graph, presentable
 from pipeline.spec.types import Input
-from pipeline.stages import reduction
+from pipeline.stages import reduction, reference
 from pipeline.stages.origin import Origin
 from tests.project import Project
 from tests.test_compile import compiler, executables, on, present  # noqa: F401  # a fixture
@@ -288,3 +288,25 @@ def test_an_estimate_counts_down_and_then_up() -> None:
         assert activity.text("compile:x") == "3 of 4 pieces, 1 s longer than estimated"
         activity.say("4 of 4 pieces")
         assert activity.text("compile:x") == "4 of 4 pieces"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "Fail: [ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Reshape node. Name:'rs' Status "
+            "Message: /src/reshape_helper.h:91 Helper::Helper(const Shape&, bool) sizes were false. It cannot be reshaped\n",
+            "onnx.Reshape (node 'rs'): sizes were false. It cannot be reshaped",
+        ),
+        (
+            "a.b.NotImplemented: [ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Erf(13) node "
+            "with name 'erf'",
+            "onnx.Erf (node 'erf'): it has no implementation of it for these types",
+        ),
+        ("ValueError: something else", "something else"),
+    ],
+)
+def test_what_onnx_runtime_says_is_told_by_operator_and_node(line: str, told: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"Traceback (most recent call last):\n  File x\n{line}\n")
+    assert reference._refusal(log) == told
