@@ -19,6 +19,7 @@ from pipeline.layout import stamp
 from pipeline.snapshot import Snapshot
 
 _HEARTBEAT = 30.0
+_COLUMNS = 120  # of a terminal that does not say how wide it is
 
 
 class _StatusLine:
@@ -69,7 +70,7 @@ class _StatusLine:
             with self._lock:
                 text = self._text()
                 if text:
-                    width = os.get_terminal_size(self._out.fileno()).columns if self._live else 500
+                    width = (os.get_terminal_size(self._out.fileno()).columns or _COLUMNS) if self._live else 500
                     self._out.write(f"\r\x1b[K  {text}"[: width + 4] if self._live else f"  still at work: {text}\n")
                     self._out.flush()
 
@@ -222,7 +223,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         verified = [(" / ".join(name.split(":")[1:]), Path(self._tasks[name].targets[0]).parent) for name in done]
         rows = [row for label, folder in verified for row in table(label, folder)]
         if rows:
-            width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
+            width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
             sys.stdout.write("\n" + render(rows, width) + "\n" + "".join(f"{line}\n" for line in lacks) + "\n")
         sys.stdout.write(self._code())

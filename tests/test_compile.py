@@ -321,7 +321,11 @@ NOT_LOWERED = "{} needs {} in a form that IREE does not lower: compute it outsid
         ),
         (
             "failed to legalize operation 'arith.divsi' that was explicitly marked illegal: %4 = …",
-            "failed to legalize operation 'arith.divsi'",
+            "needs arith.divsi, for which IREE has no code here",
+        ),
+        (
+            """failed to legalize operation 'arith.remsi' that …: %9 = "arith.remsi"(%8, %7) : (i64, i64) -> i64""",
+            "needs arith.remsi of i64, for which IREE has no code here",
         ),
         ('loc("y"): something else', "node 'y': something else"),
     ],

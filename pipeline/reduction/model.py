@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
 from pipeline.arrays import Array
+from pipeline.errors import PipelineError
 from pipeline.importers import decisions, functions
 from pipeline.importers import onnx as importer
 from pipeline.importers.child import inputs_of
@@ -17,15 +19,21 @@ from pipeline.importers.rewrites.proof import without_names
 from pipeline.reduction.job import Job
 from pipeline.reduction.subgraph import Graph, called
 
+_LARGEST = 1 << 30  # bytes of a model, of which a search holds several copies, and values of all its nodes
+_BYTES = 8  # of a value at most
+
 
 class Subject:
-    """The model of a job, and its test data: that of a run, or what the spec gives."""
+    """The model of a job, and its test data: that of a run, or what the spec gives. PipelineError for one that is too large."""
 
     def __init__(self, job: Job) -> None:
         self._inputs = inputs_of(job.inputs)
         self._source = Path(job.source)
         self.model, _ = importer.prepared(self._source, self._inputs)
         self._data = Path(job.run.data) if job.run else None
+        sizes = (math.prod(d.dim_value for d in v.type.tensor_type.shape.dim) for v in self.model.graph.value_info)
+        if self.model.ByteSize() > _LARGEST or sum(sizes) * _BYTES > 2 * _LARGEST:
+            raise PipelineError("the model is too large to be searched", where=job.source)
 
     def graph(self, model: onnx.ModelProto | None = None) -> Graph:
         """The model, or a form of it, to cut parts from."""

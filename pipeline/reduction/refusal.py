@@ -94,9 +94,9 @@ def minimise(subject: Subject, graph: Graph, problem: Problem, job: Job, deadlin
         said(Found(called, names, len(graph.nodes), problems[part], is_smallest), graph.part(part))
 
     everything = tuple(range(len(graph.nodes)))
-    if not fails(everything):
-        return
     suspects = [index for index in everything if graph.nodes[index].name in job.suspects]
     search = Search(len(everything), fails, deadline, tell)
     search.run([suspects, graph.around(suspects)] if suspects else [])
+    if search.best == everything and not fails(everything):
+        return  # cut out, even the whole of it is another program
     tell(search.best, search.is_smallest)

@@ -58,12 +58,12 @@ class Graph:
         """Every value that a node computes, and the number of the node, in order."""
         yield from self._makers.items()
 
-    def type(self, name: str) -> onnx.TypeProto | None:
-        """The type of a value with a shape, every dimension of which is fixed; None if there is none."""
+    def type(self, name: str, fixed: bool = True) -> onnx.TypeProto | None:
+        """The type of a value with a shape, all dimensions of which are known if it is to be `fixed`; None if there is none."""
         found = self._scope.whole_type(name)
         if found.WhichOneof("value") != "tensor_type" or not found.tensor_type.elem_type:
             return None
-        if self._scope.shape(name) is not None:
+        if self._scope.shape(name) is not None or (not fixed and found.tensor_type.HasField("shape")):
             return found
         shape = self._shapes().get(name)
         return None if shape is None else helper.make_tensor_type_proto(found.tensor_type.elem_type, shape)
@@ -88,7 +88,7 @@ class Graph:
         inputs = [name for name in read if name in known and name not in self._weights]
         outputs = [name for name in made if name in self._results or self._readers.get(name, set()) - set(indices)]
         outputs += [name for name in watched if name not in outputs]
-        types = {name: self.type(name) for name in (*inputs, *(outputs or made))}
+        types = {name: self.type(name, fixed=name in inputs) for name in (*inputs, *(outputs or made))}
         if not types or not all(types.values()):
             return None
         values = {name: helper.make_value_info(name, type_) for name, type_ in types.items()}

@@ -34,7 +34,7 @@ _SHOWN = 3
 
 def search(folder: Path, job: Job) -> Found | None:
     """What a search for `job` finds in its time, in `folder`; None if nothing."""
-    activity.say("looking for the part of the model that fails", job.seconds)
+    activity.say(f"looking for the part of the model that fails, {job.seconds:.0f} s at most")
     try:
         with disk_errors(str(folder)), fresh_folder(folder):
             job.write(folder / "job.json")

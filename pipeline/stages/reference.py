@@ -6,6 +6,7 @@ For a model whose reference is `baseline` there are no outputs yet: the verify s
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,6 +25,21 @@ from pipeline.spec.types import Model
 from pipeline.stages import record
 
 
+def _refusal(log: Path) -> str:
+    """What ONNX Runtime says in its child's log, with operator and node in front, and without where in it that is said."""
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if "[ONNXRuntimeError]" in line), lines[-1])
+    why = re.sub(r"^[\w.]+: (\[ONNXRuntimeError\] : \d+ : \w+ : )?", "", said).strip()[:600]
+    ran = re.search(r"running (\w+) node\. Name:'(.*?)' Status Message: (?:/\S+:\d+ .*?\) )?(.*)", why)
+    lacking = re.search(r"an implementation for (\w+)\(\d+\) node with name '(.*?)'", why)
+    invalid = re.search(r'In Node, \("(?P<node>.*?)", (?P<type>\w+),.*?Error (?P<why>.*)', why)
+    if ran:
+        return f"onnx.{ran[1]} (node {ran[2]!r}): {ran[3]}"
+    if lacking:
+        return f"onnx.{lacking[1]} (node {lacking[2]!r}): it has no implementation of it for these types"
+    return f"onnx.{invalid['type']} (node {invalid['node']!r}): {invalid['why']}" if invalid else why
+
+
 def _ask_onnxruntime(model: Model, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
     """What `pipeline.importers.onnxruntime` finds. Raises PipelineError where ONNX Runtime does not run the model."""
     result, log = folder / "onnxruntime.json", folder / "reference.log"
@@ -31,8 +47,11 @@ def _ask_onnxruntime(model: Model, source: Path, folder: Path, draws: list[str])
     words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, inputs, *draws]
     ended = process.execute(words, log)
     if ended.returncode:
-        said = process.tail(log, 1).strip() if ended.returncode > 0 else f"the process was {ended.ending}"
-        hint = f"give the outputs: `reference: [file.npy, …]`, one for each; the whole log is {log}"
+        said = _refusal(log) if ended.returncode > 0 else f"the process was {ended.ending}"
+        hint = (
+            "give test data that it takes (low, high or file in `inputs`), "
+            f"or the outputs, one for each: `reference: [file.npy, …]`; the whole log is {log}"
+        )
         raise PipelineError(f"ONNX Runtime does not run it: {said}", where=str(source), hint=hint)
     found: Mapping[str, Any] = json.loads(result.read_text())
     return found

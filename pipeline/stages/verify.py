@@ -219,6 +219,9 @@ def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> Pipe
     hint = "`tolerance` in the model says how far off is right"
     if any(spec.is_open for spec in check.model.inputs):
         hint = "`low` and `high` in `inputs` say what data never comes; " + hint
+    reduce = ""
+    if check.origin and check.origin.can_be_reduced and any(failure.place for failure in failures):
+        reduce = f"`doit reduce model={check.model.name}` writes the smallest part that is wrong as an ONNX file; "
     if everything and agree(check, failures):
         names = ", ".join(_failed(failures))
         first = _first_wrong(check, failures)
@@ -226,13 +229,11 @@ def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> Pipe
             f"all variants give the same numbers, and not the reference's: the import or the reference differs, no target.\n"
             f"{names}: {failures[0].what}; their outputs are in {failures[0].outputs[0].parent}{first}"
         )
-        return PipelineError(what, where=where, hint="give the right outputs: `reference: [file.npy, …]`, or " + hint)
+        return PipelineError(what, where=where, hint=reduce + "give the right outputs: `reference: [file.npy, …]`, or " + hint)
     if not everything:
         hint = "`on_failure: drop` in the bundle leaves failing variants out; " + hint
     what = "failed verification\n" + told(failures) + _first_wrong(check, failures)
-    if check.origin and check.origin.can_be_reduced:
-        hint = f"`doit reduce model={check.model.name}` writes the smallest part that is wrong as an ONNX file; {hint}"
-    return PipelineError(what, where=where, hint=f"{hint}; the outputs are in {check.folder}")
+    return PipelineError(what, where=where, hint=f"{reduce}{hint}; the outputs are in {check.folder}")
 
 
 def _tried(check: Check) -> tuple[list[Result], list[Failure]]:
