@@ -14,7 +14,7 @@ SNAPSHOT = Snapshot(LAYOUT.snapshot, MACHINE)
 SNAPSHOT.leave_if_it_holds()  # before anything else is imported: nothing to do shall take no time
 
 from pipeline.database import Checker  # noqa: E402
-from pipeline.plan import Target, steps  # noqa: E402
+from pipeline.plan import Asked, Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
 from pipeline.tasks import end_on_signals, errors_as_messages, positive, tasks, variables  # noqa: E402
@@ -42,7 +42,8 @@ def task_all():
     end_on_signals()
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
-        given = variables(version="", channel="latest", sample="20")
-        sample = positive(given.pop("sample"), "sample")
-        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, sample)
+        given = variables(version="", channel="latest", sample="20", seconds="600", model="")
+        numbers = {name: positive(given.pop(name), name) for name in ("sample", "seconds")}
+        asked = Asked(**numbers, model=given.pop("model"))
+        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, asked)
     yield from tasks(made, LAYOUT)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_texts: dict[str, str] = {}
+_said: dict[str, tuple[str, float | None]] = {}  # and when it should be done, if somebody dared to say
 _thread = threading.local()
 
 
@@ -17,16 +18,22 @@ def step(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _texts.pop(name, None)
+        _said.pop(name, None)
         del _thread.name
 
 
-def say(text: str) -> None:
-    """Replace what this thread's step is said to be doing. Nothing outside of a step."""
+def say(text: str, left: float = 0) -> None:
+    """Replace what this thread's step is said to be doing, and in how many seconds it may be done. Nothing outside of a step."""
     if name := getattr(_thread, "name", ""):
-        _texts[name] = text
+        _said[name] = text, time.monotonic() + left if left >= 1 else None
 
 
 def text(name: str) -> str:
-    """What the step `name` last said; empty if nothing."""
-    return _texts.get(name, "")
+    """What the step `name` last said, with what is left now of the time that it said; empty if it said nothing."""
+    said, end = _said.get(name, ("", None))
+    return said if end is None else f"{said}, {_until(end - time.monotonic())}"
+
+
+def _until(left: float) -> str:
+    """An estimate counts down; where it was too short, that is said, and counts up."""
+    return f"about {left:.0f} s left" if left >= 0.5 else f"{max(-left, 1):.0f} s longer than estimated"

@@ -59,6 +59,10 @@ class Layout:
         """The folder of an audit: `audit.json`, one folder of logs a batch."""
         return self._model(model) / "bundles" / bundle / "audit"
 
+    def reduced(self, model: str, bundle: str) -> Path:
+        """The folder of a reduction: `report.txt`, the smallest part that fails as `NAME.onnx`, logs."""
+        return self._model(model) / "bundles" / bundle / "reduce"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`."""
         return self._model(model) / "package"

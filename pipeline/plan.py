@@ -10,8 +10,9 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.layout import Layout
-from pipeline.names import RULE, is_name, is_version
+from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
+from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS
 
 
@@ -37,6 +38,7 @@ GROUPS: Mapping[str, str] = {
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
+    "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
 }
 
 
@@ -53,6 +55,16 @@ class Target:
             raise PipelineError(f"version={self.version} cannot be a version", hint=f"{RULE}; capitals and '+' too")
         if not is_name(self.channel):
             raise PipelineError(f"channel={self.channel} cannot be a channel", hint=RULE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
+    seconds that a reduction may take, and the only model that is reduced, if one is named."""
+
+    sample: int = 20
+    seconds: int = 600
+    model: str = ""
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:
@@ -125,16 +137,18 @@ def _bundle_steps(
     layout: Layout,
     machine: str,
     made: Mapping[str, object],
-    sample: int,
+    asked: Asked,
 ) -> list[Step]:
     """`made` is everything but the model that a file of this bundle depends on."""
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
+    reduced = layout.reduced(model.name, bundle.name)
+    origin = Origin(model, layout.source(model.name, model.format))
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
             f"{model.name} for {', '.join(bundle.targets)}",
-            _stage("compile", imported / "model.mlirbc", compiled, bundle, targets),
+            _stage("compile", imported / "model.mlirbc", compiled, bundle, targets, origin),
             _files(imported, "model.mlirbc"),
             _files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"),
             made,
@@ -142,28 +156,38 @@ def _bundle_steps(
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", model, bundle, targets, compiled, imported, reference, verified),
+            _stage("verify", model, bundle, targets, compiled, imported, reference, verified, origin.source),
             (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
             {"made": made, "tolerance": repr(model.tolerance), "machine": machine, **_revision("verify")},
         ),
         Step(
             f"audit:{model.name}:{bundle.name}",
-            f"{sample} of the cached pieces of {model.name}",
-            _stage("audit", imported / "model.mlirbc", layout.audited(model.name, bundle.name), bundle, targets, sample),
+            f"{asked.sample} of the cached pieces of {model.name}",
+            _stage("audit", imported / "model.mlirbc", layout.audited(model.name, bundle.name), bundle, targets, asked.sample),
             _files(imported, "model.mlirbc"),
             _files(layout.audited(model.name, bundle.name), "audit.json"),
+            always=True,
+        ),
+        Step(
+            f"reduce:{model.name}:{bundle.name}",
+            f"the smallest part of {model.name} that fails",
+            _stage("reduce", origin, bundle, targets, imported, reference, reduced, asked.seconds),
+            _files(imported, "model.mlirbc"),
+            _files(reduced, "report.txt"),
             always=True,
         ),
     ]
 
 
-def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", sample: int = 20) -> list[Step]:
+def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: Asked | None = None) -> list[Step]:
     """Every step for every model, in the order of the data's way.
 
-    `machine` says what verification could find here; when it changes, everything is verified again. `sample`
-    is how many cached pieces of each bundle an audit generates again.
+    `machine` says what verification could find here; when it changes, everything is verified again.
     """
+    asked = asked or Asked()
+    if asked.model and asked.model not in spec.models:
+        raise PipelineError(f"model={asked.model}: there is no such model", hint=did_you_mean(asked.model, spec.models))
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
     options = importlib.import_module("pipeline.stages.compile").options
     made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
@@ -172,7 +196,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", sample:
         result += _model_steps(model, layout)
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
-            result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name], sample)
+            result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name], asked)
         imported, package = layout.imported(model.name), layout.package(model.name)
         info = {
             "about": model.about,
@@ -205,4 +229,4 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", sample:
                 {"store": target.store, "version": target.version, "channel": target.channel},
             )
         )
-    return result
+    return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith("reduce:")]

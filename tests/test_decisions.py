@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.arrays import Array
@@ -17,10 +18,10 @@ def value(name: str, type_: int = TensorProto.FLOAT, shape: Sequence[int] | None
     return helper.make_tensor_value_info(name, type_, shape)
 
 
-def model(nodes: Sequence[onnx.NodeProto], **constants: Array) -> onnx.ModelProto:
+def model(nodes: Sequence[onnx.NodeProto], opset: int = 17, **constants: Array) -> onnx.ModelProto:
     tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "graph", [value("x")], [value("y")], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def branch(operator: str, inner: Sequence[onnx.NodeProto] = ()) -> onnx.GraphProto:
@@ -58,8 +59,8 @@ LIMIT = {"limit": np.float32(0.9), "true": np.bool_(True), "count": np.int64(4)}
 LOW, HIGH = np.full(3, 0.1, np.float32), np.full(3, 0.95, np.float32)
 
 
-def left_open(nodes: Sequence[onnx.NodeProto], draws: Sequence[Array]) -> list[str]:
-    whole = model(nodes, **{name: np.asarray(v) for name, v in LIMIT.items()})
+def left_open(nodes: Sequence[onnx.NodeProto], draws: Sequence[Array], opset: int = 17) -> list[str]:
+    whole = model(nodes, opset, **{name: np.asarray(v) for name, v in LIMIT.items()})
     copy, made = decisions.exposed(whole)
     running, plain = session(copy), session(whole)
     found = {}
@@ -87,9 +88,38 @@ def test_what_is_the_same_for_all_data_is_no_decision() -> None:
     assert not left_open(chooses("true"), [LOW])
 
 
-def test_a_decision_inside_another_graph_cannot_be_seen() -> None:
+def nested(condition: str, limit: float) -> list[onnx.NodeProto]:
+    """A choice in one branch of another, by the second value of x."""
+    inner = [
+        helper.make_node("ReduceMin", ["x"], ["least"], keepdims=0),
+        helper.make_node("Constant", [], ["small"], value_float=limit),
+        helper.make_node("Less", ["least", "small"], ["low"]),
+        helper.make_node("If", [condition], ["z"], name="inner", then_branch=branch("Abs"), else_branch=branch("Tan")),
+    ]
     nodes = chooses()
-    inner = helper.make_node("If", ["large"], ["z"], name="inner", then_branch=branch("Abs"), else_branch=branch("Tan"))
-    nodes[2].attribute[0].g.CopyFrom(branch("Neg", [inner]))
-    (said,) = left_open(nodes, [LOW, HIGH])
-    assert said.startswith("onnx.If (node 'inner') decides by data inside another graph")
+    nodes[2].attribute[0].g.CopyFrom(branch("Neg", inner))
+    return nodes
+
+
+def test_a_choice_inside_another_is_seen_where_it_is_reached() -> None:
+    middle = np.full(3, 0.7, np.float32)
+    assert not left_open(nested("low", 0.5), [LOW, HIGH, middle])
+    (said,) = left_open(nested("low", 0.5), [LOW, HIGH])
+    assert said.startswith("onnx.If (node 'inner') takes the same branch")
+    (said,) = left_open(nested("large", 0.5), [LOW, HIGH])
+    assert said.startswith("onnx.If (node 'inner') takes the same branch")
+    inner, outer = left_open(nested("low", 0.5), [HIGH])
+    assert inner.startswith("onnx.If (node 'inner') is reached by no test data")
+    assert outer.startswith("onnx.If (node 'choose') takes the same branch")
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_a_choice_inside_a_loop_is_seen_in_all_its_rounds(opset: int) -> None:
+    nodes = loops(stops=False)
+    body = nodes[0].attribute[0].g
+    body.node[1].CopyFrom(helper.make_node("ReduceMax", ["twice"], ["sum"], keepdims=0))
+    chosen = helper.make_node("If", ["below"], ["z"], name="inner", then_branch=branch("Abs"), else_branch=branch("Tan"))
+    body.node.append(chosen)
+    assert not left_open(nodes, [LOW], opset)
+    (said,) = left_open(nodes, [HIGH], opset)
+    assert said.startswith("onnx.If (node 'inner') takes the same branch")

@@ -341,6 +341,7 @@ STANDARD = {
     "rms": (23, Case("RMSNormalization", (f(2, 3, 4, 5), f(4, 5)), domain="", attributes={"axis": 2, "epsilon": 0.1})),
     "rotary": (23, Case("RotaryEmbedding", (f(2, 3, 5, 8), f(7, 4), f(7, 4), PLACES), 1, domain="")),
     "groups": (21, Case("GroupNormalization", (f(2, 6, 5), f(6), f(6)), domain="", attributes={"num_groups": 3})),
+    "gelu_tanh": (20, Case("Gelu", (f(3, 5),), domain="", attributes={"approximate": "tanh"})),
     "swish": (24, Case("Swish", (f(3, 5),), domain="", attributes={"alpha": 0.5})),
     "softsign": (17, Case("Softsign", (f(3, 5),), domain="")),
     "grid": (20, Case("AffineGrid", (f(2, 2, 3), np.array([2, 3, 4, 5])), domain="")),

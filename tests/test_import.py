@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, ValueInfoProto, checker, helper, numpy_helper, save
 
 from pipeline import arrays
 from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
+from pipeline.importers import boundary
 from pipeline.importers.draws import draw
+from pipeline.importers.onnxruntime import session
+from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import Signature
 from pipeline.iree.codegen.front import FrontHalfError, front_flags
 from pipeline.sources.fetch import fetch
@@ -35,6 +38,10 @@ def tensor(name: str, *shape: int, dtype: str = "float32") -> Input:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _described(name: str, type_: int, *shape: int) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, type_, shape)
 
 
 @pytest.fixture
@@ -232,3 +239,35 @@ def test_an_input_file_must_have_the_shape_of_the_spec(tmp_path: Path) -> None:
     spec = Input("x", (2, 4), "float32", 0, 0.0, 1.0, tmp_path / "x.npy")
     with pytest.raises(PipelineError, match=r"float32\[2, 4\] in the spec, float32\[2, 3\] in the file"):
         draw(spec, "m.yaml")
+
+
+def test_types_that_numpy_lacks_are_wider_at_the_boundary(tmp_path: Path) -> None:
+    """bfloat16 in and out, taken and given inside a graph too, and int4 out: inside, numbers are as the model says."""
+    bf16, i4 = TensorProto.BFLOAT16, TensorProto.INT4
+    inner = helper.make_graph([helper.make_node("Identity", ["r"], ["b"])], "g", [], [_described("b", bf16, 4)])
+    other = helper.make_graph([helper.make_node("Identity", ["x"], ["c"])], "g", [], [_described("c", bf16, 4)])
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["wide"], ["positive"]),
+        helper.make_node("Cast", ["positive"], ["r"], to=bf16),
+        helper.make_node("If", ["which"], ["z"], then_branch=inner, else_branch=other),
+        helper.make_node("Cast", ["wide"], ["narrow"], to=i4),
+    ]
+    inputs = [_described("x", bf16, 4), _described("which", TensorProto.BOOL)]
+    weight = helper.make_tensor("w", bf16, [2], [1.5, -2])
+    outputs = [_described("r", bf16, 4), _described("z", bf16, 4), _described("narrow", i4, 4), _described("w", bf16, 2)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    assert boundary.widen(model)
+    checker.check_model(inferred(model), full_check=True)
+    running = session(model)
+    x = np.array([1 + 2**-12, -3.7, 0.3, 7], np.float32)
+    rounded = np.array([1, -3.703125, 0.30078125, 7], np.float32)
+    for which, z in ((True, np.maximum(rounded, 0)), (False, rounded)):
+        found = running.run(None, {"x": x, "which": np.array(which)})
+        for got, wanted in zip(
+            found, [np.maximum(rounded, 0), z, np.array([1, -4, 0, 7], np.int8), np.array([1.5, -2])], strict=True
+        ):
+            np.testing.assert_array_equal(got, wanted)
+        assert [f.dtype.name for f in found] == ["float32", "float32", "int8", "float32"]
+    assert not boundary.widen(model)

@@ -18,8 +18,9 @@ from onnx.reference import ReferenceEvaluator
 
 from pipeline.importers import onnx as importer
 from pipeline.importers import rewrites
+from pipeline.importers.decisions import nodes as nodes_of
 from pipeline.importers.onnxruntime import session
-from pipeline.importers.rewrites.graph import inferred, without_unused
+from pipeline.importers.rewrites.graph import Scope, inferred, replaced, without_unused
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
@@ -379,3 +380,35 @@ def test_weights_of_four_bits_in_blocks_become_such_of_eight() -> None:
         feeds = {"x": GENERATOR.random((6, 32), np.float32)}
         found, expected = (session(without_names(m)).run(None, feeds)[0] for m in (made, model))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_rewrite_that_does_not_hold_for_all_nodes_is_used_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes Abs for nothing is right where numbers are not negative, also inside a graph, and not where they are."""
+
+    def floats(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, (8,))
+
+    inner = helper.make_graph([helper.make_node("Abs", ["square"], ["b"], "in")], "g", [], [floats("b")])
+    other = helper.make_graph([helper.make_node("Abs", ["x"], ["c"], "in, signed")], "g", [], [floats("c")])
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"]),
+        helper.make_node("Abs", ["square"], ["a"], "one"),
+        helper.make_node("Abs", ["x"], ["signed"], "signed"),
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Less", ["most", "half"], ["small"]),  # as one of the draws is
+        helper.make_node("If", ["small"], ["either"], then_branch=inner, else_branch=other),
+        helper.make_node("Sum", ["a", "signed", "either"], ["y"]),
+    ]
+    half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
+    graph = helper.make_graph(nodes, "g", [floats("x")], [floats("y")], [half])
+    model = inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+    def change(node: onnx.NodeProto, scope: Scope) -> list[onnx.NodeProto] | None:
+        return [helper.make_node("Identity", node.input, node.output, node.name)] if node.op_type == "Abs" else None
+
+    monkeypatch.setattr(rewrites, "REWRITES", {"abs": lambda model: replaced(model, change)})
+    found, (tried,) = rewrites.apply(model, [Input("x", (8,), "float32", 0, -1.0, 1.0, None)], "")
+    assert tried.used
+    assert "values are off" in tried.problem
+    assert {n.name for n in nodes_of(found.graph) if n.op_type == "Abs"} == {"signed", "in, signed"}
+    assert not any(n.metadata_props for n in nodes_of(found.graph))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,5 +37,13 @@ def main(convert: Callable[[Path, Path, list[Input], str | None], None]) -> int:
         print(f"error: {error.what}")
         if error.hint:
             print(f"hint: {error.hint}")
+        return 3
+    except MemoryError:
+        print("error: there is not enough memory to import it\nhint: free memory, run the same command again")
+        return 3
+    except Exception as error:  # whatever ONNX's tools and this program did not foresee
+        traceback.print_exc()
+        said = next(iter(str(error).strip().splitlines()), "")
+        print(f"error: the importer did not foresee this model: {type(error).__name__}{f': {said[:300]}' if said else ''}")
         return 3
     return 0

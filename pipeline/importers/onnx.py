@@ -7,6 +7,7 @@ several times in memory, and what a broken file does to a parser must not reach 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import decisions, foreign, functions, narrow, rewrites
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import main
+from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -104,7 +106,7 @@ def _keep_shapes(model: onnx.ModelProto, declared: Mapping[str, onnx.TensorShape
 
 
 def _require_tensors(model: onnx.ModelProto, where: str) -> None:
-    """Raise PipelineError for inputs and outputs that are no tensors, or of a type that numpy does not have."""
+    """Raise PipelineError for inputs and outputs that are no tensors, or of a type that IREE does not have."""
     for kind, values in (("input", _real_inputs(model)), ("output", model.graph.output)):
         for value in values:
             if (is_a := value.type.WhichOneof("value")) != "tensor_type":
@@ -113,10 +115,9 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
                 raise PipelineError(what, where=where, hint="cut the graph before it: name the tensors that it is made of")
             element = value.type.tensor_type.elem_type
             name = onnx.TensorProto.DataType.Name(element).lower() if element else "of no type"
-            if element and _dtype(value) not in MLIR_DTYPES:
-                end = "after it" if kind == "input" else "before it"
-                hint = f"add a Cast to float32 {end}" if "float" in name else "give it another type"
-                raise PipelineError(f"{kind} {value.name!r} is {name}, for which numpy has no type", where=where, hint=hint)
+            if element and element not in boundary.WIDER and _dtype(value) not in MLIR_DTYPES:
+                hint = "cut the graph there: name tensors of numbers as its inputs and outputs"
+                raise PipelineError(f"{kind} {value.name!r} is {name}, which IREE does not compute with", where=where, hint=hint)
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -131,6 +132,20 @@ def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def _invalid(said: str) -> str:
+    """Why ONNX's checker refuses a file, in one line with operator and node."""
+    lines = said.splitlines()
+    if not lines:
+        return "the file ends early"
+    node = re.search(r"name: (?P<name>\S*) OpType: (?P<type>\S+)", said, re.IGNORECASE)
+    called = f"onnx.{node['type']} (node {node['name']!r})" if node else "a node"
+    if missing := re.match(r"Nodes in a graph must be topologically sorted, however input '(.*?)' of node", said):
+        return f"{called} takes {missing[1]!r}, which nothing before it makes"
+    if unknown := re.match(r"No Op registered for \S+ with domain_version of (\d+)", said):
+        return f"{called} is no operator of set {unknown[1]}"
+    return lines[0].rstrip(": ") + (f" ({called})" if node else "")
+
+
 def load(path: Path) -> onnx.ModelProto:
     """The ONNX model at `path`, checked, with nodes set apart: see `foreign`. Raises PipelineError for anything else."""
     try:
@@ -138,8 +153,9 @@ def load(path: Path) -> onnx.ModelProto:
         foreign.set_apart(model)
         onnx.checker.check_model(_with_output_shapes(model))
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "the file ends early"
-        raise PipelineError(f"not a valid ONNX file: {reason}", where=str(path)) from error
+        reason = _invalid(str(error).strip())
+        hint = "export it again, and try the file with `onnx.checker.check_model`"
+        raise PipelineError(f"not a valid ONNX file: {reason}", where=str(path), hint=hint) from error
     if not model.graph.node:
         raise PipelineError("not a valid ONNX file: it has no graph", where=str(path))
     return model
@@ -202,7 +218,7 @@ class _NodeImporter(onnx_importer.NodeImporter):  # type: ignore[misc]  # IREE's
 
 
 def _called(node: onnx.NodeProto) -> str:
-    return f"{node.domain or 'onnx'}.{node.op_type} (node {node.name!r})"
+    return f"{node.domain or 'onnx'}.{node.op_type} (node {node.name or next(filter(None, node.output), '')!r})"
 
 
 def _first_line(error: Exception) -> str:
@@ -238,44 +254,74 @@ def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
         return module
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+def _misfit(said: str) -> str:
+    """What shape inference says, in one line with operator and node."""
+    found = re.search(r"\(op_type:(\w+)(?:, node name: (.*?))?\): (.*)", said)
+    if not found:
+        return said.splitlines()[0]
+    why = re.sub(r"\[\w+Error\] ", "", found[3]).rstrip(".")
+    return f"onnx.{found[1]}" + (f" (node {found[2]!r})" if found[2] else "") + f": {why}"
+
+
+def fixed(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
+    """The model that rewrites begin with: of a recent operator set, its shapes fixed and known. Raises PipelineError."""
     model = load(source)
     _require_tensors(model, str(source))
     model = upgraded(functions.inlined(model), str(source))
     foreign.put_back(model)
     foreign.be_exact(model)
+    boundary.widen(model)
     functions.complete(model)
     declared = declared_shapes(model)
     fix_inputs(model, inputs, str(source))
     bake(model, inputs)
-    inputs = [spec for spec in inputs if spec.value is None]
     try:
         model = inferred(model)
     except onnx.shape_inference.InferenceError as error:
         raise PipelineError(
-            f"the shapes do not fit together: {str(error).splitlines()[0]}", where=str(source), hint="check the inputs' shapes"
+            f"the shapes do not fit together: {_misfit(str(error))}", where=str(source), hint="check the inputs' shapes"
         ) from error
     _keep_shapes(model, declared)
+    return model
+
+
+def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, list[rewrites.Tried]]:
+    """The model at `source` as IREE's importer gets it, and which rewrites were tried: see `rewrites.apply`."""
+    model = fixed(source, inputs)
+    inputs = [spec for spec in inputs if spec.value is None]
     model, tried = rewrites.apply(model, inputs, str(source))
-    for rewrite, problem in tried.items():
-        print(f"rewrite {rewrite}: {f'not used: {problem}' if problem else 'used'}")
+    for rewrite in tried:
+        how = ("used in part" if rewrite.problem else "used") if rewrite.used else "not used"
+        print(f"rewrite {rewrite.name}: {how}" + (f": {rewrite.problem}" if rewrite.problem else ""))
     model = without_unused(model)
+    wrong = {rewrite.name: rewrite.problem for rewrite in tried}
+    flow.require_none(model, wrong, str(source))
     _name_nodes(model.graph)
-    foreign.require_none(model, tried, str(source))
+    foreign.require_none(model, wrong, str(source))
     _require_lowering(model, str(source))
     _pack(model.graph)
+    return model, tried
+
+
+def translate(model: onnx.ModelProto, folder: Path, where: str) -> None:
+    """Write a `prepared` model as `model.mlirbc`, and its `signature.json`, into `folder`."""
     signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
-    module = _imported(model, str(source))
+    module = _imported(model, where)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, str(source)), signature)
+        entry.finish(entry.entry_function(module, None, where), signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
+    model, tried = prepared(source, inputs)
+    translate(model, folder, str(source))
     with staged(folder / "rewrites.json") as path:
-        path.write_text(json.dumps([rewrite for rewrite, problem in tried.items() if not problem]))
+        path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
 
 
 if __name__ == "__main__":

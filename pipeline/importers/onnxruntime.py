@@ -1,7 +1,7 @@
 """What ONNX Runtime gives for a model's test data, and what it gives when that data moves by a unit in the last place.
 
-Run as a child process: `python -m pipeline.importers.onnxruntime MODEL FOLDER RESULT.json BAKED DRAW…`; BAKED are the inputs that
-have a value, as JSON. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the model's own operators
+Run as a child process: `python -m pipeline.importers.onnxruntime MODEL FOLDER RESULT.json INPUTS DRAW…`; INPUTS are those of the
+spec, as JSON. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the model's own operators
 are not (measured with ONNX Runtime 1.32).
 """
 
@@ -22,10 +22,12 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import decisions, foreign, functions
+from pipeline.importers import boundary, decisions, foreign, functions
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
+from pipeline.importers.rewrites import flow
+from pipeline.importers.rewrites.proof import without_names
 from pipeline.spec.types import Input
 
 _HALVES = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
@@ -151,17 +153,29 @@ class Others:
         return found
 
 
-def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+def _deciding(source: str, model: onnx.ModelProto, inputs: Sequence[Input]) -> onnx.ModelProto:
+    """The model whose decisions are watched: those that the importer knows how to take, as by a value in the spec, are taken."""
+    if not decisions.exposed(model)[1]:
+        return model
+    from pipeline.importers.onnx import fixed
+
+    start = fixed(Path(source), inputs)
+    return without_names(flow.settled(start) or start)
+
+
+def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
     """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz.
 
     Returns what is known of the model's outputs, the tolerances of each draw's, why draws but `given` cannot be run, and what
     decisions of the model they leave open.
     """
     model = functions.inlined(onnx.load(source))
-    bake(model, baked)
-    plain = session(model if foreign.be_exact(model) or baked else source)
+    bake(model, inputs)
+    is_baked = any(spec.value is not None for spec in inputs)
+    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked
+    plain = session(model if changed else source)
     others, coarsest = Others(model), precisions(model)
-    deciding, made = decisions.exposed(model)
+    deciding, made = decisions.exposed(_deciding(source, model, inputs))
     watched = session(deciding) if made else None
     taken: dict[str, list[Array]] = {}
     names = [o.name for o in model.graph.output]
@@ -169,9 +183,9 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
     failed: dict[str, str] = {}
     tolerances: dict[str, list[Any]] = {}
     for name in draws:
-        inputs = arrays.read(folder / f"{name}.inputs.npz")
+        given = arrays.read(folder / f"{name}.inputs.npz")
         try:
-            outputs = _run(plain, inputs)
+            outputs = _run(plain, given)
         except Exception as error:
             if name == GIVEN:
                 raise
@@ -179,11 +193,11 @@ def run(source: str, folder: Path, baked: Sequence[Input], draws: Sequence[str])
             continue
         arrays.write(folder / f"{name}.outputs.npz", outputs)
         if name == GIVEN:
-            again = zip(outputs, _run(plain, inputs), strict=True)
+            again = zip(outputs, _run(plain, given), strict=True)
             random = [names[i] for i, (a, b) in enumerate(again) if a.tobytes() != b.tobytes()]
         if watched:
-            taken[name] = _run(watched, inputs)[len(outputs) :]
-        tolerances[name] = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest, others.run(inputs))]
+            taken[name] = _run(watched, given)[len(outputs) :]
+        tolerances[name] = [asdict(tolerance) for tolerance in tolerances_for(outputs, coarsest, others.run(given))]
     return {
         "outputs": names,
         "precisions": coarsest,

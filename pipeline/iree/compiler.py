@@ -92,7 +92,7 @@ def _teller(total: int, missing: int) -> Callable[[int], None]:
         done += made
         left = (time.monotonic() - started) / done * (missing - done) if done else 0
         cached = f", {total - missing} from caches" if total > missing else ""
-        activity.say(f"{total - missing + done} of {total} pieces{cached}" + (f", about {left:.0f} s left" if left >= 1 else ""))
+        activity.say(f"{total - missing + done} of {total} pieces{cached}", left)
 
     tell(0)
     return tell
@@ -145,6 +145,7 @@ def _generate(
     source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache, narrow: Target | None
 ) -> tuple[Path, list[link.Code], tuple[str, ...]]:
     """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; and the front half's own flags."""
+    activity.say("the model's part for all targets")
     sources, own = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
     with mlir.opened(sources) as module:
@@ -158,6 +159,7 @@ def _generate(
         pieces.assemble(module, targets, dispatches.pieces, code)
         mlir.save(module, paths["assembled"])
     write(folder / "pieces.json", json.dumps(asdict(counts)).encode())
+    activity.say("the host's part")
     iree_opt(paths["assembled"], paths["host"], _HOST_PASSES, flags, folder / "host.log")
     with mlir.opened(paths["host"]) as module:
         pieces.insert(module, dispatches.pieces, code)

@@ -96,6 +96,29 @@ def node(operation: ir.Operation) -> str:
     return next(filter(None, named.groups()), "") if named else ""
 
 
+def nodes_inside(operation: ir.Operation) -> list[str]:
+    """The names of the graph's nodes that anything computed inside `operation` comes from, in order."""
+    found: dict[str, None] = {}
+
+    def visit(inner: ir.Operation) -> ir.WalkResult:
+        if inner.name.startswith("linalg."):
+            found.update(dict.fromkeys(re.findall(r'"([^"]*)"', str(inner.location))))
+        return ir.WalkResult.ADVANCE
+
+    operation.walk(visit)
+    return list(found)
+
+
+def operators(path: Path) -> dict[str, list[str]]:
+    """The operators of the ONNX module at `path`, each once, by the names of the nodes that they come from: `onnx.Conv`."""
+    found: dict[str, list[str]] = {}
+    with opened(path) as module:
+        for operation in operations(module, "torch.operator"):
+            mine, name = found.setdefault(node(operation), []), str(ir.StringAttr(operation.attributes["name"]).value)
+            mine += [name] if name not in mine and name != "onnx.Constant" else []
+    return found
+
+
 def strip_locations(module: ir.Module) -> None:
     """Take away what tells where each operation comes from: files of this machine, nodes of a graph."""
     passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)

@@ -96,6 +96,9 @@ def first_error(log: Path) -> str:
             if lacking := re.match(r"failed to legalize operation '(torch\.[\w.]+)'", match[2]):
                 called = f"node {node!r}" if node else "one of its operators"
                 return f"{called} needs {lacking[1]} in a form that IREE does not lower: compute it outside the model"
+            if lacking := re.match(r"failed to legalize operation '([\w.]+)'(?:.*: \(([^(),]*))?", match[2]):
+                operands = f" of {lacking[2]}" if lacking[2] else ""
+                return (f"node {node!r} " if node else "") + f"needs {lacking[1]}{operands}, for which IREE has no code here"
             return (f"node {node!r}: " if node else "") + match[2].partition(" that was explicitly marked illegal")[0][:300]
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
@@ -126,6 +129,8 @@ def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path, t
         if -result.returncode in _CRASHES:
             raise CompilerCrashedError(f"{tool_name} crashed ({result.ending})", where=str(source), hint=hint)
         what = first_error(log) if result.returncode > 0 else f"{tool_name} was {result.ending}"
+        if result.killed:
+            what, hint = f"{what}, perhaps for want of memory", f"free memory, run the same command again; {hint}"
         refused = result.returncode > 0 and "No space left" not in what
         raise (CompilerRefusedError if refused else PipelineError)(what, where=str(source), hint=hint)
     return result

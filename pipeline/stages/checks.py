@@ -18,16 +18,27 @@ from pipeline.iree.devices import Run
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence
+from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import TestData
 
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where wrong numbers came from: a device and a file of inputs; of a twin, its `lanes` and what it is `narrow` for."""
+
+    device: Device
+    inputs: Path
+    lanes: int = 0
+    narrow: int = 0
+
+
+@dataclass(frozen=True)
 class Failure:
     """A variant that did not give the reference's numbers: where it ran, what was wrong, and its `outputs`, if it gave any.
 
-    `varies`: it gives others when it is run again, or would.
+    `varies`: it gives others when it is run again, or would. `place`: where the same wrong numbers can be had again.
     """
 
     variant: str
@@ -35,6 +46,7 @@ class Failure:
     what: str
     outputs: tuple[Path, ...] = ()
     varies: bool = False
+    place: Place | None = None
 
 
 Result = Evidence | Failure
@@ -54,6 +66,7 @@ class Check:
     folder: Path
     entry: str
     devices: Sequence[Device]
+    origin: Origin | None = None
     baseline: str = ""  # the variant whose outputs are the reference, if one's are
     _references: dict[Path, list[Array]] = field(default_factory=dict, compare=False)
     _runs: dict[tuple[str, str, int], tuple[Run, str]] = field(default_factory=dict, compare=False)
@@ -106,16 +119,16 @@ def _place(kind: str, device: Device) -> str:
     return f"{'its twin ' if kind == 'twin' else ''}on {device.title}{lanes}"
 
 
-def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], str]:
-    """How far each draw's outputs are off, and the first problem with the name of the draw."""
-    results, problem = [], ""
+def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], str, int]:
+    """How far each draw's outputs are off, and the first problem with the name of the draw, and its number."""
+    results, problem, first = [], "", 0
     for number, path in enumerate(found):
         draw = check.data.draws[number]
         result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.called, draw.spared)
         results.append(result)
         if result.problem and not problem:
-            problem = f"{result.problem} (test data `{draw.name}`)"
-    return results, problem
+            problem, first = f"{result.problem} (test data `{draw.name}`)", number
+    return results, problem, first
 
 
 def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name: str) -> Result:
@@ -125,13 +138,15 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
     if ran.error:
         return Failure(variant, _place(kind, device), ran.error)
     found = tuple(devices.outputs(check.folder, name, number) for number in range(ran.done))
-    results, problem = _compared(check, found)
+    results, problem, number = _compared(check, found)
     if ran.spoiled:
         problem = f"writes over its inputs, for {ran.spoiled} of {ran.done} sets of test data: a fault of IREE"
     elif ran.varies and not problem:
         problem = f"gives other numbers when it is run again, for {ran.varies} of {ran.done} sets of test data"
     if problem:
-        return Failure(variant, _place(kind, device), problem, found, bool(ran.varies or ran.spoiled))
+        varies = bool(ran.varies or ran.spoiled)
+        place = None if varies else Place(device, check.data.inputs_of(check.data.draws[number]))
+        return Failure(variant, _place(kind, device), problem, found, varies, place)
     itself = kind == "device" and variant == check.baseline
     return Evidence(
         variant,

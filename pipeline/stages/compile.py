@@ -13,6 +13,7 @@ from pipeline.iree import toolchain
 from pipeline.spec.types import Bundle, Executable
 from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
+from pipeline.stages.origin import Origin
 
 # linked.mlirbc lets verify make copies of the module that run one variant.
 OUTPUTS = ("module.vmfb", "linked.mlirbc", "compiled.json")
@@ -85,40 +86,61 @@ def _plain(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executa
         return None
 
 
-def _refused(reasons: Mapping[str, PipelineError]) -> str:
+def _refused(reasons: Mapping[str, str]) -> str:
     """What the compiler says, once where it says the same of several targets."""
     groups: dict[str, list[str]] = {}
     for name, reason in reasons.items():
-        groups.setdefault(reason.what, []).append(name)
+        groups.setdefault(reason, []).append(name)
     return "\n".join(f"{', '.join(names)}: {what}" for what, names in groups.items())
 
 
-def _compile(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> tuple[Compiled, list[Dropped]]:
+def _front_half(
+    error: PipelineError, origin: Origin, folder: Path, bundle: Bundle, targets: Sequence[Executable]
+) -> PipelineError:
+    from pipeline.stages import reduction  # which takes time to import
+
+    return reduction.front_half(error, origin, folder, targets, bundle.flags)
+
+
+def _compile(
+    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin | None
+) -> tuple[Compiled, list[Dropped]]:
+    from pipeline.iree.codegen.front import FrontHalfError
     from pipeline.iree.compiler import RefusedError
 
     try:
         return compile_targets(source, folder, bundle, targets), []
+    except FrontHalfError as error:
+        raise _front_half(error, origin, folder, bundle, targets) if origin else error from error
     except RefusedError as error:
         if plain := _plain(source, folder, bundle, targets):
             names = ", ".join(error.reasons)
             note = f"convolutions are not compiled as matrix products: so compiled, the compiler refused {names}"
             return replace(plain, notes=(note,)), []
-        refused = [Dropped(name, f"does not compile: {reason.what}") for name, reason in error.reasons.items()]
-        if bundle.on_failure == "fail" or len(refused) == len(targets):
-            hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(refused) < len(targets) else ""
-            what = f"the compiler refuses it\n{_refused(error.reasons)}"
+        stops = bundle.on_failure == "fail" or len(error.reasons) == len(targets)
+        from pipeline.stages import reduction  # which takes time to import
+
+        reasons = reduction.kernels(error.reasons, origin, source, folder, targets, bundle.flags, thorough=stops)
+        if stops:
+            hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(reasons) < len(targets) else ""
+            what = f"the compiler refuses it\n{_refused(reasons)}"
+            hint += origin.hint(what) if origin else ""
             raise PipelineError(what, where=str(source), hint=hint + error.hint) from error
         left = [target for target in targets if target.name not in error.reasons]
+        refused = [Dropped(name, f"does not compile: {reason}") for name, reason in reasons.items()]
         return compile_targets(source, folder, bundle, left), refused
 
 
-def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> None:
-    """Compile the imported model at `source` for `bundle` into `folder`: OUTPUTS and the logs of every tool run."""
+def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin | None = None) -> None:
+    """Compile the imported model at `source` for `bundle` into `folder`: OUTPUTS and the logs of every tool run.
+
+    `origin` is what it was imported from: what part of that does not compile is searched, for the message.
+    """
     record.require_intact(source.parent)
     key = record.key([source], **options(bundle, targets))
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        compiled, dropped = _compile(source, folder, bundle, targets)
+        compiled, dropped = _compile(source, folder, bundle, targets, origin)
         replace(compiled, dropped=tuple(dropped)).write(folder / "compiled.json")
         record.write_record(folder, key, OUTPUTS)

@@ -27,8 +27,8 @@ from pipeline.stages import record
 def _ask_onnxruntime(model: Model, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
     """What `pipeline.importers.onnxruntime` finds. Raises PipelineError where ONNX Runtime does not run the model."""
     result, log = folder / "onnxruntime.json", folder / "reference.log"
-    baked = inputs_as_text([i for i in model.inputs if i.value is not None])
-    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, baked, *draws]
+    inputs = inputs_as_text(model.inputs)
+    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, inputs, *draws]
     ended = process.execute(words, log)
     if ended.returncode:
         said = process.tail(log, 1).strip() if ended.returncode > 0 else f"the process was {ended.ending}"

@@ -62,6 +62,8 @@ def _one(check: Check, variant: Variant, target: Executable, device: Device, lan
     if isinstance(result, Evidence) and result.kind == "twin" and mine > other:
         left = f"{mine} of {len(variant.code)} kernels use matrix cores; the twin computes them without"
         return replace(result, reason=left)
+    if isinstance(result, Failure) and result.place:
+        return replace(result, place=replace(result.place, lanes=lanes, narrow=narrow))
     return result
 
 

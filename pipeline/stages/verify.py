@@ -27,6 +27,7 @@ from pipeline.stages import compile as compile_stage
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
 from pipeline.stages.evidence import Evidence, merged, write_evidence
+from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData, settled
 
 OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json")
@@ -201,6 +202,18 @@ def _failed(failures: Sequence[Failure]) -> list[str]:
     return list(dict.fromkeys(failure.variant for failure in failures))
 
 
+def _first_wrong(check: Check, failures: Sequence[Failure]) -> str:
+    """A line that says where one of the variants goes wrong first; empty if that is not found."""
+    from pipeline.stages import reduction
+
+    failure = next((failure for failure in failures if failure.place), None)
+    if check.origin is None or failure is None or failure.place is None:
+        return ""
+    target = check.targets[failure.variant]
+    found = reduction.wrong(check.origin, check.folder, target, check.bundle.flags, failure.place)
+    return f"\n{failure.variant}: {found}" if found else ""
+
+
 def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> PipelineError:
     where = f"{check.model.name}, bundle {check.bundle.name}"
     hint = "`tolerance` in the model says how far off is right"
@@ -208,14 +221,17 @@ def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> Pipe
         hint = "`low` and `high` in `inputs` say what data never comes; " + hint
     if everything and agree(check, failures):
         names = ", ".join(_failed(failures))
+        first = _first_wrong(check, failures)
         what = (
             f"all variants give the same numbers, and not the reference's: the import or the reference differs, no target.\n"
-            f"{names}: {failures[0].what}; their outputs are in {failures[0].outputs[0].parent}"
+            f"{names}: {failures[0].what}; their outputs are in {failures[0].outputs[0].parent}{first}"
         )
         return PipelineError(what, where=where, hint="give the right outputs: `reference: [file.npy, …]`, or " + hint)
     if not everything:
         hint = "`on_failure: drop` in the bundle leaves failing variants out; " + hint
-    what = "failed verification\n" + told(failures)
+    what = "failed verification\n" + told(failures) + _first_wrong(check, failures)
+    if check.origin and check.origin.can_be_reduced:
+        hint = f"`doit reduce model={check.model.name}` writes the smallest part that is wrong as an ONNX file; {hint}"
     return PipelineError(what, where=where, hint=f"{hint}; the outputs are in {check.folder}")
 
 
@@ -248,6 +264,7 @@ def _prepare(
     reference: Path,
     folder: Path,
     present: Sequence[Device],
+    source: Path | None,
 ) -> Check:
     """Copy the test data into `folder`, or make the reference there, and gather what the checks need."""
     check = Check(
@@ -261,6 +278,7 @@ def _prepare(
         folder,
         Signature.read(imported / "signature.json").entry,
         present,
+        Origin(model, source) if source else None,
     )
     return check if check.data.has_outputs else _baseline(check)
 
@@ -291,6 +309,22 @@ def _takes(device: Device, variants: Sequence[Gated]) -> bool:
     return select(variants, device.facts) is not None
 
 
+def failures(
+    model: Model,
+    bundle: Bundle,
+    targets: Sequence[Executable],
+    compiled_folder: Path,
+    imported: Path,
+    reference: Path,
+    folder: Path,
+) -> list[Failure]:
+    """What fails when every variant is run, in `folder`, as `run` runs it; nothing is tried again or dropped."""
+    variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
+    present = _devices(folder.parent / "devices", variants)
+    with disk_errors(str(folder)), fresh_folder(folder):
+        return _tried(_prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, None))[1]
+
+
 def run(
     model: Model,
     bundle: Bundle,
@@ -299,8 +333,12 @@ def run(
     imported: Path,
     reference: Path,
     folder: Path,
+    source: Path | None = None,
 ) -> None:
-    """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data."""
+    """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data.
+
+    `source` is the model's file: where a variant goes wrong first is searched in it, for the message.
+    """
     record.require_intact(compiled_folder)
     record.require_intact(reference)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
@@ -317,7 +355,7 @@ def run(
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        check = _prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present)
+        check = _prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, source)
         check, evidence = _verify(check)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")

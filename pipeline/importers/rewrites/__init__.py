@@ -1,14 +1,18 @@
 """Rewrites of ONNX graphs: what IREE 3.13 lacks or lowers to wrong numbers, said in operators that it lowers right.
 
 Each is proved on the model at hand before it is used: on all test data, the model must give the same as before.
+Where it does not, it is used for the nodes of which that holds.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 
+from pipeline.importers import decisions
 from pipeline.importers.rewrites import (
     accumulation,
     blocks,
@@ -16,11 +20,13 @@ from pipeline.importers.rewrites import (
     casts,
     convolutions,
     doubles,
+    flow,
     layouts,
     microsoft,
     pools,
     powers,
     quantized,
+    recurrent,
     reductions,
     remainders,
     resizes,
@@ -30,13 +36,18 @@ from pipeline.importers.rewrites import (
     unsigned,
     vectors,
 )
+from pipeline.importers.rewrites.graph import leaving
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
 
+Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto | None]
 # In this order: a later one may treat what an earlier one has put in.
-REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
+REWRITES: Mapping[str, Rewrite] = {
+    "known": flow.settled,
     "microsoft": microsoft.rewrite,
     "bodies": bodies.rewrite,
+    "choices": flow.chosen,
+    "recurrent": recurrent.rewrite,
     "blocks": blocks.rewrite,
     "quantized": quantized.rewrite,
     "convolutions": convolutions.rewrite,
@@ -57,14 +68,63 @@ REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
 }
 
 
-def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """`model`, whose types are inferred, with every rewrite that applies and holds.
+_MOST_TRIES = 24  # of one rewrite, each with test data: enough to find a node or two in a thousand
 
-    With it, those that apply, and what is wrong with those that do not hold.
-    """
-    proof, tried = Proof(model, inputs, where), dict[str, str]()
+
+@dataclass(frozen=True)
+class Tried:
+    """A rewrite that applies to a model: whether it was used, and what was wrong where it was not, or not for all nodes."""
+
+    name: str
+    used: bool
+    problem: str
+
+
+def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[onnx.ModelProto, list[Tried]]:
+    """`model`, whose types are inferred, with every rewrite that applies, for the nodes where it holds; and those that apply."""
+    proof, tried = Proof(model, inputs, where), list[Tried]()
     for name, rewrite in REWRITES.items():
-        if (candidate := rewrite(model)) is not None:
-            tried[name] = proof.problem(candidate)
-            model = model if tried[name] else candidate
+        candidate, problem = _made(model, rewrite)
+        if candidate is not None:
+            problem = proof.problem(candidate)
+        if problem:
+            candidate = _in_part(model, rewrite, proof, candidate)
+        if candidate is not None or problem:
+            tried.append(Tried(name, candidate is not None, problem))
+        model = model if candidate is None else candidate
     return model, tried
+
+
+def _made(model: onnx.ModelProto, rewrite: Rewrite) -> tuple[onnx.ModelProto | None, str]:
+    """What a rewrite makes of a model, or why it makes nothing. What it did not foresee is no reason to refuse the model."""
+    try:
+        return rewrite(model), ""
+    except Exception as error:
+        traceback.print_exc()
+        return None, f"fails: {next(iter(str(error).strip().splitlines()), repr(error))[:200]}"
+
+
+def _in_part(model: onnx.ModelProto, rewrite: Rewrite, proof: Proof, wrong: onnx.ModelProto | None) -> onnx.ModelProto | None:
+    """The model with a rewrite that does not hold everywhere, for the nodes where it does: nodes are left by halves.
+
+    `wrong` is the whole of it. A rewrite that leaves none of them gives that each time, and is not tried again.
+    """
+    every = range(len(decisions.nodes(model.graph)))
+    found: onnx.ModelProto | None = None
+    tries = 0
+    left, waiting = set(every), [every[len(every) // 2 :], every[: len(every) // 2]]
+    while waiting and tries < _MOST_TRIES:
+        some = waiting.pop()
+        candidate, problem = _made(leaving(model, left.difference(some)), rewrite)
+        if candidate is not None:
+            candidate = leaving(candidate, ())
+        elif not problem:
+            continue  # nothing of its kind is among these
+        if candidate is not None and candidate in (found, wrong):
+            continue
+        tries += 1
+        if candidate is not None and not proof.problem(candidate):
+            left, found = left.difference(some), candidate
+        elif len(some) > 1:
+            waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
+    return found

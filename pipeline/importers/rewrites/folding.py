@@ -1,65 +1,155 @@
-"""What is known before a model runs, computed here: values made of constants and shapes alone, and branches that they choose."""
+"""What is known before a model runs, done here: values made of constants and shapes alone, branches and rounds that they choose.
+
+A walk goes through the nodes in order. It knows the shape of every value that it has passed, computes what is made of
+constants, and opens nodes that hold graphs or make lists of tensors where what they do is known: other nodes take their place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from pipeline.importers.rewrites.graph import Scope, attribute, graphs, inferred
+from pipeline.importers.functions import opset_of, schema_of
+from pipeline.importers.rewrites import branches, guards, loops, scans, sequences
+from pipeline.importers.rewrites.branches import is_static
+from pipeline.importers.rewrites.graph import Scope, graphs, inferred, put, without_dead
 
 _LARGEST = 4096  # values: more are weights, which are the compiler's to fold
 _RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 
-
-def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, whose types are inferred, with what is known said by constants and its types inferred again."""
-    while True:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        if not _fold(copy):
-            return model
-        del copy.graph.value_info[:]  # found before more was known, some of it wrongly
-        model = inferred(copy)
+Step: TypeAlias = "Callable[[], Sequence[Item]]"
+Item: TypeAlias = "onnx.NodeProto | Step"
 
 
-def _fold(model: onnx.ModelProto) -> bool:
-    """Fold the nodes of the model's own graph in place; whether there were any."""
-    graph = model.graph
-    waiting, kept = [*reversed(graph.node)], list[onnx.NodeProto]()
-    scope, changed = Scope(graph), False
-    results = {output.name for output in graph.output}
-    while waiting:
-        node = waiting.pop()
-        if (branch := _branch(node, scope)) is not None:
-            waiting.extend(reversed(branch))
-        elif node.op_type == "Constant" or results & {*node.output} or (found := _values(node, model, scope)) is None:
-            kept.append(node)
-            continue
-        else:
-            for name, tensor in zip(node.output, found, strict=True):
-                tensor.name = name
-                scope.define(tensor)
-            graph.initializer.extend(found)
-        changed = True
-    if changed:
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(nodes)
-    return changed
+def folded(model: onnx.ModelProto, choosing: bool = False) -> onnx.ModelProto | None:
+    """`model`, whose types are inferred, with what is known said by constants; None if nothing is.
 
-
-def _branch(node: onnx.NodeProto, scope: Scope) -> list[onnx.NodeProto] | None:
-    """The nodes of the branch that an If takes, where its condition is known."""
-    if node.op_type != "If" or (condition := scope.constant(node.input[0])) is None:
+    With `choosing`, branches that data decides are both computed, and rounds that data ends all run: see `branches`, `loops`.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    scope = Scope(copy.graph)
+    walk = Walk(copy, copy.graph, scope, choosing)
+    walk.run()
+    if not walk.changed:
         return None
-    branch = attribute(node, "then_branch" if condition.item() else "else_branch")
-    constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in branch.initializer]
-    pairs = zip(branch.output, node.output, strict=True)
-    return [*constants, *branch.node, *(helper.make_node("Identity", [a.name], [b], node.name) for a, b in pairs)]
+    copy.graph.initializer.extend(scope.added)
+    without_dead(copy.graph)
+    for output in copy.graph.output:
+        if is_static(type_ := scope.whole_type(output.name)):
+            output.type.CopyFrom(type_)
+    try:
+        return inferred(copy)
+    except onnx.shape_inference.InferenceError:
+        del copy.graph.value_info[:]
+        for output in copy.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        return inferred(copy)
+
+
+class Walk:
+    """One way through a graph; `kept` are the nodes that it is left with."""
+
+    def __init__(self, model: onnx.ModelProto, graph: onnx.GraphProto, scope: Scope, choosing: bool) -> None:
+        self.model, self.graph, self.scope, self.choosing = model, graph, scope, choosing
+        self.kept: list[onnx.NodeProto] = []
+        self.lists: dict[str, list[str]] = {}
+        self.guarded = 0  # how many choices by data the nodes stand in, whose results may not count
+        self.changed = False
+        self._learned: dict[str, onnx.TypeProto] = {}
+
+    def inside(self, graph: onnx.GraphProto, scope: Scope) -> Walk:
+        """A walk through a graph inside this one."""
+        walk = Walk(self.model, graph, scope, self.choosing)
+        walk.lists, walk.guarded = dict(self.lists), self.guarded
+        return walk
+
+    def run(self) -> None:
+        """Go through the graph and put `kept` in, in place."""
+        waiting: list[Item] = [*reversed(self.graph.node)]
+        while waiting:
+            item = waiting.pop()
+            more = self._opened(item) if isinstance(item, onnx.NodeProto) else item()
+            if more is not None:
+                self.changed = True
+                waiting.extend(reversed(more))
+            elif isinstance(item, onnx.NodeProto):
+                self.settle(item)
+        if self.changed:
+            put(self.graph, self.kept)
+            del self.graph.value_info[:]  # found before more was known, some of it wrongly
+            self.graph.value_info.extend(self._found())
+
+    def _opened(self, node: onnx.NodeProto) -> Sequence[Item] | None:
+        """What takes the place of a node that is no plain one, where that is known."""
+        if node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "If":
+            return branches.opened(node, self)
+        if node.op_type == "Loop":
+            return loops.opened(node, self)
+        if node.op_type == "Scan":
+            return scans.opened(node, self.scope)
+        return sequences.opened(node, self.scope, self.lists)
+
+    def settle(self, node: onnx.NodeProto) -> None:
+        """Compute the node, or keep it."""
+        if node.op_type == "Constant" or (found := _values(node, self.model, self.scope)) is None:
+            self.keep(guards.guarded(node, self) if self.guarded else node)
+            return
+        self.changed = True
+        for name, tensor in zip(node.output, found, strict=True):
+            self.keep(helper.make_node("Constant", [], [name], node.name, value=tensor))
+
+    def keep(self, node: onnx.NodeProto, types: Sequence[onnx.TypeProto] = ()) -> None:
+        """Leave a node, and in the graphs inside it what is left there; its results have these types, or those that are found."""
+        if node.op_type == "Constant":
+            self.scope.define_constant(node)
+        self.kept.append(node)
+        types = types or self._inside(node) or self._inferred(node)
+        for name, type_ in zip(node.output, types, strict=False):
+            if name and type_.tensor_type.elem_type:
+                self.scope.learn(name, type_)
+                self._learned[name] = type_
+
+    def _inside(self, node: onnx.NodeProto) -> list[onnx.TypeProto]:
+        """Walk through the graphs inside a node; the types of the results of an If."""
+        found = []
+        for graph in graphs(node):
+            scope = Scope(graph, self.scope)
+            walk = self.inside(graph, scope)
+            walk.run()
+            self.changed |= walk.changed
+            found.append([scope.whole_type(output.name) for output in graph.output])
+        if node.op_type != "If":
+            return []
+        return [
+            a if a == b else helper.make_tensor_type_proto(a.tensor_type.elem_type, None) for a, b in zip(*found, strict=True)
+        ]
+
+    def _inferred(self, node: onnx.NodeProto) -> list[onnx.TypeProto]:
+        schema = schema_of(node, opset_of(self.model))
+        if schema is None or any(graphs(node)):
+            return []
+        names = [name for name in node.input if name]
+        types = {name: type_ for name in names if (type_ := self.scope.whole_type(name)).tensor_type.elem_type}
+        values = {name: self.scope.constant(name) for name in names}
+        few = {n: numpy_helper.from_array(v, n) for n, v in values.items() if v is not None and v.size <= _LARGEST}
+        try:
+            found = onnx.shape_inference.infer_node_outputs(schema, node, types, few, opset_imports=[*self.model.opset_import])
+        except Exception:  # it has errors of many kinds: then the type is not known
+            return []
+        return [found.get(name, onnx.TypeProto()) for name in node.output]
+
+    def _found(self) -> list[onnx.ValueInfoProto]:
+        """What was found of the values of `kept`, where it is all of their shape."""
+        results = {output.name for output in self.graph.output}
+        names = [name for node in self.graph.node for name in node.output if name in self._learned and name not in results]
+        return [helper.make_value_info(n, self._learned[n]) for n in names if self.scope.shape(n) is not None]
 
 
 def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Sequence[onnx.TensorProto] | None:
@@ -81,6 +171,8 @@ def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Seque
     ]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
     alone = helper.make_model(helper.make_graph([node], "node", inputs, outputs), opset_imports=model.opset_import)
+    from onnx.reference import ReferenceEvaluator  # takes a tenth of an import's time
+
     try:
         found = [np.asarray(value) for value in ReferenceEvaluator(alone).run(None, dict(zip(names, given, strict=True)))]
     except Exception:  # whatever an evaluator raises: then the compiler may see to it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,37 @@ from onnx import helper, numpy_helper
 from pipeline.arrays import Array
 from pipeline.importers import decisions
 
+graphs = decisions.inside
+_LEFT = "left as it is"
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with the types and shapes of all values. Raises onnx.shape_inference.InferenceError."""
-    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    while True:
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        if not _carried(model.graph):
+            return model
+
+
+def _carried(graph: onnx.GraphProto) -> bool:
+    """Say the shapes of what Loops carry where all rounds keep them, which ONNX does not infer; whether there were any."""
+    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
+    found = False
+    for node in graph.node:
+        for inner in graphs(node):
+            found |= _carried(inner)
+        body = attribute(node, "body") if node.op_type == "Loop" else None
+        for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False) if body else ():
+            if name and name not in known and _is_fixed(before.type) and before.type == after.type:
+                graph.value_info.add(name=name).type.CopyFrom(before.type)
+                found = True
+    return found
+
+
+def _is_fixed(type_: onnx.TypeProto) -> bool:
+    tensor = type_.tensor_type
+    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
 
 
 def attribute(node: onnx.NodeProto, name: str) -> Any:
@@ -26,10 +52,20 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
 
 
-def graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside a node."""
-    for held in node.attribute:
-        yield from [held.g] if held.HasField("g") else held.graphs
+def leaving(model: onnx.ModelProto, those: Collection[int]) -> onnx.ModelProto:
+    """A copy of `model` in which rewrites pass by these nodes, counted as `decisions.nodes` gives them, and by no others."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for number, node in enumerate(decisions.nodes(copy.graph)):
+        del node.metadata_props[:]
+        if number in those:
+            node.metadata_props.add(key=_LEFT)
+    return copy
+
+
+def is_left(node: onnx.NodeProto) -> bool:
+    """Whether rewrites are to pass by the node."""
+    return any(held.key == _LEFT for held in node.metadata_props)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -53,11 +89,27 @@ class Scope:
 
     def __init__(self, graph: onnx.GraphProto, outer: Scope | None = None) -> None:
         self.added: list[onnx.TensorProto] = outer.added if outer else []
-        self._taken: set[str] = outer._taken if outer else set(_names(graph))
-        self._outer = outer
-        self._values = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
-        self._weights = {w.name: w for w in graph.initializer}
-        self._weights |= {n.output[0]: t for n in graph.node if n.op_type == "Constant" and (t := _value(n)) is not None}
+        self._graph, self._outer = graph, outer
+
+    # Most rewrites find nothing to do in most models: what they might ask for is made when they do.
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        return self._outer._taken if self._outer else set(_names(self._graph))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return self._outer._numbers if self._outer else {}
+
+    @cached_property
+    def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
+        graph = self._graph
+        return {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
+
+    @cached_property
+    def _weights(self) -> dict[str, onnx.TensorProto]:
+        made = {n.output[0]: t for n in self._graph.node if n.op_type == "Constant" and (t := _value(n)) is not None}
+        return {w.name: w for w in self._graph.initializer} | made
 
     def type(self, name: str) -> int:
         """The element type of a value, 0 if it is not known."""
@@ -88,9 +140,21 @@ class Scope:
         """Say that a value is this constant."""
         self._weights[constant.name] = constant
 
+    def define_constant(self, node: onnx.NodeProto) -> None:
+        """Say that a value is what a Constant node holds, where that is a tensor or numbers."""
+        if (value := _value(node)) is not None:
+            self._weights[node.output[0]] = value
+
+    def learn(self, name: str, type_: onnx.TypeProto) -> None:
+        """Say what type and shape a value has."""
+        self._values[name] = type_.tensor_type
+
     def fresh(self, like: str) -> str:
         """A name that nothing has."""
-        name = next(n for i in itertools.count() if (n := f"{like}/{i}") not in self._taken)
+        for number in itertools.count(self._numbers.get(like, 0)):
+            if (name := f"{like}/{number}") not in self._taken:
+                break
+        self._numbers[like] = number + 1
         self._taken.add(name)
         return name
 
@@ -98,6 +162,7 @@ class Scope:
         """The name of a new constant with elements of `type_`."""
         name = self.fresh("constant")
         self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
+        self.define(self.added[-1])
         return name
 
 
@@ -122,7 +187,7 @@ class Nodes(list[onnx.NodeProto]):
 def replaced(model: onnx.ModelProto, change: Change, foreign: str | None = None) -> onnx.ModelProto | None:
     """`model` with nodes replaced and its types inferred again; None if `change` leaves all.
 
-    `change` sees the nodes of ONNX's own domain, and those of the domain `foreign`.
+    `change` sees the nodes of ONNX's own domain, and those of the domain `foreign`, but for those that are to be left.
     """
     domains = {"", "ai.onnx", foreign}
     if not _replace(model.graph, Scope(model.graph), change, domains, write=False):
@@ -148,13 +213,11 @@ def _replace(graph: onnx.GraphProto, scope: Scope, change: Change, domains: Coll
     for node in graph.node:
         for inner in graphs(node):
             changed |= _replace(inner, Scope(inner, scope), change, domains, write)
-        new = change(node, scope) if node.domain in domains else None
+        new = change(node, scope) if node.domain in domains and not is_left(node) else None
         changed |= new is not None
         nodes.extend([node] if new is None else new)
     if write and changed:
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        put(graph, nodes)
     return changed
 
 
@@ -169,6 +232,31 @@ def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(w for w in model.graph.initializer if w.name in read)
     return copy
+
+
+def without_dead(graph: onnx.GraphProto) -> None:
+    """Take away the nodes of a graph whose results nothing reads, in place."""
+    read, kept = {output.name for output in graph.output}, list[onnx.NodeProto]()
+    for node in reversed(graph.node):
+        if read & {*node.output}:
+            kept.append(node)
+            read |= {*node.input, *captured(node)}
+    put(graph, kept[::-1])
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """The values that graphs inside a node name; what they take from outside is among them."""
+    inner = list(graphs(node))
+    return {name for graph in inner for n in decisions.nodes(graph) for name in n.input} | {
+        output.name for n in (node, *(n for g in inner for n in decisions.nodes(g))) for g in graphs(n) for output in g.output
+    }
+
+
+def put(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these, which may be the graph's own, its nodes."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def widened(node: onnx.NodeProto, scope: Scope, wider: Mapping[int, int]) -> list[onnx.NodeProto] | None:

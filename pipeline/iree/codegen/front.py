@@ -14,6 +14,8 @@ from pipeline.iree.codegen import reading
 from pipeline.iree.targets import Target, device
 from pipeline.iree.toolchain import CompilerCrashedError, CompilerRefusedError, iree_compile
 
+_STEP = ("--compile-to=executable-sources", "--emit-mlir-bytecode")
+
 
 class FrontHalfError(PipelineError):
     """The model itself cannot be compiled: this has nothing to do with any target."""
@@ -28,9 +30,7 @@ def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCa
         found = reading.read(source, folder, cache)
         found.require_unconditional(str(source))
     except CompilerCrashedError as error:
-        what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
-        hint = f"find which by leaving some out, and compute it outside the model; {error.hint}"
-        raise FrontHalfError(what, where=error.where, hint=hint) from error
+        raise _crashed(error, source) from error
     except PipelineError as error:
         raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
     return found.flags(flags)
@@ -52,15 +52,54 @@ def front_half(
     if (found := cache.get(key)) is not None:
         output.write_bytes(found)
         return output, own
-    with mlir.opened(source) as module:
-        mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
-        mlir.set_targets(module, devices)
-        mlir.save(module, folder / "input.mlirbc")
-    step = ["--compile-to=executable-sources", "--emit-mlir-bytecode", *flags]
     try:
-        iree_compile(folder / "input.mlirbc", output, step, folder / "sources.log")
+        _lower(source, output, devices, flags, folder / "sources.log", named=False)
+    except CompilerCrashedError as error:
+        raise _crashed(error, source) from error
     except CompilerRefusedError as error:
-        raise FrontHalfError(error.what, where=error.where, hint=error.hint) from error
-    (folder / "input.mlirbc").unlink()
+        told = _with_node(source, folder, devices, flags) or error
+        raise FrontHalfError(told.what, where=str(source), hint=error.hint) from error
     cache.put(key, output.read_bytes())
     return output, own
+
+
+def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: Path, named: bool) -> None:
+    """Write the `executable-sources` phase of the model; unless `named`, without the names of the model's nodes."""
+    given = output.with_name("input.mlirbc")
+    with mlir.opened(source) as module:
+        if not named:
+            mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
+        mlir.set_targets(module, devices)
+        mlir.save(module, given)
+    iree_compile(given, output, [*_STEP, *flags], log)
+    given.unlink()
+
+
+def _crashed(error: CompilerCrashedError, source: Path) -> FrontHalfError:
+    what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
+    return FrontHalfError(what, where=str(source), hint=error.hint)
+
+
+def _with_node(source: Path, folder: Path, devices: str, flags: Sequence[str]) -> CompilerRefusedError | None:
+    """The compiler's complaint once more, with the node that it is about."""
+    try:
+        _lower(source, folder / "named.mlirbc", devices, flags, folder / "named.log", named=True)
+    except CompilerRefusedError as error:
+        return error
+    except PipelineError:
+        return None
+    return None
+
+
+def nodes_of_kernels(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str]) -> dict[str, list[str]]:
+    """The nodes of the model that each kernel computes, by its name; as far as the compiler kept track. Takes a front half."""
+    any_device = next(backend.any_device for backend in backends.every() if backend.any_device)
+    output = folder / "named.mlirbc"
+    _lower(source, output, device(targets) if flags else any_device, flags, folder / "named.log", named=True)
+    found = {}
+    with mlir.opened(output) as module:
+        for executable in mlir.operations(module, "hal.executable"):
+            for export in mlir.operations(executable, "hal.executable.export"):
+                found[mlir.symbol(export)] = mlir.nodes_inside(executable)
+    output.unlink()
+    return found

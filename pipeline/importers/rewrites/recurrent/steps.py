@@ -1,0 +1,74 @@
+"""The steps of a recurrent layer one after the other: as a Loop that carries the states and the rows made so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from pipeline.importers.rewrites.microsoft.call import Call
+from pipeline.importers.rewrites.recurrent.cells import Step
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A batch of them: their steps, their number, the units of a state, and a column of lengths where these differ."""
+
+    steps: int
+    count: int
+    units: int
+    lengths: str = ""
+
+
+def run(call: Call, step: Step, x: str, states: Sequence[str], of: Sequences, backwards: bool) -> tuple[str, list[str]]:
+    """The first state after each step, [steps, number, units], and all states after the last. `x` has a row for each step."""
+    if of.steps == 1:
+        row = call("Squeeze", x, call.integers(0))
+        last = _kept(call, step(call, row, states), states, of, call.number(0, TensorProto.INT32))
+        rows = call("Unsqueeze", last[0], call.integers(0))
+    else:
+        rows, *last = _loop(call, step, x, states, of, backwards)
+    if of.lengths:
+        last = [call("Where", call("Greater", of.lengths, call.number(0, TensorProto.INT32)), h, call.number(0)) for h in last]
+        places = call.scope.add(np.arange(of.steps).reshape(-1, 1, 1), TensorProto.INT32)
+        rows = call("Where", call("Less", places, of.lengths), rows, call.number(0))
+    return rows, last
+
+
+def _kept(call: Call, new: Sequence[str], old: Sequence[str], of: Sequences, place: str) -> list[str]:
+    """New states, where the sequences are not at their end."""
+    if not of.lengths:
+        return [*new]
+    goes_on = call("Less", place, of.lengths)
+    return [call("Where", goes_on, *pair) for pair in zip(new, old, strict=True)]
+
+
+def _loop(call: Call, step: Step, x: str, states: Sequence[str], of: Sequences, backwards: bool) -> list[str]:
+    """The rows and the last states."""
+    scope, body, type_ = call.scope, Call(call.node, call.scope, call.opset), call.float_type
+    number, condition, before, *old = (scope.fresh(call.node.output[0] or "step") for _ in range(3 + len(states)))
+    place = body("Sub", call.number(of.steps - 1, TensorProto.INT64), number) if backwards else number
+    short = body("Cast", place, to=TensorProto.INT32)
+    new = _kept(body, step(body, body("Gather", x, place, axis=0), old), old, of, short)
+    # Constants of the body: ONNX infers no shapes there by values that lie outside.
+    row = body("Unsqueeze", new[0], body("Constant", value_ints=[0]))
+    after = body("ScatterND", before, body("Reshape", place, body("Constant", value_ints=[1, 1])), row)
+    goes_on = body("Identity", condition)
+
+    shapes = [(of.steps, of.count, of.units), *[(of.count, of.units)] * len(states)]
+    counted = [_value(number, TensorProto.INT64, ()), _value(condition, TensorProto.BOOL, ())]
+    carried = [_value(*three) for three in zip([before, *old], [type_] * len(shapes), shapes, strict=True)]
+    results = [_value(*three) for three in zip([after, *new], [type_] * len(shapes), shapes, strict=True)]
+    graph = helper.make_graph(body, "step", [*counted, *carried], [_value(goes_on, TensorProto.BOOL, ()), *results])
+    zeros = call("ConstantOfShape", call.integers(*shapes[0]), value=helper.make_tensor("zero", type_, [1], [0]))
+    count, always = call.number(of.steps, TensorProto.INT64), call.number(1, TensorProto.BOOL)
+    names = [call("Loop", count, always, zeros, *states, body=graph), *(scope.fresh(name) for name in old)]
+    call[-1].output.extend(names[1:])
+    return names
+
+
+def _value(name: str, type_: int, shape: Sequence[int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, type_, shape)

@@ -1,0 +1,74 @@
+"""The model that a search is about: as IREE's importer gets it, what its inner values are, and what its nodes once were."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from pipeline.arrays import Array
+from pipeline.importers import decisions, functions
+from pipeline.importers import onnx as importer
+from pipeline.importers.child import inputs_of
+from pipeline.importers.draws import draw
+from pipeline.importers.rewrites.proof import without_names
+from pipeline.reduction.job import Job
+from pipeline.reduction.subgraph import Graph, called
+
+
+class Subject:
+    """The model of a job, and its test data: that of a run, or what the spec gives."""
+
+    def __init__(self, job: Job) -> None:
+        self._inputs = inputs_of(job.inputs)
+        self._source = Path(job.source)
+        self.model, _ = importer.prepared(self._source, self._inputs)
+        self._data = Path(job.run.data) if job.run else None
+
+    def graph(self, model: onnx.ModelProto | None = None) -> Graph:
+        """The model, or a form of it, to cut parts from."""
+        return Graph(model or self.model, lambda: {name: value.shape for name, value in self.values.items()})
+
+    @functools.cached_property
+    def inputs(self) -> list[Array]:
+        """The test data."""
+        from pipeline import arrays
+
+        if self._data:
+            return arrays.read(self._data)
+        return [draw(spec, str(self._source)) for spec in self._inputs if spec.value is None]
+
+    @functools.cached_property
+    def values(self) -> Mapping[str, Array]:
+        """What each input and inner value is for the test data; of those that ONNX Runtime gives as outputs."""
+        names = [i.name for i in self.model.graph.input if i.name not in {w.name for w in self.model.graph.initializer}]
+        return {**dict(zip(names, self.inputs, strict=True)), **evaluated(self.model, self.inputs)}
+
+    @functools.cached_property
+    def _originals(self) -> Mapping[str, str]:
+        """The operators of the file's own nodes, by the names of these."""
+        model = functions.inlined(onnx.load(self._source))
+        named = ((n.name or next(filter(None, n.output), ""), n) for n in decisions.nodes(model.graph))
+        return {name: f"{n.domain or 'onnx'}.{n.op_type}" for name, n in named}
+
+    def called(self, node: onnx.NodeProto) -> str:
+        """A node for people, who know the file and not what the importer made of it."""
+        text, was = called(node), self._originals.get(node.name, "")
+        return text if not was or text.startswith(f"{was} ") else text.replace("(node", f"(in place of {was}, node")
+
+
+def evaluated(model: onnx.ModelProto, inputs: Sequence[Array]) -> dict[str, Array]:
+    """Every value that a node of the model's own graph computes, by name, as ONNX Runtime gives it."""
+    from pipeline.importers import onnxruntime
+
+    copy = without_names(model)
+    there = {o.name for o in copy.graph.output}
+    made = [name for node in copy.graph.node for name in node.output if name and name not in there]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    session = onnxruntime.session(copy)
+    names = [o.name for o in session.get_outputs()]
+    feed = dict(zip([i.name for i in session.get_inputs()], inputs, strict=True))
+    found = zip(names, session.run(None, feed), strict=True)
+    return {name: value for name, value in found if hasattr(value, "dtype")}  # a sequence has none
