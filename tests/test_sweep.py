@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,15 @@ def test_the_table_says_what_became_of_each() -> None:
         "- a-net: GRU is not supported",
         "- b-net without amd-rdna3: does not compile: no",
         "",
-        "2 models: 1 published, 1 refused; 12 s of stages.",
+        "2 models: 1 published, 1 refused (1 for every CPU and a GPU); 12 s of stages.",
     ]
+
+
+def test_a_file_without_a_cpu_is_not_whole() -> None:
+    without = replace(PUBLISHED, dropped={"x86-64-v3": "failed verification"})
+    assert "1 published (0 for every CPU and a GPU)" in table([without])[-1]
+    alone = replace(PUBLISHED, variants={"x86-64": Variant("device", 1e-6, 0.5), "vulkan-any": Variant("untested", None, None)})
+    assert "1 published (0 for every CPU and a GPU)" in table([alone])[-1]
 
 
 def test_the_table_is_printed_of_what_is_there(

@@ -8,6 +8,7 @@ from pipeline.consume.render import size
 from tests.bench.sweep.measure import Outcome
 
 COLUMNS = ("model", "outcome", "s", "peak", "ONNX", "vmfb", "right on", "error, of allowed", "ms", "ONNX Runtime", "×")
+_CPU = "x86-64"  # what the names of CPU targets begin with
 _LEFT = ("model", "outcome", "right on")
 
 
@@ -56,4 +57,12 @@ def _reasons(outcome: Outcome) -> Iterator[str]:
 def _counts(outcomes: Sequence[Outcome]) -> str:
     kinds = sorted({outcome.outcome for outcome in outcomes})
     counted = ", ".join(f"{sum(outcome.outcome == kind for outcome in outcomes)} {kind}" for kind in kinds)
-    return f"{len(outcomes)} models: {counted}; {sum(sum(outcome.seconds.values()) for outcome in outcomes):.0f} s of stages."
+    whole, seconds = sum(map(_is_whole, outcomes)), sum(sum(outcome.seconds.values()) for outcome in outcomes)
+    return f"{len(outcomes)} models: {counted} ({whole} for every CPU and a GPU); {seconds:.0f} s of stages."
+
+
+def _is_whole(outcome: Outcome) -> bool:
+    """Whether the file holds verified code of every CPU target that was asked for and of some GPU's."""
+    verified = {name for name, variant in outcome.variants.items() if variant.kind != "untested"}
+    cpus = {name for name in (*outcome.variants, *outcome.dropped) if name.startswith(_CPU)}
+    return outcome.outcome == "published" and cpus < verified
