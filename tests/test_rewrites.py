@@ -196,6 +196,15 @@ def refused_forms() -> Cases:
     cases.add("left_over_integers", "ConvInteger", pixels, constants=points, **one_window)
     cases.add("left_over_most", "MaxPool", image[..., :3], kernel_shape=[2, 2], strides=[2, 2])
     cases.add("left_over_mean", "AveragePool", image[:, :, :2], kernel_shape=[3, 3], count_include_pad=1, **one_window)
+    signal, window = GENERATOR.random((2, 12, 1), np.float32), np.hanning(8).astype(np.float32)
+    cases.add("spectrum", "DFT", signal, onesided=1)
+    cases.add("spectrogram", "STFT", signal, constants=[np.array(2), window])
+    cases.add("image", "Col2Im", small, constants=[np.array([3, 6]), np.array([2, 2])], dilations=[2, 1])
+    places = np.array([[[[1, 6], [16, 23]]]])
+    cases.add("unpooled", "MaxUnpool", image[:, :1, :2, :2], constants=[places], kernel_shape=[3, 3], strides=[3, 3])
+    regions = [np.array([[-1, 0.5, 7, 4], [2, 2, 3, 9]], np.float32), np.array([0, 0])]
+    cases.add("regions", "RoiAlign", image, constants=regions, sampling_ratio=2, output_height=3, output_width=2)
+    cases.add("swung", "GridSample", image, grid, mode="bicubic")
     zero = np.array(3, np.int8)
     factors = [np.array(0.02, np.float32), zero, whole_range(np.int8, 16, 5), np.array(0.01, np.float32), zero]
     cases.add("stack", "QLinearMatMul", whole_range(np.int8, 2, 3, 16), constants=[*factors, np.array(0.5, np.float32), zero])

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from pipeline.errors import PipelineError
 from pipeline.importers import decisions
 from pipeline.importers.functions import opset_of
-from pipeline.importers.opsets import upgraded
+from pipeline.importers.opsets import MINIMUM_OPSET, upgraded
 from pipeline.importers.rewrites import bodies
 from pipeline.importers.rewrites.graph import Scope, inferred, replaced, widened
 
@@ -28,7 +28,7 @@ _WIDER = (
     {**dict.fromkeys(_SMALL, TensorProto.INT32), TensorProto.BFLOAT16: TensorProto.FLOAT},
     dict.fromkeys((*_SMALL, TensorProto.INT32, TensorProto.UINT32), TensorProto.INT64),
 )
-_OLDEST = 7  # ONNX Runtime has kernels of the sets from here on
+_WITHIN = "an operator within another"
 _BACK = 21  # the set whose kernels ONNX Runtime has for all operators
 
 
@@ -44,7 +44,10 @@ def supported(model: onnx.ModelProto, runs: Runs) -> tuple[onnx.ModelProto, str]
 
 
 def _missing(model: onnx.ModelProto, runs: Runs) -> tuple[Exception | None, str]:
-    """What ONNX Runtime says of `model`, None if it runs it; and the operator that it has no kernel for, if that is why."""
+    """What ONNX Runtime says of `model`, None if it runs it; and the operator that it has no kernel for, if that is why.
+
+    `_WITHIN` is one within another's definition, which ONNX Runtime has put in by itself.
+    """
     named = onnx.ModelProto()
     named.CopyFrom(model)
     nodes = decisions.nodes(named.graph)
@@ -55,14 +58,14 @@ def _missing(model: onnx.ModelProto, runs: Runs) -> tuple[Exception | None, str]
     except Exception as error:  # its exceptions have no common base that it exports
         if "NOT_IMPLEMENTED" not in str(error):
             return error, ""
-        return error, next((n.op_type for n in nodes if f"'{n.name}'" in str(error)), "")
+        return error, next((n.op_type for n in nodes if f"'{n.name}'" in str(error)), _WITHIN)
     return None, ""
 
 
 def _changed(model: onnx.ModelProto, runs: Runs) -> Iterator[tuple[onnx.ModelProto, str]]:
     """Models that are the same as `model`, and in what they differ."""
     try:
-        if 0 < opset_of(model) < _OLDEST:
+        if 0 < opset_of(model) < MINIMUM_OPSET:
             model = upgraded(model, "")
             yield model, f"in operator set {opset_of(model)}"
         if opset_of(model) > _BACK:
@@ -82,8 +85,10 @@ def _changed(model: onnx.ModelProto, runs: Runs) -> Iterator[tuple[onnx.ModelPro
 
 def _without(model: onnx.ModelProto, operator: str, runs: Runs) -> tuple[onnx.ModelProto, str] | None:
     """`model` with nodes of `operator` replaced such that ONNX Runtime lacks none of them; None if that cannot be."""
-    if (found := bodies.expanded(model, lambda node: node.op_type == operator)) is not None:
-        return found, f"with the definition of {operator} in its place"
+    operators = {node.op_type for node in decisions.nodes(model.graph)} if operator == _WITHIN else {operator}
+    if (found := bodies.expanded(model, lambda node: node.op_type in operators)) is not None:
+        what = "definitions in place of operators" if operator == _WITHIN else f"the definition of {operator} in its place"
+        return found, f"with {what}"
     for wider in _WIDER:
 
         def wide(node: onnx.NodeProto, scope: Scope, wider: dict[int, int] = wider) -> Sequence[onnx.NodeProto] | None:

@@ -25,7 +25,8 @@ _RIGHT = {
     "cubic": (b"half_pixel", b"pytorch_half_pixel", b"align_corners", b"asymmetric"),
 }
 # What concerns all axes together is settled before one of them is looked at.
-_TOGETHER = ("axes", "keep_aspect_ratio_policy")
+_TOGETHER = ("axes", "keep_aspect_ratio_policy", "extrapolation_value")
+_MARK = 1e6  # no weight is as large
 
 
 def _is_right(node: onnx.NodeProto, shape: Sequence[int], result: Sequence[int], type_: int) -> bool:
@@ -54,7 +55,7 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     axes = [a % len(shape) for a in attribute(node, "axes") or range(len(shape))]
     factors = dict(zip(axes, (scales if scales is not None and scales.size else []), strict=False))
     policy = attribute(node, "keep_aspect_ratio_policy") not in (None, b"stretch")
-    nodes, value = Nodes(node, scope), given[0]
+    nodes, value, outside = Nodes(node, scope), given[0], np.zeros([1] * len(shape), bool)
     for axis, (old, new) in enumerate(zip(shape, result, strict=True)):
         crop = _crop(node, roi, axes, axis)
         factor = factors.get(axis)
@@ -64,10 +65,17 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
         if old == new and crop == (0, 1) and factor in (None, 1):
             continue
         matrix = _matrix(node, old, new, factor, crop)
-        if matrix is None:
+        marked = _matrix(node, old, new, factor, crop, _MARK)
+        if matrix is None or marked is None:
             return None
+        lines = [-1 if a == axis else 1 for a in range(len(shape))]
+        outside = outside | (marked == _MARK).all(axis=1).reshape(lines)
         value = _applied(nodes, scope, value, type_, axis, len(shape), matrix)
-    nodes("Identity", value, result=node.output[0])
+    beyond = attribute(node, "extrapolation_value")
+    if beyond and outside.any():
+        nodes("Where", scope.add(outside, TensorProto.BOOL), scope.add(np.array(beyond), type_), value, result=node.output[0])
+    else:
+        nodes("Identity", value, result=node.output[0])
     return nodes
 
 
@@ -79,8 +87,13 @@ def _crop(node: onnx.NodeProto, roi: Array | None, axes: Sequence[int], axis: in
     return float(roi[axes.index(axis)]), float(roi[axes.index(axis) + len(axes)])
 
 
-def _matrix(node: onnx.NodeProto, old: int, new: int, factor: float | None, crop: tuple[float, float]) -> Array | None:
-    """How much of each of `old` values is in each of `new`; None where ONNX Runtime does not say it."""
+def _matrix(
+    node: onnx.NodeProto, old: int, new: int, factor: float | None, crop: tuple[float, float], beyond: float = 0.0
+) -> Array | None:
+    """How much of each of `old` values is in each of `new`, and `beyond` in those that lie outside of a crop.
+
+    None where ONNX Runtime does not say it.
+    """
     from pipeline.importers import onnxruntime
 
     region = np.array([0, 0, crop[0], 0, 1, 1, crop[1], 1], np.float32)
@@ -90,6 +103,7 @@ def _matrix(node: onnx.NodeProto, old: int, new: int, factor: float | None, crop
         name, how = "scales", np.array([1, 1, factor, 1], np.float32)
     inner = helper.make_node("Resize", ["x", "roi", name, ""] if factor is not None else ["x", "roi", "", name], ["y"])
     inner.attribute.extend(a for a in node.attribute if a.name not in _TOGETHER)
+    inner.attribute.append(helper.make_attribute("extrapolation_value", beyond))
     values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, old, old])]
     constants = [onnx.numpy_helper.from_array(region, "roi"), onnx.numpy_helper.from_array(how, name)]
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)

@@ -1,7 +1,7 @@
 """GridSample: IREE 3.13 refuses `border` and `reflection`, and reads beside the image for `zeros` far outside.
 
 Measured for nearest and linear sampling of images: wrong are places more than a pixel outside. The grid is moved inside, or to a
-pixel outside, where the result is zero. Refused as well, and left, are cubic sampling and that of volumes.
+pixel outside, where the result is zero. Cubic sampling and that of volumes, refused as well, are gathered: see `places`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ import onnx
 from onnx import TensorProto
 
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, replaced
+from pipeline.importers.rewrites.places import Image, Numbers, Tap, cubic, linear, nearest, zero_outside
+
+_TAPS = {"nearest": nearest, "linear": linear, "bilinear": linear, "cubic": cubic, "bicubic": cubic}
 
 
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     padding, shape = attribute(node, "padding_mode"), scope.shape(node.input[0]) if node.input else None
-    if node.op_type != "GridSample" or shape is None or len(shape) != 4 or attribute(node, "mode") in (b"cubic", b"bicubic"):
+    if node.op_type != "GridSample" or shape is None:
         return None
+    if len(shape) != 4 or attribute(node, "mode") in (b"cubic", b"bicubic"):
+        return _gathered(node, scope, shape)
     nodes, type_, grid = Nodes(node, scope), scope.type(node.input[1]), node.input[1]
 
     def number(value: object) -> str:
@@ -46,6 +51,46 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     return nodes
 
 
+def _gathered(node: onnx.NodeProto, scope: Scope, shape: tuple[int, ...]) -> Sequence[onnx.NodeProto] | None:
+    grid, (image, where) = scope.shape(node.input[1]), node.input
+    if grid is None:
+        return None
+    mode, aligned = (attribute(node, "mode") or b"linear").decode(), bool(attribute(node, "align_corners"))
+    padding = (attribute(node, "padding_mode") or b"zeros").decode()
+    nodes, sizes = Nodes(node, scope), shape[2:]
+    numbers = Numbers(nodes, scope, scope.type(where))
+    taps = []
+    for axis, size in enumerate(sizes):
+        # A grid holds columns before rows.
+        column = nodes("Gather", where, scope.add(np.array(len(sizes) - 1 - axis), TensorProto.INT64), axis=-1)
+        place = numbers("Add", nodes("Reshape", column, scope.add(np.array([grid[0], -1]), TensorProto.INT64)), 1.0)
+        if aligned:
+            place = numbers("Mul", place, (size - 1) / 2)
+        else:
+            place = numbers("Div", numbers("Sub", numbers("Mul", place, float(size)), 1.0), 2.0)
+        taps.append(_padded(numbers, _TAPS[mode](numbers, place), size, padding, aligned))
+    first = scope.add(np.arange(shape[0])[:, None], TensorProto.INT64)
+    read = Image(image, shape, scope.type(image)).read(numbers, taps, first)
+    result = [shape[0], shape[1], *grid[1:-1]]
+    channels = nodes("Transpose", read, perm=[0, 2, 1])
+    nodes("Reshape", channels, scope.add(np.array(result), TensorProto.INT64), result=node.output[0])
+    return nodes
+
+
+def _padded(numbers: Numbers, taps: Sequence[Tap], size: int, padding: str, aligned: bool) -> list[Tap]:
+    if padding == "zeros":
+        return zero_outside(numbers, taps, size)
+    low, span = (0.0, size - 1.0) if aligned else (-0.5, float(size))
+    found: list[Tap] = []
+    for place, weight in taps:
+        if padding == "reflection" and span:
+            shifted = numbers("Sub", place, low)
+            turned = numbers("Sub", shifted, numbers("Mul", numbers("Floor", numbers("Div", shifted, 2 * span)), 2 * span))
+            place = numbers("Sub", low + span, numbers("Abs", numbers("Sub", turned, span)))
+        found.append((numbers.clamped(place, 0.0, size - 1.0), weight))
+    return found
+
+
 def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Move such grids inside; None if there are none."""
+    """Move such grids inside, and gather what IREE does not sample; None if there are none."""
     return replaced(model, _change)
