@@ -33,13 +33,13 @@ def folded(model: onnx.ModelProto, choosing: bool = False) -> onnx.ModelProto | 
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    branches.trim(copy.graph)
     scope = Scope(copy.graph)
     walk = Walk(copy, copy.graph, scope, choosing)
     walk.run()
     if not walk.changed:
         return None
     copy.graph.initializer.extend(scope.added)
-    without_dead(copy.graph)
     for output in copy.graph.output:
         if is_static(type_ := scope.whole_type(output.name)):
             output.type.CopyFrom(type_)
@@ -79,6 +79,7 @@ class Walk:
                 self.settle(item)
         if self.changed:
             put(self.graph, self.kept)
+            without_dead(self.graph)
             del self.graph.value_info[:]  # found before more was known, some of it wrongly
             self.graph.value_info.extend(self._found())
 
@@ -92,7 +93,9 @@ class Walk:
             return loops.opened(node, self)
         if node.op_type == "Scan":
             return scans.opened(node, self.scope)
-        return sequences.opened(node, self.scope, self.lists)
+        if (found := sequences.opened(node, self.scope, self.lists)) is not None and node.output[0] in self.lists:
+            self.keep(node)  # for those that do not know the list
+        return found
 
     def settle(self, node: onnx.NodeProto) -> None:
         """Compute the node, or keep it."""
