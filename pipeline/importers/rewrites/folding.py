@@ -6,6 +6,7 @@ constants, and opens nodes that hold graphs or make lists of tensors where what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from pipeline.arrays import Array
 from pipeline.importers.functions import opset_of, schema_of
 from pipeline.importers.rewrites import branches, guards, loops, scans, sequences
 from pipeline.importers.rewrites.branches import is_static
@@ -138,8 +140,7 @@ class Walk:
             return []
         names = [name for name in node.input if name]
         types = {name: type_ for name in names if (type_ := self.scope.whole_type(name)).tensor_type.elem_type}
-        values = {name: self.scope.constant(name) for name in names}
-        few = {n: numpy_helper.from_array(v, n) for n, v in values.items() if v is not None and v.size <= _LARGEST}
+        few = {n: numpy_helper.from_array(v, n) for n in names if (v := _few(n, self.scope)) is not None}
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, few, opset_imports=[*self.model.opset_import])
         except Exception:  # it has errors of many kinds: then the type is not known
@@ -153,6 +154,12 @@ class Walk:
         return [helper.make_value_info(n, self._learned[n]) for n in names if self.scope.shape(n) is not None]
 
 
+def _few(name: str, scope: Scope) -> Array | None:
+    """The value of a constant of few numbers."""
+    shape = scope.shape(name)
+    return scope.constant(name) if shape is not None and math.prod(shape) <= _LARGEST else None
+
+
 def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Sequence[onnx.TensorProto] | None:
     """The node's results, where they are known and few."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(graphs(node)) or not all(node.output):
@@ -161,8 +168,8 @@ def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Seque
         shape = scope.shape(node.input[0])
         given = None if shape is None else [np.broadcast_to(np.uint8(0), shape)]
     else:
-        given = [value for name in node.input if name and (value := scope.constant(name)) is not None]
-        given = given if len(given) == sum(map(bool, node.input)) and all(value.size <= _LARGEST for value in given) else None
+        given = [value for name in node.input if name and (value := _few(name, scope)) is not None]
+        given = given if len(given) == sum(map(bool, node.input)) else None
     if given is None:
         return None
     names = [name for name in node.input if name]
