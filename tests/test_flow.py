@@ -301,7 +301,7 @@ def specs(made: onnx.ModelProto) -> list[Input]:
 
 def rewritten(made: onnx.ModelProto, folder: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
     onnx.save(made, folder / "model.onnx")
-    found, tried = rewrites.apply(importer.prepared(folder / "model.onnx", specs(made)), specs(made), "model.onnx")
+    found, tried = rewrites.apply(importer.fixed(folder / "model.onnx", specs(made)), specs(made), "model.onnx")
     flow.require_none(found, tried, "model.onnx")
     return found, tried
 

@@ -42,10 +42,10 @@ def _is_float(spec: Input) -> bool:
 def _uniform(spec: Input, generator: np.random.Generator, low: float, high: float) -> Array:
     if _is_float(spec):
         drawn = generator.random(spec.shape, dtype=np.float64 if spec.dtype == "float64" else np.float32)
-        return (low + (high - low) * drawn).astype(spec.dtype)
+        return np.asarray(low + (high - low) * drawn, spec.dtype)
     if spec.dtype == "uint64":
-        return generator.integers(int(low), int(high), spec.shape, dtype=np.uint64)
-    return generator.integers(int(low), int(high), spec.shape, dtype=np.int64).astype(spec.dtype)
+        return np.asarray(generator.integers(int(low), int(high), spec.shape, dtype=np.uint64))
+    return np.asarray(generator.integers(int(low), int(high), spec.shape, dtype=np.int64), spec.dtype)
 
 
 def _again(spec: Input, generator: np.random.Generator) -> Array:

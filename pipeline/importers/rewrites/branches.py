@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
+from pipeline.importers import decisions
+from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, graphs
 from pipeline.importers.rewrites.splicing import constants, others, spliced
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ def opened(node: onnx.NodeProto, walk: Walk) -> Sequence[Item] | None:
 def identities(values: Sequence[str], results: Sequence[str], node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Nodes that give values the names of a node's results, where these have one."""
     return [helper.make_node("Identity", [a], [b], node.name) for a, b in zip(values, results, strict=True) if b]
+
+
+def trim(graph: onnx.GraphProto) -> None:
+    """Take away the results of Ifs that nothing reads, in place: they may be of any shape."""
+    nodes = decisions.nodes(graph)
+    held = [inner for node in nodes for inner in graphs(node)]
+    read = {name for node in nodes for name in node.input} | {o.name for g in (graph, *held) for o in g.output}
+    for node in nodes:
+        if node.op_type == "If" and read & {*node.output}:
+            for index in reversed([i for i, name in enumerate(node.output) if name not in read]):
+                for results in (node.output, *(branch.output for branch in graphs(node))):
+                    del results[index]
 
 
 def _branch(node: onnx.NodeProto, taken: bool, scope: Scope) -> tuple[list[onnx.NodeProto], list[str]]:

@@ -13,9 +13,9 @@ import onnx
 from pipeline.errors import PipelineError
 from pipeline.importers import decisions
 from pipeline.importers.rewrites import branches, loops, sequences
+from pipeline.importers.rewrites.counted import is_counted
 from pipeline.importers.rewrites.folding import Walk, folded
 from pipeline.importers.rewrites.graph import Scope, graphs
-from pipeline.importers.rewrites.loops import is_counted
 
 _FLOW = frozenset(["If", "Loop", "Scan"]) | sequences.KINDS
 # Operators with operands, from this one on, that IREE or a rewrite must know.
@@ -78,7 +78,7 @@ def _why(node: onnx.NodeProto, walk: Walk) -> str:
     if node.op_type == "If":
         return branches.why_not(node, walk.scope)
     if node.op_type == "Loop":
-        return loops.why_not(node, walk) or "makes other shapes in each round, of too many"
+        return loops.why_not(node, walk)
     if node.op_type == "Scan":
         return "takes slices of values whose shape is not known"
     return "takes a list of tensors that is not known, or a place in it"

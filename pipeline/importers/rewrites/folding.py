@@ -6,6 +6,7 @@ constants, and opens nodes that hold graphs or make lists of tensors where what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from pipeline.arrays import Array
 from pipeline.importers.functions import opset_of, schema_of
 from pipeline.importers.rewrites import branches, guards, loops, scans, sequences
 from pipeline.importers.rewrites.branches import is_static
@@ -32,13 +34,13 @@ def folded(model: onnx.ModelProto, choosing: bool = False) -> onnx.ModelProto | 
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    branches.trim(copy.graph)
     scope = Scope(copy.graph)
     walk = Walk(copy, copy.graph, scope, choosing)
     walk.run()
     if not walk.changed:
         return None
     copy.graph.initializer.extend(scope.added)
-    without_dead(copy.graph)
     for output in copy.graph.output:
         if is_static(type_ := scope.whole_type(output.name)):
             output.type.CopyFrom(type_)
@@ -78,6 +80,7 @@ class Walk:
                 self.settle(item)
         if self.changed:
             put(self.graph, self.kept)
+            without_dead(self.graph)
             del self.graph.value_info[:]  # found before more was known, some of it wrongly
             self.graph.value_info.extend(self._found())
 
@@ -91,7 +94,9 @@ class Walk:
             return loops.opened(node, self)
         if node.op_type == "Scan":
             return scans.opened(node, self.scope)
-        return sequences.opened(node, self.scope, self.lists)
+        if (found := sequences.opened(node, self.scope, self.lists)) is not None and node.output[0] in self.lists:
+            self.keep(node)  # for those that do not know the list
+        return found
 
     def settle(self, node: onnx.NodeProto) -> None:
         """Compute the node, or keep it."""
@@ -134,8 +139,7 @@ class Walk:
             return []
         names = [name for name in node.input if name]
         types = {name: type_ for name in names if (type_ := self.scope.whole_type(name)).tensor_type.elem_type}
-        values = {name: self.scope.constant(name) for name in names}
-        few = {n: numpy_helper.from_array(v, n) for n, v in values.items() if v is not None and v.size <= _LARGEST}
+        few = {n: numpy_helper.from_array(v, n) for n in names if (v := _few(n, self.scope)) is not None}
         try:
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, few, opset_imports=[*self.model.opset_import])
         except Exception:  # it has errors of many kinds: then the type is not known
@@ -149,6 +153,12 @@ class Walk:
         return [helper.make_value_info(n, self._learned[n]) for n in names if self.scope.shape(n) is not None]
 
 
+def _few(name: str, scope: Scope) -> Array | None:
+    """The value of a constant of few numbers."""
+    shape = scope.shape(name)
+    return scope.constant(name) if shape is not None and math.prod(shape) <= _LARGEST else None
+
+
 def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Sequence[onnx.TensorProto] | None:
     """The node's results, where they are known and few."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(graphs(node)) or not all(node.output):
@@ -157,8 +167,8 @@ def _values(node: onnx.NodeProto, model: onnx.ModelProto, scope: Scope) -> Seque
         shape = scope.shape(node.input[0])
         given = None if shape is None else [np.broadcast_to(np.uint8(0), shape)]
     else:
-        given = [value for name in node.input if name and (value := scope.constant(name)) is not None]
-        given = given if len(given) == sum(map(bool, node.input)) and all(value.size <= _LARGEST for value in given) else None
+        given = [value for name in node.input if name and (value := _few(name, scope)) is not None]
+        given = given if len(given) == sum(map(bool, node.input)) else None
     if given is None:
         return None
     names = [name for name in node.input if name]
