@@ -1,8 +1,8 @@
 """Convolutions and pools of a single window that leaves values over: without those.
 
-Measured in one to three dimensions, with groups or none: where an axis has one window of more than one value that does not reach
-the end, IREE 3.13 refuses the node ("inferred input/output operand #1 has shape's dimension …"). With more windows, or if the
-window reaches the end, values that no window reaches do no harm, whatever strides, dilations, pads and `auto_pad` are.
+Measured in one to three dimensions, with groups or none: where an axis has one window of more than one value, without dilation,
+that does not reach the end, IREE 3.13 refuses the node ("inferred input/output operand #1 has shape's dimension …"). With more
+windows or dilation, or if the window reaches the end, values that are left over do no harm, whatever pads and `auto_pad` are.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _axes(node: onnx.NodeProto, scope: Scope) -> list[Axis] | None:
 
 
 def _is_short(axis: Axis) -> bool:
-    return axis.windows == 1 and axis.kernel > 1 and axis.beyond < axis.after
+    return axis.windows == 1 and axis.kernel > 1 and axis.dilation == 1 and axis.beyond < axis.after
 
 
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
