@@ -302,8 +302,9 @@ def specs(made: onnx.ModelProto) -> list[Input]:
 def rewritten(made: onnx.ModelProto, folder: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
     onnx.save(made, folder / "model.onnx")
     found, tried = rewrites.apply(importer.fixed(folder / "model.onnx", specs(made)), specs(made), "model.onnx")
-    flow.require_none(found, tried, "model.onnx")
-    return found, tried
+    problems = {rewrite.name: rewrite.problem for rewrite in tried}
+    flow.require_none(found, problems, "model.onnx")
+    return found, problems
 
 
 def require_same(found: onnx.ModelProto, made: onnx.ModelProto) -> None:

@@ -38,11 +38,18 @@ _WEIGHTS = 16
 _LARGE = 1 << 30  # bytes of a model beyond which no copies of it are made
 
 
+def _is_parted(model: onnx.ModelProto) -> bool:
+    """Whether ONNX Runtime quantizes parts of a batch, as many as it has threads: what it gives would depend on the machine."""
+    return any(node.op_type == "DynamicQuantizeLSTM" for node in decisions.nodes(model.graph))
+
+
 def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
     """The model, or that in the file of this name, as its operators say: nothing fused, nothing folded."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    if not isinstance(model, str) and _is_parted(model):
+        options.intra_op_num_threads = 1
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -182,7 +189,7 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     model = functions.inlined(onnx.load(source))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
-    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked
+    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model)
     plain, model, note = _running(model, "" if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))

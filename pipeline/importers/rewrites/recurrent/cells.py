@@ -34,10 +34,10 @@ class Part:
         return self.functions[index](call, value)
 
 
-def split(call: Call, value: str, count: int, axis: int = -1) -> list[str]:
-    """As many equal parts of a value."""
+def split(call: Call, value: str, count: int) -> list[str]:
+    """As many equal parts of a value's last axis."""
     number: dict[str, Any] = {"num_outputs": count} if call.opset >= 18 else {}
-    names = [call("Split", value, axis=axis, **number), *(call.scope.fresh(value) for _ in range(count - 1))]
+    names = [call("Split", value, axis=-1, **number), *(call.scope.fresh(value) for _ in range(count - 1))]
     call[-1].output.extend(names[1:])
     return names
 
