@@ -29,6 +29,8 @@ SECONDS = 60.0  # that a build spends on one search
 _PATIENCE = 10.0  # for what a search has begun when its time is over
 _NAMED = re.compile(r"\bonnx\.\w+ \(")
 _KERNEL = re.compile(r"\S+_dispatch_\d+\w*")
+# What a search would not make any clearer: that a kernel takes too long, and what each of its nodes does.
+_PLAIN = re.compile(r"did not end within|computes in float64")
 _SHOWN = 3
 
 
@@ -75,7 +77,7 @@ def blamed(nodes: str, why: str) -> str:
     why = re.sub(r"^node '[^']*':? ", "", why)
     if crash := re.match(r"(\S+) crashed \(([^)]*)\)", why):
         return f"{nodes}: {crash[1]} crashes at it ({crash[2]}), a fault of IREE"
-    return f"{nodes} {why}" if why.startswith("needs ") else f"{nodes}: IREE refuses it: {why}"
+    return f"{nodes} {why}" if why.startswith(("needs ", "computes ")) else f"{nodes}: IREE refuses it: {why}"
 
 
 def front_half(
@@ -156,21 +158,14 @@ def kernels(
     known, deadline = Kernels(source, folder, targets, flags), time.monotonic() + SECONDS
     told: dict[str, str] = {}
     for what, target in {reason.what: name for name, reason in reversed(list(reasons.items()))}.items():
-        nodes = known.called(what)
+        nodes, left = known.called(what), deadline - time.monotonic()
         said = together(nodes) if nodes else ""
-        left = deadline - time.monotonic()
-        if (
-            thorough
-            and not known.is_sure(what)
-            and left > 1
-            and origin
-            and origin.can_be_reduced
-            and "did not end within" not in what
-        ):
+        unclear = not known.is_sure(what) and not _PLAIN.search(what)
+        if origin and origin.can_be_reduced and thorough and unclear and left > 1:
             mine = [t for t in targets if t.name == target]
             job = replace(refusal(origin, mine, flags, code=True, suspects=known.nodes(what)), seconds=left)
-            if found := search(folder / f"search-{target}", job):
-                said = together(found.nodes, found.is_smallest)
+            found = search(folder / f"search-{target}", job)
+            said = together(found.nodes, found.is_smallest) if found else said
         told[what] = of_kernel(said, what)
     return {name: told[reason.what] for name, reason in reasons.items()}
 
