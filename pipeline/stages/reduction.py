@@ -29,8 +29,7 @@ SECONDS = 60.0  # that a build spends on one search
 _PATIENCE = 10.0  # for what a search has begun when its time is over
 _NAMED = re.compile(r"\bonnx\.\w+ \(")
 _KERNEL = re.compile(r"\S+_dispatch_\d+\w*")
-# What a search would not make any clearer: that a kernel takes too long, and what each of its nodes does.
-_PLAIN = re.compile(r"did not end within|computes in float64")
+_COSTLY = re.compile(r"did not end within|want of memory")  # to compile once more
 _SHOWN = 3
 
 
@@ -77,7 +76,7 @@ def blamed(nodes: str, why: str) -> str:
     why = re.sub(r"^node '[^']*':? ", "", why)
     if crash := re.match(r"(\S+) crashed \(([^)]*)\)", why):
         return f"{nodes}: {crash[1]} crashes at it ({crash[2]}), a fault of IREE"
-    return f"{nodes} {why}" if why.startswith(("needs ", "computes ")) else f"{nodes}: IREE refuses it: {why}"
+    return f"{nodes}: {why}" if why.startswith(("needs ", "computes ")) else f"{nodes}: IREE refuses it: {why}"
 
 
 def front_half(
@@ -85,10 +84,15 @@ def front_half(
 ) -> PipelineError:
     """A fault before there are kernels, told with operator and node."""
     what = error.what
-    if origin.can_be_reduced and not _NAMED.search(what):
+    if origin.can_be_reduced and not _NAMED.search(what) and not is_costly(what):
         found = search(folder / "search", refusal(origin, targets, flags, code=False))
         what = blamed(together(found.nodes, found.is_smallest), what) if found else what
     return PipelineError(what, where=error.where, hint=origin.hint(what) + error.hint)
+
+
+def is_costly(what: str) -> bool:
+    """Whether an error is of a kind that no search can afford to see again and again."""
+    return bool(_COSTLY.search(what))
 
 
 class Kernels:
@@ -160,7 +164,7 @@ def kernels(
     for what, target in {reason.what: name for name, reason in reversed(list(reasons.items()))}.items():
         nodes, left = known.called(what), deadline - time.monotonic()
         said = together(nodes) if nodes else ""
-        unclear = not known.is_sure(what) and not _PLAIN.search(what)
+        unclear = not (known.is_sure(what) or is_costly(what) or "computes in float64" in what)
         if origin and origin.can_be_reduced and thorough and unclear and left > 1:
             mine = [t for t in targets if t.name == target]
             job = replace(refusal(origin, mine, flags, code=True, suspects=known.nodes(what)), seconds=left)
