@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import arrays, cache, process
+from pipeline import activity, arrays, cache, process
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, staged, write
 from pipeline.iree import targets as iree_targets
@@ -28,6 +28,7 @@ from pipeline.stages import record, reduction, reference, verify
 from pipeline.stages.origin import Origin
 
 REPORT = "report.txt"
+_LIMITS = "only what the compiler refuses or crashes at is reduced, and wrong numbers that are the same each time"
 FUNCTION = "part"  # as `pipeline.reduction.subgraph` names it
 
 
@@ -56,6 +57,7 @@ def _fault(
         job = reduction.refusal(origin, refused, bundle.flags, code=True, suspects=suspects)
         return Fault(f"{name}: {reason.what}", job)
     made.write(compiled / "compiled.json")
+    activity.say("running every variant")
     reference.run(origin.model, origin.source, imported, data)
     failures = verify.failures(origin.model, bundle, targets, compiled, imported, data, folder / "verify")
     if not failures:
@@ -63,7 +65,7 @@ def _fault(
     failure = next((failure for failure in failures if failure.place), failures[0])
     what = f"{failure.variant} ({failure.where}): {failure.what}"
     if failure.place is None:
-        raise PipelineError(what, where=origin.model.name, hint="only what does not compile and wrong numbers are reduced")
+        raise PipelineError(what, where=origin.model.name, hint=_LIMITS)
     (target,) = [target for target in targets if target.name == failure.variant]
     return Fault(what, replace(reduction.wrongness(origin, target, bundle.flags, failure.place), whole=True))
 
@@ -87,6 +89,8 @@ def run(
     record.require_intact(imported)
     with disk_errors(str(folder)), fresh_folder(folder):
         fault = _fault(origin, bundle, targets, imported, data, folder)
+        if fault and reduction.is_costly(fault.what):
+            raise PipelineError(fault.what, where=name, hint=_LIMITS)
         if fault is None:
             write(folder / REPORT, f"nothing to reduce: {name} compiles for {bundle.name} and is verified\n".encode())
             return

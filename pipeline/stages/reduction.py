@@ -29,6 +29,7 @@ SECONDS = 60.0  # that a build spends on one search
 _PATIENCE = 10.0  # for what a search has begun when its time is over
 _NAMED = re.compile(r"\bonnx\.\w+ \(")
 _KERNEL = re.compile(r"\S+_dispatch_\d+\w*")
+_COSTLY = re.compile(r"did not end within|want of memory")  # to compile once more
 _SHOWN = 3
 
 
@@ -75,7 +76,7 @@ def blamed(nodes: str, why: str) -> str:
     why = re.sub(r"^node '[^']*':? ", "", why)
     if crash := re.match(r"(\S+) crashed \(([^)]*)\)", why):
         return f"{nodes}: {crash[1]} crashes at it ({crash[2]}), a fault of IREE"
-    return f"{nodes} {why}" if why.startswith("needs ") else f"{nodes}: IREE refuses it: {why}"
+    return f"{nodes}: {why}" if why.startswith(("needs ", "computes ")) else f"{nodes}: IREE refuses it: {why}"
 
 
 def front_half(
@@ -83,10 +84,15 @@ def front_half(
 ) -> PipelineError:
     """A fault before there are kernels, told with operator and node."""
     what = error.what
-    if origin.can_be_reduced and not _NAMED.search(what):
+    if origin.can_be_reduced and not _NAMED.search(what) and not is_costly(what):
         found = search(folder / "search", refusal(origin, targets, flags, code=False))
         what = blamed(together(found.nodes, found.is_smallest), what) if found else what
     return PipelineError(what, where=error.where, hint=origin.hint(what) + error.hint)
+
+
+def is_costly(what: str) -> bool:
+    """Whether an error is of a kind that no search can afford to see again and again."""
+    return bool(_COSTLY.search(what))
 
 
 class Kernels:
@@ -156,21 +162,14 @@ def kernels(
     known, deadline = Kernels(source, folder, targets, flags), time.monotonic() + SECONDS
     told: dict[str, str] = {}
     for what, target in {reason.what: name for name, reason in reversed(list(reasons.items()))}.items():
-        nodes = known.called(what)
+        nodes, left = known.called(what), deadline - time.monotonic()
         said = together(nodes) if nodes else ""
-        left = deadline - time.monotonic()
-        if (
-            thorough
-            and not known.is_sure(what)
-            and left > 1
-            and origin
-            and origin.can_be_reduced
-            and "did not end within" not in what
-        ):
+        unclear = not (known.is_sure(what) or is_costly(what) or "computes in float64" in what)
+        if origin and origin.can_be_reduced and thorough and unclear and left > 1:
             mine = [t for t in targets if t.name == target]
             job = replace(refusal(origin, mine, flags, code=True, suspects=known.nodes(what)), seconds=left)
-            if found := search(folder / f"search-{target}", job):
-                said = together(found.nodes, found.is_smallest)
+            found = search(folder / f"search-{target}", job)
+            said = together(found.nodes, found.is_smallest) if found else said
         told[what] = of_kernel(said, what)
     return {name: told[reason.what] for name, reason in reasons.items()}
 
