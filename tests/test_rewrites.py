@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -20,6 +21,7 @@ from pipeline.importers import onnx as importer
 from pipeline.importers import rewrites
 from pipeline.importers.decisions import nodes as nodes_of
 from pipeline.importers.onnxruntime import session
+from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import Scope, inferred, replaced, without_unused
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.importers.signature import Signature
@@ -421,3 +423,24 @@ def test_a_rewrite_that_does_not_hold_for_all_nodes_is_used_for_the_others(monke
     assert "values are off" in tried.problem
     assert {n.name for n in nodes_of(found.graph) if n.op_type == "Abs"} == {"signed", "in, signed"}
     assert not any(n.metadata_props for n in nodes_of(found.graph))
+
+
+def test_the_shape_of_a_recurrent_layers_first_state_is_known() -> None:
+    """As Paddle writes it, where onnx infers none: Expand to what is computed of the batch's size."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[5, 3, 4] x, float[1, 6, 4] w, float[1, 6, 2] r) => (float[5, 1, 3, 2] y)
+        <int64[1] start = {1}, int64[1] stop = {2}, int64[0] none = {}, int64[1] first = {0}, int64[1] layers = {1},
+         int64[1] width = {2}, float[1] zero = {0}> {
+            sizes = Shape(x)
+            batch = Slice(sizes, start, stop)
+            number = Reshape(batch, none)
+            again = Unsqueeze(number, first)
+            shape = Concat <axis = 0> (layers, again, width)
+            state = Expand(zero, shape)
+            y = GRU <hidden_size = 2> (x, w, r, , , state)
+        }""")
+    found = flow.settled(inferred(model))
+    assert found is not None
+    (layer,) = (node for node in found.graph.node if node.op_type == "GRU")
+    assert Scope(found.graph).shape(layer.input[5]) == (1, 3, 2)

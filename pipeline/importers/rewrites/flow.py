@@ -1,7 +1,8 @@
 """Control flow: what is known of it before a model runs is done here, and what data decides is computed whatever it decides.
 
 Models without it are left as they are, for IREE sees through most of what is computed of shapes. Measured: it does not where
-that says how a Pad reflects, how often a Tile repeats, where a Split cuts, or which axes there are.
+that says how a Pad reflects, how often a Tile repeats, where a Split cuts, or which axes there are; nor where it says of what
+shape a recurrent layer's first state is, as Expand makes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pipeline.importers.rewrites.graph import Scope, graphs
 _FLOW = frozenset(["If", "Loop", "Scan"]) | sequences.KINDS
 # Operators with operands, from this one on, that IREE or a rewrite must know.
 _KNOWING = {"Pad": 1, "Resize": 2, "Split": 1, "Squeeze": 1, "Tile": 1, "Unsqueeze": 1, "Upsample": 1}
+_RECURRENT = frozenset(["RNN", "GRU", "LSTM", "DynamicQuantizeLSTM"])  # become Loops, which carry what keeps its shape
 
 
 def settled(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -56,12 +58,14 @@ def _has_flow(model: onnx.ModelProto) -> bool:
 
 
 def _unclear(model: onnx.ModelProto) -> int:
-    """How many operands that must be known are not, and shapes of outputs."""
+    """How many operands that must be known are not, and shapes of outputs and of what recurrent layers take."""
     scope = Scope(model.graph)
     count = sum(scope.shape(output.name) is None for output in model.graph.output)
     for node in model.graph.node:
         first = 1 if node.op_type.startswith("Reduce") else _KNOWING.get(node.op_type, len(node.input))
         count += sum(scope.constant(name) is None for name in node.input[first:] if name)
+        if node.op_type in _RECURRENT:
+            count += sum(scope.shape(name) is None for name in node.input if name)
     return count
 
 
