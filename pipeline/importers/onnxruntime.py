@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,14 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those inside it."""
+    yield graph
+    for node in graph.node:
+        for inner in decisions.inside(node):
+            yield from _graphs(inner)
+
+
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Every constant of the graph and of those inside it."""
     found = list(graph.initializer)
@@ -76,10 +84,11 @@ def widened(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
     narrow = [t for t in (_FLOATS if to == onnx.TensorProto.DOUBLE else _HALVES) if t != to]
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.value_info[:]
-    for value in (*copy.graph.input, *copy.graph.output):
-        if value.type.tensor_type.elem_type in narrow:
-            value.type.tensor_type.elem_type = to
+    for graph in _graphs(copy.graph):
+        del graph.value_info[:]
+        for value in (*graph.input, *graph.output):
+            if value.type.tensor_type.elem_type in narrow:
+                value.type.tensor_type.elem_type = to
     for tensor in _tensors(copy.graph):
         if tensor.data_type in narrow:
             wide = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
