@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import boundary, decisions, foreign, functions, kernels
+from pipeline.importers import boundary, decisions, foreign, functions, kernels, verges
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
@@ -35,6 +36,7 @@ _FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"
 _ORDER = ("float64", "float32", "float16", "bfloat16")  # finest first
 # Initializers of fewer values may be shapes, exponents or scales of a resize, which a last place breaks.
 _WEIGHTS = 16
+_VERGES = 2  # copies of a quantized model whose numbers are moved before they are rounded
 _LARGE = 1 << 30  # bytes of a model beyond which no copies of it are made
 
 
@@ -52,6 +54,14 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
         options.intra_op_num_threads = 1
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those inside it."""
+    yield graph
+    for node in graph.node:
+        for inner in decisions.inside(node):
+            yield from _graphs(inner)
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
@@ -81,10 +91,11 @@ def widened(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
     narrow = [t for t in (_FLOATS if to == onnx.TensorProto.DOUBLE else _HALVES) if t != to]
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.value_info[:]
-    for value in (*copy.graph.input, *copy.graph.output):
-        if value.type.tensor_type.elem_type in narrow:
-            value.type.tensor_type.elem_type = to
+    for graph in _graphs(copy.graph):
+        del graph.value_info[:]
+        for value in (*graph.input, *graph.output):
+            if value.type.tensor_type.elem_type in narrow:
+                value.type.tensor_type.elem_type = to
     for tensor in _tensors(copy.graph):
         if tensor.data_type in narrow:
             wide = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
@@ -136,15 +147,17 @@ class Others:
     """Models that should give what the model gives, but for noise; those that ONNX Runtime can run."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        plain = [lambda: model, lambda: with_moved_weights(model)] if model.ByteSize() < _LARGE else [lambda: model]
+        moving: list[Any] = [lambda: with_moved_weights(model), *(partial(verges.moved, model, seed) for seed in range(_VERGES))]
         wide = [lambda: widened(model, onnx.TensorProto.DOUBLE), lambda: widened(model, onnx.TensorProto.FLOAT)]
-        self._moved = [s for make in plain if (s := self._session(make))]
-        self._wide = next((s for make in wide if (s := self._session(make))), None) if model.ByteSize() < _LARGE else None
+        is_small = model.ByteSize() < _LARGE
+        self._moved = [s for make in (lambda: model, *(moving if is_small else ())) if (s := self._session(make))]
+        self._wide = next((s for make in wide if (s := self._session(make))), None) if is_small else None
 
     @staticmethod
     def _session(make: Any) -> onnxruntime.InferenceSession | None:
         try:
-            return session(make())
+            made = make()
+            return None if made is None else session(made)
         except Exception:  # its operators do not exist for the other type: ONNX Runtime has a dozen kinds of error for that
             return None
 

@@ -22,7 +22,6 @@ from pipeline.files import sha256_file, write
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.tasks import end_on_signals
-from tests.bench.conformance.case import said
 from tests.project import Project
 
 MODELS = Path(__file__).with_name("models")
@@ -60,6 +59,11 @@ def make_project(root: Path, name: str, targets: Sequence[str]) -> Project:
     return project
 
 
+def _said(error: PipelineError) -> str:
+    """The first two lines of an error: of a verification that failed, the second says what is off."""
+    return " ".join(line.strip() for line in error.what.strip().splitlines()[:2])
+
+
 def build(project: Project, tell: Callable[[Built], None]) -> Built:
     """Take the project's model through all stages, and tell before and after each how far it came."""
     store = str(project.layout.store)
@@ -72,7 +76,7 @@ def build(project: Project, tell: Callable[[Built], None]) -> Built:
         try:
             planned[stage].action()
         except PipelineError as error:
-            return Built(seconds, said(error))
+            return Built(seconds, _said(error))
         finally:
             seconds[stage] = round(time.monotonic() - started, 1)
     return Built(seconds, done=True)
@@ -90,7 +94,7 @@ def main(arguments: list[str]) -> int:
     try:
         tell(build(make_project(Path(folder) / "project", name, targets), tell))
     except PipelineError as error:  # a script's
-        tell(Built({STAGES[0]: 0.0}, said(error)))
+        tell(Built({STAGES[0]: 0.0}, _said(error)))
     return 0
 
 
