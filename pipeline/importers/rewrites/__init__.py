@@ -32,6 +32,7 @@ from pipeline.importers.rewrites import (
     sorts,
     unsigned,
     vectors,
+    writes,
 )
 from pipeline.importers.rewrites.proof import Proof
 from pipeline.spec.types import Input
@@ -59,6 +60,7 @@ REWRITES: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
     "unsigned": unsigned.rewrite,
     "accumulation": accumulation.rewrite,
     "casts": casts.rewrite,
+    "writes": writes.rewrite,
     "copies": copies.rewrite,
 }
 
