@@ -168,7 +168,7 @@ def test_only_open_floats_get_signs_and_large_values() -> None:
     assert not {"signs", "large"} & draws([drawn()], "test").keys()
 
 
-def test_floats_of_a_file_are_permuted_and_its_integers_stay(tmp_path: Path) -> None:
+def test_floats_of_a_file_stay_its_own_and_its_integers_in_place(tmp_path: Path) -> None:
     floats, integers = normal(16, 16), np.arange(256, dtype=np.int32).reshape(16, 16)
     np.save(tmp_path / "f.npy", floats)
     np.save(tmp_path / "i.npy", integers)
@@ -176,8 +176,16 @@ def test_floats_of_a_file_are_permuted_and_its_integers_stay(tmp_path: Path) -> 
     assert len(found) > 1
     assert len({f.tobytes() for f, _ in found.values()}) == len(found)
     for f, i in found.values():
-        assert np.array_equal(np.sort(f.ravel()), np.sort(floats.ravel()))
+        assert np.isin(f, floats).all()
         assert np.array_equal(i, integers)
+    assert np.array_equal(np.sort(found["again"][0].ravel()), np.sort(floats.ravel()))
+    assert found["ends"][0].min() > floats.min()
+    assert found["small"][0].max() < floats.max()
+
+
+def test_a_file_of_one_value_stays_as_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.full((16, 16), np.float32(3)))
+    assert list(draws([drawn(file=tmp_path / "f.npy")], "test")) == ["given"]
 
 
 def test_a_file_that_misfits_is_refused(tmp_path: Path) -> None:
@@ -187,15 +195,21 @@ def test_a_file_that_misfits_is_refused(tmp_path: Path) -> None:
 
 
 def test_moved_is_one_unit_in_the_last_place() -> None:
-    array = np.array([0.0, 1.0, -3.0, 1e30], np.float32)
+    array = np.array([0.0, np.inf, -np.inf, 1.0, -3.0, 1e30], np.float32)
     (other,) = moved([array], 0)
-    assert other[0] == 0
-    assert (other[1:] != array[1:]).all()
+    assert np.array_equal(other[:3], array[:3])
+    assert (other[3:] != array[3:]).all()
     assert np.allclose(other, array, rtol=2e-7, atol=0)
     assert moved([np.arange(3)], 0)[0].tolist() == [0, 1, 2]
 
 
-def settled(folder: Path, nodes: Sequence[onnx.NodeProto], constant: tuple[str, ...] = (), dtype: str = "float32") -> TestData:
+def settled(
+    folder: Path,
+    nodes: Sequence[onnx.NodeProto],
+    constant: tuple[str, ...] = (),
+    dtype: str = "float32",
+    file: Path | None = None,
+) -> TestData:
     """The test data that the reference stage makes for a model of these nodes: from `x` to `y`, with constants to use."""
     constants = {"zero": 0.0, "big": 1e9, "weight": np.linspace(-1, 1, 16).reshape(4, 4)}
     tensors = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in constants.items()]
@@ -212,7 +226,7 @@ def settled(folder: Path, nodes: Sequence[onnx.NodeProto], constant: tuple[str, 
     (folder / "import").mkdir()
     Signature("main", (tensor,), (Tensor("y", "float32", (4, 4)),)).write(folder / "import" / "signature.json")
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    inputs = (Input("x", (4, 4), dtype, 0, -1.0, 1.0, None),)
+    inputs = (Input("x", (4, 4), dtype, 0, -1.0, 1.0, file),)
     spec = folder / "tiny.yaml"
     model = Model(
         "tiny", spec, "", "", "onnx", PathSource(source, digest), None, inputs, "onnxruntime", None, ("desktop",), constant
@@ -251,6 +265,20 @@ def test_data_that_tests_something_is_kept(tmp_path: Path) -> None:
 def test_data_that_tests_nothing_is_refused(tmp_path: Path, nodes: Sequence[onnx.NodeProto], message: str) -> None:
     with pytest.raises(PipelineError, match=f"the test data tests nothing: output 'y' {message}"):
         settled(tmp_path, nodes)
+
+
+def test_data_in_a_file_may_be_on_the_verge_and_is_held_to_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "halves.npy", np.arange(16, dtype=np.float32).reshape(4, 4) - 7.5)
+    data = settled(tmp_path, [node("Round", "x")], file=tmp_path / "halves.npy")
+    (tolerance,) = data.draws[0].tolerances
+    assert data.draws[0].name == "given"
+    assert tolerance.scaled <= 1e-4
+
+
+def test_what_is_made_of_all_values_varies_with_a_file_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).random((4, 4), np.float32))
+    nodes = [node("ReduceMax", "x", "most"), node("ReduceMin", "x", "least"), node("Sub", "most least")]
+    assert len(settled(tmp_path, nodes, file=tmp_path / "x.npy").draws) > 1
 
 
 @pytest.mark.parametrize("nodes", [ONE, SAME], ids=["constant", "same"])

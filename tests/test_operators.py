@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.importers import kernels, opsets, rewrites
 from pipeline.importers import onnx as importer
 from pipeline.importers.onnxruntime import session
-from pipeline.importers.rewrites import copies, deformed, fourier, resizes, samples, scattered
+from pipeline.importers.rewrites import copies, deformed, fourier, resizes, samples, scattered, writes
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.spec.types import Input
@@ -189,9 +189,25 @@ def test_what_only_moves_values_gets_a_kernel(dtype: str) -> None:
     for form in forms:
         made = copies.rewrite(form.model)
         assert made is not None
-        assert "Gather" in {node.op_type for node in made.graph.node}
+        assert ("Add" if dtype == "float32" else "Gather") in {node.op_type for node in made.graph.node}
         for found, expected in zip(form.run(made), form.run(form.model), strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32", "bool"])
+def test_what_scatters_into_an_input_does_so_into_a_copy(dtype: str) -> None:
+    data, more = (GENERATOR.integers(0, 2, shape).astype(dtype) for shape in ((4, 5), (1, 5)))
+    forms = [
+        Form("ScatterElements", data, integers(-1, 0, 2, -3, 1)[None], more, axis=0),
+        Form("ScatterND", data, integers(-1)[:, None], more),
+    ]
+    for form in forms:
+        made = writes.rewrite(form.model)
+        assert made is not None
+        (scatter,) = (node for node in made.graph.node if node.op_type == form.kind)
+        assert scatter.input[0] not in form.inputs
+        np.testing.assert_array_equal(form.run(made)[0], form.run(form.model)[0])
+        assert writes.rewrite(made) is None
 
 
 def test_what_computes_or_returns_no_input_is_left() -> None:
@@ -257,4 +273,4 @@ def test_axes_that_are_an_input_are_refused_with_the_remedy(tmp_path: Path) -> N
 
 
 def test_each_has_a_place_among_the_rewrites() -> None:
-    assert {"fourier", "scattered", "samples", "deformed", "copies"} <= rewrites.REWRITES.keys()
+    assert {"fourier", "scattered", "samples", "deformed", "writes", "copies"} <= rewrites.REWRITES.keys()

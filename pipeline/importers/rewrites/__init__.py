@@ -39,6 +39,7 @@ from pipeline.importers.rewrites import (
     sorts,
     unsigned,
     vectors,
+    writes,
 )
 from pipeline.importers.rewrites.graph import leaving
 from pipeline.importers.rewrites.proof import Proof
@@ -72,6 +73,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "unsigned": unsigned.rewrite,
     "accumulation": accumulation.rewrite,
     "casts": casts.rewrite,
+    "writes": writes.rewrite,
     "copies": copies.rewrite,
 }
 

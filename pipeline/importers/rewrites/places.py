@@ -101,14 +101,15 @@ class Image:
         rows = nodes(
             "Reshape", nodes("Transpose", self.value, perm=last), scope.add(np.array([-1, self.shape[1]]), TensorProto.INT64)
         )
-        begin = nodes("Mul", first, scope.add(np.array(math.prod(sizes)), TensorProto.INT64))
+        # In 32 bits: Vulkan code for places in 64 bits that come from floats does not compile.
+        begin = nodes("Mul", nodes("Cast", first, to=TensorProto.INT32), scope.add(np.array(math.prod(sizes)), TensorProto.INT32))
         steps = [math.prod(sizes[a + 1 :]) for a in range(len(sizes))]
         total = ""
         for chosen in itertools.product(*taps):
             at = begin
             for (place, _), step in zip(chosen, steps, strict=True):
-                whole = nodes("Cast", place, to=TensorProto.INT64)
-                at = nodes("Add", at, nodes("Mul", whole, scope.add(np.array(step), TensorProto.INT64)))
+                whole = nodes("Cast", place, to=TensorProto.INT32)
+                at = nodes("Add", at, nodes("Mul", whole, scope.add(np.array(step), TensorProto.INT32)))
             value = nodes("Gather", rows, at, axis=0)
             if weights := [weight for _, weight in chosen if weight]:
                 weight = weights[0]
