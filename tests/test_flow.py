@@ -320,7 +320,8 @@ def require_same(found: onnx.ModelProto, made: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_is_known_is_done_before_the_model_runs(name: str, tmp_path: Path) -> None:
     found, tried = rewritten(made := KNOWN[name](), tmp_path)
-    assert tried == {"known": ""}
+    assert not any(tried.values())
+    assert "known" in tried
     kept = {n.op_type for n in decisions.nodes(found.graph)} & {"If", "Loop", "Scan", "SequenceInsert", "SequenceAt"}
     assert kept == ({"Loop"} if "long" in name or name == "count_by_data" else set())
     require_same(found, made)
