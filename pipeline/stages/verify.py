@@ -325,7 +325,7 @@ def failures(
     reference: Path,
     folder: Path,
 ) -> tuple[Bundle, list[Failure]]:
-    """What fails when all variants run in `folder`, as `run` runs them, and the bundle with its flags then. Nothing is dropped."""
+    """What fails when all variants run in `folder`, as in `run`, and the bundle with its flags then. Nothing is dropped."""
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
     present = _devices(folder.parent / "devices", variants)
     with disk_errors(str(folder)), fresh_folder(folder):
