@@ -73,7 +73,7 @@ def without_optimizations(bundle: Bundle, own_flags: Sequence[str]) -> Bundle | 
     return replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
 
 
-def _plain(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> Compiled | None:
+def compiled_plainly(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> Compiled | None:
     """The bundle once more without the pipeline's own optimizations, if there were any and the compiler takes it so."""
     from pipeline.cache import from_environment
     from pipeline.iree import compiler
@@ -113,7 +113,7 @@ def _compile(
     except FrontHalfError as error:
         raise _front_half(error, origin, folder, bundle, targets) if origin else error from error
     except RefusedError as error:
-        if plain := _plain(source, folder, bundle, targets):
+        if plain := compiled_plainly(source, folder, bundle, targets):
             names = ", ".join(error.reasons)
             note = f"convolutions are not compiled as matrix products: so compiled, the compiler refused {names}"
             return replace(plain, notes=(note,)), []

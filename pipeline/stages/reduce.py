@@ -51,15 +51,14 @@ def _fault(
     except FrontHalfError as error:
         return Fault(error.what, reduction.refusal(origin, targets, bundle.flags, code=False))
     except RefusedError as error:
-        name, reason = next(iter(error.reasons.items()))
-        refused = [target for target in targets if target.name == name]
-        suspects = reduction.Kernels(source, compiled, refused, bundle.flags).nodes(reason.what)
-        job = reduction.refusal(origin, refused, bundle.flags, code=True, suspects=suspects)
-        return Fault(f"{name}: {reason.what}", job)
+        plain = compile_stage.compiled_plainly(source, compiled, bundle, targets)
+        if plain is None:
+            return _refused(origin, bundle, targets, source, compiled, error)
+        made, bundle = plain, replace(bundle, flags=plain.flags)
     made.write(compiled / "compiled.json")
     activity.say("running every variant")
     reference.run(origin.model, origin.source, imported, data)
-    failures = verify.failures(origin.model, bundle, targets, compiled, imported, data, folder / "verify")
+    tried, failures = verify.failures(origin.model, bundle, targets, compiled, imported, data, folder / "verify")
     if not failures:
         return None
     failure = next((failure for failure in failures if failure.place), failures[0])
@@ -67,7 +66,17 @@ def _fault(
     if failure.place is None:
         raise PipelineError(what, where=origin.model.name, hint=_LIMITS)
     (target,) = [target for target in targets if target.name == failure.variant]
-    return Fault(what, replace(reduction.wrongness(origin, target, bundle.flags, failure.place), whole=True))
+    return Fault(what, replace(reduction.wrongness(origin, target, tried.flags, failure.place), whole=True))
+
+
+def _refused(
+    origin: Origin, bundle: Bundle, targets: Sequence[Executable], source: Path, folder: Path, error: RefusedError
+) -> Fault:
+    """The first target that there is no code for, and why."""
+    name, reason = next(iter(error.reasons.items()))
+    refused = [target for target in targets if target.name == name]
+    suspects = reduction.Kernels(source, folder, refused, bundle.flags).nodes(reason.what)
+    return Fault(f"{name}: {reason.what}", reduction.refusal(origin, refused, bundle.flags, code=True, suspects=suspects))
 
 
 def run(

@@ -241,13 +241,19 @@ def _tried(check: Check) -> tuple[list[Result], list[Failure]]:
     return results, [result for result in results if isinstance(result, Failure)]
 
 
-def _verify(check: Check) -> tuple[Check, list[Evidence]]:
-    """Run all variants; where some fail, try without optimizations, and keep that if fewer do. Then refuse or drop."""
+def _tried_both_ways(check: Check) -> tuple[Check, list[Result], list[Failure]]:
+    """Run all variants; where some fail, try without optimizations, and keep that if fewer do."""
     results, failures = _tried(check)
     if failures and (plain := _without_optimizations(check, _failed(failures))):
         others = _tried(plain)
         if len(_failed(others[1])) < len(_failed(failures)):
-            check, (results, failures) = plain, others
+            return plain, *others
+    return check, results, failures
+
+
+def _verify(check: Check) -> tuple[Check, list[Evidence]]:
+    """Run all variants, and refuse or drop those that fail."""
+    check, results, failures = _tried_both_ways(check)
     while failures:
         if check.bundle.on_failure == "fail" or len(_failed(failures)) == len(check.compiled.variants):
             raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
@@ -318,12 +324,14 @@ def failures(
     imported: Path,
     reference: Path,
     folder: Path,
-) -> list[Failure]:
-    """What fails when every variant is run, in `folder`, as `run` runs it; nothing is tried again or dropped."""
+) -> tuple[Bundle, list[Failure]]:
+    """What fails when all variants run in `folder`, as in `run`, and the bundle with its flags then. Nothing is dropped."""
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
     present = _devices(folder.parent / "devices", variants)
     with disk_errors(str(folder)), fresh_folder(folder):
-        return _tried(_prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, None))[1]
+        check = _prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, None)
+        check, _, failed = _tried_both_ways(check)
+        return check.bundle, failed
 
 
 def run(
