@@ -202,8 +202,6 @@ def refused_forms() -> Cases:
     cases.add("spectrum", "DFT", signal, onesided=1)
     cases.add("spectrogram", "STFT", signal, constants=[np.array(2), window])
     cases.add("image", "Col2Im", small, constants=[np.array([3, 6]), np.array([2, 2])], dilations=[2, 1])
-    places = np.array([[[[1, 6], [16, 23]]]])
-    cases.add("unpooled", "MaxUnpool", image[:, :1, :2, :2], constants=[places], kernel_shape=[3, 3], strides=[3, 3])
     regions = [np.array([[-1, 0.5, 7, 4], [2, 2, 3, 9]], np.float32), np.array([0, 0])]
     cases.add("regions", "RoiAlign", image, constants=regions, sampling_ratio=2, output_height=3, output_width=2)
     cases.add("swung", "GridSample", image, grid, mode="bicubic")

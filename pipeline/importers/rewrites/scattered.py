@@ -1,8 +1,9 @@
 """Col2Im and MaxUnpool, which put values back to where they came from.
 
 Measured: IREE 3.13 lowers neither. Col2Im is the transposed convolution whose weights are the places in a window, a channel each;
-MaxUnpool is a scatter, whose indices count through the whole result. One with an output shape that its attributes do not give is
-left: ONNX Runtime and ONNX's reference differ in what the indices count there.
+MaxUnpool is a scatter, whose indices count through the whole result; an input of them in 64 bits does not compile for
+`vulkan-any`. One with an output shape that its attributes do not give is left: ONNX Runtime and ONNX's reference differ in what
+the indices count there.
 """
 
 from __future__ import annotations
