@@ -15,7 +15,7 @@ from pipeline.files import sha256_bytes, sha256_file, write
 
 NAME = "record.json"
 # Raise a stage's when the way that it works changes: what it made before is then made again.
-REVISIONS = {"import": 8, "reference": 7, "compile": 6, "verify": 5, "package": 4}
+REVISIONS = {"import": 9, "reference": 8, "compile": 7, "verify": 6, "package": 5}
 
 
 def canonical(value: Any) -> bytes:
