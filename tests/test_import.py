@@ -125,23 +125,25 @@ def test_a_file_that_is_no_onnx_is_refused_without_a_traceback(
 
 def test_an_operator_that_iree_cannot_lower_is_shown_and_the_log_is_kept(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 2])
-    graph = helper.make_graph([helper.make_node("DFT", ["x"], ["y"], "transform")], "g", [x], [y])
-    path = project.targets / "models/dft.onnx"
+    x, y = _described("x", TensorProto.FLOAT, 1, 3, 8, 8), _described("y", TensorProto.FLOAT, 1, 3, 2, 2)
+    regions = numpy_helper.from_array(np.array([[0, 0, 6, 5]], np.float32), "r")
+    images = numpy_helper.from_array(np.array([0]), "i")
+    node = helper.make_node("RoiAlign", ["x", "r", "i"], ["y"], "regions", mode="max", output_height=2, output_width=2)
+    graph = helper.make_graph([node], "g", [x], [y], [regions, images])
+    path = project.targets / "models/roi.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    (project.targets / "models/dft.yaml").write_text(
-        f"about: x\nlicence: MIT\nformat: onnx\nsource: {{kind: path, path: dft.onnx, sha256: {digest(path)}}}\n"
-        "inputs: [{name: x, shape: [1, 4, 1], dtype: float32}]\nbundles: [desktop]\n"
+    (project.targets / "models/roi.yaml").write_text(
+        f"about: x\nlicence: MIT\nformat: onnx\nsource: {{kind: path, path: roi.onnx, sha256: {digest(path)}}}\n"
+        "inputs: [{name: x, shape: [1, 3, 8, 8], dtype: float32}]\nbundles: [desktop]\n"
     )
     result = project.doit()
     assert result.returncode in (1, 2)
-    (line,) = [line for line in result.stdout.splitlines() if "onnx.DFT" in line]
-    assert "onnx.DFT (node 'transform') is not supported" in line
+    (line,) = [line for line in result.stdout.splitlines() if "onnx.RoiAlign" in line]
+    assert "onnx.RoiAlign (node 'regions'): has a form that IREE does not lower: compute it outside the model" in line
     assert len(line) < 500
     assert "Traceback" not in result.stdout
     log = result.stdout.split("the whole output of iree-compile is in ")[1].split()[0]
-    assert "onnx.DFT" in (project.root / log).read_text()
+    assert "torch.vtensor.literal" in (project.root / log).read_text()
 
 
 def test_a_lowering_that_holds_for_some_data_only_is_refused_by_operator_and_node(tmp_path: Path) -> None:

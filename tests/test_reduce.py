@@ -246,7 +246,7 @@ def test_a_part_takes_what_others_make_and_computes_the_same(tmp_path: Path) -> 
         helper.make_node("If", ["c"], ["y"], "chooses", then_branch=branches[0], else_branch=branches[1]),
     ]
     path = save(tmp_path / "m.onnx", nodes, {"x": (4,)}, ["y"])
-    model, _ = importer.prepared(path, tensors(x=(4,)))
+    model = importer.fixed(path, tensors(x=(4,)))
     graph = Graph(model)
     part = graph.part([3, 4])
     assert part is not None

@@ -95,7 +95,9 @@ def first_error(log: Path) -> str:
                 return f"computes {function[1].lower()} of float64, which shaders do not have"
             if lacking := re.match(r"failed to legalize operation '(torch\.[\w.]+)'", match[2]):
                 called = f"node {node!r}" if node else "one of its operators"
-                return f"{called} needs {lacking[1]} in a form that IREE does not lower: compute it outside the model"
+                # A literal has but one form: what takes it was not lowered.
+                needs = "has a form" if lacking[1].endswith(".literal") else f"needs {lacking[1]} in a form"
+                return f"{called} {needs} that IREE does not lower: compute it outside the model"
             if lacking := re.match(r"failed to legalize operation '([\w.]+)'(?:.*: \(([^(),]*))?", match[2]):
                 operands = f" of {lacking[2]}" if lacking[2] else ""
                 return (f"node {node!r} " if node else "") + f"needs {lacking[1]}{operands}, for which IREE has no code here"

@@ -75,8 +75,8 @@ def _graph(subject: Subject, problem: Problem) -> Graph:
     try:
         folded = folding.folded(subject.model)
     except onnx.shape_inference.InferenceError:
-        folded = subject.model
-    return subject.graph(folded if folded is not subject.model and problem(folded) else None)
+        folded = None
+    return subject.graph(folded if folded is not None and problem(folded) else None)
 
 
 def minimise(subject: Subject, graph: Graph, problem: Problem, job: Job, deadline: float, said: Said) -> None:

@@ -76,7 +76,7 @@ def blamed(nodes: str, why: str) -> str:
     why = re.sub(r"^node '[^']*':? ", "", why)
     if crash := re.match(r"(\S+) crashed \(([^)]*)\)", why):
         return f"{nodes}: {crash[1]} crashes at it ({crash[2]}), a fault of IREE"
-    return f"{nodes}: {why}" if why.startswith(("needs ", "computes ")) else f"{nodes}: IREE refuses it: {why}"
+    return f"{nodes}: {why}" if why.startswith(("needs ", "computes ", "has ")) else f"{nodes}: IREE refuses it: {why}"
 
 
 def front_half(
