@@ -292,6 +292,11 @@ def test_layer_normalizations_are_read_that_the_operator_set_does_not_have(opset
             "its output mean is asked for",
         ),
         (
+            helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], "n", domain="ai.onnx.ml", n_targets=1),
+            "ai.onnx.ml",
+            "IREE has operators of ONNX's own domain only",
+        ),
+        (
             helper.make_node("Mine", ["x"], ["y"], "n", domain="org.mine"),
             "org.mine",
             "IREE has operators of ONNX's own domain only",

@@ -101,11 +101,3 @@ def test_a_model_goes_all_the_way_and_is_not_done_again(tmp_path: Path) -> None:
     lines = (tmp_path / "results.jsonl").read_bytes()
     sweep.run(["wake-alexa"], tmp_path, 1, ("vulkan-any", "x86-64"))
     assert (tmp_path / "results.jsonl").read_bytes() == lines
-
-
-@pytest.mark.slow
-def test_a_tree_ensemble_is_refused_with_its_operator(tmp_path: Path) -> None:
-    sweep.run(["luscinia"], tmp_path, 1, ("x86-64",))
-    found = sweep.read(tmp_path / "results.jsonl")["luscinia"]
-    assert (found.outcome, found.stage) == ("refused", "import")
-    assert "TreeEnsembleClassifier" in found.message
