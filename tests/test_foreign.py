@@ -71,6 +71,25 @@ def case(
     return Case(operator, operands, inputs, outputs, domain, attributes)
 
 
+def groups_after_a_past(length: int, past: int, ends: Sequence[int], total: int, **attributes: object) -> Case:
+    """Sequences, the places of whose newest keys are `ends`, an input."""
+    batch = len(ends)
+    query, key, value = f(batch, length, 96), f(batch, length, 32), f(batch, length, 32)
+    held, rotary = (f(batch, 2, past, 16), f(batch, 2, past, 16)), [f(16, 8), f(16, 8)] if attributes.get("do_rotary") else []
+    data = (query, key, value, *held, np.array(ends, np.int32), np.array(total, np.int32), *rotary)
+    return case("GroupQueryAttention", *data, inputs=6, outputs=(True,) * 3, num_heads=6, kv_num_heads=2, **attributes)
+
+
+PASTS: dict[str, tuple[tuple[int, int, Sequence[int], int], dict[str, object]]] = {
+    "next": ((1, 4, [4, 2], 5), {}),
+    "next_turned": ((1, 4, [4, 3], 5), {"do_rotary": 1}),
+    "next_near": ((1, 6, [6, 5], 7), {"local_window_size": 3}),
+    "next_in_place": ((1, 9, [5, 3], 6), {"do_rotary": 1, "rotary_interleaved": 1}),
+    "several": ((3, 4, [6], 7), {"do_rotary": 1, "scale": 0.3}),
+    "prompt": ((5, 8, [4, 4], 5), {"do_rotary": 1}),
+}
+
+
 def quantized(dtype: str) -> dict[str, Case]:
     limits = np.iinfo(dtype)
 
@@ -181,6 +200,7 @@ CASES = {
     "groups_turned": case(
         "GroupQueryAttention", f(2, 5, 160), *[None] * 4, *LENGTHS, f(9, 8), f(9, 8), num_heads=6, kv_num_heads=2, do_rotary=1
     ),
+    **{f"groups_{name}": groups_after_a_past(*lengths, **attributes) for name, (lengths, attributes) in PASTS.items()},
 }  # fmt: skip
 
 

@@ -162,11 +162,9 @@ def _packed(call: Call, value: str, count: int) -> list[str]:
 
 
 def group_query(call: Call) -> None:
-    """GroupQueryAttention of a whole prompt: without a past, all sequences as long as the input."""
+    """GroupQueryAttention of a whole prompt, or of what comes after a past that each sequence has as much of as it says."""
     call.refuse("softcap", "smooth_softmax", "qk_output", "kv_cache_bit_width", "sliding_window_cache")
-    call.refuse_inputs(
-        past_key=3, past_value=4, head_sink=11, k_scale=12, v_scale=13, q_norm_weight=14, k_norm_weight=15, query_seqlens=16
-    )
+    call.refuse_inputs(head_sink=11, k_scale=12, v_scale=13, q_norm_weight=14, k_norm_weight=15, query_seqlens=16)
     call.refuse_outputs(output_qk=3)
     heads, groups = call.attribute("num_heads"), call.attribute("kv_num_heads")
     q, k, v = (call.input(i) for i in range(3))
@@ -175,29 +173,97 @@ def group_query(call: Call) -> None:
     if not k:
         q, k, v = _split(call, q, heads * head, groups * head, groups * head)
     q, k, v = (_heads(call, value, count) for value, count in ((q, heads), (k, groups), (v, groups)))
+    grown = _Grown(call, batch, length) if call.input(3) and call.input(4) else None
     if call.attribute("do_rotary", 0):
-        q, k = _turned(call, length, head, q, k)
+        q, k = _turned(call, length, head, grown.first if grown else "", q, k)
+    if grown:
+        k, v = grown.joined(call.input(3), k), grown.joined(call.input(4), v)
     call.last(k, to=1)
     call.last(v, to=2)
+    total = length
+    if grown:
+        total = grown.total
+        k, v = (call("Slice", value, call.integers(0), call.integers(total), call.integers(2)) for value in (k, v))
     if groups < heads:
-        shape = call.integers(batch, groups, heads // groups, length, head)
+        shape = call.integers(batch, groups, heads // groups, total, head)
         k, v = (
             call(
                 "Reshape",
                 call("Expand", call("Unsqueeze", value, call.integers(2)), shape),
-                call.integers(batch, heads, length, head),
+                call.integers(batch, heads, total, head),
             )
             for value in (k, v)
         )
-    biases = [call.input(10)]
-    if call.attribute("causal", 1):
-        biases.append(_causal(call, length, length, call.attribute("local_window_size", -1)))
+    biases, window = [call.input(10)], call.attribute("local_window_size", -1)
+    if grown:
+        biases.append(grown.hidden(bool(call.attribute("causal", 1)), window))
+    elif call.attribute("causal", 1):
+        biases.append(_causal(call, length, length, window))
     call.last(_attended(call, q, k, v, call.attribute("scale") or 1 / math.sqrt(head), *biases))
 
 
-def _turned(call: Call, length: int, head: int, *values: str) -> list[str]:
+class _Grown:
+    """Keys and values of which each sequence has had some: `first` is how many, (batch, 1), and `total` the most with the new.
+
+    ONNX Runtime takes the last of `seqlens_k` for the place of the newest; a prompt, as long as the total, has no past.
+    """
+
+    def __init__(self, call: Call, batch: int, length: int) -> None:
+        most = call.scope.constant(call.input(6))
+        if most is None:
+            raise UnsupportedError("its input total_sequence_length is not known: give it a `value` in the spec")
+        self._call, self._batch, self._length, self.total = call, batch, length, int(most.item())
+        self._past = call.shape(call.input(3))[2]
+        if length == self.total:
+            self.first = call.scope.add(np.zeros((batch, 1)), TensorProto.INT64)
+        else:
+            ends = call("Reshape", call("Cast", call.input(5), to=TensorProto.INT64), call.integers(batch, 1))
+            self.first = call("Add", ends, call.integers(1 - length))
+
+    def joined(self, past: str, new: str) -> str:
+        """(batch, heads, places, head): for each sequence what it has of its past, then the new, then zeros."""
+        call, zero = self._call, self._call.number(0)
+        shape = call.shape(past)
+        nothing = call("Expand", zero, call.integers(*shape[:2], 1, shape[3]))
+        there = call("Concat", past, new, nothing, axis=2)
+        places = call.scope.add(np.arange(max(self.total, self._past))[None], TensorProto.INT64)
+        newer = call("Add", call("Sub", places, self.first), call.integers(self._past))
+        is_new = call("Less", newer, call.integers(self._past + self._length))
+        newer = call("Where", is_new, newer, call.integers(self._past + self._length))
+        where = call("Where", call("Less", places, self.first), places, newer)
+        parts = [
+            call(
+                "Gather",
+                call("Slice", there, call.integers(i), call.integers(i + 1), call.integers(0)),
+                call("Squeeze", call("Slice", where, call.integers(i), call.integers(i + 1), call.integers(0)), call.integers(0)),
+                axis=2,
+            )
+            for i in range(self._batch)
+        ]
+        return call("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+
+    def hidden(self, causal: bool, window: int) -> str:
+        """(batch, 1, length, total): the least number for keys that a query does not see."""
+        call = self._call
+        keys = call.scope.add(np.arange(self.total)[None, None], TensorProto.INT64)
+        queries = call("Add", self.first, call.scope.add(np.arange(self._length)[None], TensorProto.INT64))
+        ends = call(
+            "Unsqueeze", queries if causal else call("Add", self.first, call.integers(self._length - 1)), call.integers(2)
+        )
+        seen = call("Not", call("Less", ends, keys))
+        if window > 0:
+            seen = call(
+                "And", seen, call("Less", call("Sub", call("Unsqueeze", queries, call.integers(2)), keys), call.integers(window))
+            )
+        least = np.finfo(np.float16 if call.float_type == TensorProto.FLOAT16 else np.float32).min
+        return call("Unsqueeze", call("Where", seen, call.number(0), call.number(float(least))), call.integers(1))
+
+
+def _turned(call: Call, length: int, head: int, first: str, *values: str) -> list[str]:
     caches = [call.input(i) for i in (7, 8)]
     places = call.input(9) or call.scope.add(np.arange(length)[None], TensorProto.INT64)
+    if first and not call.input(9):
+        places = call("Add", first, places)
     angles = [call("Unsqueeze", call("Gather", cache, places), call.integers(1)) for cache in caches]
     half, interleaved = call.shape(caches[0])[-1], bool(call.attribute("rotary_interleaved", 0))
     return [rotated(call, value, (angles[0], angles[1]), half, interleaved=interleaved, head=head) for value in values]
