@@ -251,7 +251,7 @@ def test_the_standard_operators_give_what_onnxruntime_gives(name: str) -> None:
         assert far(found, expected) <= LIMITS.get(str(expected.dtype), 0)
 
 
-COMPILED = "bias_gelu skip rotary_pairs blocks_4_40_zeros uint8_add int8_average uint8_dynamic attention_mask".split()
+COMPILED = "bias_gelu skip rotary_pairs blocks_4_40_zeros uint8_add int8_average uint8_dynamic groups_next_turned".split()
 
 
 def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
