@@ -101,6 +101,11 @@ def first_error(log: Path) -> str:
             if lacking := re.match(r"failed to legalize operation '([\w.]+)'(?:.*: \(([^(),]*))?", match[2]):
                 operands = f" of {lacking[2]}" if lacking[2] else ""
                 return (f"node {node!r} " if node else "") + f"needs {lacking[1]}{operands}, for which IREE has no code here"
+            if types := re.match(
+                r"failed to legalize unresolved target materialization from \('(.*?)'\) to \('(.*?)'\)", match[2]
+            ):
+                called = f"node {node!r} " if node else ""
+                return f"{called}needs {types[1]} as {types[2]}, for which IREE has no code here"
             return (f"node {node!r}: " if node else "") + match[2].partition(" that was explicitly marked illegal")[0][:300]
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
