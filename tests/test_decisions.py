@@ -113,6 +113,24 @@ def test_a_choice_inside_another_is_seen_where_it_is_reached() -> None:
     assert outer.startswith("onnx.If (node 'choose') takes the same branch")
 
 
+def test_two_choices_of_one_name_are_two() -> None:
+    """In different graphs that is allowed."""
+    made = model(nested("low", 0.5), **LIMIT)
+    for node in decisions.nodes(made.graph):
+        node.name = node.name and "choose"
+    decisions.number_nodes(made)
+    exposed, found = decisions.exposed(made)
+    running = session(exposed)
+    (said,) = decisions.unsettled(found, {str(i): running.run(None, {"x": x})[1:] for i, x in enumerate([LOW, HIGH])})
+    assert said.startswith("onnx.If (node 'choose') takes the same branch")
+
+
+def test_how_many_of_a_constant_there_are_may_be_data() -> None:
+    count = [helper.make_node("Cast", ["x"], ["n"], to=TensorProto.INT64), helper.make_node("ConstantOfShape", ["n"], ["zeros"])]
+    size = [helper.make_node("ReduceSum", ["zeros"], ["most"], keepdims=0), *chooses()[1:]]
+    assert left_open([*count, *size], [LOW])
+
+
 @pytest.mark.parametrize("opset", [17, 18])
 def test_a_choice_inside_a_loop_is_seen_in_all_its_rounds(opset: int) -> None:
     nodes = loops(stops=False)

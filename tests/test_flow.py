@@ -258,7 +258,6 @@ BY_DATA: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "ends_late": lambda: model(ends("n500"), X, "y"),
     "ends_first": lambda: model([*LARGE, *ends(first="large")], X, "y"),
     "walks": lambda: model(walks(), X, ["y", "y1"]),
-    "ends_by_count": lambda: model(ends("n"), {**X, "n": np.array(5)}, "y"),
 }
 KNOWN: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "if": lambda: model(
@@ -339,9 +338,10 @@ def test_what_data_decides_is_computed_both_ways(name: str, tmp_path: Path) -> N
     ("nodes", "said"),
     [
         (
-            [*LARGE, chosen("large", simple("Neg"), branch(node("Concat", ["x", "x"], ["o"], axis=0)))],
-            "onnx.If (node 'choose_y') chooses between results of different shapes, [3] and [6]",
+            [*LARGE, chosen("large", simple("Neg"), branch(node("ReduceSum", ["x"], ["o"], keepdims=0)))],
+            "onnx.If (node 'choose_y') chooses between results of different shapes, [3] and []",
         ),
+        (ends("n"), "onnx.Loop (node 'round') ends when data says, and how often it may run is data too"),
         (
             ends("n9", stacked=["m"]),
             "onnx.Loop (node 'round') runs as often as data says, which what its rounds stack is as long as",
@@ -360,6 +360,12 @@ def test_the_rest_is_refused_in_one_line(nodes: Nodes, said: str, tmp_path: Path
     assert said in caught.value.what
     assert "\n" not in caught.value.what
     assert caught.value.hint
+
+
+def test_branches_of_other_lengths_are_left_to_iree(tmp_path: Path) -> None:
+    longer = branch(node("Concat", ["x", "x"], ["o"], axis=0))
+    found, _ = rewritten(model([*LARGE, chosen("large", simple("Neg"), longer)], X, "y"), tmp_path)
+    assert "If" in {n.op_type for n in found.graph.node}
 
 
 def test_a_model_without_control_flow_stays_as_it_is() -> None:

@@ -18,10 +18,18 @@ BRANCHES = """
             else_branch = b () => (float[2] q) { q = Neg(x) }
         >
     }"""
+EXACT = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (uint8[64] x, float s, float r, uint8 z) => (uint8[64] y) {
+        a = DequantizeLinear(x, s, z)
+        b = Identity(a)
+        y = QuantizeLinear(b, r, z)
+    }"""
 TOKENS = """
     <ir_version: 8, opset_import: ["" : 17]>
     g (int64[16] tokens) => (float[16] y) {
-        x = Gather(table, tokens)
+        f = Gather(table, tokens)
+        x = Relu(f)
         q, s, z = DynamicQuantizeLinear(x)
         y = DequantizeLinear(q, s, z)
     }"""
@@ -54,6 +62,11 @@ def test_a_number_between_two_integers_goes_either_way() -> None:
     clear = tokens([0, 255, *(whole + 0.25)])
     (given,) = session(clear).run(None, {"tokens": places})
     assert all(np.allclose(outputs[0], given, 1e-6) for outputs in Others(clear).run([places]))
+
+
+def test_what_no_order_of_roundings_changes_is_rounded_as_the_operator_says() -> None:
+    """A half goes to the even integer, and to no other."""
+    assert verges.moved(onnx.parser.parse_model(EXACT), 0) is None
 
 
 def test_only_what_rounds_is_copied() -> None:

@@ -21,7 +21,7 @@ from pipeline.importers import onnx as importer
 from pipeline.importers import rewrites
 from pipeline.importers.decisions import nodes as nodes_of
 from pipeline.importers.onnxruntime import session
-from pipeline.importers.rewrites import flow
+from pipeline.importers.rewrites import copies, flow
 from pipeline.importers.rewrites.graph import Scope, inferred, replaced, without_unused
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.importers.signature import Signature
@@ -442,3 +442,36 @@ def test_the_shape_of_a_recurrent_layers_first_state_is_known() -> None:
     assert found is not None
     (layer,) = (node for node in found.graph.node if node.op_type == "GRU")
     assert Scope(found.graph).shape(layer.input[5]) == (1, 3, 2)
+
+
+def test_a_rewrite_is_proved_on_the_data_that_the_model_takes() -> None:
+    """The draw of large numbers reaches behind the end of a list."""
+    table = numpy_helper.from_array(np.arange(12, dtype=np.float32), "table")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "i"], ["g"]),
+        helper.make_node("Gelu", ["g"], ["y"], approximate="tanh"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4,)) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [table])
+    model = inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
+    _, tried = rewrites.apply(model, [Input("x", (4,), "float32", 0, 0.0, 1.0, None, is_open=True)], "")
+    assert {"bodies"} <= {rewrite.name for rewrite in tried}
+    assert not [rewrite for rewrite in tried if rewrite.problem]
+
+
+@pytest.mark.parametrize("type_", ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16"])
+@pytest.mark.parametrize("shape", [(), (1, 1), (3, 480)])
+def test_what_makes_a_kernel_of_a_model_that_only_moves_values_is_small(shape: tuple[int, ...], type_: str) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "flat"], ["r"]), helper.make_node("Reshape", ["r", "shape"], ["y"])]
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(type_))
+    values = [helper.make_tensor_value_info(name, element, shape) for name in "xy"]
+    weights = [numpy_helper.from_array(np.array(a, np.int64), n) for n, a in (("flat", [-1]), ("shape", shape))]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    model = inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    found = copies.rewrite(model)
+    assert found is not None
+    assert found.ByteSize() < 1200
+    whole = np.dtype(type_).kind in "iu"
+    x = GENERATOR.integers(0, 2**63, shape).astype(type_) if whole else np.asarray(GENERATOR.random(shape) * 9 - 4).astype(type_)
+    np.testing.assert_array_equal(session(without_names(found)).run(None, {"x": np.asarray(x)})[0], x)

@@ -8,6 +8,7 @@ over the rounds of Loops around it, tell the largest and the smallest.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.arrays import Array
 
-# Operators whose results depend on the shapes of what they take and on nothing else of it; ConstantOfShape takes a shape.
-_SHAPES = frozenset(["Shape", "Size", "EyeLike", "ConstantOfShape"])
+# Operators whose results depend on the shapes of what they take and on nothing else of it.
+_SHAPES = frozenset(["Shape", "Size", "EyeLike"])
 _DECIDING = frozenset(["If", "Loop"])
 _NEVER = np.full(2, -(1 << 62))  # what is seen of a decision that is not reached
 
@@ -57,9 +58,16 @@ def _is_mask(node: onnx.NodeProto, name: str) -> bool:
     return node.op_type == "Dropout" and len(node.input) < 3 and name in node.output[1:]
 
 
+def number_nodes(model: onnx.ModelProto) -> None:
+    """Give the nodes that decide names of their own, in place: two in different graphs may share one, and are still two."""
+    for number, node in enumerate(nodes(model.graph)):
+        if node.op_type in _DECIDING:
+            node.name += f"#{number}"
+
+
 @dataclass(frozen=True)
 class Decision:
-    """A node that decides by data, and whether that can be seen."""
+    """A node that decides by data, and whether that can be seen. `node` is its name, with the number that may stand behind it."""
 
     operator: str
     node: str
@@ -67,7 +75,8 @@ class Decision:
 
     def unsettled(self, values: Sequence[Array]) -> str:
         """What test data that led to `values` leaves open, in a sentence; empty if nothing."""
-        called = f"onnx.{self.operator}" + (f" (node {self.node!r})" if self.node else "")
+        name = re.sub(r"#\d+$", "", self.node)
+        called = f"onnx.{self.operator}" + (f" (node {name!r})" if name else "")
         if not self.is_seen:
             return f"{called} decides by data inside another graph, where it cannot be seen whether test data tries both ways"
         opposite, most = np.max([_NEVER, *values], axis=0)

@@ -180,6 +180,7 @@ def _deciding(source: str, model: onnx.ModelProto, inputs: Sequence[Input]) -> o
     from pipeline.importers.onnx import fixed
 
     start = fixed(Path(source), inputs)
+    decisions.number_nodes(start)  # before rounds are copied: the copies of a node are one
     return flow.settled(start) or start
 
 

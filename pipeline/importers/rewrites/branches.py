@@ -1,7 +1,8 @@
-"""If: IREE 3.13 has no code for it. The branch that is taken takes its place, or both, and a choice between their results.
+"""If: the branch that is taken takes its place, or both, and a choice between their results.
 
 Both are computed where data decides. That is right for results of one shape and type; see `guards` for what must not happen in
-a branch that is not taken.
+a branch that is not taken. IREE 3.13 compiles some of the others as branches of the host: those whose results have as many
+dimensions.
 """
 
 from __future__ import annotations
@@ -106,6 +107,23 @@ def _difference(one: onnx.TypeProto, other: onnx.TypeProto) -> str:
         return "chooses between results of different types"
     dims = [[dim.dim_value for dim in type_.tensor_type.shape.dim] for type_ in (one, other)]
     return "" if dims[0] == dims[1] else f"chooses between results of different shapes, {dims[0]} and {dims[1]}"
+
+
+def may_compile(node: onnx.NodeProto, scope: Scope) -> bool:
+    """Whether IREE may have code for an If as it is."""
+    then, otherwise = (attribute(node, name) for name in ("then_branch", "else_branch"))
+    inner = [Scope(graph, scope) for graph in (then, otherwise)]
+    pairs = [
+        (inner[0].whole_type(a.name).tensor_type, inner[1].whole_type(b.name).tensor_type)
+        for a, b in zip(then.output, otherwise.output, strict=True)
+    ]
+    return all(
+        one.elem_type == other.elem_type != 0
+        and one.HasField("shape")
+        and other.HasField("shape")
+        and len(one.shape.dim) == len(other.shape.dim)
+        for one, other in pairs
+    )
 
 
 def why_not(node: onnx.NodeProto, scope: Scope) -> str:

@@ -1,26 +1,28 @@
 """Models that only move values, such as a Reshape or a Split: IREE 3.13 makes no kernel of them, so nothing could be verified.
 
-A Gather of all values in their order is one, and moves each as it is, whatever its type; for float32 it is a sum with zero, as
-Gathers of few of these do not compile for all of Vulkan. Measured: Identity, Reshape, Squeeze,
+Floats get zero added, by which -0 becomes 0. Integers are the larger of twice the same, which the compiler does not see through;
+a Gather of all would need an index for each, which does not compile for all of Vulkan. Measured: Identity, Reshape, Squeeze,
 Flatten, Split, Slice, Concat, a Dropout that does not train, and Max, Min, Sum and Mean of one value alone leave no kernel.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from pipeline.importers import decisions
+from pipeline.importers.functions import opset_of
 from pipeline.importers.rewrites.graph import Nodes, Scope, inferred
 
 _MOVING = frozenset(
-    """Cast CastLike Concat ConcatFromSequence Constant ConstantOfShape Dropout Expand Flatten Gather Identity Optional
-    OptionalGetElement Reshape SequenceAt SequenceConstruct SequenceInsert Shape Size Slice Split SplitToSequence Squeeze
-    Transpose Unsqueeze""".split()
+    """Concat ConcatFromSequence Constant ConstantOfShape Dropout Flatten Identity Optional OptionalGetElement Reshape SequenceAt
+    SequenceConstruct SequenceInsert Shape Size Slice Split SplitToSequence Squeeze Unsqueeze""".split()
 )
+_WIDER = {
+    **dict.fromkeys((getattr(TensorProto, n) for n in "BOOL INT8 UINT8 INT16 UINT16 INT32 UINT32".split()), TensorProto.INT32),
+    **dict.fromkeys((TensorProto.INT64, TensorProto.UINT64), TensorProto.INT64),
+}
 _OF_ONE = frozenset("Max Mean Min Sum".split())
 
 
@@ -39,24 +41,29 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
     for output in [o for o in graph.output if o.name in alive]:
         shape = scope.shape(output.name)
         maker = next((node for node in graph.node if output.name in node.output), None)
-        if not shape or maker is None or 0 in shape:
+        if shape is None or maker is None or 0 in shape:
             continue
         moved = scope.fresh(output.name)
         for node in graph.node:
             node.input[:] = [moved if name == output.name else name for name in node.input]
             node.output[:] = [moved if name == output.name else name for name in node.output]
-        graph.node.extend(_computed(Nodes(maker, scope), scope, moved, output.name, shape))
+        graph.node.extend(computed(Nodes(maker, scope), scope, moved, output.name, opset_of(model)))
     if len(graph.node) == len(model.graph.node):
         return None
     graph.initializer.extend(scope.added)
     return inferred(copy)
 
 
-def _computed(nodes: Nodes, scope: Scope, source: str, result: str, shape: tuple[int, ...]) -> Nodes:
-    if scope.type(result) == TensorProto.FLOAT:
-        nodes("Add", source, scope.add(np.array(0), TensorProto.FLOAT), result=result)
+def computed(nodes: Nodes, scope: Scope, source: str, result: str, opset: int) -> Nodes:
+    """`nodes` with those that compute a copy of `source`, which the compiler does not see to be one."""
+    type_ = scope.type(source) or scope.type(result)
+    if type_ not in _WIDER:
+        nodes("Add", source, scope.add(np.array(0), type_), result=result)
         return nodes
-    flat = nodes("Reshape", source, scope.add(np.array([-1]), TensorProto.INT64))
-    same = nodes("Gather", flat, scope.add(np.arange(math.prod(shape)), TensorProto.INT64))
-    nodes("Reshape", same, scope.add(np.array(shape), TensorProto.INT64), result=result)
+    first = scope.add(np.array([0]), TensorProto.INT64)
+    wide = nodes("Cast", source, to=_WIDER[type_])
+    row = nodes("Unsqueeze", wide, first)
+    both = nodes("Concat", row, row, axis=0)
+    larger = nodes("ReduceMax", both, axes=[0], keepdims=0) if opset < 18 else nodes("ReduceMax", both, first, keepdims=0)
+    nodes("Cast", larger, result=result, to=type_)
     return nodes

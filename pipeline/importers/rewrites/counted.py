@@ -151,4 +151,5 @@ def why_not_masked(node: onnx.NodeProto, walk: Walk, count: int | None) -> str:
         return "runs as often as data says, which what its rounds stack is as long as"
     if not _tried(node, walk)[2]:
         return "runs as often as data says, and carries values whose types change or are not known"
-    return ""
+    # All of its rounds would run, and who says that there is no limit gives the largest number.
+    return "ends when data says, and how often it may run is data too" if count is None else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -22,9 +24,20 @@ _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with the types and shapes of all values. Raises onnx.shape_inference.InferenceError."""
     while True:
-        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        model = _inferred(model)
         if not _carried(model.graph):
             return model
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    infer = functools.partial(onnx.shape_inference.infer_shapes, check_type=True, strict_mode=True)
+    try:
+        return infer(model, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        # Where graphs beside each other have values of one name, it takes what it found of one for the other.
+        with suppress(onnx.shape_inference.InferenceError):
+            return infer(model)
+        raise
 
 
 def _carried(graph: onnx.GraphProto) -> bool:

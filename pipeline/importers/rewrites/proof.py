@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import onnx
 from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare, tolerances_for
 from pipeline.importers import decisions
-from pipeline.importers.draws import draws
+from pipeline.importers.draws import GIVEN, draws
 from pipeline.spec.types import Input
 
 
@@ -22,15 +23,31 @@ class Proof:
         self._model, self._inputs, self._where = model, inputs, where
 
     @functools.cached_property
-    def _data(self) -> list[list[Array]]:
-        return list(draws(self._inputs, self._where).values())
+    def _cases(self) -> list[tuple[list[Array], list[Array]]]:
+        """Inputs and outputs, of those draws that the model takes: `given`, and what else it can be run with."""
+        found, running = [], _session(self._model)
+        for name, arrays in draws(self._inputs, self._where).items():
+            try:
+                found.append((arrays, _outputs(running, self._feed(arrays))))
+            except Exception:
+                if name == GIVEN:
+                    raise
+        return found
 
-    @functools.cached_property
+    @property
+    def _data(self) -> list[list[Array]]:
+        return [arrays for arrays, _ in self._cases]
+
+    @property
     def _expected(self) -> list[list[Array]]:
-        return self._run(self._model)
+        return [outputs for _, outputs in self._cases]
+
+    def _feed(self, arrays: Sequence[Array]) -> dict[str, Array]:
+        return dict(zip([i.name for i in self._inputs], arrays, strict=True))
 
     def _run(self, model: onnx.ModelProto) -> list[list[Array]]:
-        return _run(model, [dict(zip([i.name for i in self._inputs], arrays, strict=True)) for arrays in self._data])
+        running = _session(model)
+        return [_outputs(running, self._feed(arrays)) for arrays in self._data]
 
     @functools.cached_property
     def _tolerances(self) -> list[list[Tolerance]]:
@@ -69,15 +86,18 @@ def without_names(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _run(model: onnx.ModelProto, feeds: Sequence[dict[str, Array]]) -> list[list[Array]]:
-    """The model's outputs by ONNX Runtime as it stands, or by ONNX's reference where that lacks an operator."""
+def _session(model: onnx.ModelProto) -> Any:
+    """What runs the model: ONNX Runtime as it stands, or ONNX's reference where that lacks an operator."""
     from onnx.reference import ReferenceEvaluator
 
     from pipeline.importers import onnxruntime
 
     try:
-        session = onnxruntime.session(without_names(model))
+        return onnxruntime.session(without_names(model))
     except Exception:  # its exceptions have no common base that it exports
-        session = ReferenceEvaluator(model)
+        return ReferenceEvaluator(model)
+
+
+def _outputs(running: Any, feed: dict[str, Array]) -> list[Array]:
     with np.errstate(all="ignore"):
-        return [[np.asarray(output) for output in session.run(None, feed)] for feed in feeds]
+        return [np.asarray(output) for output in running.run(None, feed)]
