@@ -25,6 +25,7 @@ from pipeline.sources.fetch import fetch
 from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
 from pipeline.stages import import_, reference
 from pipeline.stages import source as source_stage
+from pipeline.stages.testdata import TestData
 from tests.project import Project
 
 
@@ -273,3 +274,30 @@ def test_types_that_numpy_lacks_are_wider_at_the_boundary(tmp_path: Path) -> Non
             np.testing.assert_array_equal(got, wanted)
         assert [f.dtype.name for f in found] == ["float32", "float32", "int8", "float32"]
     assert not boundary.widen(model)
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "baseline", "files"])
+def test_decisions_that_test_data_leaves_open_are_refused_or_noted(kind: str, tmp_path: Path) -> None:
+    branches = [
+        helper.make_graph([helper.make_node(name, ["x"], [name])], name, [], [_described(name, TensorProto.FLOAT, 3)])
+        for name in ("Neg", "Exp")
+    ]
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "limit"], ["large"]),
+        helper.make_node("If", ["large"], ["y"], "choose", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    ends = [_described(name, TensorProto.FLOAT, 3) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.array(9, np.float32), "limit")])
+    path = tmp_path / "model.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    np.save(tmp_path / "y.npy", np.exp(draw(x := Input("x", (3,), "float32", 0, -1.0, 1.0, None), "")))
+    given: str | tuple[Path, ...] = (tmp_path / "y.npy",) if kind == "files" else kind
+    spec = dataclasses.replace(model(PathSource(path, digest(path)), x), reference=given)
+    import_.run(spec, path, tmp_path / "import")
+    if kind == "onnxruntime":
+        with pytest.raises(PipelineError, match=r"onnx\.If \(node 'choose'\) takes the same branch"):
+            reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+    else:
+        reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+        assert "onnx.If (node 'choose') takes the same branch" in TestData.read(tmp_path / "reference").note

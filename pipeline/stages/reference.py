@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import process
 from pipeline.compare import Tolerance
@@ -23,6 +23,11 @@ from pipeline.names import did_you_mean
 from pipeline.sources.fetch import require
 from pipeline.spec.types import Model
 from pipeline.stages import record
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Array
+
+_UNTESTED = "the test data does not test all of the model"
 
 
 def _refusal(log: Path) -> str:
@@ -57,6 +62,22 @@ def _ask_onnxruntime(model: Model, source: Path, folder: Path, draws: list[str])
     return found
 
 
+def _left_open(model: Model, source: Path, folder: Path, made: Mapping[str, Sequence[Array]]) -> str:
+    """What test data does not test of a model whose outputs are not ONNX Runtime's, as far as that can run it; for the notes."""
+    from pipeline import arrays
+
+    if model.format != "onnx":
+        return ""
+    folder.mkdir()
+    for name, inputs in made.items():
+        arrays.write(folder / f"{name}.inputs.npz", inputs)
+    try:
+        found = _ask_onnxruntime(model, source, folder, list(made))["unsettled"]
+    except PipelineError:
+        return ""
+    return f"{_UNTESTED}: {'; '.join(found)}" if found else ""
+
+
 def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
     from pipeline import arrays
     from pipeline.compare import tolerances_for
@@ -86,15 +107,19 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
             raise PipelineError(what, where=str(source), hint="let the model take random numbers as an input")
         if found["unsettled"]:
             hint = "give test data that decides both ways (low, high or file in `inputs`), or compute this part outside the model"
-            what = "the test data does not test all of the model: " + "; ".join(found["unsettled"])
+            what = f"{_UNTESTED}: {'; '.join(found['unsettled'])}"
             raise PipelineError(what, where=str(model.path), hint=hint)
         tolerances = {name: tuple(Tolerance(**t) for t in those) for name, those in found["tolerances"].items()}
         kept = tuple(Draw(name, tolerances[name]) for name in made if name in tolerances)
         left_out = {name: f"ONNX Runtime does not run it: {why}" for name, why in found["failed"].items()}
         strict = [Tolerance(**t) for t in found["strict"]]
         data = settled(TestData(folder, kept, names, tuple(found["depends"]), left_out, found["note"]), model, strict)
-    elif isinstance(model.reference, tuple):
-        data = settled(TestData(folder, (Draw(GIVEN, tuple(tolerances_for(outputs))),), names, data.depends, {}), model)
+    else:
+        data = replace(data, note=_left_open(model, source, folder / "watched", made))
+    if isinstance(model.reference, tuple):
+        data = settled(
+            TestData(folder, (Draw(GIVEN, tuple(tolerances_for(outputs))),), names, data.depends, {}, data.note), model
+        )
     data.write()
 
 
