@@ -2,7 +2,8 @@
 
 Floats get zero added, by which -0 becomes 0. Integers are the larger of twice the same, which the compiler does not see through;
 a Gather of all would need an index for each, which does not compile for all of Vulkan. Measured: Identity, Reshape, Squeeze,
-Flatten, Split, Slice, Concat, a Dropout that does not train, and Max, Min, Sum and Mean of one value alone leave no kernel.
+Flatten, Split, Slice, Concat, a Dropout that does not train, pools of windows of one value, and Max, Min, Sum and Mean of one
+alone leave no kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from onnx import TensorProto
 
 from pipeline.importers import decisions
 from pipeline.importers.functions import opset_of
-from pipeline.importers.rewrites.graph import Nodes, Scope, inferred
+from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, inferred
 
 _MOVING = frozenset(
     """Concat ConcatFromSequence Constant ConstantOfShape Dropout Flatten Identity Optional OptionalGetElement Reshape SequenceAt
@@ -23,11 +24,13 @@ _WIDER = {
     **dict.fromkeys((getattr(TensorProto, n) for n in "BOOL INT8 UINT8 INT16 UINT16 INT32 UINT32".split()), TensorProto.INT32),
     **dict.fromkeys((TensorProto.INT64, TensorProto.UINT64), TensorProto.INT64),
 }
+_POOLS = frozenset("AveragePool MaxPool".split())
 _OF_ONE = frozenset("Max Mean Min Sum".split())
 
 
 def _moves(node: onnx.NodeProto) -> bool:
-    return node.op_type in _MOVING or (node.op_type in _OF_ONE and len(node.input) == 1)
+    of_one = node.op_type in _OF_ONE and len(node.input) == 1
+    return node.op_type in _MOVING or of_one or (node.op_type in _POOLS and set(attribute(node, "kernel_shape")) == {1})
 
 
 def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
