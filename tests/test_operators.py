@@ -188,6 +188,7 @@ def test_what_only_moves_values_gets_a_kernel(dtype: str) -> None:
     ]
     if dtype == "float32":
         forms.append(Form("MaxPool", array[None, None], kernel_shape=[1, 1], strides=[2, 3]))
+        forms.append(Form("Transpose", array[:, None], perm=[1, 0, 2]))
     for form in forms:
         made = copies.rewrite(form.model)
         assert made is not None
@@ -214,6 +215,7 @@ def test_what_scatters_into_an_input_does_so_into_a_copy(dtype: str) -> None:
 
 def test_what_computes_or_returns_no_input_is_left() -> None:
     assert copies.rewrite(Form("Neg", floats(2, 3)).model) is None
+    assert copies.rewrite(Form("Transpose", floats(2, 3)).model) is None
     assert copies.rewrite(Form("Shape", floats(2, 3)).model) is None
 
 

@@ -8,6 +8,8 @@ alone leave no kernel.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -24,18 +26,27 @@ _WIDER = {
     **dict.fromkeys((getattr(TensorProto, n) for n in "BOOL INT8 UINT8 INT16 UINT16 INT32 UINT32".split()), TensorProto.INT32),
     **dict.fromkeys((TensorProto.INT64, TensorProto.UINT64), TensorProto.INT64),
 }
+_KEEPING = frozenset(["Expand", "Transpose"])  # where they keep the order of values
 _POOLS = frozenset("AveragePool MaxPool".split())
 _OF_ONE = frozenset("Max Mean Min Sum".split())
 
 
-def _moves(node: onnx.NodeProto) -> bool:
+def _moves(node: onnx.NodeProto, scope: Scope) -> bool:
+    if node.op_type in _KEEPING:
+        before, after = (scope.shape(name) for name in (node.input[0], node.output[0]))
+        if before is None or after is None:
+            return False
+        order = attribute(node, "perm") or range(len(before))[::-1] if node.op_type == "Transpose" else range(len(before))
+        kept = [axis for axis in order if before[axis] > 1]
+        return kept == sorted(kept) and math.prod(before) == math.prod(after)
     of_one = node.op_type in _OF_ONE and len(node.input) == 1
     return node.op_type in _MOVING or of_one or (node.op_type in _POOLS and set(attribute(node, "kernel_shape")) == {1})
 
 
 def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Compute what depends on inputs at the end of a model of nothing but such nodes; None for any other."""
-    if not all(map(_moves, decisions.nodes(model.graph))):
+    outer = Scope(model.graph)
+    if not all(_moves(node, outer) for node in decisions.nodes(model.graph)):
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
