@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.importers import kernels, opsets, rewrites
 from pipeline.importers import onnx as importer
 from pipeline.importers.onnxruntime import session
-from pipeline.importers.rewrites import copies, deformed, fourier, resizes, samples, scattered, writes
+from pipeline.importers.rewrites import copies, deformed, fourier, resizes, reversals, samples, scattered, writes
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.spec.types import Input
@@ -211,6 +211,18 @@ def test_what_scatters_into_an_input_does_so_into_a_copy(dtype: str) -> None:
         assert scatter.input[0] not in form.inputs
         np.testing.assert_array_equal(form.run(made)[0], form.run(form.model)[0])
         assert writes.rewrite(made) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+@pytest.mark.parametrize("axes", [{}, {"time_axis": 1, "batch_axis": 0}])
+def test_sequences_are_reversed_by_places(dtype: str, axes: dict[str, int]) -> None:
+    lengths = integers(1, 4, 3, 2) if not axes else integers(5, 1, 3, 4, 2)[:4]
+    for shape in ((5, 4), (5, 4, 3, 2)):
+        sizes = shape if not axes else (4, 5, *shape[2:])
+        form = Form("ReverseSequence", GENERATOR.integers(0, 9, sizes).astype(dtype), lengths, **axes)
+        made = reversals.rewrite(form.model)
+        assert made is not None
+        np.testing.assert_array_equal(form.run(made)[0], form.run(form.model)[0])
 
 
 def test_what_computes_or_returns_no_input_is_left() -> None:
