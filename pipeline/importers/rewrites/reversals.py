@@ -1,4 +1,4 @@
-"""ReverseSequence: IREE 3.13 makes code of it for sizes that it does not know, which is refused for some CPUs and loses the Vulkan
+"""ReverseSequence: IREE 3.13 makes code of it for sizes that it does not know, which some CPUs refuse and which loses the Vulkan
 device now and then. It is a gathering of rows here, by places that are counted in 32 bits, as Vulkan code for them needs.
 """
 
