@@ -101,7 +101,7 @@ def test_a_process_that_dies_or_takes_too_long_is_an_outcome(tmp_path: Path, mon
     died = outcomes.attempt(tmp_path / "no.whl", Case("node/test_abs", ("Abs",)), facts, tmp_path / "died")
     assert (died.outcome, died.operators) == ("crashed", ("Abs",))
     assert "FileNotFoundError" in died.message
-    monkeypatch.setattr(outcomes, "LIMIT", 0.1)
+    monkeypatch.setattr(outcomes, "LIMIT", 0.0)
     slow = outcomes.attempt(tmp_path / "no.whl", Case("node/test_abs", ("Abs",)), facts, tmp_path / "slow")
     assert slow.outcome == "slow"
     assert outcomes.bad([died, slow]) == [died]
