@@ -15,11 +15,9 @@ import argparse
 import dataclasses
 import os
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from unittest import mock
 
 import numpy as np
@@ -40,6 +38,7 @@ from pipeline.layout import Layout
 from pipeline.spec.load import load
 from pipeline.spec.types import Model
 from pipeline.stages.testdata import TestData
+from tests.bench.comparison import of_onnxruntime
 from tests.bench.fat import BUNDLE, ROOT, _machine, latency
 
 SECONDS = 0.5  # of runs of ONNX Runtime a round
@@ -124,28 +123,6 @@ class Bench:
         return files
 
 
-def of_onnxruntime(path: Path, inputs: Sequence[Path]) -> Callable[[], float]:
-    """Measures the median milliseconds of an inference in this process."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {put.name: np.load(file) for put, file in zip(session.get_inputs(), inputs, strict=True)}
-
-    def once() -> float:
-        started = time.perf_counter()
-        session.run(None, feed)
-        return (time.perf_counter() - started) * 1000
-
-    def measure() -> float:
-        until = time.monotonic() + SECONDS
-        times = [once()]
-        while time.monotonic() < until:
-            times.append(once())
-        return median(times[len(times) // 5 :])
-
-    return measure
-
-
 def runs_on(target: Target, device: Device) -> bool:
     """Whether the device has every CPU feature that `target`'s code may use."""
     gates = backends.named(target.backend).gates(target.attribute, [], [])
@@ -164,7 +141,9 @@ def measure(bench: Bench, rounds: int) -> None:
         name: lambda path=path, name=name: latency(path, bench.entry, inputs, bench.root)  # type: ignore[misc]
         for name, path in modules.items()
     }
-    ways["ONNX Runtime"] = of_onnxruntime(bench.layout.source(bench.model.name, bench.model.format), inputs)
+    ways["ONNX Runtime"] = of_onnxruntime(
+        bench.layout.source(bench.model.name, bench.model.format), [np.load(file) for file in inputs], SECONDS
+    )
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():

@@ -7,19 +7,15 @@ children, so what the kernel tells of the largest of them is the build's peak.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from pipeline import arrays, process
 from pipeline.consume.choose import gated
@@ -32,6 +28,7 @@ from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.spec.load import load
 from pipeline.tasks import end_on_signals
+from tests.bench import comparison
 from tests.bench.fat import latency
 from tests.bench.sweep.case import Built
 from tests.project import Project
@@ -132,28 +129,10 @@ def described(outcome: Outcome, artifact: Artifact) -> Outcome:
 
 
 def of_onnxruntime(project: Project, name: str, given: Sequence[arrays.Array]) -> Callable[[], float]:
-    """Measures the median milliseconds of an inference by ONNX Runtime in this process: optimized, a thread a core."""
+    """Measures ONNX Runtime with the model, whose inputs with a `value` are constants."""
     model = onnx.load(project.layout.source(name, "onnx"))
     bake(model, load(project.targets).models[name].inputs)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = {put.name: array for put, array in zip(session.get_inputs(), given, strict=True)}
-
-    def once() -> float:
-        started = time.perf_counter()
-        session.run(None, feed)
-        return (time.perf_counter() - started) * 1000
-
-    def measure() -> float:
-        until = time.monotonic() + SECONDS
-        times = [once()]
-        while time.monotonic() < until:
-            times.append(once())
-        return median(times[len(times) // 5 :])
-
-    return measure
+    return comparison.of_onnxruntime(model.SerializeToString(), given, SECONDS)
 
 
 def timed(outcome: Outcome, project: Project, manifest: Manifest, folder: Path) -> Outcome:
