@@ -404,7 +404,7 @@ def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # n
     inputs, generator = specs(whole), np.random.default_rng(2)
     feeds = {s.name: np.asarray(generator.uniform(s.low, s.high, s.shape)).astype(s.dtype) for s in inputs}
     onnx.save(whole, tmp_path / "model.onnx")
-    importer.convert(tmp_path / "model.onnx", tmp_path, inputs, None)
+    importer.convert(tmp_path / "model.onnx", tmp_path, inputs)
     targets = executables("vulkan-any", "x86-64")
     compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(e) for e in targets], {e.name: () for e in targets})
     np.savez(tmp_path / "inputs.npz", **{str(i): array for i, array in enumerate(feeds.values())})

@@ -147,7 +147,7 @@ def test_code_that_a_target_has_none_for_is_told_by_the_nodes_of_its_kernel(tmp_
     ]
     path = save(tmp_path / "m.onnx", nodes, {"x": (7,)}, ["y"], {"half": np.float32(0.6)})
     inputs, targets, found = tensors(x=(7,)), executables("vulkan-any"), list[tuple[Found, onnx.ModelProto]]()
-    importer.convert(path, tmp_path, inputs, None)
+    importer.convert(path, tmp_path, inputs)
     with pytest.raises(compiler.RefusedError) as caught:
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(*targets)], {"vulkan-any": ()})
     what = caught.value.what.removeprefix("vulkan-any: ")
