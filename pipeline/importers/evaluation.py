@@ -83,7 +83,7 @@ def tried(runs: Sequence[Callable[[], _T]]) -> list[_T]:
 
 
 def main(run: Callable[[Path, Path, Sequence[Input], Sequence[str]], dict[str, Any]]) -> int:
-    """Call `run(source, folder, inputs, draws)` with the arguments of the command line and write what it returns; the exit code."""
+    """Call `run(source, folder, inputs, draws)` as the command line says and write what it returns; the exit code."""
     source, folder, result, inputs, *draws = sys.argv[1:]
     try:
         found = run(Path(source), Path(folder), inputs_of(inputs), draws)

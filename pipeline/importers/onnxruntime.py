@@ -1,7 +1,7 @@
 """What ONNX Runtime gives for a model's test data, and what it gives when that data moves by a unit in the last place.
 
-Run as a child process: see `evaluation`. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the model's own operators
-are not (measured with ONNX Runtime 1.32).
+Run as a child process: see `evaluation`. Its optimizations are off: fused integer kernels, for one, are off by 2 % where the
+model's own operators are not (measured with ONNX Runtime 1.32).
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def depends(model: onnx.ModelProto) -> list[bool]:
     return [o.name in values for o in model.graph.output]
 
 
-def _run(running: onnxruntime.InferenceSession, given: Sequence[Array]) -> list[Array]:
+def run_session(running: onnxruntime.InferenceSession, given: Sequence[Array]) -> list[Array]:
+    """What the session gives; floats become what it takes."""
     wanted = {"tensor(double)": np.float64, "tensor(float)": np.float32}
     inputs = running.get_inputs()
     types = [wanted.get(i.type) if a.dtype.kind == "f" else None for i, a in zip(inputs, given, strict=True)]
@@ -162,7 +163,7 @@ class Others:
         pairs = [(s, moved(given, seed)) for seed, s in enumerate(self._moved)]
         for running, inputs in [*pairs, *([(self._wide, given)] if self._wide else [])]:
             try:
-                found.append(_run(running, inputs))
+                found.append(run_session(running, inputs))
             except Exception:  # noqa: S112  # as above; an index that is out of range in a wider type, for one
                 continue
         return found
@@ -200,12 +201,12 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     plain, model, note = _running(model, "" if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))
-    found = evaluate(folder, draws, [o.name for o in model.graph.output], coarsest, partial(_run, plain), others.run)
+    found = evaluate(folder, draws, [o.name for o in model.graph.output], coarsest, partial(run_session, plain), others.run)
     taken: dict[str, list[Array]] = {}
     if made:
         watched = _running(without_names(deciding))[0]
         for name in found["tolerances"]:
-            taken[name] = _run(watched, arrays.read(folder / f"{name}.inputs.npz"))[len(model.graph.output) :]
+            taken[name] = run_session(watched, arrays.read(folder / f"{name}.inputs.npz"))[len(model.graph.output) :]
     return found | {"depends": depends(model), "note": note, "unsettled": decisions.unsettled(made, taken)}
 
 

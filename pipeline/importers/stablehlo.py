@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,25 @@ from iree.compiler import ir
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers.child import main
+from pipeline.importers.child import Options, main
 from pipeline.importers.mlir import named
+from pipeline.importers.signature import Tensor, shapes_of
 from pipeline.iree import entry, mlir
 from pipeline.spec.types import Input
 
+_PLAIN = Options()
 _BYTECODE = b"ML\xefR"
 _PRODUCER = b"StableHLO_v"  # of the portable bytecode, behind the magic number
 _PLATFORM = "cpu"
 # What numpy lacks has another type at the boundary: see `boundary`.
 _WIDER = {"bf16": "f32", "f8E4M3FN": "f32", "f8E4M3FNUZ": "f32", "f8E5M2": "f32", "f8E5M2FNUZ": "f32", "i4": "i8", "ui4": "ui8"}
-FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")  # the same as numpy's extensions call them
+FLOATS = (
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+)  # the same as numpy's extensions call them
 
 
 def require_jax(why: str) -> None:
@@ -100,9 +109,10 @@ def _converted(value: ir.Value, type_: ir.Type) -> ir.Value:
 def _fixed(module: ir.Module, function: ir.Operation, inputs: Sequence[Input], where: str) -> bytes | None:
     """The module for the shapes that the spec fixes, where the function leaves them open; None where it leaves none."""
     types = entry.function_type(function)
+    shapes = [Tensor(spec.name, spec.dtype, spec.shape).fixed for spec in inputs]
     wanted = []
-    for type_, spec in zip(types.inputs, inputs, strict=True):
-        sizes = [s if isinstance(s, int) else ir.ShapedType.get_dynamic_size() for s in spec.shape]
+    for type_, shape in zip(types.inputs, shapes, strict=True):
+        sizes = [ir.ShapedType.get_dynamic_size() if size is None else size for size in shape]
         wanted.append(ir.RankedTensorType.get(sizes, type_.element_type))
     if wanted == list(types.inputs):
         return None
@@ -111,17 +121,14 @@ def _fixed(module: ir.Module, function: ir.Operation, inputs: Sequence[Input], w
 
     name = mlir.symbol(function)
     entry.wrap(function, wanted, types.results, _converted, "open")
-    is_static = all(isinstance(size, int) for spec in inputs for size in spec.shape)
+    is_static = not any(None in shape for shape in shapes)
     try:
         return bytes(
-            refine_polymorphic_shapes(
-                str(module).encode(), enable_shape_assertions=is_static, validate_static_shapes=is_static
-            )
+            refine_polymorphic_shapes(str(module).encode(), enable_shape_assertions=is_static, validate_static_shapes=is_static)
         )
     except Exception as error:
-        shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
         said = next(iter(str(error).splitlines()), "")[:500]
-        raise PipelineError(f"@{name} does not take {shapes}: {said}", where=where) from error
+        raise PipelineError(f"@{name} does not take {shapes_of(inputs)}: {said}", where=where) from error
 
 
 def _wide(type_: ir.RankedTensorType) -> ir.RankedTensorType:
@@ -153,22 +160,23 @@ def output_names(function: ir.Operation) -> list[str]:
     return names if len(set(names)) == count else [f"output{position}" for position in range(count)]
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN) -> None:
     """Write `model.mlirbc`, `signature.json` and `rewrites.json` (there are none) into `folder`."""
     text, hint = _text(source)
     with mlir.parsed(text, str(source)) as module:
-        function = entry.entry_function(module, name, str(source))
-        outputs = output_names(function)
+        function = entry.entry_function(module, options.entry or None, str(source))
+        name, outputs = mlir.symbol(function), output_names(function)
         function = _widen(function)
         try:
             named(entry.read_signature(function, str(source)), inputs, str(source))
         except PipelineError as error:
             raise PipelineError(error.what, where=error.where, hint=error.hint or hint) from error
-        name = mlir.symbol(function)
         text = _fixed(module, function, inputs, str(source)) or mlir.to_bytes(module)
     with mlir.parsed(text, str(source)) as module:
         function = entry.entry_function(module, name, str(source))
-        signature = named(entry.read_signature(function, str(source)), inputs, str(source), outputs)
+        found = named(entry.read_signature(function, str(source)), inputs, str(source))
+        called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
+        signature = replace(found, entry=options.function or name, outputs=called)
         entry.finish(function, signature)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:

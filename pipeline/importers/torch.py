@@ -1,7 +1,7 @@
 """A program that `torch.export.save` wrote → MLIR, by the importer that comes with IREE's compiler.
 
-Run as a child process, see `child`. What the program calls stays as it is where IREE has code for it, and is put as simpler operators
-where it has none. Needs PyTorch, which the extra `torch` brings.
+Run as a child process, see `child`. An operator that IREE has no code for is put as simpler ones. Needs PyTorch, which the extra
+`torch` brings.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from iree.compiler import ir, passmanager
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers.child import main
-from pipeline.importers.signature import Signature, Tensor
+from pipeline.importers.child import Options, main
+from pipeline.importers.signature import Signature, Tensor, shapes_of
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Input
 
-ENTRY = "main"
+_PLAIN = Options()
 _ROUNDS = 10  # in which operators that IREE lacks are put as others, which it may lack too
 # What numpy lacks is float32 at the boundary, with the same numbers: see `boundary`.
 _WIDE = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
@@ -127,11 +127,11 @@ def _require_fit(program: Any, inputs: Sequence[Input], where: str) -> None:
             raise PipelineError(f"input {spec.name!r} is {wanted}, which IREE does not compute with", where=where)
         if wanted != spec.dtype:
             raise PipelineError(f"input {spec.name!r} is {wanted}, not {spec.dtype}", where=where)
-        sizes = [size if isinstance(size, int) else None for size in value.shape]
-        if len(sizes) != len(spec.shape) or any(s not in (None, w) for s, w in zip(sizes, spec.shape, strict=True)):
-            shape = [str(size) if open_ is None else size for size, open_ in zip(value.shape, sizes, strict=True)]
+        sizes, fixed = [size if isinstance(size, int) else None for size in value.shape], _fixed(spec)
+        if len(sizes) != len(fixed) or any(s not in (None, w) for s, w in zip(sizes, fixed, strict=True)):
             hint = "export it with `dynamic_shapes` for dimensions that vary"
-            raise PipelineError(f"input {spec.name!r} has shape {shape}, not {list(spec.shape)}", where=where, hint=hint)
+            shape = ", ".join(map(str, value.shape))
+            raise PipelineError(f"the program takes {spec.name} [{shape}], not {shapes_of([spec])}", where=where, hint=hint)
     if missing := [name for name in real if name not in {spec.name for spec in inputs}]:
         raise PipelineError(f"the spec does not give the input {missing[0]!r}", where=where)
     if [spec.name for spec in inputs] != list(real):
@@ -139,16 +139,17 @@ def _require_fit(program: Any, inputs: Sequence[Input], where: str) -> None:
 
 
 def fitted(program: Any, inputs: Sequence[Input], where: str) -> Any:
-    """The program for the shapes of `inputs`, of tensors that numpy has the types of. Raises PipelineError where it does not fit."""
+    """The program for the shapes of `inputs`, and of types that numpy has. Raises PipelineError where it does not fit."""
     import torch
 
     _require_fit(program, inputs, where)
     values = [value for _, value in inputs_of(program)]
     outputs = [node.meta["val"] for node in output_nodes(program)]
-    fixed = any(not isinstance(s, int) and isinstance(w, int) for v, i in zip(values, inputs, strict=True) for s, w in zip(v.shape, i.shape, strict=True))
+    pairs = [pair for v, i in zip(values, inputs, strict=True) for pair in zip(v.shape, _fixed(i), strict=True)]
+    fixes = any(not isinstance(size, int) and fixed is not None for size, fixed in pairs)
     tensors = [v for v in outputs if isinstance(v, torch.Tensor)]
     is_plain = not any(is_wide(v) for v in (*values, *tensors)) and len(tensors) == len(_user_outputs(program))
-    if not fixed and is_plain:
+    if not fixes and is_plain:
         return program
     run = flat(program)
 
@@ -161,18 +162,17 @@ def fitted(program: Any, inputs: Sequence[Input], where: str) -> Any:
             results = run(*(tensor.to(value.dtype) for tensor, value in zip(tensors, values, strict=True)))
             return tuple(r.to(torch.float32) if is_wide(r) else r for r in results)
 
-    examples = tuple(torch.zeros([_size(s) for s in spec.shape], dtype=getattr(torch, spec.dtype)) for spec in inputs)
-    open_ = [{n: torch.export.Dim.AUTO for n, s in enumerate(spec.shape) if not isinstance(s, int)} for spec in inputs]
+    examples = tuple(torch.zeros(spec.fixed, dtype=getattr(torch, spec.dtype)) for spec in inputs)
+    open_ = [{n: torch.export.Dim.AUTO for n, size in enumerate(_fixed(spec)) if size is None} for spec in inputs]
     dynamic = {"tensors": tuple(open_)} if any(open_) else None
     try:
         return torch.export.export(Fitted(), examples, dynamic_shapes=dynamic)
     except Exception as error:  # whatever the program's own operators raise for these sizes
-        shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
-        raise PipelineError(f"the program does not take {shapes}: {_first_line(error)}", where=where) from error
+        raise PipelineError(f"the program does not take {shapes_of(inputs)}: {_first_line(error)}", where=where) from error
 
 
-def _size(size: Any) -> int:
-    return size if isinstance(size, int) else int(size.max)
+def _fixed(spec: Input) -> tuple[int | None, ...]:
+    return Tensor(spec.name, spec.dtype, spec.shape).fixed
 
 
 def output_nodes(program: Any) -> list[Any]:
@@ -191,7 +191,7 @@ def _require_stateless(program: Any, where: str) -> None:
         raise PipelineError(f"it changes its input {changed[0]!r} when it runs", where=where, hint="let it change a copy")
 
 
-def _imported(program: Any) -> ir.Module:
+def _imported(program: Any, function: str) -> ir.Module:
     """`program` as IREE's importer reads it; the graph's nodes are the locations."""
     from iree.compiler.extras import fx_importer
 
@@ -205,7 +205,7 @@ def _imported(program: Any) -> ir.Module:
 
     importer = fx_importer.FxImporter(context=ir.Context())
     importer._cc.__class__ = Named
-    importer.import_program(program, func_name=ENTRY, import_symbolic_shape_expressions=True)
+    importer.import_program(program, func_name=function, import_symbolic_shape_expressions=True)
     return importer.module
 
 
@@ -250,7 +250,7 @@ def _in_place() -> dict[Any, Any]:
     return {op: how for op, how in decomposition_table.items() if hasattr(op, "_schema") and op._schema.is_mutable}
 
 
-def _lowered(program: Any, where: str) -> tuple[Any, ir.Module]:
+def _lowered(program: Any, function: str, where: str) -> tuple[Any, ir.Module]:
     """`program` in operators that IREE has code for, and as MLIR. Raises PipelineError where there are none."""
     table = _in_place()
     lacking: list[str] = []
@@ -263,7 +263,7 @@ def _lowered(program: Any, where: str) -> tuple[Any, ir.Module]:
             break
         _require_stateless(done, where)
         try:
-            module = _imported(done)
+            module = _imported(done, function)
         except Exception as error:  # it raises its own, KeyError, TypeError, NotImplementedError, …
             raise PipelineError(f"IREE does not import it: {_first_line(error)}", where=where) from error
         with module.context:
@@ -281,30 +281,30 @@ def _lowered(program: Any, where: str) -> tuple[Any, ir.Module]:
     raise PipelineError(f"IREE has no code for {named}{called}: {why}", where=where, hint=hint)
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN) -> None:
     """Write `model.mlirbc`, `signature.json` and `rewrites.json` (there are none) into `folder`."""
     require()
+    where = str(source)
     program = load(source)
     names = output_names(program)
-    program, module = _lowered(fitted(program, inputs, str(source)), str(source))
-    outputs = [node.meta["val"] for node in output_nodes(program)]
-    for called, value in zip(names, outputs, strict=True):
-        if dtype(value) not in MLIR_DTYPES:
-            what = f"output {called!r} is {dtype(value)}, which IREE does not compute with"
-            raise PipelineError(what, where=str(source))
-    signature = Signature(
-        ENTRY,
-        tuple(Tensor(i.name, i.dtype, tuple(s if isinstance(s, int) else None for s in i.shape)) for i in inputs),
-        tuple(Tensor(n, dtype(v), tuple(s if isinstance(s, int) else None for s in v.shape)) for n, v in zip(names, outputs, strict=True)),
-    )
+    program, module = _lowered(fitted(program, inputs, where), options.function, where)
+    taken = tuple(Tensor(spec.name, spec.dtype, spec.shape) for spec in inputs)
+    given = tuple(_output(name, node.meta["val"], where) for name, node in zip(names, output_nodes(program), strict=True))
+    signature = Signature(options.function, taken, given)
     with module.context:
-        entry.finish(entry.entry_function(module, ENTRY, str(source)), signature)
+        entry.finish(entry.entry_function(module, options.function, where), signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
     with staged(folder / "rewrites.json") as path:
         path.write_text("[]")
+
+
+def _output(name: str, value: Any, where: str) -> Tensor:
+    if dtype(value) not in MLIR_DTYPES:
+        raise PipelineError(f"output {name!r} is {dtype(value)}, which IREE does not compute with", where=where)
+    return Tensor(name, dtype(value), tuple(size if isinstance(size, int) else None for size in value.shape))
 
 
 if __name__ == "__main__":

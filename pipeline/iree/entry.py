@@ -65,7 +65,7 @@ def wrap(
 ) -> ir.Operation:
     """Make a `func.func` of the same name that takes `inputs`, calls `function`, and returns `results`; it is returned.
 
-    `function` is private then, its name ends in `inside`. `converted(value, type)` makes in the new one of what it takes what `function` takes, and of what that returns the results.
+    `converted(value, type)` makes values of other types in it. `function` is private then, and its name ends in `inside`.
     """
     name, inner = ir.StringAttr(function.attributes["sym_name"]).value, function_type(function)
     with ir.InsertionPoint(function), function.location:
