@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iree.compiler import ir
+from iree.compiler import ir, passmanager
+from iree.compiler.dialects import func
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
@@ -148,6 +149,66 @@ def _widen(function: ir.Operation) -> ir.Operation:
     return entry.wrap(function, inputs, results, _converted, "narrow")
 
 
+def _open(module: ir.Module) -> None:
+    """Let IREE take dimensions that stay open: functions are inlined, checks of sizes left out, broadcasts and reshapes written out.
+
+    IREE takes no broadcast of a size that might be 1; JAX repeats none but those that are 1 for ever.
+    """
+    passmanager.PassManager.parse("builtin.module(inline)").run(module.operation)
+    for operation in mlir.operations(module, "stablehlo.custom_call"):
+        if ir.StringAttr(operation.attributes["call_target_name"]).value == "shape_assertion":
+            operation.erase()
+    for name, written in (("dynamic_broadcast_in_dim", _broadcast), ("dynamic_reshape", _reshape)):
+        for number, operation in enumerate(mlir.operations(module, f"stablehlo.{name}")):
+            called = f"{name}${number}"
+            value, sizes, result = (v.type for v in (*operation.operands, operation.result))
+            text = written(operation, value, result)
+            head = f"func.func private @{called}(%value: {value}, %sizes: {sizes}) -> {result}"
+            helper = ir.Module.parse(f"{head} {{\n{_extents(sizes, result)}\n{text}\nreturn %made : {result}\n}}")
+            helper.body.operations[0].operation.clone(ir.InsertionPoint(module.body))
+            with ir.InsertionPoint(operation), operation.location:
+                call = func.CallOp([result], called, list(operation.operands))
+            operation.result.replace_all_uses_with(call.results[0])
+            operation.erase()
+    passmanager.PassManager.parse("builtin.module(inline,symbol-dce)").run(module.operation)
+
+
+def _extents(sizes: ir.RankedTensorType, result: ir.RankedTensorType) -> str:
+    """The open sizes of `result`, %s0 and so on, by `%sizes`."""
+    is_index = str(sizes.element_type) == "index"
+    lines = []
+    for n in _open_axes(result):
+        lines.append(f"%c{n} = arith.constant {n} : index")
+        lines.append(f"%{'s' if is_index else 'e'}{n} = tensor.extract %sizes[%c{n}] : {sizes}")
+        if not is_index:
+            lines.append(f"%s{n} = arith.index_cast %e{n} : {sizes.element_type} to index")
+    return "\n".join(lines)
+
+
+def _open_axes(type_: ir.RankedTensorType) -> list[int]:
+    return [n for n in range(type_.rank) if type_.is_dynamic_dim(n)]
+
+
+def _broadcast(operation: ir.Operation, value: ir.RankedTensorType, result: ir.RankedTensorType) -> str:
+    element, dims = result.element_type, ir.DenseI64ArrayAttr(operation.attributes["broadcast_dimensions"])
+    loops = ", ".join(f"d{n}" for n in range(result.rank))
+    taken = ", ".join(f"d{d}" if value.is_dynamic_dim(n) or value.get_dim_size(n) != 1 else "0" for n, d in enumerate(dims))
+    given = ", ".join(f"%s{n}" for n in _open_axes(result))
+    return f"""
+      %empty = tensor.empty({given}) : {result}
+      %made = linalg.generic {{
+        indexing_maps = [affine_map<({loops}) -> ({taken})>, affine_map<({loops}) -> ({loops})>],
+        iterator_types = [{", ".join(['"parallel"'] * result.rank)}]
+      }} ins(%value : {value}) outs(%empty : {result}) {{
+      ^bb0(%in: {element}, %out: {element}):
+        linalg.yield %in : {element}
+      }} -> {result}"""
+
+
+def _reshape(operation: ir.Operation, value: ir.RankedTensorType, result: ir.RankedTensorType) -> str:
+    return f"%made = tensor.reshape %value(%sizes) : ({value}, {operation.operands[1].type}) -> {result}"
+
+
 def output_names(function: ir.Operation) -> list[str]:
     """Names of the results: the keys of the dicts that JAX says they are in, else `output0`, … by position."""
     count = len(entry.function_type(function).results)
@@ -175,6 +236,9 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
     with mlir.parsed(text, str(source)) as module:
         function = entry.entry_function(module, name, str(source))
         found = named(entry.read_signature(function, str(source)), inputs, str(source))
+        if any(None in tensor.fixed for tensor in found.inputs):
+            _open(module)
+            function = entry.entry_function(module, name, str(source))
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
         entry.finish(function, signature)
