@@ -1,4 +1,4 @@
-"""Makes a small float16 model: one attention block of any number of tokens with random weights, the shape of work that matrix cores are for."""
+"""Makes a small float16 model: an attention block with random weights, the shape of work that matrix cores are for."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-TEXT = "One file. Wherever it goes, it runs code that is right for the device, the fastest it holds; and it can say which, and why.\n"
+TEXT = """\
+One file. Wherever it goes, it runs code that is right for the device, the fastest it holds; and it can say which, and why.
+"""
 HEADS, CHARACTERS, LONGEST = 20, 128, 256
 _SHARP = np.float32(40.0)
 

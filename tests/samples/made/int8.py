@@ -1,5 +1,6 @@
 """Writes two layers whose products are of 8-bit integers, quantized as they run, as ONNX Runtime's quantizer makes them."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ WIDTHS = (96, 160, 40)
 generator = np.random.default_rng(12)
 nodes, constants = [], []
 given = "x"
-for layer, (width, out) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+for layer, (width, out) in enumerate(itertools.pairwise(WIDTHS)):
     weight = generator.integers(-127, 128, (width, out)).astype(np.int8)
     constants.append(numpy_helper.from_array(weight, f"w{layer}"))
     constants.append(numpy_helper.from_array(np.array(0.9 / width / 64, np.float32), f"scale{layer}"))
