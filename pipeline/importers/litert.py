@@ -28,7 +28,9 @@ def _runner(source: Path, inputs: Sequence[Input], kernels: str) -> Run:
     """The model as a function of arrays, of those of `inputs` that have no value; each shape is set up anew."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    fixed = {spec.name: np.broadcast_to(np.array(spec.value, spec.dtype), spec.fixed) for spec in inputs if spec.value is not None}
+    fixed = {
+        spec.name: np.broadcast_to(np.array(spec.value, spec.dtype), spec.fixed) for spec in inputs if spec.value is not None
+    }
     names = [spec.name for spec in inputs if spec.value is None]
 
     def run(given: Sequence[Array]) -> list[Array]:

@@ -24,7 +24,7 @@ from pipeline.spec.types import Input
 _WEIGHTS = 16
 
 
-def _runner(program: Any) -> Run:
+def runner(program: Any) -> Run:
     """`program` as a function of arrays."""
     import torch
 
@@ -66,7 +66,7 @@ def _moved_weight(number: int, value: Any) -> Any:
     return torch.from_numpy(moved([value.cpu().numpy()], number)[0])
 
 
-def _widened(program: Any) -> Any:
+def widened(program: Any) -> Any:
     """A copy of `program` that computes in float64."""
     import torch
 
@@ -116,9 +116,9 @@ def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str
     torch.manual_seed(0)
     program = importer.load(source)
     depends, coarsest = _told(program)
-    plain = _runner(program)
-    likewise = tried([lambda: _runner(_changed(program, _moved_weight))])
-    wide = tried([lambda: _runner(_widened(program))])
+    plain = runner(program)
+    likewise = tried([lambda: runner(_changed(program, _moved_weight))])
+    wide = tried([lambda: runner(widened(program))])
 
     def others(given: Sequence[Array]) -> list[list[Array]]:
         noisy = [partial(run, moved(given, seed)) for seed, run in enumerate([plain, *likewise])]
