@@ -171,7 +171,7 @@ def test_stablehlo_that_is_none_is_refused(jax_exports: Any, fixed_program: Any,
     whole = FILES["serialized"](fixed_program)
     for broken in (b"\0" * 2000, whole[:500], FILES["portable"](fixed_program)[:300], b"module {"):
         source.write_bytes(broken)
-        with pytest.raises(PipelineError, match="neither MLIR text|not StableHLO|not valid MLIR"):
+        with pytest.raises(PipelineError, match=r"neither MLIR text|not StableHLO|not valid MLIR"):
             imported("stablehlo", source, JAX_INPUTS, tmp_path / "out")
     source.write_bytes(whole)
     with pytest.raises(PipelineError, match="takes 2 inputs, the spec gives 1"):
@@ -284,7 +284,7 @@ def test_programs_of_pytorch_that_do_not_fit_are_refused(torch: Any, tmp_path: P
         with pytest.raises(PipelineError, match=said):
             imported("torch", source, inputs, tmp_path / "out")
     source.write_bytes(source.read_bytes()[:2000])
-    with pytest.raises(PipelineError, match="not a program that torch.export saved"):
+    with pytest.raises(PipelineError, match=r"not a program that torch\.export saved"):
         imported("torch", source, [scale], tmp_path / "out")
 
 

@@ -219,9 +219,21 @@ def _refused(module: ir.Module) -> tuple[list[str], str]:
             passmanager.PassManager.parse("builtin.module(torch-to-iree)").run(copy.operation)
         except ir.MLIRError as error:
             said = str(error)
-            found = re.findall(r"failed to legalize operation '(torch\.[\w.]+)'", said)
+            found = re.findall(r"failed to legalize operation '(torch\.aten\.[\w.]+)'", said) or _left(copy)
             return list(dict.fromkeys(found)), _reason(said)
     return [], ""
+
+
+def _left(module: ir.Module) -> list[str]:
+    """The operators that stand in a module whose lowering failed."""
+    found: list[str] = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        found.extend([operation.name] if operation.name.startswith("torch.aten.") else [])
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
 
 
 def _reason(said: str) -> str:
@@ -243,16 +255,50 @@ def _simpler(program: Any, names: Sequence[str]) -> dict[Any, Any]:
     return found | own
 
 
-def _in_place() -> dict[Any, Any]:
-    """How PyTorch puts operators that change what they take: what simpler operators are made of must be free of them."""
+def _always() -> dict[Any, Any]:
+    """How PyTorch puts operators that IREE must not see: those that change what they take, and attention.
+
+    For attention IREE 3.13 has an operation of its own, which it does not lower for Vulkan ("'iree_linalg_ext.online_attention'
+    op result #0 must be variadic of ranked tensor").
+    """
+    import torch
     from torch._decomp import decomposition_table
 
-    return {op: how for op, how in decomposition_table.items() if hasattr(op, "_schema") and op._schema.is_mutable}
+    in_place = {op: how for op, how in decomposition_table.items() if hasattr(op, "_schema") and op._schema.is_mutable}
+    return {**in_place, torch.ops.aten.scaled_dot_product_attention.default: _attention}
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """`torch.nn.functional.scaled_dot_product_attention`, by its definition."""
+    import torch
+
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.size(-3) // t.size(-3), -3) for t in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.size(-1) ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = torch.where(attn_mask, scores, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    # A row of which nothing is left is zero.
+    weights = torch.where((scores == -torch.inf).all(-1, keepdim=True), 0.0, torch.softmax(scores, -1)).to(value.dtype)
+    return torch.dropout(weights, dropout_p, train=bool(dropout_p)) @ value
 
 
 def _lowered(program: Any, function: str, where: str) -> tuple[Any, ir.Module]:
     """`program` in operators that IREE has code for, and as MLIR. Raises PipelineError where there are none."""
-    table = _in_place()
+    table = _always()
     lacking: list[str] = []
     why = ""
     for _ in range(_ROUNDS):
