@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.layout import Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
-from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
+from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS
 
@@ -87,11 +87,12 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 def _source_files(model: Model) -> tuple[Path, ...]:
     """The files of this repository that the model's source is or is made by."""
     if isinstance(model.source, PathSource):
-        return (model.source.path,)
+        return tuple(source_files(model.source, model.source.path))
     return (model.source.script,) if isinstance(model.source, ScriptSource) else ()
 
 
 def _model_steps(model: Model, layout: Layout) -> list[Step]:
+    sources = tuple(source_files(model.source, layout.source(model.name, model.format)))
     source, imported, reference = (
         layout.source(model.name, model.format),
         layout.imported(model.name),
@@ -107,14 +108,14 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             model.about,
             _stage("source", model, source),
             _source_files(model),
-            outputs=(source,),
+            outputs=sources,
             options={"source": repr(model.source)},
         ),
         Step(
             f"import:{model.name}",
             f"{model.name} from {model.format} to MLIR",
             _stage("import_", model, source, imported),
-            (source, *test_files),  # on which rewrites are proved
+            (*sources, *test_files),  # on which rewrites are proved
             _files(imported, "model.mlirbc", "signature.json", "rewrites.json"),
             described,
         ),
@@ -123,7 +124,7 @@ def _model_steps(model: Model, layout: Layout) -> list[Step]:
             f"test data of {model.name}",
             _stage("reference", model, source, imported, reference),
             # After the import: it says better what does not fit between the spec's inputs and the graph.
-            (source, imported / "signature.json", *test_files, *given),
+            (*sources, imported / "signature.json", *test_files, *given),
             _files(reference, "data.json", "record.json"),
             {"inputs": repr(model.inputs), "reference": repr(model.reference), **judged, **_revision("reference")},
         ),

@@ -229,7 +229,7 @@ def test_a_script_that_fails_or_writes_nothing_is_named(tmp_path: Path) -> None:
         script = tmp_path / "make.py"
         script.write_text(text)
         with pytest.raises(PipelineError, match=complaint):
-            fetch(model(ScriptSource(script, "0" * 64)), output)
+            fetch(ScriptSource(script, "0" * 64), output, tmp_path / "m.yaml")
 
 
 def test_generated_inputs_are_the_documented_draw() -> None:

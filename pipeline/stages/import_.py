@@ -23,7 +23,7 @@ OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 
 def run(model: Model, source: Path, folder: Path) -> None:
     """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
-    require(model, source)
+    require(model.source, source)
     inputs = [asdict(i) | {"file": bool(i.file)} for i in model.inputs]
     files = [source, *(i.file for i in model.inputs if i.file)]  # rewrites are proved on the test data
     revision = record.REVISIONS["import"]

@@ -17,7 +17,7 @@ from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
-from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
+from pipeline.spec.types import Model
 from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Variant
 from pipeline.stages.evidence import Evidence, read_evidence
@@ -25,16 +25,6 @@ from pipeline.stages.testdata import TestData
 
 # The VM bytecode of one release is not promised to load in an older one.
 MINIMUM_RUNTIME = "3.13.0"
-
-
-def _source(model: Model) -> m.Source:
-    source = model.source
-    if isinstance(source, WheelSource):
-        return m.Source("wheel", f"{source.package}=={source.version}: {source.member}", source.sha256)
-    if isinstance(source, ScriptSource):
-        return m.Source("script", source.script.name, source.sha256)
-    assert isinstance(source, PathSource)
-    return m.Source("path", source.path.name, source.sha256)
 
 
 def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
@@ -165,7 +155,8 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
         files += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *data[bundle].files()]
     for path in verified.values():
         record.require_intact(path)
-    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model), _rewrites(imported))
+    source = m.Source(model.source.kind, model.source.location, model.source.sha256)
+    info = m.ModelInfo(model.name, model.about, model.licence, model.format, source, _rewrites(imported))
     key = record.key(files, model=asdict(info), bundles=list(verified), revision=record.REVISIONS["package"])
     if record.is_current(folder, key):
         return

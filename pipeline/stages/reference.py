@@ -125,7 +125,7 @@ def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
 
 def run(model: Model, source: Path, imported: Path, folder: Path) -> None:
     """Write the test data of `model` into `folder`; ONNX Runtime works in a child process."""
-    require(model, source)
+    require(model.source, source)
     files = [source, *(i.file for i in model.inputs if i.file)]
     given = model.reference if isinstance(model.reference, tuple) else ()
     kind = model.reference if isinstance(model.reference, str) else "files"

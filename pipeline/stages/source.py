@@ -1,19 +1,13 @@
-"""Fetch: the model file, by its spec, checked against its digest."""
+"""Fetch: the model's file and its data files, by its spec, checked against their digests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import disk_errors
-from pipeline.files import sha256_file
 from pipeline.sources.fetch import fetch
 from pipeline.spec.types import Model
 
 
 def run(model: Model, output: Path) -> None:
-    """Put the model file at `output`. What is there already and has the right digest stays."""
-    with disk_errors(str(output)):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.is_file() and sha256_file(output) == model.source.sha256:
-            return
-    fetch(model, output)
+    """Put the model's file at `output`, its data files beside it. What is there already and has the right digest stays."""
+    fetch(model.source, output, model.path)
