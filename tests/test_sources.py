@@ -23,12 +23,12 @@ from pipeline.manifest.types import Manifest
 from pipeline.sources import download, fetch
 from pipeline.spec.load import load
 from pipeline.spec.types import (
-    BucketSource,
+    S3Source,
     HubSource,
     PathSource,
     ScriptSource,
     Source,
-    WebSource,
+    HttpsSource,
     WheelSource,
 )
 from pipeline.store.open import open_store
@@ -126,7 +126,7 @@ def test_a_file_comes_whole_from_servers_of_many_manners(
     served.manners = manners
     if manners.stall_after >= 0:
         threading.Timer(0.3, lambda: setattr(served, "manners", web.Manners(only=""))).start()
-    get(WebSource(f"{served.url}/models/net.onnx", digest(data)), output)
+    get(HttpsSource(f"{served.url}/models/net.onnx", digest(data)), output)
     assert output.read_bytes() == data
     assert not partials(output)
     if manners.ranges:
@@ -135,7 +135,7 @@ def test_a_file_comes_whole_from_servers_of_many_manners(
 
 
 def test_what_is_there_and_right_is_not_fetched_again(served: web.Web, output: Path, data: bytes) -> None:
-    source = WebSource(f"{served.url}/models/net.onnx", digest(data))
+    source = HttpsSource(f"{served.url}/models/net.onnx", digest(data))
     get(source, output)
     get(source, output)
     assert len(served.seen) == 1
@@ -151,14 +151,14 @@ def test_a_file_that_changes_between_its_halves_is_never_mixed(
     other = noise(1)
     change = lambda: (tmp_path / "www/models/net.onnx").write_bytes(other)  # noqa: E731
     served.manners = web.Manners(only="", break_after=1_000_000, breaks=1, tags=tags, broke=change)
-    get(WebSource(f"{served.url}/models/net.onnx", digest(other)), output)
+    get(HttpsSource(f"{served.url}/models/net.onnx", digest(other)), output)
     assert output.read_bytes() == other
 
 
 def test_a_file_that_changes_into_a_wrong_one_is_refused(served: web.Web, tmp_path: Path, output: Path, data: bytes) -> None:
     change = lambda: (tmp_path / "www/models/net.onnx").write_bytes(noise(1))  # noqa: E731
     served.manners = web.Manners(only="", break_after=1_000_000, breaks=1, broke=change)
-    said = refused(WebSource(f"{served.url}/models/net.onnx", digest(data)), output)
+    said = refused(HttpsSource(f"{served.url}/models/net.onnx", digest(data)), output)
     assert f"the SHA-256 is {digest(noise(1))}, but {digest(data)} was expected" in said
     assert not partials(output)
 
@@ -175,7 +175,7 @@ def test_what_an_earlier_run_left_is_gone_on_from(served: web.Web, output: Path,
     }[left]
     (output.parent / f".{digest(data)}.partial").write_bytes(there)
     (output.parent / f".{digest(b'old')}.partial").write_bytes(b"o")
-    get(WebSource(f"{served.url}/models/net.onnx", digest(data)), output)
+    get(HttpsSource(f"{served.url}/models/net.onnx", digest(data)), output)
     assert output.read_bytes() == data
     assert not partials(output)
     ranges = [asked for _, asked in served.seen]
@@ -221,7 +221,7 @@ def test_a_server_that_does_not_give_the_file_is_one_message_without_secrets(
     manners.only = ""
     served.manners = manners
     url = served.url.replace("http://", "http://user:s3cr3t@") + "/models/net.onnx?token=s3cr3t"
-    source = WebSource(url, digest(data))
+    source = HttpsSource(url, digest(data))
     said = refused(source, output)
     assert complaint in said
     assert f"{served.url}/models/net.onnx" in said
@@ -231,10 +231,10 @@ def test_a_server_that_does_not_give_the_file_is_one_message_without_secrets(
 
 def test_a_server_that_is_not_there_is_one_message(output: Path) -> None:
     (port,) = servers.free_ports(1)
-    said = refused(WebSource(f"http://user:s3cr3t@127.0.0.1:{port}/x.onnx?s3cr3t", "0" * 64), output)
+    said = refused(HttpsSource(f"http://user:s3cr3t@127.0.0.1:{port}/x.onnx?s3cr3t", "0" * 64), output)
     assert "cannot connect" in said
     assert "s3cr3t" not in said
-    said = refused(WebSource("http://no-such-host.invalid/x.onnx?s3cr3t", "0" * 64), output)
+    said = refused(HttpsSource("http://no-such-host.invalid/x.onnx?s3cr3t", "0" * 64), output)
     assert "cannot connect" in said
     assert "s3cr3t" not in said
 
@@ -242,7 +242,7 @@ def test_a_server_that_is_not_there_is_one_message(output: Path) -> None:
 def test_user_and_password_go_to_their_own_server_only(served: web.Web, tmp_path: Path, output: Path, data: bytes) -> None:
     with web.serve(tmp_path / "www", web.Manners(only="", redirect=served.url + "{path}")) as first:
         url = first.url.replace("http://", "http://user:s3cr3t@") + "/models/net.onnx"
-        get(WebSource(url, digest(data)), output)
+        get(HttpsSource(url, digest(data)), output)
         assert output.read_bytes() == data
         assert first.authorizations == ["Basic dXNlcjpzM2NyM3Q="]
     assert served.authorizations == [None]
@@ -251,11 +251,11 @@ def test_user_and_password_go_to_their_own_server_only(served: web.Web, tmp_path
 def test_a_query_and_what_is_escaped_are_sent_as_they_are(tmp_path: Path, output: Path) -> None:
     (tmp_path / "a b").mkdir()
     with web.serve(tmp_path) as server:
-        refused(WebSource(f"{server.url}/a%20b/c%2Fd?x=1&y=%2F#part", "0" * 64), output)
+        refused(HttpsSource(f"{server.url}/a%20b/c%2Fd?x=1&y=%2F#part", "0" * 64), output)
         (tmp_path / "a b/net.onnx").write_bytes(b"model")
         (tmp_path / "a b/w é#.bin").write_bytes(b"weights")
         url = f"{server.url}/a%20b/net.onnx?x=1&y=%2F#part"
-        get(WebSource(url, digest(b"model"), {"w é#.bin": digest(b"weights")}), output)
+        get(HttpsSource(url, digest(b"model"), {"w é#.bin": digest(b"weights")}), output)
         assert [path for path, _ in server.seen] == [
             "/a%20b/c%2Fd?x=1&y=%2F",
             "/a%20b/net.onnx?x=1&y=%2F",
@@ -270,7 +270,7 @@ def test_an_interrupt_ends_a_download_and_leaves_what_came(
     stop = threading.Event()
     monkeypatch.setattr(process, "_refusing", stop)
     threading.Timer(0.5, stop.set).start()
-    assert refused(WebSource(f"{served.url}/models/net.onnx", digest(data)), output) == "interrupted"
+    assert refused(HttpsSource(f"{served.url}/models/net.onnx", digest(data)), output) == "interrupted"
     (left,) = partials(output)
     assert 0 < left.stat().st_size < SIZE
     assert data.startswith(left.read_bytes())
@@ -280,9 +280,9 @@ def test_a_full_disk_is_one_message_and_is_not_kept_full(output: Path, served: w
     """A limit on the size of files stands for it: the same call fails."""
     code = (
         "import resource, signal, sys; from pathlib import Path; from pipeline.errors import PipelineError\n"
-        "from pipeline.sources.fetch import fetch; from pipeline.spec.types import WebSource\n"
+        "from pipeline.sources.fetch import fetch; from pipeline.spec.types import HttpsSource\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1500000, 1500000))\n"
-        "try: fetch(WebSource(sys.argv[1], sys.argv[2]), Path(sys.argv[3]), Path('m.yaml'))\n"
+        "try: fetch(HttpsSource(sys.argv[1], sys.argv[2]), Path(sys.argv[3]), Path('m.yaml'))\n"
         "except PipelineError as error: sys.exit(str(error))"
     )
     argv = [sys.executable, "-c", code, f"{served.url}/models/net.onnx", digest(data), str(output)]
@@ -300,9 +300,9 @@ def test_memory_does_not_grow_with_the_file(served: web.Web, tmp_path: Path, out
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from pipeline.sources.fetch import fetch; from pipeline.spec.types import WebSource\n"
+        "from pipeline.sources.fetch import fetch; from pipeline.spec.types import HttpsSource\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "fetch(WebSource(sys.argv[1], sys.argv[2]), Path(sys.argv[3]), Path('m.yaml'))\n"
+        "fetch(HttpsSource(sys.argv[1], sys.argv[2]), Path(sys.argv[3]), Path('m.yaml'))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     argv = [sys.executable, "-c", code, f"{served.url}/large.onnx", sha256, str(output)]
@@ -365,7 +365,7 @@ def test_a_model_and_its_data_come_from_a_bucket(bucket: str, output: Path, data
     beside = {"sub/w.bin": digest(b"weights"), "a b+é?.bin": digest(b"odd")}
     output.parent.mkdir()
     (output.parent / f".{digest(data)}.partial").write_bytes(data[:1_000_000])
-    get(BucketSource(servers.BUCKET, f"{bucket}/net.onnx", digest(data), beside), output)
+    get(S3Source(servers.BUCKET, f"{bucket}/net.onnx", digest(data), beside), output)
     assert output.read_bytes() == data
     assert (output.parent / "sub/w.bin").read_bytes() == b"weights"
     assert (output.parent / "a b+é?.bin").read_bytes() == b"odd"
@@ -377,26 +377,26 @@ def test_what_is_left_of_another_object_is_not_taken(bucket: str, output: Path, 
     output.parent.mkdir()
     there = noise(1)[:1_500_000] if left == "of another file" else data + b"more"
     (output.parent / f".{digest(data)}.partial").write_bytes(there)
-    get(BucketSource(servers.BUCKET, f"{bucket}/net.onnx", digest(data)), output)
+    get(S3Source(servers.BUCKET, f"{bucket}/net.onnx", digest(data)), output)
     assert output.read_bytes() == data
 
 
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        (BucketSource(servers.BUCKET, "nothing.onnx", "0" * 64), "there is no such object"),
-        (BucketSource("no-such-bucket", "net.onnx", "0" * 64), "correct its name"),
-        (BucketSource("No_Bucket!", "net.onnx", "0" * 64), "Invalid bucket name"),
+        (S3Source(servers.BUCKET, "nothing.onnx", "0" * 64), "there is no such object"),
+        (S3Source("no-such-bucket", "net.onnx", "0" * 64), "correct its name"),
+        (S3Source("No_Bucket!", "net.onnx", "0" * 64), "Invalid bucket name"),
     ],
 )
-def test_an_object_that_is_not_there_is_one_message(bucket: str, output: Path, source: BucketSource, complaint: str) -> None:
+def test_an_object_that_is_not_there_is_one_message(bucket: str, output: Path, source: S3Source, complaint: str) -> None:
     assert complaint in refused(source, output)
 
 
 def test_wrong_credentials_and_endpoints_are_one_message(
     bucket: str, seaweedfs: servers.Server, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = BucketSource(servers.BUCKET, f"{bucket}/net.onnx", "0" * 64)
+    source = S3Source(servers.BUCKET, f"{bucket}/net.onnx", "0" * 64)
     servers.use_aws(monkeypatch, seaweedfs.endpoint, ("NOBODY", "s3cr3t"))
     said = refused(source, output)
     assert "AWS_ACCESS_KEY_ID" in said and "s3cr3t" not in said
@@ -428,7 +428,7 @@ def test_an_object_whose_connection_breaks_is_gone_on_from(
             (tmp_path / "www/models/net.onnx").write_bytes(wanted)
 
     served.manners = web.Manners(only="", break_after=1_000_000, breaks=1, tags=True, broke=broke)
-    get(BucketSource("models", "net.onnx", digest(wanted)), output)
+    get(S3Source("models", "net.onnx", digest(wanted)), output)
     assert output.read_bytes() == wanted
     asked = [range_ for _, range_ in served.seen]
     assert asked == (["", "bytes=1000000-", ""] if change else ["", "bytes=1000000-"])
@@ -438,7 +438,7 @@ def test_a_bucket_that_hangs_or_fails_is_one_message(served: web.Web, output: Pa
     servers.use_aws(monkeypatch, served.url)
     monkeypatch.setattr(download, "_ATTEMPTS", 2)
     monkeypatch.setattr("pipeline.store.s3._SILENCE", 0.5)
-    source = BucketSource("models", "net.onnx", "0" * 64)
+    source = S3Source("models", "net.onnx", "0" * 64)
     served.manners = web.Manners(only="", stall_after=10)
     assert "the connection broke" in refused(source, output)
 
@@ -610,11 +610,11 @@ def with_data(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
         yield ScriptSource(script(tmp_path, *names), sha256, data), place
     elif request.param == "https":
         with web.serve(tmp_path / "place") as server:
-            yield WebSource(f"{server.url}/onnx/net.onnx?t=1", sha256, data), place
+            yield HttpsSource(f"{server.url}/onnx/net.onnx?t=1", sha256, data), place
     elif request.param == "s3":
         with web.serve(tmp_path / "place") as server:
             servers.use_aws(monkeypatch, server.url)
-            yield BucketSource("onnx", "net.onnx", sha256, data), place
+            yield S3Source("onnx", "net.onnx", sha256, data), place
     else:
         index = tmp_path / "index"
         index.mkdir()

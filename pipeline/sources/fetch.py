@@ -21,12 +21,12 @@ from pipeline.files import copy, fresh_folder, sha256_file
 from pipeline.names import did_you_mean
 from pipeline.sources.download import download
 from pipeline.spec.types import (
-    BucketSource,
+    S3Source,
     HubSource,
     PathSource,
     ScriptSource,
     Source,
-    WebSource,
+    HttpsSource,
     WheelSource,
     beside,
     source_files,
@@ -81,7 +81,7 @@ def _wheel(source: WheelSource, wanted: Sequence[_Wanted], log: Path) -> None:
 
 
 def _script(source: ScriptSource, wanted: Sequence[_Wanted], output: Path, log: Path) -> None:
-    with fresh_folder(output.parent / ".making") as folder:  # not in the folder for temporary files: it may be small
+    with fresh_folder((output.parent / ".making").absolute()) as folder:  # not in the folder for temporary files: it may be small
         try:
             process.run([sys.executable, source.script, folder / output.name], log)
             for file in wanted:
@@ -95,12 +95,12 @@ def _script(source: ScriptSource, wanted: Sequence[_Wanted], output: Path, log: 
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remote(source: WebSource | BucketSource | HubSource, wanted: _Wanted) -> File:
+def _remote(source: HttpsSource | S3Source | HubSource, wanted: _Wanted) -> File:
     if isinstance(source, HubSource):
         from pipeline.sources import hub  # what it needs is an extra
 
         return hub.HubFile(source, wanted.of(source.path), wanted.sha256, wanted.hint)
-    if isinstance(source, BucketSource):
+    if isinstance(source, S3Source):
         return open_file(f"s3://{source.bucket}/{wanted.of(source.key)}")
     if not wanted.name:
         return open_file(source.url)

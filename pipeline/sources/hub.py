@@ -18,7 +18,8 @@ from pipeline.store.web import WebFile
 
 try:
     import httpx2
-    from huggingface_hub import errors, get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
 except ImportError as error:
     remedy = "pip install 'huggingface_hub>=2.4,<3', or this package with the extra `hub`"
     raise PipelineError(f"a source on the hub needs huggingface_hub: {error}", hint=remedy) from error
@@ -44,13 +45,13 @@ class HubFile:
         """Found to be there, and to have no other digest as far as the hub tells (it does of large files)."""
         with self._errors():
             url = hf_hub_url(self._source.repo, self._path, revision=self._source.revision)
-            token = get_token()
-            found = get_hf_file_metadata(url, token=token or False)
+            headers = build_hf_headers()  # the user's token among them
+            found = get_hf_file_metadata(url, headers=headers)
         if not found.commit_hash:
             raise PipelineError("the answer names no commit: this is no hub", where=self.url, hint=_ENDPOINT)
         if re.fullmatch("[0-9a-f]{64}", found.etag or "") and found.etag != self._sha256:
             raise other_content(found.etag, self._sha256, self.url, self._hint)
-        return WebFile(url, headers={"authorization": f"Bearer {token}"} if token else {})
+        return WebFile(url, headers=headers)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

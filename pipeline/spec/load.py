@@ -20,7 +20,7 @@ from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.reader import Fields, Problems, read
 from pipeline.spec.types import (
     MLIR_DTYPES,
-    BucketSource,
+    S3Source,
     Bundle,
     Executable,
     HubSource,
@@ -30,7 +30,7 @@ from pipeline.spec.types import (
     ScriptSource,
     Source,
     Spec,
-    WebSource,
+    HttpsSource,
     WheelSource,
 )
 from pipeline.store.base import public_url
@@ -125,7 +125,7 @@ def _https(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
         good = False
     if url and not (good and url.isprintable()):
         fields.problem("url", f"must be like https://host/path, not {public_url(url)!r}")
-    return WebSource(url, sha256, data)
+    return HttpsSource(url, sha256, data)
 
 
 def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
@@ -134,7 +134,7 @@ def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
     if url and not match:
         fields.problem("url", f"must be like s3://bucket/key, not {url!r}")
     bucket, key = match.groups() if match else ("", "")
-    return BucketSource(bucket, key, sha256, data)
+    return S3Source(bucket, key, sha256, data)
 
 
 def _hub(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:

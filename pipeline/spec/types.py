@@ -122,7 +122,7 @@ class ScriptSource:
 
 
 @dataclass(frozen=True, repr=False)
-class WebSource:
+class HttpsSource:
     """A file of a web server: `url` is `https://…` or `http://…`, and may have user, password and a query that are secret."""
 
     kind: ClassVar = "https"
@@ -136,11 +136,11 @@ class WebSource:
         return public_url(self.url)
 
     def __repr__(self) -> str:
-        return f"WebSource(url={self.location!r}, sha256={self.sha256!r}, data={self.data!r})"
+        return f"HttpsSource(url={self.location!r}, sha256={self.sha256!r}, data={self.data!r})"
 
 
 @dataclass(frozen=True)
-class BucketSource:
+class S3Source:
     """An object in a bucket: `key` of `bucket`, by the usual AWS chain."""
 
     kind: ClassVar = "s3"
@@ -172,7 +172,7 @@ class HubSource:
         return f"{self.repo}@{self.revision}: {self.path}"
 
 
-Source = PathSource | WheelSource | ScriptSource | WebSource | BucketSource | HubSource
+Source = PathSource | WheelSource | ScriptSource | HttpsSource | S3Source | HubSource
 
 
 def beside(path: str, name: str) -> str:
