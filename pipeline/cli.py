@@ -56,7 +56,7 @@ class _Release:
 
     def reference(self) -> tuple[list[Path], list[Path]]:
         """The files of the reference inputs and outputs, fetched."""
-        reference = self.manifest.reference
+        reference = self.manifest.entries[0].reference
         inputs, outputs = (
             [fetch.fetch_blob(self.remote, self.cache, blob, self.bar) for blob in blobs]
             for blobs in (reference.inputs, reference.outputs)
@@ -148,7 +148,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         answers = explain.explain_file(contents, found)
     else:
         release = _Release(arguments, arguments.what)
-        proofs = {v.name: v.evidence for v in release.artifact.variants}
+        proofs = {v.name: v.evidence[0] for v in release.artifact.variants}
         variants = release.variants
         formats = list(dict.fromkeys(v.format for v in variants))
         file = fetch.entry(release.cache, release.artifact)
@@ -203,19 +203,19 @@ def _run(arguments: argparse.Namespace) -> None:
         good = run.good(choose.choices(release.variants, found), release.text)
         fetched = release.fetch([c.variant for c in good[: None if arguments.benchmark else 1] if c.variant])
         contents = inspect.inspect(fetched.path, digests=False)
-        entry = run.entry_of(contents, arguments.function or release.manifest.signature.entry)
+        entry = run.entry_of(contents, arguments.function or release.manifest.entries[0].function)
         if not given and (arguments.check or arguments.benchmark):
             paths, wanted = release.reference()
             given = [inputs.load(path) for path in paths]
-        inputs.require_fit(given, release.manifest.signature.inputs)
+        inputs.require_fit(given, release.manifest.entries[0].inputs)
     if arguments.benchmark and not (arguments.check or arguments.output):
         _benchmark(contents, good, entry, given)
         return
     ran = run.run(contents, good[0], entry, given)
     say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
     if release and arguments.check:
-        put(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.reference.tolerances))
-    names = [t.name for t in release.manifest.signature.outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
+        put(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.entries[0].reference.tolerances))
+    names = [t.name for t in release.manifest.entries[0].outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
     _put_out(dict(zip(names, ran.outputs, strict=True)), arguments)
     if arguments.benchmark:
         _benchmark(contents, good, entry, given)

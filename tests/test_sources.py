@@ -23,12 +23,12 @@ from pipeline.manifest.types import Manifest
 from pipeline.sources import download, fetch
 from pipeline.spec.load import load
 from pipeline.spec.types import (
-    S3Source,
+    HttpsSource,
     HubSource,
     PathSource,
+    S3Source,
     ScriptSource,
     Source,
-    HttpsSource,
     WheelSource,
 )
 from pipeline.store.open import open_store
@@ -322,7 +322,7 @@ def test_a_killed_run_is_gone_on_from_and_the_release_tells_no_secret(tmp_path: 
     with web.serve(www, web.Manners(only="", rate=1_000_000)) as server:
         url = server.url.replace("http://", "http://user:s3cr3t@") + "/small.mlir?token=s3cr3t"
         project.add("small", source={"kind": "https", "url": url, "sha256": digest(data)})
-        output = project.layout.source("small", "mlir")
+        output = project.layout.source("small", 0, "mlir")
         partial = output.parent / f".{digest(data)}.partial"
         running = subprocess.Popen(
             project.command("fetch:small"), cwd=project.root, env=project.environment(), start_new_session=True
@@ -339,7 +339,7 @@ def test_a_killed_run_is_gone_on_from_and_the_release_tells_no_secret(tmp_path: 
         assert server.seen[1:] == [("/small.mlir?token=s3cr3t", f"bytes={there}-")]
     assert output.read_bytes() == data
     manifest = project.layout.package("small") / "manifest.json"
-    source = decode(Manifest, manifest.read_bytes(), "").model.source
+    source = decode(Manifest, manifest.read_bytes(), "").entries[0].source
     assert (source.kind, source.location) == ("https", f"{server.url}/small.mlir")
     kept = [p for p in (project.root / "out").rglob("*") if p.is_file()]
     assert not [p for p in kept if b"s3cr3t" in p.read_bytes()]
@@ -747,7 +747,7 @@ def test_a_source_is_the_same_text_however_its_data_is_ordered(tmp_path: Path) -
     texts = []
     for order in (names, names[::-1]):
         assert not problem(tmp_path, **HUB, data=dict.fromkeys(order, "0" * 64))
-        source = load(tmp_path).models["m"].source
+        source = load(tmp_path).models["m"].sources[0]
         texts.append(repr(source))
         hash(source)
     assert texts[0] == texts[1]

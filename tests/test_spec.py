@@ -41,7 +41,7 @@ def test_every_file_of_the_project_loads() -> None:
         "x86-64",
     ]
     assert set(spec.models) >= {"magika", "pp-ocr-angle", "attention-f16"}
-    assert all(model.source.sha256 for model in spec.models.values())
+    assert all(source.sha256 for model in spec.models.values() for source in model.sources)
 
 
 def test_all_problems_of_all_files_come_together(targets: Path) -> None:

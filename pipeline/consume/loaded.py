@@ -40,13 +40,13 @@ class Model:
     def __call__(self, *inputs: ArrayLike) -> tuple[np.ndarray[Any, Any], ...]:
         """Run the model once. Raises PipelineError for arrays that are not of the signature's dtypes and shapes."""
         arrays = [np.ascontiguousarray(array).reshape(np.shape(array)) for array in inputs]
-        require_fit(arrays, self.manifest.signature.inputs)
-        results = self._session.call(self.manifest.signature.entry, self._session.place(arrays))
+        require_fit(arrays, self.manifest.entries[0].inputs)
+        results = self._session.call(self.manifest.entries[0].function, self._session.place(arrays))
         return tuple(self._output(i, self._session.read(view)) for i, view in enumerate(results))
 
     def _output(self, index: int, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """MLIR integers carry no sign: the signature does."""
-        dtype = np.dtype(self.manifest.signature.outputs[index].dtype)
+        dtype = np.dtype(self.manifest.entries[0].outputs[index].dtype)
         return array.view(dtype) if array.dtype.kind in "iu" and array.dtype.itemsize == dtype.itemsize else array
 
     def __repr__(self) -> str:

@@ -102,14 +102,15 @@ def manifest_lines(manifest: Manifest) -> list[str]:
     """`vmfb inspect` of a release."""
     model, compiler = manifest.model, manifest.compiler
     lines = [f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
-    lines.append(f"  source  {model.format}, {model.source.location}, sha256 {model.source.sha256[:16]}…")
-    lines.append(f"  takes   {describe(manifest.signature.inputs)}")
-    lines.append(f"  gives   {describe(manifest.signature.outputs)}")
+    for entry in manifest.entries:
+        lines.append(f"  source  {model.format}, {entry.source.location}, sha256 {entry.source.sha256[:16]}…")
+        lines.append(f"  takes   {describe(entry.inputs)}")
+        lines.append(f"  gives   {describe(entry.outputs)}")
     lines.append(f"  made by {compiler.package} {compiler.version}, needs {manifest.runtime.package} {manifest.runtime.minimum}")
     for artifact in manifest.artifacts:
         shared = sum(s.length for s in artifact.segments if not s.variants)
         lines.append(f"  {artifact.blob.name}: {size(artifact.blob.size)}, of which {size(shared)} for every device")
-        rows = [(v.name, size(v.size), v.device, evidence(v.evidence)) for v in artifact.variants]
+        rows = [(v.name, size(v.size), v.device, evidence(v.evidence[0])) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]

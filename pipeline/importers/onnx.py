@@ -1,6 +1,6 @@
-"""ONNX → MLIR: fix the input dimensions, rewrite what IREE gets wrong, import, name the entry function `main`.
+"""ONNX → MLIR: fix the input dimensions, rewrite what IREE gets wrong, import, name the entry function.
 
-Run as a child process (`python -m pipeline.importers.onnx MODEL FOLDER INPUTS ''`): the protobuf of a model is held
+Run as a child process (`python -m pipeline.importers.onnx MODEL FOLDER INPUTS OPTIONS`): the protobuf of a model is held
 several times in memory, and what a broken file does to a parser must not reach the pipeline.
 """
 
@@ -21,16 +21,16 @@ from pipeline.errors import PipelineError
 from pipeline.files import staged
 from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
 from pipeline.importers.baked import bake
-from pipeline.importers.child import main
+from pipeline.importers.child import Options, main
 from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
-from pipeline.spec.types import MLIR_DTYPES, Input
+from pipeline.spec.types import MLIR_DTYPES, Dimension, Input
 
-ENTRY = "main"
+_PLAIN = Options()
 CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
 _LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
 
@@ -39,14 +39,34 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _tensor(value: onnx.ValueInfoProto, dimensions: Mapping[str, Dimension]) -> Tensor:
     dims = value.type.tensor_type.shape.dim
-    return Tensor(value.name, _dtype(value), tuple(d.dim_value if d.dim_value > 0 else None for d in dims))
+    shape = (d.dim_value if d.HasField("dim_value") else dimensions.get(d.dim_param) for d in dims)
+    return Tensor(value.name, _dtype(value), tuple(shape))
 
 
 def _real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     weights = {w.name for w in model.graph.initializer}
     return [i for i in model.graph.input if i.name not in weights]
+
+
+def _fix(wanted: Input, dims: Sequence[onnx.TensorShapeProto.Dimension], where: str) -> None:
+    """Set the dimensions of one of the graph's inputs; those that stay open get the spec's name."""
+    given, in_graph = (
+        Tensor(wanted.name, wanted.dtype, wanted.shape).fixed,
+        [d.dim_value if d.dim_value > 0 else None for d in dims],
+    )
+    if len(in_graph) != len(given) or any(g not in (None, w) for g, w in zip(in_graph, given, strict=False)):
+        shape = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dims]
+        said = ", ".join(str(size) for size in wanted.shape)
+        hint = "export the model with that dimension open, or give it its size" if wanted.dimensions else ""
+        raise PipelineError(f"input {wanted.name!r} has shape {shape}, not [{said}]", where=where, hint=hint)
+    for dim, size, fixed in zip(dims, wanted.shape, given, strict=True):
+        dim.Clear()
+        if fixed is None and isinstance(size, Dimension):
+            dim.dim_param = size.name
+        else:
+            dim.dim_value = fixed or 0
 
 
 def fix_inputs(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> None:
@@ -58,14 +78,7 @@ def fix_inputs(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> N
             raise PipelineError(f"the graph has no input {wanted.name!r}: {did_you_mean(wanted.name, real)}", where=where)
         if _dtype(value) != wanted.dtype:
             raise PipelineError(f"input {wanted.name!r} is {_dtype(value)}, not {wanted.dtype}", where=where)
-        dims = value.type.tensor_type.shape.dim
-        fixed = [d.dim_value if d.dim_value > 0 else None for d in dims]
-        if len(fixed) != len(wanted.shape) or any(f not in (None, w) for f, w in zip(fixed, wanted.shape, strict=False)):
-            shape = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dims]
-            raise PipelineError(f"input {wanted.name!r} has shape {shape}, not {list(wanted.shape)}", where=where)
-        for dim, size in zip(dims, wanted.shape, strict=True):
-            dim.ClearField("dim_param")
-            dim.dim_value = size or 0
+        _fix(wanted, value.type.tensor_type.shape.dim, where)
     if missing := real.keys() - {i.name for i in inputs}:
         raise PipelineError(f"the spec does not give the input {sorted(missing)[0]!r}", where=where)
     if [i.name for i in inputs] != list(real):
@@ -293,9 +306,12 @@ def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, li
     return model, tried
 
 
-def translate(model: onnx.ModelProto, folder: Path, where: str) -> None:
+def translate(model: onnx.ModelProto, folder: Path, inputs: Sequence[Input], function: str, where: str) -> None:
     """Write a `prepared` model as `model.mlirbc`, and its `signature.json`, into `folder`."""
-    signature = Signature(ENTRY, tuple(_tensor(i) for i in _real_inputs(model)), tuple(_tensor(o) for o in model.graph.output))
+    dimensions = {d.name: d for spec in inputs for d in spec.dimensions}
+    given = {spec.name: Tensor(spec.name, spec.dtype, spec.shape) for spec in inputs}
+    taken = tuple(given.get(i.name) or _tensor(i, dimensions) for i in _real_inputs(model))
+    signature = Signature(function, taken, tuple(_tensor(o, dimensions) for o in model.graph.output))
     module = _imported(model, where)
     with module.context:
         narrow.lower_casts(module)
@@ -306,10 +322,10 @@ def translate(model: onnx.ModelProto, folder: Path, where: str) -> None:
         signature.write(path)
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], name: str | None) -> None:
+def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN) -> None:
     """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
     model, tried = prepared(source, inputs)
-    translate(model, folder, str(source))
+    translate(model, folder, inputs, options.function, str(source))
     with staged(folder / "rewrites.json") as path:
         path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
 

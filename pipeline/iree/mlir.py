@@ -76,10 +76,11 @@ def coarsest_float(path: Path) -> str:
     return next((name for type_, name in names.items() if re.search(rf"\b(\d+x|\?x)*{type_}\b", text)), "float32")
 
 
-def makers(path: Path) -> list[str]:
-    """For each result of the function of the ONNX module at `path`, the operator and node that makes it; empty if unknown."""
+def makers(path: Path, function: str) -> list[str]:
+    """For each result of a function of the ONNX module at `path`, the operator and node that makes it; empty if unknown."""
     with opened(path) as module:
-        (returned, *more) = [*operations(module, "func.return"), *operations(module, "util.return")] or [None]
+        found = [op for op in operations(module, "func.func") if symbol(op) == function]
+        (returned, *more) = [op for one in found for op in operations(one, "func.return")] or [None]
         return [_maker(operand.owner) for operand in returned.operands] if returned and not more else []
 
 

@@ -19,7 +19,7 @@ from pipeline.iree.codegen.front import front_half
 from pipeline.reduction.job import Found, Job
 from pipeline.reduction.model import Subject
 from pipeline.reduction.search import Part, Search
-from pipeline.reduction.subgraph import Graph
+from pipeline.reduction.subgraph import FUNCTION, Graph
 
 # What is wrong with a part, empty if nothing; and who hears of what was found.
 Problem = Callable[[onnx.ModelProto], str]
@@ -44,7 +44,7 @@ class Compiler:
         """What the compiler says against the model, if anything."""
         try:
             with fresh_folder(self._folder) as folder:
-                importer.translate(model, folder, "the part")
+                importer.translate(model, folder, [], FUNCTION, "the part")
                 source = folder / "model.mlirbc"
                 if self._job.code:
                     declared = {target.name: () for target in self._job.targets}

@@ -21,12 +21,12 @@ from pipeline.files import copy, fresh_folder, sha256_file
 from pipeline.names import did_you_mean
 from pipeline.sources.download import download
 from pipeline.spec.types import (
-    S3Source,
+    HttpsSource,
     HubSource,
     PathSource,
+    S3Source,
     ScriptSource,
     Source,
-    HttpsSource,
     WheelSource,
     beside,
     source_files,

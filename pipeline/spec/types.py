@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Union
 
@@ -186,8 +186,34 @@ def source_files(source: Source, output: Path) -> Mapping[Path, str]:
 
 
 @dataclass(frozen=True)
+class Dimension:
+    """A dimension that stays open: from `min` to `max`, in steps of `multiple`. Inputs that share a `name` share its size."""
+
+    name: str
+    min: int
+    max: int
+    multiple: int = 1
+
+    @property
+    def between(self) -> int:
+        """A size between the smallest and the largest, odd where `multiple` allows it, for what only even sizes hide."""
+        steps = (self.min + (self.max - self.min) // 3) // self.multiple
+        size = (steps + (steps % 2 == 0)) * self.multiple
+        return size if self.min <= size <= self.max else self.max
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that are verified, that between the others first."""
+        return tuple(dict.fromkeys((self.between, self.min, self.max)))
+
+    def __str__(self) -> str:
+        step = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
+        return f"{self.name}: {self.min} to {self.max}{step}" if self.min < self.max else f"{self.name}: {self.min}"
+
+
+@dataclass(frozen=True)
 class Input:
-    """An input of the model: fixed `shape`, numpy `dtype`, and its test data.
+    """An input of the model: `shape`, numpy `dtype`, and its test data.
 
     Test data is `file` (.npy), or drawn with numpy's default_rng(seed): integers of [low, high), or floats of
     [0, 1) scaled to [low, high). `is_open`: floats of which the spec says neither range nor file.
@@ -195,7 +221,7 @@ class Input:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | Dimension, ...]
     dtype: str
     seed: int
     low: float
@@ -204,13 +230,51 @@ class Input:
     is_open: bool = False
     value: Value | None = None
 
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Its open dimensions."""
+        return tuple(size for size in self.shape if isinstance(size, Dimension))
+
+    def at(self, sizes: Mapping[str, int]) -> Input:
+        """The input with these sizes of open dimensions, by name; those that are not among them have their `between`."""
+        shape = (sizes.get(size.name, size.between) if isinstance(size, Dimension) else size for size in self.shape)
+        return replace(self, shape=tuple(shape))
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Its shape; where dimensions are open, one of its shapes."""
+        return tuple(size.between if isinstance(size, Dimension) else size for size in self.shape)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry point of a model: where it comes from, its inputs with test data and its reference outputs.
+
+    `name` is what callers ask for, `function` what it is called in the vmfb; with buckets several entries have one name.
+    `reference` says who computes the outputs, or is a tuple of .npy files, one for each.
+    `constant` names outputs that are meant to be the same whatever the inputs. `asked` is the function in an MLIR file.
+    """
+
+    name: str
+    function: str
+    source: Source
+    inputs: tuple[Input, ...]
+    reference: str | tuple[Path, ...]
+    tolerance: Tolerance | None = None
+    constant: tuple[str, ...] = ()
+    asked: str = ""
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The open dimensions of its inputs, each once."""
+        return tuple(dict.fromkeys(dimension for spec in self.inputs for dimension in spec.dimensions))
+
 
 @dataclass(frozen=True)
 class Model:
-    """A model to build: its source, its inputs with test data, its reference outputs and the bundles it goes into.
+    """A model to build: its entry points, and the bundles it goes into.
 
-    `reference` is `onnxruntime`, `baseline` (the weakest CPU variant) or a tuple of .npy files, one for each output.
-    `constant` names outputs that are meant to be the same whatever the inputs.
+    `parameters` says where large weights are: `inline` in the vmfb, `external` in a file of their own, or empty, by their size.
     """
 
     name: str
@@ -218,13 +282,24 @@ class Model:
     about: str
     licence: str
     format: str
-    source: Source
-    entry: str | None
-    inputs: tuple[Input, ...]
-    reference: str | tuple[Path, ...]
-    tolerance: Tolerance | None
+    entries: tuple[Entry, ...]
     bundles: tuple[str, ...]
-    constant: tuple[str, ...] = ()
+    parameters: str = ""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files that its entry points come from, each once."""
+        return tuple(dict.fromkeys(entry.source for entry in self.entries))
+
+    @property
+    def test_files(self) -> tuple[Path, ...]:
+        """The files that hold test data."""
+        return tuple(spec.file for entry in self.entries for spec in entry.inputs if spec.file)
+
+    @property
+    def judged(self) -> list[str]:
+        """What the spec says of right and wrong numbers."""
+        return [f"{entry.function} {entry.tolerance!r} {entry.constant}" for entry in self.entries]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""Fetch: the model's file and its data files, by its spec, checked against their digests."""
+"""Fetch: the model's files, by its spec, checked against their digests."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.sources.fetch import fetch
-from pipeline.spec.types import Model
+from pipeline.stages.origin import Origin
 
 
-def run(model: Model, output: Path) -> None:
-    """Put the model's file at `output`, its data files beside it. What is there already and has the right digest stays."""
-    fetch(model.source, output, model.path)
+def run(origin: Origin) -> None:
+    """Put the model's files where `origin` says. What is there already and has the right digest stays."""
+    for output, entry in origin.files.items():
+        fetch(entry.source, output, origin.model.path)

@@ -15,6 +15,7 @@ from pipeline.iree.gates import SELECTED
 
 # Asks a device every query: see `linking.facts`, which makes it.
 FACTS = Path(__file__).with_name("facts.vmfb")
+SCOPE = "model"  # the name under which modules ask for weights that they do not hold
 
 
 def open_device(uri: str) -> rt.HalDevice:
@@ -29,14 +30,29 @@ def _mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-class Session:
-    """The module at `path` on `device`. PipelineError if it cannot be read, else errors and crashes as the runtime's."""
+def _provider(path: Path) -> rt.ParameterProvider:
+    """The weights in the archive at `path`, mapped."""
+    with disk_errors(str(path)):
+        path.open("rb").close()  # whose errors say more than the runtime's
+    index = rt.ParameterIndex()
+    index.load(str(path))
+    return index.create_provider(scope=SCOPE)
 
-    def __init__(self, path: Path, device: rt.HalDevice) -> None:
+
+class Session:
+    """The module at `path` on `device`. PipelineError if it cannot be read, else errors and crashes as the runtime's.
+
+    `parameters` is the archive of weights that it needs.
+    """
+
+    def __init__(self, path: Path, device: rt.HalDevice, parameters: Path | None = None) -> None:
         self._device = device
         config = rt.Config(device=device)
         loaded = rt.VmModule.from_buffer(config.vm_instance, _mapped(path))
-        self._context = rt.SystemContext(vm_modules=[rt.create_hal_module(config.vm_instance, device), loaded], config=config)
+        modules = [rt.create_hal_module(config.vm_instance, device), loaded]
+        if parameters:
+            modules.insert(0, rt.create_io_parameters_module(config.vm_instance, _provider(parameters)))
+        self._context = rt.SystemContext(vm_modules=modules, config=config)
         self._module = self._context.modules[loaded.name]
 
     @property
