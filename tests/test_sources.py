@@ -31,6 +31,7 @@ from pipeline.spec.types import (
     Source,
     WheelSource,
 )
+from pipeline.stages import package
 from pipeline.store.open import open_store
 from pipeline.store.web import Patience
 from tests import hub, servers, web
@@ -665,6 +666,12 @@ def test_a_data_file_that_is_not_there_is_named(with_data: tuple[Source, Path], 
     with pytest.raises(PipelineError, match=r"other\.bin"):
         get(wrong, output)
     assert not (output.parent / "other.bin").exists()
+
+
+def test_the_manifest_names_source_and_data() -> None:
+    source = package._source(on_the_hub(b""))
+    assert (source.kind, source.location) == ("hub", f"org/net@{hub.REVISION}: onnx/model.onnx")
+    assert [(file.name, file.sha256) for file in source.files] == [("model.onnx_data", digest(b"weights"))]
 
 
 # Specs
