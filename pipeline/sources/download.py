@@ -24,9 +24,13 @@ _BACKOFF = 0.2  # seconds, doubled each time
 
 @dataclass
 class _Arrived:
-    """What has arrived, in a file. `joined`: it came by several connections, which may have seen different files."""
+    """What has arrived, in a file that is to have the digest `wanted`.
+
+    `joined`: it came by several connections, which may have seen different files.
+    """
 
     file: FileIO
+    wanted: str
     size: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     tag: str = ""
@@ -38,6 +42,9 @@ class _Arrived:
         while data := self.file.read(_CHUNK):
             self.digest.update(data)
             self.size += len(data)
+
+    def is_right(self) -> bool:
+        return self.digest.hexdigest() == self.wanted
 
     def restart(self) -> None:
         self.file.truncate(0)
@@ -82,6 +89,8 @@ def _fetch(file: File, arrived: _Arrived, name: str) -> None:
         try:
             return _read(file, arrived, name)
         except BrokenTransferError as error:
+            if arrived.is_right():
+                return None
             # Only what was never reached before is progress: a server without ranges begins anew each time.
             failures = failures + 1 if arrived.size < furthest + _PROGRESS else 1
             furthest = max(furthest, arrived.size)
@@ -101,15 +110,19 @@ def download(file: File, path: Path, sha256: str, partial: Path, hint: str) -> N
         for folder in (path.parent, partial.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with FileIO(partial, "a+") as opened:
-            arrived = _Arrived(opened)
+            arrived = _Arrived(opened, sha256)
             arrived.recover()
-            for _ in range(2):
-                if arrived.digest.hexdigest() != sha256:
+            try:
+                if not arrived.is_right():
                     _fetch(file, arrived, path.name)
-                if (found := arrived.digest.hexdigest()) == sha256 or not arrived.joined:
-                    break
-                arrived.restart()
-        if found != sha256:
-            partial.unlink()
-            raise other_content(found, sha256, file.url, hint)
+                if not arrived.is_right() and arrived.joined:
+                    arrived.restart()
+                    _fetch(file, arrived, path.name)
+                if not arrived.is_right():
+                    found = arrived.digest.hexdigest()
+                    arrived.restart()
+                    raise other_content(found, sha256, file.url, hint)
+            finally:
+                if not arrived.size and not arrived.is_right():
+                    partial.unlink()
     put(partial, path)
