@@ -718,7 +718,7 @@ HUB = {"kind": "hub", "repo": "org/name", "revision": "a" * 40, "path": "onnx/mo
         ({**HUB, "revision": "a" * 7}, "source.revision: 'aaaaaaa' may move"),
         ({**HUB, "revision": "v1.0"}, "source.revision: 'v1.0' may move"),
         ({**HUB, "repo": "a/b/c"}, "source.repo: must be like organisation/name"),
-        ({**HUB, "repo": "https://huggingface.co/a/b"}, "source.repo: must be like organisation/name"),
+        ({**HUB, "repo": "https://hub.example.org/a/b"}, "source.repo: must be like organisation/name"),
         ({**HUB, "path": "../x.onnx"}, "source.path: must be the name of a file"),
         ({**HUB, "path": "/x.onnx"}, "source.path: must be the name of a file"),
         ({**HUB, "url": "x"}, "source.url: is not a key here"),
