@@ -26,9 +26,9 @@ def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
         if offset + segment >= len(data):
             kind, users = "directory", ()
         segments.append(m.SegmentInfo(kind, offset, len(part), sha256_bytes(part), users))
-    proof = m.EvidenceInfo("untested", "noise", "", "", "", None, None, None, 0, ())
+    proof = m.EvidenceInfo("main", "untested", "noise", "", "", "", None, None, None, 0, ())
     variants = tuple(
-        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), proof)
+        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), (proof,))
         for name, format_ in (("gpu", "vulkan-spirv-fb"), ("cpu", "embedded-elf-x86_64"))
     )
     return m.Artifact(
@@ -40,14 +40,15 @@ def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3
     """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)
     made = artifact(data, segment)
+    source = m.Source("path", "noise.mlir", "0" * 64, ())
     manifest = m.Manifest(
         schema=m.MANIFEST_SCHEMA,
-        model=m.ModelInfo("noise", "about", "MIT", "mlir", m.Source("path", "noise.mlir", "0" * 64), ()),
+        model=m.ModelInfo("noise", "about", "MIT", "mlir"),
         version="",
-        signature=m.SignatureInfo("main", (), ()),
+        entries=(m.EntryInfo("main", "main", source, (), (), (), (), m.Reference("files", (), (), ())),),
         compiler=m.Compiler("iree-base-compiler", "3", "c"),
         runtime=m.Runtime("iree-base-runtime", minimum),
-        reference=m.Reference("files", (), (), ()),
+        parameters=(),
         artifacts=(made,),
     )
     manifest = replace(manifest, version=content_version(manifest))

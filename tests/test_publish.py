@@ -45,14 +45,17 @@ def package(tmp_path: Path) -> Package:
         artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), (), ())
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
+        outputs = (blob("output_0.npy", b"output"),)
+        reference = m.Reference("files", inputs, outputs, (m.ToleranceInfo(0.0, 0.0, 0.0, None),))
+        source = m.Source("path", "tiny.mlir", "0" * 64, ())
         manifest = m.Manifest(
             schema=m.MANIFEST_SCHEMA,
-            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64), ()),
+            model=m.ModelInfo(MODEL, "about", "MIT", "mlir"),
             version="",
-            signature=m.SignatureInfo("main", (), ()),
+            entries=(m.EntryInfo("main", "main", source, (), (), (), (), reference),),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
             runtime=m.Runtime("iree-base-runtime", "3"),
-            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0, 0.0, None),)),
+            parameters=(),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
