@@ -21,8 +21,10 @@ from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
 from pipeline.iree.device import Device
 from pipeline.iree.targets import resolve
-from pipeline.spec.types import Input, Model, PathSource
+from pipeline.spec.types import Input, PathSource
 from pipeline.stages import import_, reference
+from pipeline.stages.origin import Origin
+from tests.project import model_of
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 from tests.test_import import digest
 
@@ -433,12 +435,12 @@ def test_what_a_value_in_the_spec_decides_is_no_decision(high: float, left: str,
     path = tmp_path / "model.onnx"
     onnx.save(model(rate(True), {**X, "r": np.array(2)}, "y"), path)
     inputs = (Input("x", (LENGTH,), "float32", 0, -1.0, high, None), Input("r", (), "int64", 0, 0.0, 9.0, None, value=2))
-    spec = Model("m", Path("m.yaml"), "", "", "onnx", PathSource(path, digest(path)), None, inputs, "onnxruntime", None, ())
-    import_.run(spec, path, tmp_path / "import")
+    origin = Origin(model_of(PathSource(path, digest(path)), *inputs), (path,))
+    import_.run(origin, tmp_path / "import")
     if not left:
-        reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+        reference.run(origin, tmp_path / "import", tmp_path / "reference")
         return
     with pytest.raises(PipelineError) as caught:
-        reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+        reference.run(origin, tmp_path / "import", tmp_path / "reference")
     assert left in caught.value.what
     assert caught.value.what.count("takes the same branch") == 1

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import boundary, decisions, foreign, functions, kernels, verges
+from pipeline.importers import boundary, decisions, foreign, functions, kernels, saturation, verges
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
@@ -52,6 +52,8 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     if not isinstance(model, str) and _is_parted(model):
         options.intra_op_num_threads = 1
+    if not isinstance(model, str):
+        model = saturation.without(model) or model
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -203,7 +205,9 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     model = functions.inlined(onnx.load(source))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
-    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model)
+    changed = (
+        foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model) | (saturation.without(model) is not None)
+    )
     plain, model, note = _running(model, "" if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))

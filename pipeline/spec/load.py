@@ -142,13 +142,13 @@ class _Dimensions:
         sizes = fields.items("buckets", required=True)
         if not all(map(_whole, sizes)) or sorted(set(sizes)) != sizes:
             fields.problem("buckets", f"must be whole numbers above 0 that ascend, not {sizes!r}")
-            sizes = [1]
+            sizes = []
         if self.buckets and name not in self.buckets:
             fields.problem(
                 "buckets", f"stand at {next(iter(self.buckets))!r} already: one dimension of an entry point may have some"
             )
-        self.buckets[name] = tuple(sizes)
-        return Dimension(name, sizes[0], sizes[-1])
+        self.buckets.setdefault(name, tuple(sizes))
+        return Dimension(name, min(sizes, default=1), max(sizes, default=1))
 
 
 def _shape(fields: Fields, name: str, dimensions: _Dimensions) -> tuple[int | Dimension, ...]:
@@ -299,7 +299,7 @@ def _entries(fields: Fields, format: str, name: str, source: Source | None) -> l
         return [entry]
     if isinstance(reference, tuple):
         fields.problem("reference", "files are for one size: with buckets, leave it out, or give an entry for each size")
-    ((bucketed, sizes),) = dimensions.buckets.items()
+    bucketed, sizes = next(iter(dimensions.buckets.items()))
 
     def cut(spec: Input, size: int) -> Input:
         shape = (replace(d, min=size, max=size) if isinstance(d, Dimension) and d.name == bucketed else d for d in spec.shape)

@@ -194,7 +194,7 @@ class Published:
 
     def run(self, module: Path, device: Device, name: str) -> tuple[devices.Run, list[Array]]:
         """How a module ran on the test's inputs, and its outputs."""
-        entry = self.manifest.signature.entry
+        entry = self.manifest.entries[0].function
         ran = devices.run(module, device, entry, [self.folder / "inputs.npz"], self.folder, name)
         if ran.error:
             return ran, []
@@ -235,7 +235,7 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
     problems: dict[str, str] = {}
     for variant, error, outputs in runs(published, found):
         problems[variant] = problems.get(variant) or error or difference(outputs, wanted)
-    reference = [np.load(published.blob(blob.sha256)) for blob in published.manifest.reference.outputs]
+    reference = [np.load(published.blob(blob.sha256)) for blob in published.manifest.entries[0].reference.outputs]
     wrong = {variant: problem for variant, problem in problems.items() if problem}
     return Outcome(
         name,
@@ -243,7 +243,7 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
         message=next(iter(wrong.values()), ""),
         right=tuple(variant for variant in problems if variant not in wrong),
         wrong=wrong,
-        unchecked={v.name: v.evidence.kind for v in published.artifact.variants if v.name not in problems},
+        unchecked={v.name: v.evidence[0].kind for v in published.artifact.variants if v.name not in problems},
         dropped={d.name: d.reason for d in published.artifact.dropped},
         reference=difference(reference, wanted),
     )
