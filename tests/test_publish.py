@@ -21,7 +21,7 @@ from pipeline.stages import record
 from pipeline.stages.publish import publish, read_receipt, run
 from pipeline.store.base import Body, Object, Store
 from pipeline.store.open import open_store
-from tests import servers
+from tests import releases, servers
 from tests.waiting import FOREVER
 
 MODEL = "tiny"
@@ -354,6 +354,14 @@ def test_a_blob_that_arrives_short_is_an_error(tmp_path: Path, package: Package)
     assert_nothing_dangles(store, manifest_of(folder).version)
     publish(folder, store)  # and what is short is sent again
     assert pointed_at(store) == manifest_of(folder).version
+
+
+def test_weights_are_sent_once_for_all_that_need_them(store: Store, tmp_path: Path) -> None:
+    releases.make(tmp_path / "one", 3000, 1000, weights=b"w" * 5000)
+    assert publish(tmp_path / "one", store)["blobs_sent"] == 2
+    manifest, _ = releases.make(tmp_path / "two", 3000, 1000, seed=1, weights=b"w" * 5000)
+    assert publish(tmp_path / "two", store)["blobs_sent"] == 1
+    assert store.size(blob_key(manifest.parameters[0].blob.sha256)) == 5000
 
 
 def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:
