@@ -150,7 +150,7 @@ def _widen(function: ir.Operation) -> ir.Operation:
 
 
 def _open(module: ir.Module) -> None:
-    """Let IREE take dimensions that stay open: functions are inlined, checks of sizes left out, broadcasts and reshapes written out.
+    """Let IREE take dimensions that stay open: inline functions, leave out checks of sizes, write out broadcasts and reshapes.
 
     IREE takes no broadcast of a size that might be 1; JAX repeats none but those that are 1 for ever.
     """
