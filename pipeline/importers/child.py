@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,21 @@ def inputs_as_text(inputs: Sequence[Input]) -> str:
     return json.dumps([asdict(i) | {"file": str(i.file) if i.file else None} for i in inputs])
 
 
-def main(convert: Callable[[Path, Path, list[Input], str | None], None]) -> int:
-    """Call `convert(source, folder, inputs, entry)` for each request, see `process.Forks`; the exit code."""
+Convert = Callable[[Path, Path, list[Input], Mapping[str, str]], None]
+
+
+def main(convert: Convert) -> int:
+    """Call `convert(source, folder, inputs, options)` for each request, see `process.Forks`; the exit code.
+
+    `options` is an object of strings as JSON: `entry`, the name of the function in an MLIR file, `function`, its name in the
+    imported module, and `parameters`, whether weights are `inline` or `external`. What is not said, or empty, is as usual.
+    """
     return process.serve(lambda arguments: _done(convert, *arguments))
 
 
-def _done(
-    convert: Callable[[Path, Path, list[Input], str | None], None], source: str, folder: str, inputs: str, entry: str
-) -> int:
+def _done(convert: Convert, source: str, folder: str, inputs: str, options: str) -> int:
     try:
-        convert(Path(source), Path(folder), inputs_of(inputs), entry or None)
+        convert(Path(source), Path(folder), inputs_of(inputs), json.loads(options))
     except PipelineError as error:
         print(f"error: {error.what}")
         if error.hint:

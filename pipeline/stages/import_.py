@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +34,7 @@ def run(model: Model, source: Path, folder: Path) -> None:
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
     log = folder / "import.log"
-    arguments: list[str | Path] = [source, folder, inputs_as_text(model.inputs), model.entry or ""]
+    arguments: list[str | Path] = [source, folder, inputs_as_text(model.inputs), json.dumps({"entry": model.entry or ""})]
     result = _importers[model.format].execute(arguments, log, timeout=_LIMIT, env={})
     if result.returncode:
         lines = log.read_text("utf-8", "replace").splitlines()
