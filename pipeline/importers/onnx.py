@@ -332,18 +332,12 @@ def convert(
     more than `limit` bytes are converted without their weights in memory.
     """
     (folder / parameters.FILE).unlink(missing_ok=True)
-    own = folder / _WEIGHTS
-    is_wanted = False
-    try:
-        with weights.beside(own, limit) as store:
-            model, tried = prepared(source, inputs)
-            translate(model, folder, str(source), options or {"parameters": ""})
+    with weights.beside(folder / _WEIGHTS, limit) as store:
+        model, tried = prepared(source, inputs)
+        translate(model, folder, str(source), options or {"parameters": ""})
         with staged(folder / "rewrites.json") as path:
             path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
-        is_wanted = str(store.path) in {parameter.file for parameter in parameters.read(folder / parameters.FILE)}
-    finally:
-        if not is_wanted:
-            own.unlink(missing_ok=True)
+        store.is_kept = str(store.path) in {parameter.file for parameter in parameters.read(folder / parameters.FILE)}
 
 
 if __name__ == "__main__":

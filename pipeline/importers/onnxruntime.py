@@ -193,12 +193,8 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
     Returns what is known of the model's outputs, what was changed for ONNX Runtime to run it, the tolerances of each draw's,
     those of `given` without noise, why draws but `given` cannot be run, and what decisions of the model they leave open.
     """
-    path = folder / ".weights.part"
-    try:
-        with weights.beside(path, limit) as store:
-            return _found(store, source, folder, inputs, draws)
-    finally:
-        path.unlink(missing_ok=True)
+    with weights.beside(folder / ".weights.part", limit) as store:
+        return _found(store, source, folder, inputs, draws)
 
 
 def _found(store: weights.Store, source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:

@@ -41,12 +41,13 @@ _SIZED = {*TensorProto.DataType.values()} - {TensorProto.UNDEFINED, TensorProto.
 
 @dataclass
 class Store:
-    """Where large weights of the models of this process go. `differs`: a model that was read has data in other files."""
+    """Where large weights go that have no file of their own. `differs`: a model that was read has data in other files."""
 
     path: Path
     limit: int
     is_used: bool = False
     differs: bool = False
+    is_kept: bool = False
     models: dict[Path, onnx.ModelProto] = field(default_factory=dict)
 
     def put(self, data: memoryview) -> tuple[Path, int]:
@@ -66,15 +67,20 @@ _store: ContextVar[Store | None] = ContextVar("_store", default=None)
 def beside(path: Path, limit: int = LIMIT) -> Iterator[Store]:
     """In this block models of more than `limit` bytes are held as skeletons; what has no file of its own goes into `path`.
 
-    There is no such file at first. It stays: who opened the block removes it.
+    The file goes with the block, unless that says that it `is_kept` and ends without an error.
     """
     store = Store(Path(os.path.realpath(path)), limit)
     store.path.unlink(missing_ok=True)
     token = _store.set(store)
     try:
         yield store
+    except BaseException:
+        store.is_kept = False
+        raise
     finally:
         _store.reset(token)
+        if not store.is_kept:
+            store.path.unlink(missing_ok=True)
 
 
 @contextmanager
