@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
 
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import tolerances_for
-from pipeline.importers import boundary, decisions, foreign, functions, kernels, saturation, verges
+from pipeline.importers import boundary, decisions, foreign, functions, kernels, saturation, verges, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import GIVEN, moved
@@ -54,6 +53,9 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
         options.intra_op_num_threads = 1
     if not isinstance(model, str):
         model = saturation.without(model) or model
+    if not isinstance(model, str) and weights.any_outside(model):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", weights.ROOT)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -66,25 +68,15 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from _graphs(inner)
 
 
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Every constant of the graph and of those inside it."""
-    found = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            found += [attribute.t] if attribute.HasField("t") else []
-            found += [t for g in (attribute.g, *attribute.graphs) for t in _tensors(g)]
-    return found
-
-
 def with_moved_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` whose weights are moved by one unit in the last place, as inputs are."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for number, tensor in enumerate(_tensors(copy.graph)):
+    for number, tensor in enumerate(weights.tensors(copy.graph)):
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
-            array = numpy_helper.to_array(tensor)
+            array = weights.values(tensor)
             if array.size >= _WEIGHTS:
-                tensor.CopyFrom(numpy_helper.from_array(moved([array], number)[0], tensor.name))
+                tensor.CopyFrom(weights.tensor(moved([array], number)[0], tensor.name))
     return copy
 
 
@@ -98,10 +90,10 @@ def widened(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
         for value in (*graph.input, *graph.output):
             if value.type.tensor_type.elem_type in narrow:
                 value.type.tensor_type.elem_type = to
-    for tensor in _tensors(copy.graph):
+    for tensor in weights.tensors(copy.graph):
         if tensor.data_type in narrow:
-            wide = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
-            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+            wide = weights.values(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+            tensor.CopyFrom(weights.tensor(wide, tensor.name))
     for node in decisions.nodes(copy.graph):
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i in narrow:
@@ -119,7 +111,7 @@ def precisions(model: onnx.ModelProto) -> list[str]:
     types |= {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
     coarsest: dict[str, int] = {name: _rank(type_) for name, type_ in types.items()}
     for node in model.graph.node:
-        inside = [_rank(t.data_type) for a in node.attribute for g in (a.g, *a.graphs) for t in _tensors(g)]
+        inside = [_rank(t.data_type) for a in node.attribute for g in (a.g, *a.graphs) for t in weights.tensors(g)]
         taken = max([*inside, *(coarsest.get(name, -1) for name in node.input)], default=-1)
         for name in node.output:
             coarsest[name] = max(taken, coarsest.get(name, -1))
@@ -151,9 +143,10 @@ class Others:
     def __init__(self, model: onnx.ModelProto) -> None:
         moving: list[Any] = [lambda: with_moved_weights(model), *(partial(verges.moved, model, seed) for seed in range(_VERGES))]
         wide = [lambda: widened(model, onnx.TensorProto.DOUBLE), lambda: widened(model, onnx.TensorProto.FLOAT)]
-        is_small = model.ByteSize() < _LARGE
-        self._moved = [s for make in (lambda: model, *(moving if is_small else ())) if (s := self._session(make))]
-        self._wide = next((s for make in wide if (s := self._session(make))), None) if is_small else None
+        is_small = weights.size(model) < _LARGE
+        with weights.passing():
+            self._moved = [s for make in (lambda: model, *(moving if is_small else ())) if (s := self._session(make))]
+            self._wide = next((s for make in wide if (s := self._session(make))), None) if is_small else None
 
     @staticmethod
     def _session(make: Any) -> onnxruntime.InferenceSession | None:
@@ -196,18 +189,22 @@ def _running(model: onnx.ModelProto, source: str = "") -> tuple[onnxruntime.Infe
         return session(supported[0]), *supported
 
 
-def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
-    """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz.
+def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str], limit: int = weights.LIMIT) -> dict[str, Any]:
+    """Run each draw, FOLDER/NAME.inputs.npz, and write FOLDER/NAME.outputs.npz. Weights of more than `limit` bytes stay in files.
 
     Returns what is known of the model's outputs, what was changed for ONNX Runtime to run it, the tolerances of each draw's,
     those of `given` without noise, why draws but `given` cannot be run, and what decisions of the model they leave open.
     """
-    model = functions.inlined(onnx.load(source))
+    with weights.beside(folder / ".weights.part", limit) as store:
+        return _found(store, source, folder, inputs, draws)
+
+
+def _found(store: weights.Store, source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+    model = functions.inlined(weights.load(Path(source)))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
-    changed = (
-        foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model) | (saturation.without(model) is not None)
-    )
+    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model) | store.is_used | store.differs
+    changed |= saturation.without(model) is not None
     plain, model, note = _running(model, "" if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))
