@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.importers import weights
+
 
 @dataclass(frozen=True)
 class _Product:
