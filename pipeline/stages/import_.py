@@ -55,7 +55,7 @@ def run(origin: Origin, folder: Path) -> None:
     model = origin.model
     for path, entry in origin.files.items():
         require(entry.source, path)
-    files = [*origin.files, *model.test_files]  # rewrites are proved on the test data
+    files = [*origin.all_files, *model.test_files]  # rewrites are proved on the test data
     entries, revision = [_described(entry) for entry in model.entries], record.REVISIONS["import"]
     key = record.key(files, entries=entries, format=model.format, parameters=model.parameters, revision=revision)
     if record.is_current(folder, key):

@@ -157,7 +157,7 @@ def run(origin: Origin, imported: Path, folder: Path) -> None:
         require(entry.source, path)
     given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
     key = record.key(
-        [*origin.files, *model.test_files, *given, imported / "signature.json"],
+        [*origin.all_files, *model.test_files, *given, imported / "signature.json"],
         entries=[_described(entry) for entry in model.entries],
         judged=model.judged,
         revision=record.REVISIONS["reference"],
