@@ -130,7 +130,7 @@ def test_a_file_says_which_model_it_is(file: Path, vmfb: Vmfb, made: Path) -> No
         ("main", ["17x8xf32=1"], "S is 17, the largest bucket is 16; buckets: 4, 16"),
         ("main", ["5x9xf32=1"], "is 5x9 float32, but the model takes x: Sx8 float32"),
         ("main", ["4x8xf64=1"], "is 4x8 float64, but the model takes"),
-        ("main", ["5x8xf32=1", "5x8xf32=1"], "takes 1 inputs, not 2"),
+        ("main", ["5x8xf32=1", "5x8xf32=1"], "takes 1 input, not 2"),
         ("main_4", ["16x8xf32=1"], "S is 16 in the input x, but it is 4 here"),
     ],
 )
