@@ -25,16 +25,17 @@ _PLAIN = Options()
 _ORIGIN = "origin.json"
 
 
-def _named(found: Signature, inputs: Sequence[Tensor], where: str) -> Signature:
-    """`found` with the spec's input names. Raises PipelineError where shapes or dtypes differ."""
+def named(found: Signature, inputs: Sequence[Input], where: str) -> Signature:
+    """`found` with the spec's inputs. Raises PipelineError where shapes or dtypes differ."""
     if len(found.inputs) != len(inputs):
         raise PipelineError(f"@{found.entry} takes {len(found.inputs)} inputs, the spec gives {len(inputs)}", where=where)
-    for mine, given in zip(found.inputs, inputs, strict=True):
+    tensors = tuple(Tensor(i.name, i.dtype, i.shape) for i in inputs)
+    for mine, given in zip(found.inputs, tensors, strict=True):
         fits = len(mine.shape) == len(given.shape) and all(m in (None, g) for m, g in zip(mine.fixed, given.fixed, strict=True))
         # MLIR integers carry no sign here: the spec says which is meant.
         if mine.mlir.split("x")[-1] != given.mlir.split("x")[-1] or not fits:
             raise PipelineError(f"input {given.name!r} is {mine.mlir} in the file, {given.mlir} in the spec", where=where)
-    return dataclasses.replace(found, inputs=tuple(inputs))
+    return dataclasses.replace(found, inputs=tensors)
 
 
 def _name(module: ir.Module, function: ir.Operation, name: str) -> dict[str, str]:
@@ -74,10 +75,9 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
 
     `options` say which function of the file it is, if there are several, and its name in the result.
     """
-    given = [Tensor(i.name, i.dtype, i.shape) for i in inputs]
     with mlir.opened(source) as module:
         function = entry.entry_function(module, options.entry or None, str(source))
-        signature = _named(entry.read_signature(function, str(source)), given, str(source))
+        signature = named(entry.read_signature(function, str(source)), inputs, str(source))
         origin = Origin(sha256_file(source), signature.entry, _name(module, function, options.function or signature.entry))
         signature = dataclasses.replace(signature, entry=mlir.symbol(function))
         entry.finish(function, signature)
