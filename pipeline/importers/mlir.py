@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
+from pipeline.importers import ranges
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -39,6 +40,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         function = entry.entry_function(module, options.entry or None, str(source))
         signature = _named(entry.read_signature(function, str(source)), given, str(source))
         signature = dataclasses.replace(signature, entry=options.function or signature.entry)
+        ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:

@@ -19,7 +19,7 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, ranges, rewrites
 from pipeline.importers.baked import bake
 from pipeline.importers.child import Options, main
 from pipeline.importers.opsets import upgraded
@@ -315,7 +315,9 @@ def translate(model: onnx.ModelProto, folder: Path, inputs: Sequence[Input], fun
     module = _imported(model, where)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, where), signature)
+        made = entry.entry_function(module, None, where)
+        ranges.tie(made, taken)
+        entry.finish(made, signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
