@@ -16,6 +16,7 @@ from iree.compiler import ir
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_file, staged, write
+from pipeline.importers import ranges
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -80,6 +81,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         signature = named(entry.read_signature(function, str(source)), inputs, str(source))
         origin = Origin(sha256_file(source), signature.entry, _name(module, function, options.function or signature.entry))
         signature = dataclasses.replace(signature, entry=mlir.symbol(function))
+        ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:

@@ -19,7 +19,7 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, rewrites, weights
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, ranges, rewrites, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.child import Options, main
 from pipeline.importers.opsets import upgraded
@@ -327,7 +327,9 @@ def translate(model: onnx.ModelProto, folder: Path, where: str, inputs: Sequence
     module, found = _imported(model, where, outside)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, where), signature)
+        made = entry.entry_function(module, None, where)
+        ranges.tie(made, taken)
+        entry.finish(made, signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
