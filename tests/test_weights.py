@@ -326,8 +326,8 @@ def _by_channel(path: Path) -> tuple[Path, Input]:
 def _convolution(path: Path) -> tuple[Path, Input]:
     """Quantized by channel: a rewrite reads the weights."""
     held = [numpy_helper.from_array(SOME.integers(-99, 99, (64, 8, 3, 3)).astype(np.int8), "w")]
-    arrays = {"s": np.float32(0.02), "z": np.uint8(128), "ws": np.linspace(0.01, 0.02, 64, dtype=np.float32)}
-    arrays |= {"wz": np.zeros(64, np.int8), "ys": np.float32(0.5), "b": SOME.integers(-99, 99, 64).astype(np.int32)}
+    arrays = {"s": np.float32(0.0217), "z": np.uint8(128), "ws": np.linspace(0.01, 0.02, 64, dtype=np.float32)}
+    arrays |= {"wz": np.zeros(64, np.int8), "ys": np.float32(0.531), "b": SOME.integers(-99, 99, 64).astype(np.int32)}
     held += [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
