@@ -35,16 +35,16 @@ class Layout:
     def _model(self, model: str) -> Path:
         return self.root / "models" / model
 
-    def source(self, model: str, suffix: str) -> Path:
-        """The model file as it was fetched."""
-        return self._model(model) / "source" / f"model.{suffix}"
+    def source(self, model: str, number: int, suffix: str) -> Path:
+        """The model's file of this number as it was fetched; files that belong to it are beside it."""
+        return self._model(model) / "source" / str(number) / f"model.{suffix}"
 
     def imported(self, model: str) -> Path:
-        """The folder of the import stage: `model.mlirbc`, `signature.json`, logs."""
+        """The folder of the import stage: `model.mlirbc`, `signature.json`, and a folder of logs for each entry point."""
         return self._model(model) / "import"
 
     def reference(self, model: str) -> Path:
-        """The folder of the model's test data: `inputs.npz`, `outputs.npz`."""
+        """The folder of the model's test data: a folder for each entry point, by its number."""
         return self._model(model) / "reference"
 
     def compiled(self, model: str, bundle: str) -> Path:

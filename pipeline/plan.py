@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.layout import Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
-from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
+from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS
 
@@ -85,53 +85,53 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 
 
 def _source_files(model: Model) -> tuple[Path, ...]:
-    """The files of this repository that the model's source is or is made by."""
-    if isinstance(model.source, PathSource):
-        return (model.source.path,)
-    return (model.source.script,) if isinstance(model.source, ScriptSource) else ()
+    """The files of this repository that the model's sources are or are made by."""
+    found: list[Path] = []
+    for source in model.sources:
+        if isinstance(source, PathSource):
+            found += source_files(source, source.path)
+        elif isinstance(source, ScriptSource):
+            found.append(source.script)
+    return tuple(found)
 
 
-def _model_steps(model: Model, layout: Layout) -> list[Step]:
-    source, imported, reference = (
-        layout.source(model.name, model.format),
-        layout.imported(model.name),
-        layout.reference(model.name),
-    )
-    test_files = [i.file for i in model.inputs if i.file]
-    given = list(model.reference) if isinstance(model.reference, tuple) else []
-    judged = {"tolerance": repr(model.tolerance), "constant": model.constant}
-    described = {"inputs": repr(model.inputs), "entry": model.entry, "format": model.format, **_revision("import")}
+def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
+    sources, imported, reference = origin.all_files, layout.imported(model.name), layout.reference(model.name)
+    given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
+    inputs = repr([(entry.function, entry.asked, entry.inputs) for entry in model.entries])
+    described = {"inputs": inputs, "format": model.format, "parameters": model.parameters, **_revision("import")}
+    judged = {"references": repr([entry.reference for entry in model.entries]), "judged": model.judged}
     return [
         Step(
             f"fetch:{model.name}",
             model.about,
-            _stage("source", model, source),
+            _stage("source", origin),
             _source_files(model),
-            outputs=(source,),
-            options={"source": repr(model.source)},
+            outputs=sources,
+            options={"source": repr(model.sources)},
         ),
         Step(
             f"import:{model.name}",
             f"{model.name} from {model.format} to MLIR",
-            _stage("import_", model, source, imported),
-            (source, *test_files),  # on which rewrites are proved
-            _files(imported, "model.mlirbc", "signature.json", "rewrites.json"),
+            _stage("import_", origin, imported),
+            (*sources, *model.test_files),  # on which rewrites are proved
+            _files(imported, "model.mlirbc", "signature.json", "rewrites.json", "record.json"),
             described,
         ),
         Step(
             f"reference:{model.name}",
             f"test data of {model.name}",
-            _stage("reference", model, source, imported, reference),
+            _stage("reference", origin, imported, reference),
             # After the import: it says better what does not fit between the spec's inputs and the graph.
-            (source, imported / "signature.json", *test_files, *given),
-            _files(reference, "data.json", "record.json"),
-            {"inputs": repr(model.inputs), "reference": repr(model.reference), **judged, **_revision("reference")},
+            (*sources, imported / "signature.json", *model.test_files, *given),
+            _files(reference, "record.json"),
+            {"inputs": inputs, **judged, **_revision("reference")},
         ),
     ]
 
 
 def _bundle_steps(
-    model: Model,
+    origin: Origin,
     bundle: Bundle,
     targets: tuple[Executable, ...],
     layout: Layout,
@@ -140,26 +140,26 @@ def _bundle_steps(
     asked: Asked,
 ) -> list[Step]:
     """`made` is everything but the model that a file of this bundle depends on."""
+    model = origin.model
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
     reduced = layout.reduced(model.name, bundle.name)
-    origin = Origin(model, layout.source(model.name, model.format))
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
             f"{model.name} for {', '.join(bundle.targets)}",
-            _stage("compile", imported / "model.mlirbc", compiled, bundle, targets, origin),
-            _files(imported, "model.mlirbc"),
+            _stage("compile", origin, imported, compiled, bundle, targets),
+            _files(imported, "model.mlirbc", "signature.json", "record.json"),
             _files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"),
-            made,
+            {"made": made, "sources": repr(model.sources)},
         ),
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", model, bundle, targets, compiled, imported, reference, verified, origin.source),
+            _stage("verify", origin, bundle, targets, compiled, imported, reference, verified),
             (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
             _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
-            {"made": made, "tolerance": repr(model.tolerance), "machine": machine, **_revision("verify")},
+            {"made": made, "judged": model.judged, "machine": machine, **_revision("verify")},
         ),
         Step(
             f"audit:{model.name}:{bundle.name}",
@@ -193,16 +193,17 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
     made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
     result = []
     for model in spec.models.values():
-        result += _model_steps(model, layout)
+        origin = Origin.of(model, layout)
+        result += _model_steps(model, origin, layout)
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
-            result += _bundle_steps(model, spec.bundles[name], targets[name], layout, machine, made[name], asked)
+            result += _bundle_steps(origin, spec.bundles[name], targets[name], layout, machine, made[name], asked)
         imported, package = layout.imported(model.name), layout.package(model.name)
         info = {
             "about": model.about,
             "licence": model.licence,
-            "source": repr(model.source),
-            "tolerance": repr(model.tolerance),
+            "sources": repr(model.sources),
+            "judged": model.judged,
         }
         names = ("module.vmfb", "compiled.json", "evidence.json")
         result.append(
@@ -211,7 +212,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 f"the manifest of {model.name}",
                 _stage("package", model, imported, verified, package),
                 (
-                    *_files(layout.imported(model.name), "signature.json", "rewrites.json"),
+                    *_files(imported, "signature.json", "rewrites.json", "record.json"),
                     *(p / n for p in verified.values() for n in names),
                 ),
                 _files(package, "manifest.json"),

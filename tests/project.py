@@ -15,7 +15,7 @@ from pipeline.layout import Layout
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Manifest
 from pipeline.spec.load import load
-from pipeline.spec.types import Bundle, Executable, Model
+from pipeline.spec.types import Bundle, Entry, Executable, Input, Model, Source
 from tests.waiting import FOREVER
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +26,12 @@ INPUTS = {
     "half": [("a", [32, 64], "float16", -1, 1), ("b", [64, 32], "float16", -1, 1)],
     "int8": [("a", [32, 64], "int8", -128, 128), ("b", [64, 32], "int8", -128, 128)],
 }
+
+
+def model_of(source: Source, *inputs: Input, format: str = "onnx", function: str = "main", path: Path = Path("m.yaml")) -> Model:
+    """A model of one entry point, in no bundle; ONNX Runtime gives its reference."""
+    entry = Entry(function, function, source, inputs, "onnxruntime" if format == "onnx" else "baseline")
+    return Model(path.stem, path, "", "", format, (entry,), ())
 
 
 class Project:

@@ -179,9 +179,9 @@ def test_the_evidence_says_what_was_inspected_and_what_was_wrong_is_left_out(tmp
     project = Project(tmp_path / "project", "small", bundle=bundle)
     assert project.doit().returncode == 0
     cuda, cpu = manifest(project).artifacts[0].variants
-    assert (cuda.evidence.kind, cpu.evidence.kind) == ("untested", "device")
-    assert "this machine has no NVIDIA GPU" in cuda.evidence.reason
-    assert "not run, but inspected: ptxas assembles every kernel for sm_80" in cuda.evidence.reason
+    assert (cuda.evidence[0].kind, cpu.evidence[0].kind) == ("untested", "device")
+    assert "this machine has no NVIDIA GPU" in cuda.evidence[0].reason
+    assert "not run, but inspected: ptxas assembles every kernel for sm_80" in cuda.evidence[0].reason
     tool = tmp_path / "other/nvidia/cuda_nvcc/bin/ptxas"
     tool.parent.mkdir(parents=True)
     for said, names in {

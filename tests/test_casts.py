@@ -38,7 +38,7 @@ def wrong(folder: Path, present: list[Device], kind: str) -> set[tuple[str, str]
     from pipeline.importers import onnx as importer
 
     casts(folder / "casts.onnx", kind)
-    importer.convert(folder / "casts.onnx", folder, [Input("x", VALUES.shape, kind, 0, 0.0, 1.0, None)], None)
+    importer.convert(folder / "casts.onnx", folder, [Input("x", VALUES.shape, kind, 0, 0.0, 1.0, None)])
     found = executables(*TARGETS)
     made = compiler.compile_module(folder / "model.mlirbc", folder, [resolve(e) for e in found], {e.name: () for e in found})
     np.savez(folder / "inputs.npz", **{"0": VALUES.astype(kind)})

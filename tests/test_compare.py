@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from pipeline.arrays import Array
 from pipeline.compare import Comparison, compare, noise, sizes, tolerance_for, tolerances_for
 from pipeline.errors import PipelineError
 from pipeline.importers.draws import draws, moved
-from pipeline.importers.signature import Signature, Tensor
-from pipeline.spec.types import Input, Model, PathSource
+from pipeline.importers.signature import Signature, Tensor, write_all
+from pipeline.spec.types import Input, PathSource
 from pipeline.stages import reference
+from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import TestData
+from tests.project import model_of
 
 
 def judged(got: Array, right: Array, *moved_: Array, precision: str = "") -> Comparison:
@@ -224,15 +227,14 @@ def settled(
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
     tensor = Tensor("x", "float32", (4, 4))
     (folder / "import").mkdir()
-    Signature("main", (tensor,), (Tensor("y", "float32", (4, 4)),)).write(folder / "import" / "signature.json")
+    write_all(folder / "import" / "signature.json", [Signature("main", (tensor,), (Tensor("y", "float32", (4, 4)),))])
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     inputs = (Input("x", (4, 4), dtype, 0, -1.0, 1.0, file),)
     spec = folder / "tiny.yaml"
-    model = Model(
-        "tiny", spec, "", "", "onnx", PathSource(source, digest), None, inputs, "onnxruntime", None, ("desktop",), constant
-    )
-    reference.run(model, source, folder / "import", folder / "reference")
-    return TestData.read(folder / "reference")
+    model = model_of(PathSource(source, digest), *inputs, path=spec)
+    model = replace(model, entries=(replace(model.entries[0], constant=constant),))
+    reference.run(Origin(model, (source,)), folder / "import", folder / "reference")
+    return TestData.read(folder / "reference" / "0")
 
 
 def node(operator: str, inputs: str, output: str = "y", **attributes: object) -> onnx.NodeProto:

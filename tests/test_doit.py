@@ -18,7 +18,7 @@ from tests.project import ROOT, Project, leftovers, manifest, store_is_whole
 
 
 def test_every_variant_is_verified_or_says_why_not(built: Project) -> None:
-    evidence = {v.name: v.evidence for v in manifest(built).artifacts[0].variants}
+    evidence = {v.name: v.evidence[0] for v in manifest(built).artifacts[0].variants}
     assert evidence["x86-64"].kind == "device"
     assert evidence["vulkan-any"].kind == "device"
     assert "llvmpipe" in evidence["vulkan-any"].driver or evidence["vulkan-any"].device
@@ -131,7 +131,7 @@ def test_a_digest_that_does_not_match_stops_before_anything_is_built(tmp_path: P
     assert "✗ fetch:small" in result.stdout
     assert "was expected" in result.stdout
     assert "models/small.yaml (source.sha256)" in result.stdout
-    assert not project.layout.source("small", "mlir").exists()
+    assert not project.layout.source("small", 0, "mlir").exists()
 
 
 def test_a_variant_that_fails_verification_fails_the_release_or_is_dropped_loudly(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_target_that_does_not_compile_is_named_or_dropped_loudly(tmp_path: Pat
 def test_without_a_vulkan_device_the_job_succeeds_and_says_what_is_untested(again: Project) -> None:
     result = again.doit(VK_DRIVER_FILES="/nonexistent.json", VK_ICD_FILENAMES="/nonexistent.json")
     assert result.returncode == 0, result.stdout
-    evidence = {v.name: v.evidence for v in manifest(again).artifacts[0].variants}
+    evidence = {v.name: v.evidence[0] for v in manifest(again).artifacts[0].variants}
     assert evidence["x86-64"].kind == "device"
     assert evidence["amd-rdna3"].kind == "untested"
     assert "apt-get install mesa-vulkan-drivers" in evidence["vulkan-any"].reason
@@ -235,7 +235,7 @@ def test_what_a_device_can_run_and_does_not_choose_is_run_on_it_all_the_same(tmp
     (project.targets / "executables" / "early.yaml").write_text(early + gates)
     result = project.doit()
     assert result.returncode == 0, result.stdout
-    assert {v.name: v.evidence.kind for v in manifest(project).artifacts[0].variants} == {
+    assert {v.name: v.evidence[0].kind for v in manifest(project).artifacts[0].variants} == {
         "early": "device",
         "vulkan-any": "device",
         "x86-64": "device",

@@ -21,8 +21,10 @@ from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
 from pipeline.iree.device import Device
 from pipeline.iree.targets import resolve
-from pipeline.spec.types import Input, Model, PathSource
+from pipeline.spec.types import Input, PathSource
 from pipeline.stages import import_, reference
+from pipeline.stages.origin import Origin
+from tests.project import model_of
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 from tests.test_import import digest
 
@@ -404,7 +406,7 @@ def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # n
     inputs, generator = specs(whole), np.random.default_rng(2)
     feeds = {s.name: np.asarray(generator.uniform(s.low, s.high, s.shape)).astype(s.dtype) for s in inputs}
     onnx.save(whole, tmp_path / "model.onnx")
-    importer.convert(tmp_path / "model.onnx", tmp_path, inputs, None)
+    importer.convert(tmp_path / "model.onnx", tmp_path, inputs)
     targets = executables("vulkan-any", "x86-64")
     compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(e) for e in targets], {e.name: () for e in targets})
     np.savez(tmp_path / "inputs.npz", **{str(i): array for i, array in enumerate(feeds.values())})
@@ -433,12 +435,12 @@ def test_what_a_value_in_the_spec_decides_is_no_decision(high: float, left: str,
     path = tmp_path / "model.onnx"
     onnx.save(model(rate(True), {**X, "r": np.array(2)}, "y"), path)
     inputs = (Input("x", (LENGTH,), "float32", 0, -1.0, high, None), Input("r", (), "int64", 0, 0.0, 9.0, None, value=2))
-    spec = Model("m", Path("m.yaml"), "", "", "onnx", PathSource(path, digest(path)), None, inputs, "onnxruntime", None, ())
-    import_.run(spec, path, tmp_path / "import")
+    origin = Origin(model_of(PathSource(path, digest(path)), *inputs), (path,))
+    import_.run(origin, tmp_path / "import")
     if not left:
-        reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+        reference.run(origin, tmp_path / "import", tmp_path / "reference")
         return
     with pytest.raises(PipelineError) as caught:
-        reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+        reference.run(origin, tmp_path / "import", tmp_path / "reference")
     assert left in caught.value.what
     assert caught.value.what.count("takes the same branch") == 1

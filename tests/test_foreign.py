@@ -263,7 +263,7 @@ def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # n
     for name, array in feeds.items():
         np.save(tmp_path / f"{name}.npy", array)
         inputs.append(Input(name, array.shape, str(array.dtype), 0, 0.0, 1.0, tmp_path / f"{name}.npy"))
-    importer.convert(tmp_path / "model.onnx", tmp_path, inputs, None)
+    importer.convert(tmp_path / "model.onnx", tmp_path, inputs)
     (target,) = executables("x86-64")
     compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
     np.savez(tmp_path / "inputs.npz", **{str(i): array for i, array in enumerate(feeds.values())})
@@ -278,7 +278,7 @@ def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # n
 
 def converted(made: onnx.ModelProto, folder: Path, *shape: int) -> list[str]:
     onnx.save(made, folder / "model.onnx")
-    importer.convert(folder / "model.onnx", folder, [Input("x", shape, "float32", 0, -1.0, 1.0, None)], None)
+    importer.convert(folder / "model.onnx", folder, [Input("x", shape, "float32", 0, -1.0, 1.0, None)])
     return [t.name for t in Signature.read(folder / "signature.json").outputs]
 
 

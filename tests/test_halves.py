@@ -217,7 +217,7 @@ def test_a_network_of_subnormal_halves_is_right(tmp_path: Path, present: list[De
     from pipeline.importers import onnx as importer
 
     small_network(tmp_path / "small.onnx")
-    importer.convert(tmp_path / "small.onnx", tmp_path, [Input("x", (16, 48), "float16", 0, 0.0, 1.0, None)], None)
+    importer.convert(tmp_path / "small.onnx", tmp_path, [Input("x", (16, 48), "float16", 0, 0.0, 1.0, None)])
     (level,) = executables("x86-64")
     compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(level)], {level.name: ()})
     x = (np.random.default_rng(4).standard_normal((16, 48)) / 2048).astype(np.float16)

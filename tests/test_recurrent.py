@@ -204,7 +204,7 @@ def test_iree_computes_them_right(kind: str, tmp_path: Path, present: list[Devic
 def is_lowered(node: onnx.NodeProto, cases: Cases, folder: Path) -> bool:
     """Whether the compiler takes a node as it is."""
     alone = Cases([node], {n: a for n, a in cases.inputs.items() if n in node.input}, cases.constants)
-    importer.convert(folder / "cases.onnx", folder, alone.save(folder), None)
+    importer.convert(folder / "cases.onnx", folder, alone.save(folder))
     (target,) = executables("x86-64")
     try:
         compiler.compile_module(folder / "model.mlirbc", folder, [resolve(target)], {"x86-64": ()})

@@ -29,7 +29,6 @@ from pipeline.reduction.search import Search
 from pipeline.reduction.subgraph import Graph, presentable
 from pipeline.spec.types import Input
 from pipeline.stages import reduction, reference
-from pipeline.stages.origin import Origin
 from tests.project import Project
 from tests.test_compile import compiler, executables, on, present  # noqa: F401  # a fixture
 from tests.test_workarounds import CONVOLUTIONS, SHAPE, mobile_block, nothing
@@ -147,7 +146,7 @@ def test_code_that_a_target_has_none_for_is_told_by_the_nodes_of_its_kernel(tmp_
     ]
     path = save(tmp_path / "m.onnx", nodes, {"x": (7,)}, ["y"], {"half": np.float32(0.6)})
     inputs, targets, found = tensors(x=(7,)), executables("vulkan-any"), list[tuple[Found, onnx.ModelProto]]()
-    importer.convert(path, tmp_path, inputs, None)
+    importer.convert(path, tmp_path, inputs)
     with pytest.raises(compiler.RefusedError) as caught:
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(*targets)], {"vulkan-any": ()})
     what = caught.value.what.removeprefix("vulkan-any: ")
@@ -273,8 +272,7 @@ def test_nodes_in_words(nodes: list[str], smallest: bool, said: str) -> None:
 
 def test_a_search_that_fails_says_nothing(tmp_path: Path) -> None:
     spec = Project(tmp_path / "project", "small").spec("small")[0]
-    origin = Origin(spec, tmp_path / "nowhere.onnx")
-    job = Job(str(origin.source), inputs_as_text(spec.inputs), (resolve(*executables("x86-64")),), (), 20)
+    job = Job(str(tmp_path / "nowhere.onnx"), inputs_as_text(spec.entries[0].inputs), (resolve(*executables("x86-64")),), (), 20)
     assert reduction.search(tmp_path / "search", job) is None
     assert "nowhere.onnx" in (tmp_path / "search/search.log").read_text()
 

@@ -257,7 +257,7 @@ def far(found: Array, expected: Array) -> bool:
 
 def wrong(cases: Cases, folder: Path, present: Sequence[Device], targets: Sequence[str]) -> set[tuple[str, str]]:  # noqa: F811
     """The variants and outputs that are not as they should be."""
-    importer.convert(folder / "cases.onnx", folder, cases.save(folder), None)
+    importer.convert(folder / "cases.onnx", folder, cases.save(folder))
     found = executables(*targets)
     compiler.compile_module(folder / "model.mlirbc", folder, [resolve(e) for e in found], {e.name: () for e in found})
     np.savez(folder / "inputs.npz", **{str(i): array for i, array in enumerate(cases.inputs.values())})
@@ -305,7 +305,7 @@ def test_they_would_be_refused_without(kind: str, node: onnx.NodeProto, tmp_path
     alone = Cases([node], {n: a for n, a in cases.inputs.items() if n in node.input}, cases.constants)
     monkeypatch.setattr(rewrites, "REWRITES", {})
     monkeypatch.setattr(importer.narrow, "lower_casts", lambda _module: None)
-    importer.convert(tmp_path / "cases.onnx", tmp_path, alone.save(tmp_path), None)
+    importer.convert(tmp_path / "cases.onnx", tmp_path, alone.save(tmp_path))
     (target,) = executables("x86-64")
     with pytest.raises((front.FrontHalfError, CompilerRefusedError)):
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
@@ -324,7 +324,7 @@ def test_a_sorted_input_is_not_written_over(
     cases.nodes[0].output.append("places")
     if not used:
         monkeypatch.delitem(rewrites.REWRITES, "sorts")
-    importer.convert(tmp_path / "cases.onnx", tmp_path, cases.save(tmp_path), None)
+    importer.convert(tmp_path / "cases.onnx", tmp_path, cases.save(tmp_path))
     (target,) = executables("x86-64")
     compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
     np.savez(tmp_path / "inputs.npz", **{"0": next(iter(cases.inputs.values()))})

@@ -180,7 +180,7 @@ def test_what_was_changed_after_it_was_made_is_not_published(again: Project) -> 
     result = again.doit()
     assert result.returncode in (1, 2)
     assert "was changed after it was made" in result.stdout
-    source = again.layout.source("small", "mlir")
+    source = again.layout.source("small", 0, "mlir")
     source.write_bytes(source.read_bytes() + b"\n")
     assert "but the spec names" in again.doit("import").stdout
 

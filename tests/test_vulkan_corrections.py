@@ -79,7 +79,7 @@ def error(folder: Path, device: Device, name: str, target: str, lanes: int) -> f
     made, arrays = case(name)
     onnx.save(made, folder / "case.onnx")
     inputs = [Input(n, a.shape, str(a.dtype), 0, 0.0, 1.0, None) for n, a in arrays.items()]
-    importer.convert(folder / "case.onnx", folder, inputs, None)
+    importer.convert(folder / "case.onnx", folder, inputs)
     compile_module(folder / "model.mlirbc", folder, [resolve(*executables(target), lanes=lanes)], {target: ()})
     np.savez(folder / "inputs.npz", **{str(i): a for i, a in enumerate(arrays.values())})
     run = devices.run(folder / "module.vmfb", device, "main", [folder / "inputs.npz"], folder, "run")

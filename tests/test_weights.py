@@ -20,6 +20,7 @@ from pipeline.arrays import Array
 from pipeline.errors import PipelineError
 from pipeline.importers import mlir, onnxruntime, parameters, weights
 from pipeline.importers import onnx as importer
+from pipeline.importers.child import Options
 from pipeline.importers.draws import draw
 from pipeline.importers.merge import ARCHIVE, merge
 from pipeline.iree.toolchain import iree_compile
@@ -77,7 +78,7 @@ def expected(path: Path, *given: Array) -> Array:
 
 def imported(path: Path, folder: Path, inputs: Sequence[Input] = (X,), limit: int = 0, **options: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    importer.convert(path, folder, inputs, options, limit)
+    importer.convert(path, folder, inputs, Options(**options), limit)
     return folder
 
 
@@ -108,7 +109,7 @@ def run(folder: Path, function: str, *given: Array) -> Array:
 def check(path: Path, folder: Path, inputs: Sequence[Input] = (X,), same: Path | None = None, **options: str) -> Path:
     """Import, merge, compile and run the model, which computes what `same` does; the folder of what was made."""
     imported(path, folder / "main", inputs, function="main", **options)
-    merge(folder, ["main"])
+    merge(folder, [folder / "main"])
     compiled(folder)
     given = [draw(spec, "") for spec in inputs]
     np.testing.assert_allclose(run(folder, "main", *given), expected(same or path, *given), rtol=1e-4, atol=1e-4)
@@ -420,7 +421,7 @@ def test_entries_share_their_weights(where: str, tmp_path: Path) -> None:
     held = [numpy_helper.from_array(floats(N, N), f"w{i}") for i in range(3)]
     big = [numpy_helper.from_array(floats(N, 4096), "wide"), numpy_helper.from_array(floats(4096, N), "back")]
     folder = pair(tmp_path / "out", [*held, *big], parameters=where)
-    merge(folder, ["first", "second"])
+    merge(folder, [folder / "first", folder / "second"])
     size = compiled(folder).stat().st_size
     assert size < 4 * (2 * N * 4096 + 3 * N * N) + 60_000 if where == "inline" else size < 60_000
     x = draw(X, "")
@@ -437,10 +438,10 @@ def test_the_same_weights_make_the_same_archive(tmp_path: Path) -> None:
     made = []
     for name, order in (("one", ["first", "second"]), ("two", ["second", "first"]), ("three", ["second"])):
         folder = pair(tmp_path / name, held, parameters="external")
-        merge(folder, order)
+        merge(folder, [folder / name for name in order])
         made.append((folder / ARCHIVE).read_bytes())
         before = (folder / "model.mlirbc").read_bytes()
-        merge(folder, order)
+        merge(folder, [folder / name for name in order])
         assert (folder / "model.mlirbc").read_bytes() == before
     assert made[0] == made[1] == made[2]
     assert keys(tmp_path / "one") == sorted(keys(tmp_path / "one"))
@@ -449,10 +450,10 @@ def test_the_same_weights_make_the_same_archive(tmp_path: Path) -> None:
 def test_an_archive_that_no_entry_needs_any_more_goes(tmp_path: Path) -> None:
     held = [numpy_helper.from_array(floats(N, N), f"w{i}") for i in range(2)]
     folder = pair(tmp_path / "out", held, parameters="external")
-    merge(folder, ["first"])
+    merge(folder, [folder / "first"])
     assert (folder / ARCHIVE).exists()
     pair(folder, held, parameters="inline")
-    merge(folder, ["first"])
+    merge(folder, [folder / "first"])
     assert not (folder / ARCHIVE).exists()
     assert not (folder / "first" / "weights.bin").exists()
 
@@ -464,7 +465,7 @@ def test_entries_may_be_called_as_what_others_hold(tmp_path: Path) -> None:
     path = save(folder / "model.onnx", nodes, [])
     for function in ("a", "b"):
         imported(path, folder / function, function=function)
-    merge(folder, ["a", "b"])
+    merge(folder, [folder / "a", folder / "b"])
     compiled(folder)
     x = draw(X, "")
     for function in ("a", "b"):
@@ -502,8 +503,8 @@ def test_entries_of_one_mlir_file_share_its_state_and_others_do_not(tmp_path: Pa
     entries = {"twice": ("counter", "add"), "add": ("counter", "twice"), "help": ("other", "add")}
     for function, (name, entry) in entries.items():
         (folder / function).mkdir()
-        mlir.convert(folder / f"{name}.mlir", folder / function, given, {"entry": entry, "function": function})
-    merge(folder, [*entries])
+        mlir.convert(folder / f"{name}.mlir", folder / function, given, Options(function, entry))
+    merge(folder, [folder / name for name in entries])
     module = runtime.load_vm_flatbuffer_file(str(compiled(folder)), driver="local-sync")
     one = np.array([1, 2], np.int32)
     assert np.asarray(module["twice"](one)).tolist() == [1, 2]
@@ -514,7 +515,7 @@ def test_entries_of_one_mlir_file_share_its_state_and_others_do_not(tmp_path: Pa
 
 def test_a_module_of_one_entry_is_the_imported_one(tmp_path: Path) -> None:
     folder = pair(tmp_path / "out", [numpy_helper.from_array(floats(N, N), f"w{i}") for i in range(2)])
-    merge(folder, ["first"])
+    merge(folder, [folder / "first"])
     assert (folder / "model.mlirbc").read_bytes() == (folder / "first" / "model.mlirbc").read_bytes()
     shutil.rmtree(folder / "second")
 

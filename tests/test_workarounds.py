@@ -57,7 +57,7 @@ def error(folder: Path, present: list[Device], twin: bool, target: str, flags: t
     from pipeline.importers import onnx as importer
 
     mobile_block(folder / "block.onnx")
-    importer.convert(folder / "block.onnx", folder, [Input("x", SHAPE, "float32", 0, 0.0, 1.0, None)], None)
+    importer.convert(folder / "block.onnx", folder, [Input("x", SHAPE, "float32", 0, 0.0, 1.0, None)])
     resolved = resolve(*executables(target), lanes=8 if twin else 0)
     compiler.compile_module(folder / "model.mlirbc", folder, [resolved], {target: ()}, flags)
     x = np.random.default_rng(6).random(SHAPE, dtype=np.float32)
@@ -142,7 +142,7 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
     monkeypatch.setattr(cpu, "widen_product", observed)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(folder / "cache"))  # cached code would not be generated
     narrow_network(folder / "narrow.onnx")
-    importer.convert(folder / "narrow.onnx", folder, [Input("x", NARROW, "float32", 0, 0.0, 1.0, None)], None)
+    importer.convert(folder / "narrow.onnx", folder, [Input("x", NARROW, "float32", 0, 0.0, 1.0, None)])
     levels = executables("x86-64-v4", "x86-64-v3", "x86-64")
     targets = [resolve(level) for level in levels]
     made = compiler.compile_module(folder / "model.mlirbc", folder, targets, {level.name: () for level in levels})

@@ -13,7 +13,7 @@ from pipeline.spec.types import Input
 
 
 def _array(spec: Input) -> Array:
-    return np.array(np.broadcast_to(np.array(spec.value).astype(spec.dtype), spec.shape))
+    return np.array(np.broadcast_to(np.array(spec.value).astype(spec.dtype), spec.fixed))
 
 
 def bake(model: onnx.ModelProto, inputs: Iterable[Input]) -> None:

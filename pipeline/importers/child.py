@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import process
 from pipeline.errors import PipelineError
-from pipeline.spec.types import Input
+from pipeline.spec.types import Dimension, Input
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an importer is told beside the model: the `function` it makes, which one of an MLIR file (`entry`, empty: the only
+    one), and where large weights are to be (see `Model.parameters`)."""
+
+    function: str = "main"
+    entry: str = ""
+    parameters: str = ""
+
+
+Convert = Callable[[Path, Path, list[Input], Options], None]
 
 
 def _input(said: dict[str, Any]) -> Input:
-    return Input(**said | {"shape": tuple(said["shape"]), "file": Path(said["file"]) if said["file"] else None})
+    shape = tuple(Dimension(**size) if isinstance(size, dict) else size for size in said["shape"])
+    return Input(**said | {"shape": shape, "file": Path(said["file"]) if said["file"] else None})
 
 
 def inputs_of(text: str) -> list[Input]:
@@ -28,21 +42,14 @@ def inputs_as_text(inputs: Sequence[Input]) -> str:
     return json.dumps([asdict(i) | {"file": str(i.file) if i.file else None} for i in inputs])
 
 
-Convert = Callable[[Path, Path, list[Input], Mapping[str, str]], None]
-
-
 def main(convert: Convert) -> int:
-    """Call `convert(source, folder, inputs, options)` for each request, see `process.Forks`; the exit code.
-
-    `options` is an object of strings as JSON: `entry`, the name of the function in an MLIR file, `function`, its name in the
-    imported module, and `parameters`, whether weights are `inline` or `external`. What is not said, or empty, is as usual.
-    """
+    """Call `convert(source, folder, inputs, options)` for each request, see `process.Forks`; the exit code."""
     return process.serve(lambda arguments: _done(convert, *arguments))
 
 
 def _done(convert: Convert, source: str, folder: str, inputs: str, options: str) -> int:
     try:
-        convert(Path(source), Path(folder), inputs_of(inputs), json.loads(options))
+        convert(Path(source), Path(folder), inputs_of(inputs), Options(**json.loads(options)))
     except PipelineError as error:
         print(f"error: {error.what}")
         if error.hint:

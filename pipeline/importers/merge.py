@@ -1,6 +1,6 @@
 """The entries of a model as one: their functions in one module, and their weights, where they are parameters, in one archive.
 
-Run as a child process (`python -m pipeline.importers.merge FOLDER FUNCTION…`).
+Run as a child process (`python -m pipeline.importers.merge FOLDER PART…`).
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from pathlib import Path
 from iree.compiler import ir
 from iree.runtime import FileHandle, ParameterIndex
 
+from pipeline import process
 from pipeline.errors import disk_errors
 from pipeline.files import staged
 from pipeline.importers import parameters
 from pipeline.importers.mlir import Origin
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import Signature, write_all
 from pipeline.iree import entry, mlir
 
 ARCHIVE = "parameters.irpa"
 
 
-def merge(folder: Path, functions: Sequence[str]) -> None:
-    """Make of what the importers left in the folders FOLDER/FUNCTION of each entry, in FOLDER: `model.mlirbc` with all
-    `functions`, `signature.json`, a list, `rewrites.json`, the names of the rewrites by function, and `parameters.irpa`,
+def merge(folder: Path, folders: Sequence[Path]) -> None:
+    """Make of what the importers left in `folders`, one for each entry, in FOLDER: `model.mlirbc` with all
+    functions, `signature.json`, a list, `rewrites.json`, the names of the rewrites by function, and `parameters.irpa`,
     if any of them has parameters. The same entries give the same bytes.
     """
-    folders = [folder / function for function in functions]
+    signatures = [Signature.read(each / "signature.json") for each in folders]
+    functions = [signature.entry for signature in signatures]
     _archive([p for each in folders for p in parameters.read(each / parameters.FILE)], folder / ARCHIVE)
     with staged(folder / "model.mlirbc") as path, disk_errors(str(path)):
         if len(folders) == 1:
             shutil.copyfile(folders[0] / "model.mlirbc", path)
         else:
             _join(folders, functions, path)
-    signatures = [json.loads((each / "signature.json").read_text()) for each in folders]
     with staged(folder / "signature.json") as path:
-        path.write_text(json.dumps(signatures, indent=1))
+        write_all(path, signatures)
     rewrites = {name: json.loads((each / "rewrites.json").read_text()) for name, each in zip(functions, folders, strict=True)}
     with staged(folder / "rewrites.json") as path:
         path.write_text(json.dumps(rewrites))
@@ -118,5 +119,12 @@ def _rename(module: ir.Module, there: set[str], reserved: set[str]) -> set[str]:
     return shared
 
 
+def main(arguments: list[str]) -> int:
+    """Merge, as the command line says."""
+    folder, *parts = map(Path, arguments)
+    merge(folder, parts)
+    return 0
+
+
 if __name__ == "__main__":
-    merge(Path(sys.argv[1]), sys.argv[2:])
+    sys.exit(process.serve(main))

@@ -16,24 +16,27 @@ from iree.compiler import ir
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_file, staged, write
-from pipeline.importers.child import main
+from pipeline.importers import ranges
+from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.spec.types import Input
 
+_PLAIN = Options()
 _ORIGIN = "origin.json"
 
 
-def _named(found: Signature, inputs: Sequence[Tensor], where: str) -> Signature:
-    """`found` with the spec's input names. Raises PipelineError where shapes or dtypes differ."""
+def named(found: Signature, inputs: Sequence[Input], where: str) -> Signature:
+    """`found` with the spec's inputs. Raises PipelineError where shapes or dtypes differ."""
     if len(found.inputs) != len(inputs):
         raise PipelineError(f"@{found.entry} takes {len(found.inputs)} inputs, the spec gives {len(inputs)}", where=where)
-    for mine, given in zip(found.inputs, inputs, strict=True):
-        fits = len(mine.shape) == len(given.shape) and all(m in (None, g) for m, g in zip(mine.shape, given.shape, strict=True))
+    tensors = tuple(Tensor(i.name, i.dtype, i.shape) for i in inputs)
+    for mine, given in zip(found.inputs, tensors, strict=True):
+        fits = len(mine.shape) == len(given.shape) and all(m in (None, g) for m, g in zip(mine.fixed, given.fixed, strict=True))
         # MLIR integers carry no sign here: the spec says which is meant.
         if mine.mlir.split("x")[-1] != given.mlir.split("x")[-1] or not fits:
             raise PipelineError(f"input {given.name!r} is {mine.mlir} in the file, {given.mlir} in the spec", where=where)
-    return dataclasses.replace(found, inputs=tuple(inputs))
+    return dataclasses.replace(found, inputs=tensors)
 
 
 def _name(module: ir.Module, function: ir.Operation, name: str) -> dict[str, str]:
@@ -68,17 +71,17 @@ class Origin:
         return Origin(**json.loads(path.read_text())) if path.exists() else None
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Mapping[str, str]) -> None:
+def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN) -> None:
     """Write `model.mlirbc`, `signature.json`, `rewrites.json` (there are none) and the module's `Origin` into `folder`.
 
-    `options`: `entry` is the function in the file, if there are several, and `function` its name in the result.
+    `options` say which function of the file it is, if there are several, and its name in the result.
     """
-    given = [Tensor(i.name, i.dtype, i.shape) for i in inputs]
     with mlir.opened(source) as module:
-        function = entry.entry_function(module, options.get("entry") or None, str(source))
-        signature = _named(entry.read_signature(function, str(source)), given, str(source))
-        origin = Origin(sha256_file(source), signature.entry, _name(module, function, options.get("function") or signature.entry))
+        function = entry.entry_function(module, options.entry or None, str(source))
+        signature = named(entry.read_signature(function, str(source)), inputs, str(source))
+        origin = Origin(sha256_file(source), signature.entry, _name(module, function, options.function or signature.entry))
         signature = dataclasses.replace(signature, entry=mlir.symbol(function))
+        ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:

@@ -1,4 +1,4 @@
-"""ONNX → MLIR: fix the input dimensions, rewrite what IREE gets wrong, import, name the entry function `main`.
+"""ONNX → MLIR: fix the input dimensions, rewrite what IREE gets wrong, import, name the entry function.
 
 Run as a child process (`python -m pipeline.importers.onnx MODEL FOLDER INPUTS OPTIONS`): the protobuf of a model is held
 several times in memory, but for large weights, and what a broken file does to a parser must not reach the pipeline.
@@ -19,18 +19,19 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, rewrites, weights
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, ranges, rewrites, weights
 from pipeline.importers.baked import bake
-from pipeline.importers.child import main
+from pipeline.importers.child import Options, main
 from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.names import did_you_mean
-from pipeline.spec.types import MLIR_DTYPES, Input
+from pipeline.spec.types import MLIR_DTYPES, Dimension, Input
 
-ENTRY = "main"
+_PLAIN = Options()
+_INLINE = Options(parameters="inline")
 _WEIGHTS = "weights.bin"
 CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
 _LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
@@ -40,14 +41,34 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _tensor(value: onnx.ValueInfoProto, dimensions: Mapping[str, Dimension]) -> Tensor:
     dims = value.type.tensor_type.shape.dim
-    return Tensor(value.name, _dtype(value), tuple(d.dim_value if d.dim_value > 0 else None for d in dims))
+    shape = (d.dim_value if d.HasField("dim_value") else dimensions.get(d.dim_param) for d in dims)
+    return Tensor(value.name, _dtype(value), tuple(shape))
 
 
 def _real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     weights = {w.name for w in model.graph.initializer}
     return [i for i in model.graph.input if i.name not in weights]
+
+
+def _fix(wanted: Input, dims: Sequence[onnx.TensorShapeProto.Dimension], where: str) -> None:
+    """Set the dimensions of one of the graph's inputs; those that stay open get the spec's name."""
+    given, in_graph = (
+        Tensor(wanted.name, wanted.dtype, wanted.shape).fixed,
+        [d.dim_value if d.dim_value > 0 else None for d in dims],
+    )
+    if len(in_graph) != len(given) or any(g not in (None, w) for g, w in zip(in_graph, given, strict=False)):
+        shape = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dims]
+        said = ", ".join(str(size) for size in wanted.shape)
+        hint = "export the model with that dimension open, or give it its size" if wanted.dimensions else ""
+        raise PipelineError(f"input {wanted.name!r} has shape {shape}, not [{said}]", where=where, hint=hint)
+    for dim, size, fixed in zip(dims, wanted.shape, given, strict=True):
+        dim.Clear()
+        if fixed is None and isinstance(size, Dimension):
+            dim.dim_param = size.name
+        else:
+            dim.dim_value = fixed or 0
 
 
 def fix_inputs(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> None:
@@ -59,14 +80,7 @@ def fix_inputs(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> N
             raise PipelineError(f"the graph has no input {wanted.name!r}: {did_you_mean(wanted.name, real)}", where=where)
         if _dtype(value) != wanted.dtype:
             raise PipelineError(f"input {wanted.name!r} is {_dtype(value)}, not {wanted.dtype}", where=where)
-        dims = value.type.tensor_type.shape.dim
-        fixed = [d.dim_value if d.dim_value > 0 else None for d in dims]
-        if len(fixed) != len(wanted.shape) or any(f not in (None, w) for f, w in zip(fixed, wanted.shape, strict=False)):
-            shape = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dims]
-            raise PipelineError(f"input {wanted.name!r} has shape {shape}, not {list(wanted.shape)}", where=where)
-        for dim, size in zip(dims, wanted.shape, strict=True):
-            dim.ClearField("dim_param")
-            dim.dim_value = size or 0
+        _fix(wanted, value.type.tensor_type.shape.dim, where)
     if missing := real.keys() - {i.name for i in inputs}:
         raise PipelineError(f"the spec does not give the input {sorted(missing)[0]!r}", where=where)
     if [i.name for i in inputs] != list(real):
@@ -299,20 +313,23 @@ def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, li
     return model, tried
 
 
-def translate(model: onnx.ModelProto, folder: Path, where: str, options: Mapping[str, str] | None = None) -> None:
+def translate(model: onnx.ModelProto, folder: Path, where: str, inputs: Sequence[Input] = (), options: Options = _INLINE) -> None:
     """Write a `prepared` model as `model.mlirbc`, its `signature.json`, and `parameters.json` if it has any, into `folder`.
 
-    `options`: see `convert`; without, weights are constants.
+    `inputs` are those of the spec, which knows their open dimensions. `options`: see `convert`; without, weights are constants.
     """
-    options = options or {"parameters": "inline"}
-    inputs, outputs = (tuple(map(_tensor, values)) for values in (_real_inputs(model), model.graph.output))
-    signature = Signature(options.get("function") or ENTRY, inputs, outputs)
-    if outside := parameters.wanted(model, options.get("parameters", "")):
+    dimensions = {d.name: d for spec in inputs for d in spec.dimensions}
+    given = {spec.name: Tensor(spec.name, spec.dtype, spec.shape) for spec in inputs}
+    taken = tuple(given.get(i.name) or _tensor(i, dimensions) for i in _real_inputs(model))
+    signature = Signature(options.function, taken, tuple(_tensor(o, dimensions) for o in model.graph.output))
+    if outside := parameters.wanted(model, options.parameters):
         weights.put_all_out(model)
     module, found = _imported(model, where, outside)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, where), signature)
+        made = entry.entry_function(module, None, where)
+        ranges.tie(made, taken)
+        entry.finish(made, signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
@@ -322,19 +339,17 @@ def translate(model: onnx.ModelProto, folder: Path, where: str, options: Mapping
             parameters.write(found, path)
 
 
-def convert(
-    source: Path, folder: Path, inputs: Sequence[Input], options: Mapping[str, str] | None = None, limit: int = weights.LIMIT
-) -> None:
+def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN, limit: int = weights.LIMIT) -> None:
     """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`.
 
-    `options`: `function` is the name of the function in the module, `parameters` whether weights are `inline`, constants of the
+    `options` say the function's name in the module, and whether weights are `inline`, constants of the
     module, or `external`: then `parameters.json` says where each is, in `source`'s data or in `folder/weights.bin`. Models of
     more than `limit` bytes are converted without their weights in memory.
     """
     (folder / parameters.FILE).unlink(missing_ok=True)
     with weights.beside(folder / _WEIGHTS, limit) as store:
         model, tried = prepared(source, inputs)
-        translate(model, folder, str(source), options or {"parameters": ""})
+        translate(model, folder, str(source), inputs, options)
         with staged(folder / "rewrites.json") as path:
             path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
         store.is_kept = str(store.path) in {parameter.file for parameter in parameters.read(folder / parameters.FILE)}

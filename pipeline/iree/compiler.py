@@ -215,13 +215,15 @@ def compile_module(
     flags: Sequence[str] = (),
     cache: Cache | None = None,
     narrow: Target | None = None,
+    identity: Mapping[str, object] | None = None,
 ) -> Compiled:
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
     `declared` are the gates of the specs; the rest is derived from target attributes and generated code. Also leaves
     `folder/linked.mlirbc`, from which `force_variant` makes copies that run one variant, and `folder/pieces.json`, the
     `Counts`. Code comes from `cache` (default: what the environment names) where it has been generated before: the bytes
-    of the file are the same. Kernels that compute across a subgroup are those of `narrow`, if that is given.
+    of the file are the same. Kernels that compute across a subgroup are those of `narrow`, if that is given. `identity` is
+    what the file says of itself, JSON values, to which flags are added.
     """
     cache = cache or from_environment()
     generated, found, own = _generate(source, folder, targets, flags, cache, narrow)
@@ -237,7 +239,8 @@ def compile_module(
     step = ["--compile-from=hal", "--compile-to=vm", _BYTECODE]
     iree_compile(folder / "linked.mlirbc", folder / "vm.mlirbc", step, folder / "vm.log")
     with mlir.opened(folder / "vm.mlirbc") as module:
-        link.order_code(module, owners, order)
+        said = json.dumps({**identity, "flags": [*own, *flags]}, separators=(",", ":"), sort_keys=True) if identity else ""
+        link.order_code(module, owners, order, said)
         mlir.save(module, folder / "ordered.mlirbc")
     iree_compile(folder / "ordered.mlirbc", folder / "module.vmfb", ["--compile-from=vm", *LINK_FLAGS], folder / "module.log")
     for name in ("vm", "ordered"):

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 SELECTED = "__selected_variant"
 # The attribute of that function that tells, as JSON, the variants with their gates and where their code is.
 DESCRIPTION = "vmfb.variants"
+# Where it says which model it is: see `manifest.types.Identity`.
+IDENTITY = "vmfb.identity"
 
 _GATE = re.compile(r"(?P<category>[\w.]+)::(?P<key>[\w.-]+)\s*(?P<op>==|>=|in)\s*(?P<values>\d+|\[\s*\d+(?:\s*,\s*\d+)*\s*\])")
 

@@ -86,18 +86,25 @@ def fresh(name: str, taken: Container[str]) -> str:
     return next(new for number in itertools.count(1) if (new := f"{name}_{number}") not in taken)
 
 
+_FLOATS = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}  # coarsest first
+
+
 def coarsest_float(path: Path) -> str:
     """numpy's name of the coarsest float type that the module at `path` computes in; `float32` where it has none."""
     with opened(path) as module:
-        text = module.operation.get_asm(large_elements_limit=8)
-    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
-    return next((name for type_, name in names.items() if re.search(rf"\b(\d+x|\?x)*{type_}\b", text)), "float32")
+        return coarsest_in(module.operation.get_asm(large_elements_limit=8)) or "float32"
 
 
-def makers(path: Path) -> list[str]:
-    """For each result of the function of the ONNX module at `path`, the operator and node that makes it; empty if unknown."""
+def coarsest_in(text: str) -> str:
+    """numpy's name of the coarsest float type that MLIR's `text` names; empty where it names none."""
+    return next((name for type_, name in _FLOATS.items() if re.search(rf"(\b|x){type_}\b", text)), "")
+
+
+def makers(path: Path, function: str) -> list[str]:
+    """For each result of a function of the ONNX module at `path`, the operator and node that makes it; empty if unknown."""
     with opened(path) as module:
-        (returned, *more) = [*operations(module, "func.return"), *operations(module, "util.return")] or [None]
+        found = [op for op in operations(module, "func.func") if symbol(op) == function]
+        (returned, *more) = [op for one in found for op in operations(one, "func.return")] or [None]
         return [_maker(operand.owner) for operand in returned.operands] if returned and not more else []
 
 

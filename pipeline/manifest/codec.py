@@ -8,11 +8,27 @@ import json
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.types import MANIFEST_SCHEMA, SCHEMA, SEGMENT_LIMIT, Artifact, Blob, Channel, Index, Manifest
+from pipeline.manifest.types import (
+    DTYPES,
+    MANIFEST_SCHEMA,
+    SCHEMA,
+    SEGMENT_LIMIT,
+    Artifact,
+    Blob,
+    Channel,
+    DimensionInfo,
+    EntryInfo,
+    IdentifiedEntry,
+    Identity,
+    Index,
+    Manifest,
+    SegmentInfo,
+)
 from pipeline.names import did_you_mean, is_file_name, is_name, is_version
 
 T = TypeVar("T", Manifest, Channel, Index)
@@ -40,30 +56,32 @@ def _union(type_: Any) -> tuple[Any, ...]:
     return typing.get_args(type_) if typing.get_origin(type_) in (types.UnionType, typing.Union) else (type_,)
 
 
-def _decode(type_: Any, value: Any, path: str) -> Any:
+def _decode(type_: Any, value: Any, path: str, lenient: bool = False) -> Any:
+    """`value` as a `type_`. `lenient`: keys that are not known are passed over."""
     if dataclasses.is_dataclass(type_):
         if not isinstance(value, dict):
             raise _MisfitError(f"{path or 'the document'}: must be an object")
         hints = typing.get_type_hints(type_)
-        for key in value.keys() - hints.keys():
+        for key in () if lenient else value.keys() - hints.keys():
             raise _MisfitError(f"{path}.{key}: is not a key here, {did_you_mean(key, hints)}".lstrip("."))
         for key in sorted(hints.keys() - value.keys()):
             raise _MisfitError(f"{path}.{key}: is missing".lstrip("."))
-        return type_(**{key: _decode(hint, value[key], f"{path}.{key}".lstrip(".")) for key, hint in hints.items()})  # type: ignore[operator]
+        decoded = {key: _decode(hint, value[key], f"{path}.{key}".lstrip("."), lenient) for key, hint in hints.items()}
+        return type_(**decoded)  # type: ignore[operator]
     if typing.get_origin(type_) is tuple:
         if not isinstance(value, list):
             raise _MisfitError(f"{path}: must be a list")
         item = typing.get_args(type_)[0]
-        return tuple(_decode(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+        return tuple(_decode(item, v, f"{path}[{i}]", lenient) for i, v in enumerate(value))
     choices = _union(type_)
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in choices:
-        raise _MisfitError(f"{path}: {value!r} is no {' or '.join(c.__name__ for c in choices)}")
+        raise _MisfitError(f"{path}: {value!r:.100} is no {' or '.join(c.__name__ for c in choices)}")
     if type(value) is int and value < 0:
         raise _MisfitError(f"{path}: must not be negative")
     if path.endswith("sha256") and not _DIGEST.fullmatch(value):
-        raise _MisfitError(f"{path}: {value!r} is no SHA-256")
+        raise _MisfitError(f"{path}: {value!r:.100} is no SHA-256")
     return value
 
 
@@ -72,41 +90,77 @@ def _require(holds: bool, path: str, what: str) -> None:
         raise _MisfitError(f"{path}: {what}")
 
 
-def _check_artifact(artifact: Artifact, path: str) -> None:
-    """That names are names, and that the segments cover the file without gaps: a consumer writes where they say."""
+def _check_artifact(artifact: Artifact, functions: Sequence[str], path: str) -> None:
+    """That names are names, and that evidence is of what there is."""
     _require(is_name(artifact.bundle), f"{path}.bundle", f"{artifact.bundle!r} is no name")
     names = [v.name for v in artifact.variants]
     _require(len(set(names)) == len(names), f"{path}.variants", "two have the same name")
-    end = 0
+    for i, variant in enumerate(artifact.variants):
+        known = [e.function for e in variant.evidence]
+        _require(known == list(functions), f"{path}.variants[{i}].evidence", f"is for {known}, not for {list(functions)}")
     for i, segment in enumerate(artifact.segments):
-        where = f"{path}.segments[{i}]"
-        _require(segment.offset == end, where, f"begins at {segment.offset}, the one before ends at {end}")
-        _require(0 < segment.length <= SEGMENT_LIMIT, where, f"has {segment.length} bytes, not 1 to {SEGMENT_LIMIT}")
-        _require(set(segment.variants) <= set(names), where, f"variants {segment.variants} are not all in the artifact")
-        end += segment.length
-    size = artifact.blob.size
-    _require(end == size, f"{path}.segments", f"cover {end} bytes, the file has {size}")
+        fits = set(segment.variants) <= set(names)
+        _require(fits, f"{path}.segments[{i}]", f"variants {segment.variants} are not all in the artifact")
+    _check_segments(artifact.segments, artifact.blob.size, f"{path}.segments")
 
 
 def _check_blob(blob: Blob, path: str) -> None:
     _require(is_file_name(blob.name), path, f"{blob.name!r} is no file name")
 
 
+def _check_segments(segments: Sequence[SegmentInfo], size: int, path: str) -> None:
+    """That the segments cover a file of `size` bytes without gaps: a consumer writes where they say."""
+    end = 0
+    for i, segment in enumerate(segments):
+        where = f"{path}[{i}]"
+        _require(segment.offset == end, where, f"begins at {segment.offset}, the one before ends at {end}")
+        _require(0 < segment.length <= SEGMENT_LIMIT, where, f"has {segment.length} bytes, not 1 to {SEGMENT_LIMIT}")
+        end += segment.length
+    _require(end == size, path, f"cover {end} bytes, the file has {size}")
+
+
+def _check_entry(entry: EntryInfo, path: str) -> None:
+    """That there is a tolerance for each output, and what `_check_signature` asks for."""
+    reference = entry.reference
+    for kind, blobs in (("inputs", reference.inputs), ("outputs", reference.outputs)):
+        for i, blob in enumerate(blobs):
+            _check_blob(blob, f"{path}.reference.{kind}[{i}]")
+    fits = len(reference.tolerances) == len(reference.outputs)
+    _require(fits, f"{path}.reference.tolerances", "are not as many as outputs")
+    _check_signature(entry, path)
+
+
+def _check_signature(entry: EntryInfo | IdentifiedEntry, path: str) -> None:
+    """That types are types, and that every dimension that a shape names has a range."""
+    ranges: dict[str, DimensionInfo] = {d.name: d for d in entry.dimensions}
+    _require(len(ranges) == len(entry.dimensions), f"{path}.dimensions", "two have the same name")
+    for name, d in ranges.items():
+        _require(0 < d.min <= d.max and d.multiple > 0, f"{path}.dimensions", f"{name} goes from {d.min} to {d.max}")
+    for kind, tensors in (("inputs", entry.inputs), ("outputs", entry.outputs)):
+        for i, tensor in enumerate(tensors):
+            named = {size for size in tensor.shape if isinstance(size, str)}
+            _require(named <= ranges.keys(), f"{path}.{kind}[{i}].shape", "names a dimension that has no range")
+            _require(tensor.dtype in DTYPES, f"{path}.{kind}[{i}].dtype", f"{tensor.dtype!r:.100} is no type here")
+
+
 def _check_manifest(manifest: Manifest) -> None:
     _require(is_name(manifest.model.name), "model.name", f"{manifest.model.name!r} is no name")
     _require(is_version(manifest.version), "version", f"{manifest.version!r} is no version")
     bundles = [a.bundle for a in manifest.artifacts]
+    functions = [e.function for e in manifest.entries]
     _require(bool(bundles), "artifacts", "there are none")
     _require(len(set(bundles)) == len(bundles), "artifacts", "two have the same bundle")
+    _require(bool(functions), "entries", "there are none")
+    _require(len(set(functions)) == len(functions), "entries", "two have the same function")
+    _require(len(manifest.parameters) <= 1, "parameters", "are more than one")
     for i, artifact in enumerate(manifest.artifacts):
-        _check_artifact(artifact, f"artifacts[{i}]")
+        _check_artifact(artifact, functions, f"artifacts[{i}]")
         _check_blob(artifact.blob, f"artifacts[{i}].blob")
-    reference = manifest.reference
-    for kind, blobs in (("inputs", reference.inputs), ("outputs", reference.outputs)):
-        for i, blob in enumerate(blobs):
-            _check_blob(blob, f"reference.{kind}[{i}]")
-    fits = len(reference.tolerances) == len(reference.outputs)
-    _require(fits, "reference.tolerances", "are not as many as outputs")
+    for i, entry in enumerate(manifest.entries):
+        _check_entry(entry, f"entries[{i}]")
+    for i, parameters in enumerate(manifest.parameters):
+        _check_blob(parameters.blob, f"parameters[{i}].blob")
+        _check_segments(parameters.segments, parameters.blob.size, f"parameters[{i}].segments")
 
 
 def _check_index(index: Index) -> None:
@@ -122,15 +176,34 @@ def _check(document: Manifest | Channel | Index) -> None:
         _check_index(document)
 
 
+def _second(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema 1 as one of schema 2, which says more."""
+    manifest["model"] = {"rewrites": [], **manifest["model"]}
+    manifest["reference"]["tolerances"] = [{"scaled": 0.0, "rms": None, **t} for t in manifest["reference"]["tolerances"]]
+    for artifact in manifest["artifacts"]:
+        artifact.setdefault("notes", [])
+        for variant in artifact["variants"]:
+            variant["evidence"] = {"of_tolerance": None, "draws": 1, "subgroup_sizes": [], **variant["evidence"]}
+    return manifest
+
+
+def _third(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema 2 as one of schema 3, which may have several entry points."""
+    signature, model = manifest.pop("signature"), manifest["model"]
+    function = signature.pop("entry")
+    entry = {"name": function, "function": function, "dimensions": [], **signature, "reference": manifest.pop("reference")}
+    entry |= {"source": {**model.pop("source"), "files": []}, "rewrites": model.pop("rewrites")}
+    for artifact in manifest["artifacts"]:
+        for variant in artifact["variants"]:
+            variant["evidence"] = [{"function": function, **variant["evidence"]}]
+    return {**manifest, "entries": [entry], "parameters": []}
+
+
 def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of schema 1 as one of schema 2, which says more. Where it is not what it should be, as it is."""
-    with contextlib.suppress(KeyError, TypeError, AttributeError):
-        manifest["model"] = {"rewrites": [], **manifest["model"]}
-        manifest["reference"]["tolerances"] = [{"scaled": 0.0, "rms": None, **t} for t in manifest["reference"]["tolerances"]]
-        for artifact in manifest["artifacts"]:
-            artifact.setdefault("notes", [])
-            for variant in artifact["variants"]:
-                variant["evidence"] = {"of_tolerance": None, "draws": 1, "subgroup_sizes": [], **variant["evidence"]}
+    """A manifest of an older schema as one of this. Where it is not what it should be, as it is."""
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        manifest = _second(manifest) if manifest["schema"] == 1 else manifest
+        manifest = _third(manifest)
     return {**manifest, "schema": MANIFEST_SCHEMA}
 
 
@@ -141,7 +214,7 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"not JSON: {error}", where=where) from error
     found, newest = value.get("schema") if isinstance(value, dict) else None, MANIFEST_SCHEMA if type_ is Manifest else SCHEMA
-    if found == 1 and newest == 2:
+    if newest == MANIFEST_SCHEMA and type(found) is int and 0 < found < newest:
         value, found = _upgraded(value), newest
     if found != newest:
         raise PipelineError(
@@ -153,6 +226,24 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
     except _MisfitError as error:
         raise PipelineError(f"not a valid {type_.__name__.lower()}: {error}", where=where) from error
     return result
+
+
+def decode_identity(text: str, where: str) -> Identity:
+    """What the vmfb at `where` says of itself. Keys of a newer program are passed over.
+
+    Raises PipelineError naming the path of what is not as it should be: files come from anywhere.
+    """
+    try:
+        found: Identity = _decode(Identity, json.loads(text), "", lenient=True)
+        functions = [entry.function for entry in found.entries]
+        _require(bool(functions), "entries", "there are none")
+        _require(len(set(functions)) == len(functions), "entries", "two have the same function")
+        _require(len(found.parameters) <= 1, "parameters", "are more than one")
+        for i, entry in enumerate(found.entries):
+            _check_signature(entry, f"entries[{i}]")
+    except (ValueError, RecursionError, _MisfitError) as error:
+        raise PipelineError(f"what it says of itself is damaged: {error}", where=where) from error
+    return found
 
 
 _SCALARS = {str: {"type": "string"}, float: {"type": "number"}, type(None): {"type": "null"}}

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 SCHEMA = 1  # of channels and the index
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
+# numpy's names of what inputs and outputs may be of.
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,42 +28,50 @@ class Blob:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the model file came from: `location` is for people, `sha256` is what was compiled."""
+class SourceFile:
+    """A file that belongs to a model's file, such as weights beside an ONNX file."""
 
-    kind: str
-    location: str
+    name: str
     sha256: str
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the model file came from: `location` is for people, `sha256` is what was compiled, with the `files` beside it."""
+
+    kind: str
+    location: str
+    sha256: str
+    files: tuple[SourceFile, ...]
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """The model. `rewrites` are the changes to its graph without which IREE would get it wrong, by name."""
+    """The model."""
 
     name: str
     about: str
     licence: str
     format: str
-    source: Source
-    rewrites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DimensionInfo:
+    """A dimension of inputs that has a name: its sizes go from `min` to `max` and are multiples of `multiple`."""
+
+    name: str
+    min: int
+    max: int
+    multiple: int
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output: numpy dtype; null for a dimension only known at run time."""
+    """An input or output: numpy dtype; of its shape a number, the name of a dimension, or null where only the run tells."""
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class SignatureInfo:
-    """The entry function, its inputs and outputs in order."""
-
-    entry: str
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    shape: tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,8 @@ class ToleranceInfo:
 class Reference:
     """Test inputs and the outputs they must give, .npy files by position. `kind`: who computed the outputs.
 
-    `onnxruntime`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first artifact).
-    `tolerances` are those of the outputs, in order.
+    `onnxruntime`, `jax`, `torch`, `litert`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first
+    artifact). `tolerances` are those of the outputs, in order.
     """
 
     kind: str
@@ -108,14 +121,33 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class EntryInfo:
+    """An entry point: what callers ask for by `name` is the exported `function`, its inputs and outputs in order.
+
+    Entries that share a name are buckets: one function for each size of a dimension, the smallest first. `rewrites` are the
+    changes to the graph without which IREE would get it wrong, by name.
+    """
+
+    name: str
+    function: str
+    source: Source
+    rewrites: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    dimensions: tuple[DimensionInfo, ...]
+    reference: Reference
+
+
+@dataclass(frozen=True)
 class EvidenceInfo:
-    """How a variant was verified: on a `device`, on one that an `emulator` plays, by its `twin` on a software device, or
-    `untested` with the reason.
+    """How a variant's code for an entry point, the exported `function`, was verified: on a `device`, on one that an `emulator`
+    plays, by its `twin` on a software device, or `untested` with the reason.
 
     A reason beside the other kinds says what the proof leaves out. `of_tolerance` is the largest part of a tolerance that an
     error was, `draws` how many sets of test data were compared, `subgroup_sizes` those of the Vulkan device as it ran.
     """
 
+    function: str
     kind: str
     reason: str
     device: str
@@ -133,7 +165,7 @@ class VariantInfo:
     """One target's code. `flags` went into its target attribute. `size` and `sha256` are over its code in file order,
     shared code included.
 
-    `shares` names the variants that some of its code is identical with, to the byte.
+    `shares` names the variants that some of its code is identical with, to the byte. `evidence`: one for each entry point.
     """
 
     name: str
@@ -146,7 +178,7 @@ class VariantInfo:
     size: int
     sha256: str
     shares: tuple[str, ...]
-    evidence: EvidenceInfo
+    evidence: tuple[EvidenceInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -189,21 +221,58 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Parameters:
+    """Weights that are not in the vmfbs: an archive (.irpa) that IREE's runtime reads under the name `scope`.
+
+    All artifacts need it. Its segments cover it without gaps.
+    """
+
+    scope: str
+    blob: Blob
+    segments: tuple[SegmentInfo, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """A release of a model."""
+    """A release of a model. `parameters` are none or one."""
 
     schema: int
     model: ModelInfo
     version: str
-    signature: SignatureInfo
+    entries: tuple[EntryInfo, ...]
     compiler: Compiler
     runtime: Runtime
-    reference: Reference
+    parameters: tuple[Parameters, ...]
     artifacts: tuple[Artifact, ...]
 
     def blobs(self) -> tuple[Blob, ...]:
-        """Every blob the release needs, artifacts first."""
-        return (*(a.blob for a in self.artifacts), *self.reference.inputs, *self.reference.outputs)
+        """Every blob the release needs, artifacts and parameters first."""
+        data = (blob for entry in self.entries for blob in (*entry.reference.inputs, *entry.reference.outputs))
+        return (*(a.blob for a in self.artifacts), *(p.blob for p in self.parameters), *data)
+
+
+@dataclass(frozen=True)
+class IdentifiedEntry:
+    """An entry point as a vmfb tells of it: see `EntryInfo`; `sha256` is that of its source, with the `files` beside it."""
+
+    name: str
+    function: str
+    sha256: str
+    files: tuple[SourceFile, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    dimensions: tuple[DimensionInfo, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a vmfb says of itself, apart from any manifest: the model, what compiled it, and the weights that it needs."""
+
+    model: str
+    compiler: Compiler
+    flags: tuple[str, ...]
+    entries: tuple[IdentifiedEntry, ...]
+    parameters: tuple[Blob, ...]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,6 +19,7 @@ from pipeline.importers.draws import draw
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.reduction.job import Job
 from pipeline.reduction.subgraph import Graph, called
+from pipeline.spec.types import Input
 
 _LARGEST = 1 << 30  # bytes of a model, of which a search holds several copies, and values of all its nodes
 _BYTES = 8  # of a value at most
@@ -27,13 +29,22 @@ class Subject:
     """The model of a job, and its test data: that of a run, or what the spec gives. PipelineError for one that is too large."""
 
     def __init__(self, job: Job) -> None:
-        self._inputs = inputs_of(job.inputs)
         self._source = Path(job.source)
-        self.model, _ = importer.prepared(self._source, self._inputs)
         self._data = Path(job.run.data) if job.run else None
+        self._inputs = self._fixed(inputs_of(job.inputs))
+        self.model, _ = importer.prepared(self._source, self._inputs)
         sizes = (math.prod(d.dim_value for d in v.type.tensor_type.shape.dim) for v in self.model.graph.value_info)
         if weights.size(self.model) > _LARGEST or sum(sizes) * _BYTES > 2 * _LARGEST:
             raise PipelineError("the model is too large to be searched", where=job.source)
+
+    def _fixed(self, inputs: Sequence[Input]) -> list[Input]:
+        """The inputs in the shapes of the test data: parts have no open dimensions."""
+        from pipeline import arrays
+
+        if self._data:
+            shapes = iter([array.shape for array in arrays.read(self._data)])
+            return [replace(spec, shape=next(shapes)) if spec.value is None else spec for spec in inputs]
+        return [replace(spec, shape=spec.fixed) for spec in inputs]
 
     def graph(self, model: onnx.ModelProto | None = None) -> Graph:
         """The model, or a form of it, to cut parts from."""

@@ -14,6 +14,8 @@ from pipeline.importers.rewrites.graph import Scope
 # The shapes that test data gives values of which nothing else tells a shape.
 Shapes = Callable[[], Mapping[str, Sequence[int]]]
 
+FUNCTION = "part"  # the name of every part
+
 
 def read_by(node: onnx.NodeProto) -> list[str]:
     """What a node takes, and what graphs inside it take: names of their own values are among these too."""
@@ -94,7 +96,7 @@ class Graph:
         values = {name: helper.make_value_info(name, type_) for name, type_ in types.items()}
         graph = helper.make_graph(
             [*constants, *nodes],
-            "part",
+            FUNCTION,
             [values[name] for name in inputs],
             [values[name] for name in (outputs or made)],
             weights,

@@ -20,14 +20,16 @@ from pipeline.errors import PipelineError
 from pipeline.files import fresh_folder
 from pipeline.importers import decisions
 from pipeline.importers import onnx as importer
+from pipeline.importers.child import Options
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.iree import compiler, devices
 from pipeline.reduction.job import Found, Job
 from pipeline.reduction.model import Subject
 from pipeline.reduction.refusal import Said, minimise
-from pipeline.reduction.subgraph import Graph, read_by
+from pipeline.reduction.subgraph import FUNCTION, Graph, read_by
 from pipeline.spec.types import MLIR_DTYPES
 
+_PART = Options(FUNCTION, parameters="inline")
 _WATCHED = 8
 
 
@@ -57,14 +59,14 @@ class Device:
 
     def _outputs(self, model: onnx.ModelProto, given: Sequence[Array]) -> list[Array]:
         with fresh_folder(self._folder) as folder:
-            importer.translate(model, folder, "the part")
+            importer.translate(model, folder, "the part", options=_PART)
             targets, flags = self._job.targets, self._job.flags
             declared = {target.name: () for target in targets}
             kept = Cache(cache.local())  # most kernels are those of the whole model
             compiler.compile_module(folder / "model.mlirbc", folder, targets, declared, flags, kept, self._run.narrow)
             arrays.write(folder / "inputs.npz", given)
             module, device = folder / "module.vmfb", self._run.device
-            ran = devices.run(module, device, importer.ENTRY, [folder / "inputs.npz"], folder, "run", timeout=self._job.seconds)
+            ran = devices.run(module, device, FUNCTION, [folder / "inputs.npz"], folder, "run", timeout=self._job.seconds)
             if ran.error:
                 raise PipelineError(ran.error, where=str(folder))
             return arrays.read(devices.outputs(folder, "run"))

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from pipeline.compare import Tolerance
 from pipeline.errors import ManyProblemsError
+from pipeline.files import is_file
 from pipeline.iree import backends
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.backends.base import Backend
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.reader import Fields, Problems, read
 from pipeline.spec.types import (
+    EVALUATORS,
     MLIR_DTYPES,
     Bundle,
+    Dimension,
+    Entry,
     Executable,
+    HttpsSource,
+    HubSource,
     Input,
     Model,
     PathSource,
+    S3Source,
     ScriptSource,
     Source,
     Spec,
     WheelSource,
 )
+from pipeline.store.base import public_url
 
+_WITH_FUNCTIONS = ("mlir", "stablehlo")  # formats whose files may hold several
 _T = TypeVar("_T", Executable, Bundle, Model)
+_LONGEST = 200  # bytes of a file's name; while it is written, the name is longer
 
 
 def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, AttributeValue]:
@@ -84,37 +97,177 @@ def _bundle(fields: Fields) -> Bundle:
     )
 
 
-def _source(fields: Fields) -> Source:
-    kind = fields.text("kind", choices=("path", "wheel", "script"))
-    sha256 = fields.digest()
-    source: Source
-    if kind == "wheel":
-        source = WheelSource(fields.text("package"), fields.text("version"), fields.text("member"), sha256)
-    elif kind == "script":
-        source = ScriptSource(fields.file("script"), sha256)
-    else:
-        source = PathSource(fields.file("path"), sha256)
+def _source(fields: Fields, format: str) -> Source:
+    kind = fields.text("kind", choices=_SOURCES)
+    sha256, data = fields.digest(), _data(fields, f"model.{format}")
+    source = _SOURCES.get(kind, _path)(fields, sha256, data)
     fields.done()
     return source
 
 
-def _input(fields: Fields) -> Input:
-    shape = []
-    for index, size in enumerate(fields.items("shape")):
-        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-            shape.append(size)
+def _path(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    path = fields.file("path")
+    for name in data:
+        if not is_file(str(path.parent / name)):
+            fields.problem(f"data.{name}", f"there is no file {path.parent / name}")
+    return PathSource(path, sha256, data)
+
+
+def _wheel(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    return WheelSource(fields.text("package"), fields.text("version"), fields.text("member"), sha256, data)
+
+
+def _script(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    return ScriptSource(fields.file("script"), sha256, data)
+
+
+def _https(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    url = fields.text("url")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if url and not (good and url.isprintable()):
+        fields.problem("url", f"must be like https://host/path, not {public_url(url)!r}")
+    return HttpsSource(url, sha256, data)
+
+
+def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    url = fields.text("url")
+    match = re.fullmatch(r"s3://([^/]+)/(.*[^/])", url)
+    if url and not match:
+        fields.problem("url", f"must be like s3://bucket/key, not {url!r}")
+    bucket, key = match.groups() if match else ("", "")
+    return S3Source(bucket, key, sha256, data)
+
+
+def _hub(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    repo, revision, path = fields.text("repo"), fields.text("revision"), fields.text("path")
+    if repo and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.ASCII):
+        fields.problem("repo", f"must be like organisation/name, not {repo!r}")
+    if revision and not re.fullmatch("[0-9a-f]{40}", revision):
+        fields.problem("revision", f"{revision!r} may move: give the commit, 40 lower-case hex digits")
+    if path and (problem := _no_relative_name(path)):
+        fields.problem("path", problem)
+    return HubSource(repo, revision, path, sha256, data)
+
+
+_SOURCES: Mapping[str, Callable[[Fields, str, Mapping[str, str]], Source]] = {
+    "path": _path,
+    "wheel": _wheel,
+    "script": _script,
+    "https": _https,
+    "s3": _s3,
+    "hub": _hub,
+}
+
+
+def _no_relative_name(name: str) -> str:
+    """Why `name` cannot be that of a file in a folder or below it; empty where it can."""
+    parts = name.split("/")
+    if not name.isprintable() or any(not part or part in (".", "..") for part in parts):
+        return "must be the name of a file, or folder/name, without '.' and '..'"
+    if any(len(part.encode()) > _LONGEST for part in parts):
+        return f"has a name of more than {_LONGEST} bytes in it"
+    return ""
+
+
+def _data(fields: Fields, model: str) -> Mapping[str, str]:
+    """Names of data files and their digests. `model` is the name of the model's own file, beside which they are put."""
+    sub = fields.sub("data")
+    if sub is None:
+        return {}
+    result = {name: sub.digest(name) for name in sorted(sub.data)}
+    for name in result:
+        if problem := _no_relative_name(name):
+            sub.problem(name, problem)
+        elif name.startswith(".") or "/." in name:
+            sub.problem(name, "must not be hidden: '.' cannot be first in a name")
+        elif name.split("/")[0] in (model, "fetch.log"):
+            sub.problem(name, f"{name.split('/')[0]} is what the pipeline names a file there: give this one another name")
+        elif any(other.startswith(f"{name}/") for other in result):
+            sub.problem(name, "is the name of a folder, too")
+    return result
+
+
+def _whole(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+class _Dimensions:
+    """The open dimensions of an entry point as its inputs name them. A name has one range."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Dimension] = {}
+        self.buckets: dict[str, tuple[int, ...]] = {}
+
+    def read(self, fields: Fields, unnamed: str) -> Dimension:
+        """The dimension that `fields` say; without a name it is called `unnamed`."""
+        name = fields.text("name", unnamed)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+            fields.problem("name", f"{name!r} cannot name a dimension: letters, digits and '_', no digit first")
+        if fields.data.keys() == {"name"} and name in self.known:
+            fields.done()
+            return self.known[name]
+        if "buckets" in fields.data:
+            made = self._bucketed(fields, name)
         else:
-            fields.problem(f"shape[{index}]", f"must be a whole number above 0, not {size!r}: every dimension is fixed")
+            least, most = (fields.integer(key, None) for key in ("min", "max"))
+            multiple = fields.integer("multiple", 1)
+            made = Dimension(name, least, most, multiple)
+            if min(least, multiple) < 1:
+                fields.problem("min" if least < 1 else "multiple", "must be 1 or more")
+            elif most <= least:
+                fields.problem("max", f"must be above min, which is {least}: give a fixed size as a number")
+            elif least % multiple or most % multiple:
+                fields.problem("multiple", f"min and max must be multiples of {multiple}")
+        if self.known.setdefault(name, made) != made:
+            fields.problem("name", f"{name!r} has another range elsewhere: give it once, and `{{name: {name}}}` after")
+        fields.done()
+        return made
+
+    def _bucketed(self, fields: Fields, name: str) -> Dimension:
+        sizes = fields.items("buckets", required=True)
+        if not all(map(_whole, sizes)) or sorted(set(sizes)) != sizes:
+            fields.problem("buckets", f"must be whole numbers above 0 that ascend, not {sizes!r}")
+            sizes = []
+        if self.buckets and name not in self.buckets:
+            fields.problem(
+                "buckets", f"stand at {next(iter(self.buckets))!r} already: one dimension of an entry point may have some"
+            )
+        self.buckets.setdefault(name, tuple(sizes))
+        return Dimension(name, min(sizes, default=1), max(sizes, default=1))
+
+
+def _shape(fields: Fields, name: str, dimensions: _Dimensions) -> tuple[int | Dimension, ...]:
+    shape: list[int | Dimension] = []
+    for index, size in enumerate(fields.items("shape")):
+        if _whole(size):
+            shape.append(size)
+        elif isinstance(size, dict):
+            where = f"{fields.where}.shape[{index}]".lstrip(".")
+            unnamed = re.sub(r"\W", "_", name) + f".{index}"
+            shape.append(dimensions.read(Fields(fields.path, where, size, fields.problems), f"_{unnamed}"[name[:1].isalpha() :]))
+        else:
+            hint = "one that is open is {min: 1, max: 512}"
+            fields.problem(f"shape[{index}]", f"must be a whole number above 0, not {size!r}: {hint}")
     if "shape" not in fields.data:
         fields.problem("shape", "is missing: give the list of dimensions, [] for a scalar")
+    return tuple(shape)
+
+
+def _input(fields: Fields, dimensions: _Dimensions) -> Input:
+    name = fields.text("name")
+    shape = _shape(fields, name, dimensions)
     dtype = fields.text("dtype", choices=MLIR_DTYPES)
     if "value" in fields.data:
-        return _baked(fields, tuple(shape), dtype)
+        return _baked(fields, shape, dtype)
     # Integers drawn from [0, 1) are all 0, which tests nothing: their range must be said. A bool has only one.
     high = {"bool": 2.0}.get(dtype, 1.0) if "int" not in dtype or "file" in fields.data else None
     result = Input(
-        name=fields.text("name"),
-        shape=tuple(shape),
+        name=name,
+        shape=shape,
         dtype=dtype,
         seed=fields.integer("seed", 0),
         low=fields.number("low", 0.0),
@@ -128,13 +281,16 @@ def _input(fields: Fields) -> Input:
     return result
 
 
-def _baked(fields: Fields, shape: tuple[int, ...], dtype: str) -> Input:
+def _baked(fields: Fields, shape: tuple[int | Dimension, ...], dtype: str) -> Input:
     """An input that has one value for ever."""
     value = fields.anything("value")
     if others := [key for key in ("low", "high", "seed", "file") if key in fields.data]:
         fields.known.update(others)
         fields.problem(others[0], "is for test data, which an input with a value has none of: remove one of the two")
-    if dtype in MLIR_DTYPES and (problem := _misfit(value, shape, dtype)):
+    fixed = [size for size in shape if not isinstance(size, Dimension)]
+    if len(fixed) < len(shape):
+        fields.problem("shape", "of an input with a value must be fixed")
+    elif dtype in MLIR_DTYPES and (problem := _misfit(value, tuple(fixed), dtype)):
         fields.problem("value", problem)
     result = Input(fields.text("name"), shape, dtype, 0, 0.0, 1.0, None, value=value)
     fields.done()
@@ -183,7 +339,7 @@ def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
             if not path.is_file():
                 fields.problem("reference", f"there is no file {path}")
         return paths
-    choices = ("onnxruntime", "baseline") if format == "onnx" else ("baseline",)
+    choices = (*EVALUATORS.get(format, ()), "baseline")
     return fields.text("reference", choices[0], choices)
 
 
@@ -198,31 +354,94 @@ def _tolerance(fields: Fields | None) -> Tolerance | None:
     return result
 
 
+def _inputs(fields: Fields, format: str) -> tuple[tuple[Input, ...], _Dimensions]:
+    dimensions = _Dimensions()
+    inputs = tuple(_input(sub, dimensions) for sub in fields.subs("inputs"))
+    for index, spec in enumerate(inputs):
+        if spec.value is not None and format not in ("onnx", "tflite"):
+            fields.problem(f"inputs[{index}].value", "is for ONNX and TFLite files: write it into the model's file")
+    names = [i.name for i in inputs]
+    for name in {n for n in names if n and names.count(n) > 1}:
+        fields.problem("inputs", f"the input {name!r} stands twice: remove one")
+    if dimensions.buckets and format == "mlir":
+        fields.problem("inputs", "buckets are not for MLIR files: give a function for each size in `entries`")
+    return inputs, dimensions
+
+
+def _entries(fields: Fields, format: str, name: str, source: Source | None) -> list[Entry]:
+    """The entry point that `fields` describe, once for each of its buckets. `name` is empty for the only one."""
+    inputs, dimensions = _inputs(fields, format)
+    asked = fields.text("entry" if not name else "function", "") if format in _WITH_FUNCTIONS else ""
+    reference = _reference(fields, format)
+    own = fields.sub("source", required=source is None)
+    entry = Entry(
+        name=name or asked or "main",
+        function=name or asked or ("" if format == "mlir" else "main"),
+        source=_source(own, format) if own else source or PathSource(Path(), ""),
+        inputs=inputs,
+        reference=reference,
+        tolerance=_tolerance(fields.sub("tolerance")),
+        constant=fields.texts("constant"),
+        asked=asked or (name if format == "mlir" else ""),
+    )
+    if not dimensions.buckets:
+        return [entry]
+    if isinstance(reference, tuple):
+        fields.problem("reference", "files are for one size: with buckets, leave it out, or give an entry for each size")
+    bucketed, sizes = next(iter(dimensions.buckets.items()))
+
+    def cut(spec: Input, size: int) -> Input:
+        shape = (replace(d, min=size, max=size) if isinstance(d, Dimension) and d.name == bucketed else d for d in spec.shape)
+        return replace(spec, shape=tuple(shape))
+
+    return [
+        replace(entry, function=f"{entry.function}_{size}", inputs=tuple(cut(spec, size) for spec in inputs)) for size in sizes
+    ]
+
+
+_OF_ONE = ("inputs", "entry", "reference", "tolerance", "constant")
+
+
+def _several(fields: Fields, format: str) -> list[Entry]:
+    """The entry points of `entries`."""
+    for key in _OF_ONE:
+        if key in fields.data:
+            fields.known.add(key)
+            fields.problem(key, "stands in each of `entries`: move it there")
+    shared = fields.sub("source")
+    source = _source(shared, format) if shared else None
+    found: list[Entry] = []
+    every = fields.sub("entries", required=True)
+    for name in every.data if every else ():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            fields.problem("entries", f"{name!r} cannot name an entry point: letters, digits and '_', a letter first")
+        elif every and (sub := every.sub(name, required=True)):
+            found += _entries(sub, format, name, source)
+            sub.done()
+    if every is not None and not found:
+        fields.problem("entries", "must not be empty")
+    names = [entry.function for entry in found]
+    for name in {n for n in names if names.count(n) > 1}:
+        fields.problem("entries", f"two make the function {name!r}: rename one")
+    return found
+
+
 def _model(fields: Fields) -> Model:
-    source = fields.sub("source", required=True)
-    format = fields.text("format", choices=("onnx", "mlir"))
+    format = fields.text("format", choices=EVALUATORS)
+    several = "entries" in fields.data
     model = Model(
         name=fields.path.stem,
         path=fields.path,
         about=fields.text("about"),
         licence=fields.text("licence"),
         format=format,
-        source=_source(source) if source else PathSource(Path(), ""),
-        entry=fields.optional_text("entry"),
-        inputs=tuple(_input(sub) for sub in fields.subs("inputs")),
-        reference=_reference(fields, format),
-        tolerance=_tolerance(fields.sub("tolerance")),
+        entries=tuple(_several(fields, format) if several else _entries(fields, format, "", None)),
         bundles=fields.texts("bundles", required=True),
-        constant=fields.texts("constant"),
+        parameters=fields.text("parameters", "", ("inline", "external")),
     )
-    for index, spec in enumerate(model.inputs):
-        if spec.value is not None and format == "mlir":
-            fields.problem(f"inputs[{index}].value", "is for ONNX files: write it into the MLIR file")
-    if model.entry and format == "onnx":
-        fields.problem("entry", "is for MLIR files: an ONNX file has one graph")
-    names = [i.name for i in model.inputs]
-    for name in {n for n in names if n and names.count(n) > 1}:
-        fields.problem("inputs", f"the input {name!r} stands twice: remove one")
+    if not several and "entry" in fields.data and format not in _WITH_FUNCTIONS:
+        fields.known.add("entry")
+        fields.problem("entry", "is for MLIR and StableHLO files: others have one graph")
     return model
 
 

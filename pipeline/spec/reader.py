@@ -114,13 +114,9 @@ class Fields:
             self.problem(key, f"{value!r} is unknown: {did_you_mean(value, known)}")
         return value.strip()
 
-    def optional_text(self, key: str) -> str | None:
-        """A text, or None where the key is absent."""
-        return self.text(key, "") or None
-
-    def integer(self, key: str, default: int) -> int:
-        """A whole number of 0 or more."""
-        value: int = self._take(key, int, default, False)
+    def integer(self, key: str, default: int | None) -> int:
+        """A whole number of 0 or more; required unless there is a default."""
+        value: int = self._take(key, int, default or 0, default is None)
         if value < 0:
             self.problem(key, f"must not be negative, but is {value}")
         return value

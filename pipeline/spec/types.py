@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Union
+from typing import ClassVar, Union
 
 from pipeline.compare import Tolerance
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.gates import Gate
+from pipeline.store.base import public_url
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
 MLIR_DTYPES: Mapping[str, str] = {
@@ -27,6 +29,15 @@ MLIR_DTYPES: Mapping[str, str] = {
     "bool": "i1",
 }
 
+
+# The formats of models, and what may run one for its reference: the first by default.
+EVALUATORS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "mlir": (),
+    "stablehlo": ("jax",),
+    "torch": ("torch",),
+    "tflite": ("litert",),
+}
 
 # A number, or numbers in nested lists.
 Value = Union[bool, int, float, Sequence["Value"]]  # noqa: UP007  # it names itself
@@ -64,38 +75,154 @@ class Bundle:
     on_failure: str
 
 
+def _data() -> Mapping[str, str]:
+    return field(default_factory=dict, hash=False)
+
+
+# A source is where the model's file comes from. `sha256` is that file's digest. `data` are the files that belong beside it,
+# such as an ONNX model's external data: names relative to its folder → digests. `location` is for people, without secrets.
+
+
 @dataclass(frozen=True)
 class PathSource:
     """A file, by its path relative to the spec that names it."""
 
+    kind: ClassVar = "path"
     path: Path
     sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The file's name."""
+        return self.path.name
 
 
 @dataclass(frozen=True)
 class WheelSource:
     """A file inside a wheel of the package index: `member` of `package` at exactly `version`."""
 
+    kind: ClassVar = "wheel"
     package: str
     version: str
     member: str
     sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The package with its version, and the member."""
+        return f"{self.package}=={self.version}: {self.member}"
 
 
 @dataclass(frozen=True)
 class ScriptSource:
-    """A file that a Python script makes: it is run with the path to write as its only argument."""
+    """A file that a Python script makes: it is run with the path to write as its only argument. It writes `data` beside it."""
 
+    kind: ClassVar = "script"
     script: Path
     sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The script's name."""
+        return self.script.name
 
 
-Source = PathSource | WheelSource | ScriptSource
+@dataclass(frozen=True, repr=False)
+class HttpsSource:
+    """A file of a web server: `url` is `https://…` or `http://…`, and may have user, password and a query that are secret."""
+
+    kind: ClassVar = "https"
+    url: str
+    sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The URL without user, password and query."""
+        return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"HttpsSource(url={self.location!r}, sha256={self.sha256!r}, data={self.data!r})"
+
+
+@dataclass(frozen=True)
+class S3Source:
+    """An object in a bucket: `key` of `bucket`, by the usual AWS chain."""
+
+    kind: ClassVar = "s3"
+    bucket: str
+    key: str
+    sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The object's URL."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A file on the Hugging Face hub: `path` in the model repository `repo` at the commit `revision`, 40 hex digits."""
+
+    kind: ClassVar = "hub"
+    repo: str
+    revision: str
+    path: str
+    sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """Repository, commit and path."""
+        return f"{self.repo}@{self.revision}: {self.path}"
+
+
+Source = PathSource | WheelSource | ScriptSource | HttpsSource | S3Source | HubSource
+
+
+def beside(path: str, name: str) -> str:
+    """The path of `name` in the folder of the file `path`, where folders are separated by `/`."""
+    return posixpath.join(posixpath.dirname(path), name)
+
+
+def source_files(source: Source, output: Path) -> Mapping[Path, str]:
+    """The files that `source` becomes, and their digests: `output`, the model's own, and its data files beside it."""
+    return {output: source.sha256} | {output.parent / name: digest for name, digest in source.data.items()}
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension that stays open: from `min` to `max`, in steps of `multiple`. Inputs that share a `name` share its size."""
+
+    name: str
+    min: int
+    max: int
+    multiple: int = 1
+
+    @property
+    def between(self) -> int:
+        """A size between the smallest and the largest, odd where `multiple` allows it, for what only even sizes hide."""
+        steps = (self.min + (self.max - self.min) // 3) // self.multiple
+        size = (steps + (steps % 2 == 0)) * self.multiple
+        return size if self.min <= size <= self.max else self.max
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that are verified, that between the others first."""
+        return tuple(dict.fromkeys((self.between, self.min, self.max)))
+
+    def __str__(self) -> str:
+        step = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
+        return f"{self.name}: {self.min} to {self.max}{step}" if self.min < self.max else f"{self.name}: {self.min}"
 
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the model: fixed `shape`, numpy `dtype`, and its test data.
+    """An input of the model: `shape`, numpy `dtype`, and its test data.
 
     Test data is `file` (.npy), or drawn with numpy's default_rng(seed): integers of [low, high), or floats of
     [0, 1) scaled to [low, high). `is_open`: floats of which the spec says neither range nor file.
@@ -103,7 +230,7 @@ class Input:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | Dimension, ...]
     dtype: str
     seed: int
     low: float
@@ -112,13 +239,51 @@ class Input:
     is_open: bool = False
     value: Value | None = None
 
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Its open dimensions."""
+        return tuple(size for size in self.shape if isinstance(size, Dimension))
+
+    def at(self, sizes: Mapping[str, int]) -> Input:
+        """The input with these sizes of open dimensions, by name; those that are not among them have their `between`."""
+        shape = (sizes.get(size.name, size.between) if isinstance(size, Dimension) else size for size in self.shape)
+        return replace(self, shape=tuple(shape))
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Its shape; where dimensions are open, one of its shapes."""
+        return tuple(size.between if isinstance(size, Dimension) else size for size in self.shape)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry point of a model: where it comes from, its inputs with test data and its reference outputs.
+
+    `name` is what callers ask for, `function` what it is called in the vmfb; with buckets several entries have one name.
+    `reference` says who computes the outputs, or is a tuple of .npy files, one for each.
+    `constant` names outputs that are meant to be the same whatever the inputs. `asked` is the function in an MLIR file.
+    """
+
+    name: str
+    function: str
+    source: Source
+    inputs: tuple[Input, ...]
+    reference: str | tuple[Path, ...]
+    tolerance: Tolerance | None = None
+    constant: tuple[str, ...] = ()
+    asked: str = ""
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The open dimensions of its inputs, each once."""
+        return tuple(dict.fromkeys(dimension for spec in self.inputs for dimension in spec.dimensions))
+
 
 @dataclass(frozen=True)
 class Model:
-    """A model to build: its source, its inputs with test data, its reference outputs and the bundles it goes into.
+    """A model to build: its entry points, and the bundles it goes into.
 
-    `reference` is `onnxruntime`, `baseline` (the weakest CPU variant) or a tuple of .npy files, one for each output.
-    `constant` names outputs that are meant to be the same whatever the inputs.
+    `parameters` says where large weights are: `inline` in the vmfb, `external` in a file of their own, or empty, by their size.
     """
 
     name: str
@@ -126,13 +291,24 @@ class Model:
     about: str
     licence: str
     format: str
-    source: Source
-    entry: str | None
-    inputs: tuple[Input, ...]
-    reference: str | tuple[Path, ...]
-    tolerance: Tolerance | None
+    entries: tuple[Entry, ...]
     bundles: tuple[str, ...]
-    constant: tuple[str, ...] = ()
+    parameters: str = ""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files that its entry points come from, each once."""
+        return tuple(dict.fromkeys(entry.source for entry in self.entries))
+
+    @property
+    def test_files(self) -> tuple[Path, ...]:
+        """The files that hold test data."""
+        return tuple(spec.file for entry in self.entries for spec in entry.inputs if spec.file)
+
+    @property
+    def judged(self) -> list[str]:
+        """What the spec says of right and wrong numbers."""
+        return [f"{entry.function} {entry.tolerance!r} {entry.constant}" for entry in self.entries]
 
 
 @dataclass(frozen=True)

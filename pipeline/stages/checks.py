@@ -15,18 +15,20 @@ from pipeline.files import sha256_file
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
+from pipeline.manifest.types import Identity
 from pipeline.spec.types import Bundle, Executable, Model
+from pipeline.stages import parameters
 from pipeline.stages.compiled import Compiled
-from pipeline.stages.evidence import Evidence
+from pipeline.stages.evidence import Evidence, Measured
 from pipeline.stages.origin import Origin
-from pipeline.stages.testdata import TestData
+from pipeline.stages.testdata import Draw, TestData
 
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where wrong numbers came from: a device and a file of inputs; of a twin, its `lanes` and what it is `narrow` for."""
+    """Where wrong numbers came from: a device, and a file of inputs; of a twin, its `lanes` and what it is `narrow` for."""
 
     device: Device
     inputs: Path
@@ -53,6 +55,30 @@ Result = Evidence | Failure
 
 
 @dataclass(frozen=True)
+class Case:
+    """A draw of an entry point's test data: the next run is of its function, on its inputs."""
+
+    data: TestData
+    draw: Draw
+
+    @property
+    def inputs(self) -> Path:
+        """The file of its inputs."""
+        return self.data.inputs_of(self.draw)
+
+    @property
+    def outputs(self) -> Path:
+        """The file of the outputs that they must give."""
+        return self.data.outputs_of(self.draw)
+
+
+def cases(data: Sequence[TestData]) -> list[Case]:
+    """All draws of all entry points: the first of each, then the second, …: if time runs short, each was run."""
+    most = max(len(one.draws) for one in data)
+    return [Case(one, one.draws[number]) for number in range(most) for one in data if number < len(one.draws)]
+
+
+@dataclass(frozen=True)
 class Check:
     """Everything a verification needs: the compiled module in `module_folder`, test data, devices, a folder for logs."""
 
@@ -62,10 +88,10 @@ class Check:
     compiled: Compiled
     module_folder: Path
     imported: Path
-    data: TestData
+    data: tuple[TestData, ...]
     folder: Path
-    entry: str
     devices: Sequence[Device]
+    identity: Identity
     origin: Origin | None = None
     baseline: str = ""  # the variant whose outputs are the reference, if one's are
     _references: dict[Path, list[Array]] = field(default_factory=dict, compare=False)
@@ -76,33 +102,47 @@ class Check:
         """The fat vmfb under test."""
         return self.module_folder / "module.vmfb"
 
-    @cached_property
-    def called(self) -> list[str]:
-        """The outputs for people, with what makes them."""
-        made = mlir.makers(self.imported / "model.mlirbc")
-        whole = made if len(made) == len(self.data.outputs) else [""] * len(self.data.outputs)
-        return [
-            f"output {name!r}" + (f" (of {maker})" if maker else "") for name, maker in zip(self.data.outputs, whole, strict=True)
-        ]
+    @property
+    def parameters(self) -> Path | None:
+        """The archive of weights that the module needs."""
+        return parameters.archive(self.imported)
 
-    def reference(self, number: int) -> list[Array]:
-        """What the draw of this number must give."""
-        path = self.data.outputs_of(self.data.draws[number])
-        if path not in self._references:
-            self._references[path] = arrays.read(path)
-        return self._references[path]
+    @cached_property
+    def cases(self) -> list[Case]:
+        """What is run: see `cases`."""
+        return cases(self.data)
+
+    @cached_property
+    def called(self) -> dict[str, list[str]]:
+        """The outputs of each function for people, with what makes them."""
+        found = {}
+        for data in self.data:
+            made = mlir.makers(self.imported / "model.mlirbc", data.function)
+            whole = made if len(made) == len(data.outputs) else [""] * len(data.outputs)
+            of = f"{data.function}: " if len(self.data) > 1 else ""
+            pairs = zip(data.outputs, whole, strict=True)
+            found[data.function] = [f"{of}output {name!r}" + (f" (of {maker})" if maker else "") for name, maker in pairs]
+        return found
+
+    def reference(self, case: Case) -> list[Array]:
+        """What it must give."""
+        if case.outputs not in self._references:
+            self._references[case.outputs] = arrays.read(case.outputs)
+        return self._references[case.outputs]
 
 
 def run(check: Check, module: Path, device: Device, name: str) -> Run:
-    """Run the module on all draws, each twice: what a race makes is seldom the same.
+    """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same.
 
     A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash counts.)
     """
-    inputs = [check.data.inputs_of(draw) for draw in check.data.draws]
-    ran = devices.run(module, device, check.entry, inputs, check.folder, name, repeats=1)
-    if ran.error and not ran.slow and not ran.crashed and device.software:
-        ran = devices.run(module, device, check.entry, inputs, check.folder, name, repeats=1)
-    return ran
+    functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
+
+    def once() -> Run:
+        return devices.run(module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1)
+
+    ran = once()
+    return once() if ran.error and not ran.slow and not ran.crashed and device.software else ran
 
 
 def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run, str]:
@@ -120,15 +160,36 @@ def _place(kind: str, device: Device) -> str:
 
 
 def _compared(check: Check, found: Sequence[Path]) -> tuple[list[Comparison], str, int]:
-    """How far each draw's outputs are off, and the first problem with the name of the draw, and its number."""
+    """How far the outputs of each case are off, and the first problem with the name of the draw, and the number of the case."""
     results, problem, first = [], "", 0
     for number, path in enumerate(found):
-        draw = check.data.draws[number]
-        result = compare(arrays.read(path), check.reference(number), draw.tolerances, check.called, draw.spared)
+        case = check.cases[number]
+        names = check.called[case.data.function]
+        result = compare(arrays.read(path), check.reference(case), case.draw.tolerances, names, case.draw.spared)
         results.append(result)
         if result.problem and not problem:
-            problem, first = f"{result.problem} (test data `{draw.name}`)", number
+            problem, first = f"{result.problem} (test data `{case.draw.name}`)", number
     return results, problem, first
+
+
+def _measured(check: Check, results: Sequence[Comparison], ran: Run) -> tuple[Measured, ...]:
+    """What was measured of each function, of those that were run."""
+    found = []
+    for data in check.data:
+        mine = [number for number in range(len(results)) if check.cases[number].data is data]
+        if mine:
+            of = [results[number] for number in mine]
+            found.append(
+                Measured(
+                    data.function,
+                    max(r.max_abs for r in of),
+                    max(r.max_rel for r in of),
+                    round(max(r.of_tolerance for r in of), 6),
+                    len(mine),
+                    round(ran.runs_s[mine[0]], 6),
+                )
+            )
+    return tuple(found)
 
 
 def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name: str) -> Result:
@@ -145,7 +206,7 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         problem = f"gives other numbers when it is run again, for {ran.varies} of {ran.done} sets of test data"
     if problem:
         varies = bool(ran.varies or ran.spoiled)
-        place = None if varies else Place(device, check.data.inputs_of(check.data.draws[number]))
+        place = None if varies else Place(device, check.cases[number].inputs)
         return Failure(variant, _place(kind, device), problem, found, varies, place)
     itself = kind == "device" and variant == check.baseline
     return Evidence(
@@ -155,12 +216,8 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         device=device.name,
         driver=device.driver_info,
         runtime=devices.runtime_version(),
-        max_abs_error=max(r.max_abs for r in results),
-        max_rel_error=max(r.max_rel for r in results),
-        of_tolerance=round(max(r.of_tolerance for r in results), 6),
-        draws=ran.done,
+        functions=_measured(check, results, ran),
         subgroup_sizes=(size,) if (size := backends.subgroup_size(device)) else (),
-        seconds=round(ran.run_s, 6),
     )
 
 
@@ -169,7 +226,7 @@ def agree(check: Check, failures: Sequence[Failure]) -> bool:
     if len(failures) < 2 or not all(f.outputs and not f.varies for f in failures):
         return False
     count = min(len(f.outputs) for f in failures)
-    for number, draw in enumerate(check.data.draws[:count]):
+    for number, draw in enumerate(case.draw for case in check.cases[:count]):
         first = arrays.read(failures[0].outputs[number])
         for other in failures[1:]:
             if compare(arrays.read(other.outputs[number]), first, draw.tolerances, spared=draw.spared).problem:

@@ -10,7 +10,9 @@ from pathlib import Path
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.iree import toolchain
+from pipeline.manifest.types import Identity
 from pipeline.spec.types import Bundle, Executable
+from pipeline.stages import identity as identities
 from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 from pipeline.stages.origin import Origin
@@ -30,9 +32,15 @@ def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
 
 
 def compile_targets(
-    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], lanes: int = 0, narrow: int = 0
+    source: Path,
+    folder: Path,
+    bundle: Bundle,
+    targets: Sequence[Executable],
+    lanes: int = 0,
+    narrow: int = 0,
+    identity: Identity | None = None,
 ) -> Compiled:
-    """Compile `source` for exactly `targets` into `folder`; nothing is dropped.
+    """Compile `source` for exactly `targets` into `folder`; nothing is dropped. `identity` is what the file says of itself.
 
     `lanes`: for the targets' twins of that subgroup size. `narrow`: what computes across a subgroup is for that size instead.
     """
@@ -44,7 +52,8 @@ def compile_targets(
     declared = {target.name: () if lanes else target.gates for target in targets}
     other = resolve(targets[0], narrow) if narrow else None
     try:
-        made = compiler.compile_module(source, folder, resolved, declared, bundle.flags, narrow=other)
+        said = asdict(identity) if identity else None
+        made = compiler.compile_module(source, folder, resolved, declared, bundle.flags, narrow=other, identity=said)
     except compiler.UnreachableError as error:
         raise PipelineError(error.what, where=str(bundle.path), hint=error.hint) from error
     variants = tuple(
@@ -73,7 +82,9 @@ def without_optimizations(bundle: Bundle, own_flags: Sequence[str]) -> Bundle | 
     return replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
 
 
-def compiled_plainly(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> Compiled | None:
+def compiled_plainly(
+    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], identity: Identity | None = None
+) -> Compiled | None:
     """The bundle once more without the pipeline's own optimizations, if there were any and the compiler takes it so."""
     from pipeline.cache import from_environment
     from pipeline.iree import compiler
@@ -81,7 +92,7 @@ def compiled_plainly(source: Path, folder: Path, bundle: Bundle, targets: Sequen
 
     plain = without_optimizations(bundle, front_flags(source, folder, bundle.flags, from_environment().local))
     try:
-        return compile_targets(source, folder, plain, targets) if plain else None
+        return compile_targets(source, folder, plain, targets, identity=identity) if plain else None
     except compiler.RefusedError:
         return None
 
@@ -103,17 +114,17 @@ def _front_half(
 
 
 def _compile(
-    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin | None
+    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin, identity: Identity
 ) -> tuple[Compiled, list[Dropped]]:
     from pipeline.iree.codegen.front import FrontHalfError
     from pipeline.iree.compiler import RefusedError
 
     try:
-        return compile_targets(source, folder, bundle, targets), []
+        return compile_targets(source, folder, bundle, targets, identity=identity), []
     except FrontHalfError as error:
-        raise _front_half(error, origin, folder, bundle, targets) if origin else error from error
+        raise _front_half(error, origin, folder, bundle, targets) from error
     except RefusedError as error:
-        if plain := compiled_plainly(source, folder, bundle, targets):
+        if plain := compiled_plainly(source, folder, bundle, targets, identity):
             names = ", ".join(error.reasons)
             note = f"convolutions are not compiled as matrix products: so compiled, the compiler refused {names}"
             return replace(plain, notes=(note,)), []
@@ -124,23 +135,24 @@ def _compile(
         if stops:
             hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(reasons) < len(targets) else ""
             what = f"the compiler refuses it\n{_refused(reasons)}"
-            hint += origin.hint(what) if origin else ""
+            hint += origin.hint(what)
             raise PipelineError(what, where=str(source), hint=hint + error.hint) from error
         left = [target for target in targets if target.name not in error.reasons]
         refused = [Dropped(name, f"does not compile: {reason}") for name, reason in reasons.items()]
-        return compile_targets(source, folder, bundle, left), refused
+        return compile_targets(source, folder, bundle, left, identity=identity), refused
 
 
-def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin | None = None) -> None:
-    """Compile the imported model at `source` for `bundle` into `folder`: OUTPUTS and the logs of every tool run.
+def run(origin: Origin, imported: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> None:
+    """Compile the imported model for `bundle` into `folder`: OUTPUTS and the logs of every tool run.
 
     `origin` is what it was imported from: what part of that does not compile is searched, for the message.
     """
-    record.require_intact(source.parent)
-    key = record.key([source], **options(bundle, targets))
+    record.require_intact(imported)
+    source, identity = imported / "model.mlirbc", identities.describe(origin.model, imported)
+    key = record.key([source], identity=asdict(identity), **options(bundle, targets))
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        compiled, dropped = _compile(source, folder, bundle, targets, origin)
+        compiled, dropped = _compile(source, folder, bundle, targets, origin, identity)
         replace(compiled, dropped=tuple(dropped)).write(folder / "compiled.json")
         record.write_record(folder, key, OUTPUTS)

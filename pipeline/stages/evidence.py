@@ -13,14 +13,26 @@ from pipeline.stages.record import canonical
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What test data of an exported function showed: the largest errors, absolute and relative to the largest reference value,
+    the largest part of a tolerance that was used, how many sets were compared, and the seconds of one inference."""
+
+    function: str
+    max_abs_error: float
+    max_rel_error: float
+    of_tolerance: float
+    draws: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """How a variant was verified.
 
     `kind` is `device` (its very bytes ran on a device that its gates accept), `emulator` (on one that QEMU plays), `twin`
     (code lowered the same way ran on a software device) or `untested`, with the `reason`. A `reason` beside the other kinds
-    says what the proof leaves out. Errors are the largest over all outputs: absolute, and relative to the largest reference
-    value; `of_tolerance` is the largest part of a tolerance that was used, `draws` how many sets of test data were compared.
-    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran. `seconds`: one inference.
+    says what the proof leaves out. `functions`: what was measured of each.
+    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran.
     """
 
     variant: str
@@ -29,27 +41,42 @@ class Evidence:
     device: str = ""
     driver: str = ""
     runtime: str = ""
-    max_abs_error: float | None = None
-    max_rel_error: float | None = None
-    of_tolerance: float | None = None
-    draws: int = 0
+    functions: tuple[Measured, ...] = ()
     subgroup_sizes: tuple[int, ...] = ()
-    seconds: float | None = None
+
+    @property
+    def max_abs_error(self) -> float | None:
+        """The largest absolute error of all functions."""
+        return max((f.max_abs_error for f in self.functions), default=None)
+
+    @property
+    def of_tolerance(self) -> float | None:
+        """The largest part of a tolerance that was used."""
+        return max((f.of_tolerance for f in self.functions), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """One inference of the first function."""
+        return self.functions[0].seconds if self.functions else None
 
 
-def _most(a: float | None, b: float | None) -> float | None:
-    return b if a is None else a if b is None else max(a, b)
+def _both(a: Measured, b: Measured) -> Measured:
+    return replace(
+        a,
+        max_abs_error=max(a.max_abs_error, b.max_abs_error),
+        max_rel_error=max(a.max_rel_error, b.max_rel_error),
+        of_tolerance=max(a.of_tolerance, b.of_tolerance),
+        draws=min(a.draws, b.draws),
+    )
 
 
 def merged(first: Evidence, other: Evidence) -> Evidence:
-    """The evidence of two runs on one device, as one: the larger errors, the fewer draws."""
+    """The evidence of two runs on one device, as one: the larger errors, the fewer draws, of the functions that both ran."""
+    there = {f.function: f for f in other.functions}
     return replace(
         first,
         reason=first.reason or other.reason,
-        max_abs_error=_most(first.max_abs_error, other.max_abs_error),
-        max_rel_error=_most(first.max_rel_error, other.max_rel_error),
-        of_tolerance=_most(first.of_tolerance, other.of_tolerance),
-        draws=min(first.draws, other.draws),
+        functions=tuple(_both(f, there[f.function]) for f in first.functions if f.function in there),
         subgroup_sizes=tuple(sorted({*first.subgroup_sizes, *other.subgroup_sizes})),
     )
 
@@ -63,6 +90,7 @@ def read_evidence(path: Path) -> list[Evidence]:
     """What `write_evidence` wrote."""
     try:
         found = [Evidence(**item) for item in json.loads(path.read_text())]
+        found = [replace(e, functions=tuple(Measured(**f) for f in e.functions)) for e in found]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
             f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"

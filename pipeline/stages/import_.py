@@ -1,6 +1,7 @@
-"""Import: the model file → `model.mlirbc`, its entry function named and described, and `signature.json`.
+"""Import: the model's files → `model.mlirbc`, its functions named and described, and their signatures.
 
-`rewrites.json` lists what the importer changed in the model: see `pipeline.importers.rewrites`.
+`rewrites.json` lists for each function what the importer changed in the model: see `pipeline.importers.rewrites`. Large weights
+may be in `parameters.irpa`, with `parameters.json`, which names it by its digest.
 """
 
 from __future__ import annotations
@@ -12,35 +13,61 @@ from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.importers.child import inputs_as_text
+from pipeline.files import fresh_folder, write
+from pipeline.importers.child import Options, inputs_as_text
 from pipeline.sources.fetch import require
-from pipeline.spec.types import Model
-from pipeline.stages import record
+from pipeline.spec.types import EVALUATORS, Entry
+from pipeline.stages import parameters, record
+from pipeline.stages.origin import Origin
 
 _LIMIT = 3600.0  # seconds
-_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in ("onnx", "mlir")}
+_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in (*EVALUATORS, "merge")}
 OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 
 
-def run(model: Model, source: Path, folder: Path) -> None:
-    """Import `source` into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
-    require(model, source)
-    inputs = [asdict(i) | {"file": bool(i.file)} for i in model.inputs]
-    files = [source, *(i.file for i in model.inputs if i.file)]  # rewrites are proved on the test data
-    revision = record.REVISIONS["import"]
-    key = record.key(files, inputs=inputs, format=model.format, entry=model.entry, revision=revision)
-    if record.is_current(folder, key):
-        return
-    with disk_errors(str(folder)):
-        folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "import.log"
-    arguments: list[str | Path] = [source, folder, inputs_as_text(model.inputs), json.dumps({"entry": model.entry or ""})]
-    result = _importers[model.format].execute(arguments, log, timeout=_LIMIT, env={})
+def _run(importer: str, arguments: list[str | Path], log: Path, where: str) -> None:
+    """Run an importer's child process. Raises PipelineError with what it says."""
+    result = _importers[importer].execute(arguments, log, timeout=_LIMIT, env={})
     if result.returncode:
         lines = log.read_text("utf-8", "replace").splitlines()
         said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "")
         what = said or f"the importer was {result.ending}: {lines[-1][:300]}"
         hint = next((line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")), "")
-        hint = hint or f"the importer's whole output is in {log}"
-        raise PipelineError(what, where=f"{model.path}: {source}", hint=hint)
-    record.write_record(folder, key, OUTPUTS)
+        raise PipelineError(what, where=where, hint=hint or f"the importer's whole output is in {log}")
+
+
+def _import(origin: Origin, entry: Entry, source: Path, folder: Path) -> None:
+    """Import one entry point into `folder`."""
+    model = origin.model
+    options = Options(entry.function, entry.asked, model.parameters)
+    several = f"{entry.function}: " if len(model.entries) > 1 else ""
+    arguments: list[str | Path] = [source, folder, inputs_as_text(entry.inputs), json.dumps(asdict(options))]
+    _run(model.format, arguments, folder / "import.log", f"{model.path}: {several}{source}")
+
+
+def _described(entry: Entry) -> dict[str, object]:
+    inputs = [asdict(i) | {"file": bool(i.file)} for i in entry.inputs]
+    return {"inputs": inputs, "function": entry.function, "asked": entry.asked}
+
+
+def run(origin: Origin, folder: Path) -> None:
+    """Import the model into `folder`. Raises PipelineError for what the importer or the spec's inputs refuse."""
+    model = origin.model
+    for path, entry in origin.files.items():
+        require(entry.source, path)
+    files = [*origin.all_files, *model.test_files]  # rewrites are proved on the test data
+    entries, revision = [_described(entry) for entry in model.entries], record.REVISIONS["import"]
+    key = record.key(files, entries=entries, format=model.format, parameters=model.parameters, revision=revision)
+    if record.is_current(folder, key):
+        return
+    with disk_errors(str(folder)), fresh_folder(folder):
+        parts = [folder / str(number) for number in range(len(model.entries))]
+        for entry, source, part in zip(model.entries, origin.sources, parts, strict=True):
+            part.mkdir()
+            _import(origin, entry, source, part)
+        _run("merge", [folder, *parts], folder / "merge.log", str(model.path))
+        archive = folder / parameters.ARCHIVE
+        if archive.is_file():
+            write(folder / parameters.NAME, record.canonical(parameters.describe(archive)))
+        made = [path.name for path in (archive, folder / parameters.NAME) if path.is_file()]
+        record.write_record(folder, key, [*OUTPUTS, *made])

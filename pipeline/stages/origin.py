@@ -5,20 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.spec.types import Model
+from pipeline.layout import Layout
+from pipeline.spec.types import Entry, Model, source_files
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What an imported module was made of: its model, and the file of that."""
+    """What an imported module was made of: its model, and the file of each of its entry points."""
 
     model: Model
-    source: Path
+    sources: tuple[Path, ...]
+
+    @staticmethod
+    def of(model: Model, layout: Layout) -> Origin:
+        """The model's origin below `out/`."""
+        numbers = {source: number for number, source in enumerate(model.sources)}
+        return Origin(model, tuple(layout.source(model.name, numbers[entry.source], model.format) for entry in model.entries))
+
+    @property
+    def files(self) -> dict[Path, Entry]:
+        """Each model file once, with an entry point that comes from it."""
+        return dict(reversed(list(zip(self.sources, self.model.entries, strict=True))))
+
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        """Each model file, and the data files beside it."""
+        return tuple(path for own, entry in self.files.items() for path in source_files(entry.source, own))
 
     @property
     def can_be_reduced(self) -> bool:
-        """Whether there is a graph to cut."""
-        return self.model.format == "onnx"
+        """Whether there is one graph to cut."""
+        return self.model.format == "onnx" and len(self.model.entries) == 1
 
     def hint(self, what: str) -> str:
         """What to do about a fault of the compiler, which `what` says, beside reading its output."""

@@ -5,36 +5,37 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline import arrays
 from pipeline.errors import disk_errors
 from pipeline.files import copy, fresh_folder, sha256_bytes, sha256_file, write
-from pipeline.importers.signature import Signature, Tensor
+from pipeline.importers import signature
+from pipeline.importers.signature import Signature
 from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
-from pipeline.spec.types import Model, PathSource, ScriptSource, WheelSource
-from pipeline.stages import record
+from pipeline.spec.types import Entry, Model, Source
+from pipeline.stages import identity as identities
+from pipeline.stages import parameters, record
 from pipeline.stages.compiled import Compiled, Variant
 from pipeline.stages.evidence import Evidence, read_evidence
-from pipeline.stages.testdata import TestData
+from pipeline.stages.testdata import TestData, files, read_all
 
 # The VM bytecode of one release is not promised to load in an older one.
 MINIMUM_RUNTIME = "3.13.0"
+_FILE_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
-def _source(model: Model) -> m.Source:
-    source = model.source
-    if isinstance(source, WheelSource):
-        return m.Source("wheel", f"{source.package}=={source.version}: {source.member}", source.sha256)
-    if isinstance(source, ScriptSource):
-        return m.Source("script", source.script.name, source.sha256)
-    assert isinstance(source, PathSource)
-    return m.Source("path", source.path.name, source.sha256)
+def _source(source: Source) -> m.Source:
+    beside = tuple(m.SourceFile(name, sha256) for name, sha256 in source.data.items())
+    return m.Source(source.kind, source.location, source.sha256, beside)
 
 
 def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
@@ -52,10 +53,25 @@ def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
     return tuple(blobs)
 
 
-def _variant(variant: Variant, evidence: Evidence) -> m.VariantInfo:
+def _evidence(evidence: Evidence, functions: Sequence[str]) -> tuple[m.EvidenceInfo, ...]:
+    """What is known of a variant's code for each of the exported functions."""
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions")}
+    measured = {f.function: f for f in evidence.functions}
+    found = []
+    for function in functions:
+        numbers: dict[str, Any] = {"max_abs_error": None, "max_rel_error": None, "of_tolerance": None, "draws": 0}
+        said = dict(known)
+        if function in measured:
+            numbers = {k: v for k, v in asdict(measured[function]).items() if k in numbers}
+        elif evidence.kind != "untested":
+            said |= {"kind": "untested", "reason": f"other functions took all the time that there was on {evidence.device}"}
+        found.append(m.EvidenceInfo(function=function, **said, **numbers))
+    return tuple(found)
+
+
+def _variant(variant: Variant, evidence: Evidence, functions: Sequence[str]) -> m.VariantInfo:
     pieces = sorted({(p.offset, p.length, p.sha256) for p in variant.code})
     digest = hashlib.sha256("".join(sha256 for _, _, sha256 in pieces).encode())
-    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "seconds")}
     return m.VariantInfo(
         name=variant.gated.name,
         backend=variant.backend,
@@ -67,7 +83,7 @@ def _variant(variant: Variant, evidence: Evidence) -> m.VariantInfo:
         size=sum(length for _, length, _ in pieces),
         sha256=digest.hexdigest(),
         shares=tuple(sorted({p.owner for p in variant.code} - {variant.gated.name})),
-        evidence=m.EvidenceInfo(**known),
+        evidence=_evidence(evidence, functions),
     )
 
 
@@ -115,7 +131,7 @@ def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.Se
     return tuple(segments)
 
 
-def _artifact(model: str, bundle: str, verified: Path, data: TestData, blobs: Path) -> tuple[m.Artifact, Compiled]:
+def _artifact(model: str, bundle: str, verified: Path, data: Sequence[TestData], blobs: Path) -> tuple[m.Artifact, Compiled]:
     path = verified / "module.vmfb"
     compiled = Compiled.read(verified / "compiled.json")
     evidence = {e.variant: e for e in read_evidence(verified / "evidence.json")}
@@ -123,69 +139,108 @@ def _artifact(model: str, bundle: str, verified: Path, data: TestData, blobs: Pa
     blob = m.Blob(f"{model}-{bundle}.vmfb", sha256_file(path), module.size)
     with path.open("rb") as file:
         copy(file, blobs / blob.sha256, blob.sha256, str(path))
+    functions, several = [one.function for one in data], len(data) > 1
+    told = [f"{one.function}: {one.note}" if several else one.note for one in data if one.note]
     artifact = m.Artifact(
         bundle=bundle,
         blob=blob,
         flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
-        variants=_with_shares([_variant(v, evidence[v.gated.name]) for v in compiled.variants]),
+        variants=_with_shares([_variant(v, evidence[v.gated.name], functions) for v in compiled.variants]),
         segments=_segments(path, module, compiled),
         dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in compiled.dropped),
-        notes=(*compiled.notes, *([data.note] if data.note else [])),
+        notes=(*compiled.notes, *dict.fromkeys(told)),
     )
     return artifact, compiled
 
 
-def _tensors(tensors: Sequence[Tensor], blobs: Sequence[m.Blob], folder: Path) -> tuple[m.TensorInfo, ...]:
-    """The signature's tensors; a dimension that the importer left open is the one the reference has."""
-    import numpy as np
-
-    shapes = [np.load(folder / b.sha256, mmap_mode="r").shape for b in blobs]
-    return tuple(
-        m.TensorInfo(t.name, t.dtype, tuple(shape) if None in t.shape else t.shape)
-        for t, shape in zip(tensors, shapes, strict=True)
+def _entry(
+    entry: Entry, identified: m.IdentifiedEntry, rewrites: Sequence[str], data: TestData, signature: Signature, blobs: Path
+) -> m.EntryInfo:
+    """An entry point, with the draw that the spec gives as reference data."""
+    kind, given = entry.reference if isinstance(entry.reference, str) else "files", data.draws[0]
+    prefix = f"{data.function}." if _FILE_NAME.fullmatch(data.function) else ""
+    inputs = _arrays(data.inputs_of(given), blobs, f"{prefix}input")
+    outputs = _arrays(data.outputs_of(given), blobs, f"{prefix}output")
+    reference = m.Reference(kind, inputs, outputs, tuple(m.ToleranceInfo(**asdict(t)) for t in given.tolerances))
+    return m.EntryInfo(
+        name=identified.name,
+        function=identified.function,
+        source=_source(entry.source),
+        rewrites=tuple(rewrites),
+        inputs=identified.inputs,
+        outputs=_outputs(identified.outputs, reference.outputs, signature, blobs),
+        dimensions=identified.dimensions,
+        reference=reference,
     )
 
 
-def _rewrites(imported: Path) -> tuple[str, ...]:
-    return tuple(json.loads((imported / "rewrites.json").read_text()))
+def _outputs(
+    tensors: Sequence[m.TensorInfo], blobs: Sequence[m.Blob], signature: Signature, folder: Path
+) -> tuple[m.TensorInfo, ...]:
+    """The outputs; a dimension of which the importer found no size is the one of the reference, if all inputs have one shape."""
+    import numpy as np
+
+    if any(d.min < d.max for d in signature.dimensions):
+        return tuple(tensors)
+    shapes = [np.load(folder / b.sha256, mmap_mode="r").shape for b in blobs]
+    return tuple(replace(t, shape=tuple(shape)) if None in t.shape else t for t, shape in zip(tensors, shapes, strict=True))
 
 
-def _reference(model: Model, data: TestData, blobs: Path) -> m.Reference:
-    """The draw that the spec gives, and what it must give."""
-    kind, given = model.reference if isinstance(model.reference, str) else "files", data.draws[0]
-    inputs, outputs = _arrays(data.inputs_of(given), blobs, "input"), _arrays(data.outputs_of(given), blobs, "output")
-    return m.Reference(kind, inputs, outputs, tuple(m.ToleranceInfo(**asdict(t)) for t in given.tolerances))
+def _archive(imported: Path, outside: m.Parameters, blobs: Path) -> None:
+    """The archive of weights as a blob: the same file under another name, where the file system has such names."""
+    source, target = imported / parameters.ARCHIVE, blobs / outside.blob.sha256
+    try:
+        os.link(source, target)
+    except OSError:
+        with source.open("rb") as file:
+            copy(file, target, outside.blob.sha256, str(source))
 
 
 def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
     """Write `manifest.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the model's bundles."""
-    data = {bundle: TestData.read(path) for bundle, path in verified.items()}
-    files = [imported / "signature.json", imported / "rewrites.json"]
+    data = {bundle: read_all(path) for bundle, path in verified.items()}
+    record_of_import = imported / record.NAME  # which has the digests of all that is there
+    kept = [record_of_import]
     for bundle, path in verified.items():
-        files += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *data[bundle].files()]
-    for path in verified.values():
+        kept += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *files(data[bundle])]
+    for path in (imported, *verified.values()):
         record.require_intact(path)
-    info = m.ModelInfo(model.name, model.about, model.licence, model.format, _source(model), _rewrites(imported))
-    key = record.key(files, model=asdict(info), bundles=list(verified), revision=record.REVISIONS["package"])
+    identity = identities.describe(model, imported)
+    info = m.ModelInfo(model.name, model.about, model.licence, model.format)
+    sources = [asdict(_source(entry.source)) for entry in model.entries]
+    key = record.key(
+        kept,
+        model=asdict(info),
+        sources=sources,
+        identity=asdict(identity),
+        bundles=list(verified),
+        revision=record.REVISIONS["package"],
+    )
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
         blobs = folder / "blobs"
+        blobs.mkdir()
         made = [_artifact(model.name, bundle, path, data[bundle], blobs) for bundle, path in verified.items()]
-        reference = _reference(model, next(iter(data.values())), blobs)
-        signature = Signature.read(imported / "signature.json")
+        rewrites = json.loads((imported / "rewrites.json").read_text())
+        four = zip(
+            model.entries,
+            identity.entries,
+            next(iter(data.values())),
+            signature.read_all(imported / "signature.json"),
+            strict=True,
+        )
+        outside = parameters.read(imported)
+        if outside:
+            _archive(imported, outside, blobs)
         manifest = m.Manifest(
             schema=m.MANIFEST_SCHEMA,
             model=info,
             version="",
-            signature=m.SignatureInfo(
-                signature.entry,
-                _tensors(signature.inputs, reference.inputs, blobs),
-                _tensors(signature.outputs, reference.outputs, blobs),
-            ),
-            compiler=m.Compiler("iree-base-compiler", **made[0][1].compiler),
+            entries=tuple(_entry(e, i, rewrites[i.function], d, s, blobs) for e, i, d, s in four),
+            compiler=identity.compiler,
             runtime=m.Runtime("iree-base-runtime", MINIMUM_RUNTIME),
-            reference=reference,
+            parameters=(outside,) if outside else (),
             artifacts=tuple(artifact for artifact, _ in made),
         )
         manifest = replace(manifest, version=content_version(manifest))

@@ -22,6 +22,7 @@ from pipeline.iree import toolchain
 from pipeline.iree.codegen.front import FrontHalfError, front_flags
 from pipeline.iree.compiler import RefusedError
 from pipeline.reduction.job import Found, Job
+from pipeline.reduction.subgraph import FUNCTION
 from pipeline.spec.types import Bundle, Executable
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import record, reduction, reference, verify
@@ -29,7 +30,6 @@ from pipeline.stages.origin import Origin
 
 REPORT = "report.txt"
 _LIMITS = "only what the compiler refuses or crashes at is reduced, and wrong numbers that are the same each time"
-FUNCTION = "part"  # as `pipeline.reduction.subgraph` names it
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def _fault(
         made, bundle = plain, replace(bundle, flags=plain.flags)
     made.write(compiled / "compiled.json")
     activity.say("running every variant")
-    reference.run(origin.model, origin.source, imported, data)
-    tried, failures = verify.failures(origin.model, bundle, targets, compiled, imported, data, folder / "verify")
+    reference.run(origin, imported, data)
+    tried, failures = verify.failures(origin, bundle, targets, compiled, imported, data, folder / "verify")
     if not failures:
         return None
     failure = next((failure for failure in failures if failure.place), failures[0])

@@ -54,8 +54,8 @@ def search(folder: Path, job: Job) -> Found | None:
 def refusal(origin: Origin, targets: Sequence[Executable], flags: Sequence[str], code: bool, suspects: Sequence[str] = ()) -> Job:
     """The search for the smallest part that the compiler refuses for these targets; without `code`, before there are kernels."""
     resolved = tuple(resolve(target) for target in targets)
-    inputs = inputs_as_text(origin.model.inputs)
-    return Job(str(origin.source), inputs, resolved, tuple(flags), SECONDS, code, tuple(suspects))
+    ((source, entry),) = origin.files.items()
+    return Job(str(source), inputs_as_text(entry.inputs), resolved, tuple(flags), SECONDS, code, tuple(suspects))
 
 
 def together(nodes: Sequence[str], is_smallest: bool = True) -> str:
@@ -148,7 +148,7 @@ def of_kernel(nodes: str, what: str) -> str:
 
 def kernels(
     reasons: Mapping[str, PipelineError],
-    origin: Origin | None,
+    origin: Origin,
     source: Path,
     folder: Path,
     targets: Sequence[Executable],
@@ -165,7 +165,7 @@ def kernels(
         nodes, left = known.called(what), deadline - time.monotonic()
         said = together(nodes) if nodes else ""
         unclear = not (known.is_sure(what) or is_costly(what) or "computes in float64" in what)
-        if origin and origin.can_be_reduced and thorough and unclear and left > 1:
+        if origin.can_be_reduced and thorough and unclear and left > 1:
             mine = [t for t in targets if t.name == target]
             job = replace(refusal(origin, mine, flags, code=True, suspects=known.nodes(what)), seconds=left)
             found = search(folder / f"search-{target}", job)
@@ -193,5 +193,5 @@ def wrongness(origin: Origin, target: Executable, flags: Sequence[str], place: P
     """The search for where `target` goes wrong at `place`."""
     narrow = resolve(target, place.narrow) if place.narrow else None
     run = Run(place.device, str(place.inputs), narrow)
-    inputs = inputs_as_text(origin.model.inputs)
-    return Job(str(origin.source), inputs, (resolve(target, place.lanes),), tuple(flags), SECONDS, run=run)
+    ((source, entry),) = origin.files.items()
+    return Job(str(source), inputs_as_text(entry.inputs), (resolve(target, place.lanes),), tuple(flags), SECONDS, run=run)

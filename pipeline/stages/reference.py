@@ -1,4 +1,4 @@
-"""Reference: the model's test data. Inputs as the spec says and more draws of them; outputs from ONNX Runtime or given files.
+"""Reference: the model's test data. Inputs as the spec says and more draws of them; outputs from an evaluator or given files.
 
 For a model whose reference is `baseline` there are no outputs yet: the verify stage takes the weakest CPU variant's.
 """
@@ -14,24 +14,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import process
-from pipeline.compare import Tolerance
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers.child import inputs_as_text
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import Signature, read_all
 from pipeline.names import did_you_mean
 from pipeline.sources.fetch import require
-from pipeline.spec.types import Model
+from pipeline.spec.types import Entry
 from pipeline.stages import record
+from pipeline.stages.origin import Origin
+from pipeline.stages.testdata import Draw, TestData, settled
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array
 
+# Who runs a model for its reference, by the name that specs have for it: the module, and the name that people know.
+_EVALUATORS = {
+    "onnxruntime": ("onnxruntime", "ONNX Runtime"),
+    "jax": ("jax", "JAX"),
+    "torch": ("pytorch", "PyTorch"),
+    "litert": ("litert", "LiteRT"),
+}
 _UNTESTED = "the test data does not test all of the model"
 
 
 def _refusal(log: Path) -> str:
-    """What ONNX Runtime says in its child's log, with operator and node in front, and without where in it that is said."""
+    """What the evaluator says in its log; what ONNX Runtime says with operator and node in front, and without where in it."""
+    if error := _said(log, "error: "):
+        return error
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if "[ONNXRuntimeError]" in line), lines[-1])
     why = re.sub(r"^[\w.]+: (\[ONNXRuntimeError\] : \d+ : \w+ : )?", "", said).strip()[:600]
@@ -45,101 +55,136 @@ def _refusal(log: Path) -> str:
     return f"onnx.{invalid['type']} (node {invalid['node']!r}): {invalid['why']}" if invalid else why
 
 
-def _ask_onnxruntime(model: Model, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
-    """What `pipeline.importers.onnxruntime` finds. Raises PipelineError where ONNX Runtime does not run the model."""
-    result, log = folder / "onnxruntime.json", folder / "reference.log"
-    inputs = inputs_as_text(model.inputs)
-    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, inputs, *draws]
+def _ask(kind: str, entry: Entry, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
+    """What the evaluator finds. Raises PipelineError where it does not run the model."""
+    module, called = _EVALUATORS[kind]
+    result, log = folder / f"{module}.json", folder / "reference.log"
+    inputs = inputs_as_text(entry.inputs)
+    words: list[str | Path] = [sys.executable, "-m", f"pipeline.importers.{module}", source, folder, result, inputs, *draws]
     ended = process.execute(words, log)
     if ended.returncode:
         said = _refusal(log) if ended.returncode > 0 else f"the process was {ended.ending}"
-        hint = (
+        hint = _said(log, "hint: ") or (
             "give test data that it takes (low, high or file in `inputs`), "
             f"or the outputs, one for each: `reference: [file.npy, …]`; the whole log is {log}"
         )
-        raise PipelineError(f"ONNX Runtime does not run it: {said}", where=str(source), hint=hint)
+        raise PipelineError(f"{called} does not run it: {said}", where=str(source), hint=hint)
     found: Mapping[str, Any] = json.loads(result.read_text())
     return found
 
 
-def _left_open(model: Model, source: Path, folder: Path, made: Mapping[str, Sequence[Array]]) -> str:
+def _said(log: Path, mark: str) -> str:
+    lines = log.read_text("utf-8", "replace").splitlines()
+    return next((line.removeprefix(mark) for line in lines if line.startswith(mark)), "")
+
+
+def _left_open(entry: Entry, source: Path, folder: Path, made: Mapping[str, Sequence[Array]]) -> str:
     """What test data does not test of a model whose outputs are not ONNX Runtime's, as far as that can run it; for the notes."""
     from pipeline import arrays
 
-    if model.format != "onnx":
-        return ""
     folder.mkdir()
     for name, inputs in made.items():
         arrays.write(folder / f"{name}.inputs.npz", inputs)
     try:
-        found = _ask_onnxruntime(model, source, folder, list(made))["unsettled"]
+        found = _ask("onnxruntime", entry, source, folder, list(made))["unsettled"]
     except PipelineError:
         return ""
     return f"{_UNTESTED}: {'; '.join(found)}" if found else ""
 
 
-def _make(model: Model, source: Path, imported: Path, folder: Path) -> None:
-    from pipeline import arrays
-    from pipeline.compare import tolerances_for
-    from pipeline.importers.draws import GIVEN, draws
-    from pipeline.stages.testdata import Draw, TestData, settled
+class _Maker:
+    """Makes the test data of one entry point into `folder`."""
 
-    names = tuple(t.name for t in Signature.read(imported / "signature.json").outputs)
-    made = draws([i for i in model.inputs if i.value is None], str(model.path))
-    if isinstance(model.reference, tuple):
-        if len(model.reference) != len(names):
-            what = f"reference: {len(model.reference)} files are given, the model has {len(names)} outputs: {', '.join(names)}"
-            raise PipelineError(what, where=str(model.path), hint="give one .npy file for each output, in this order")
-        made = {GIVEN: made[GIVEN]}
-        outputs = [arrays.load(path) for path in model.reference]
-        arrays.write(folder / f"{GIVEN}.outputs.npz", outputs)
-    for name, inputs in made.items():
-        arrays.write(folder / f"{name}.inputs.npz", inputs)
-    if unknown := [name for name in model.constant if name not in names]:
-        raise PipelineError(
-            f"constant: the model has no output {unknown[0]!r}: {did_you_mean(unknown[0], names)}", where=str(model.path)
-        )
-    data = TestData(folder, tuple(Draw(name, ()) for name in made), names, (True,) * len(names), {})
-    if model.reference == "onnxruntime":
-        found = _ask_onnxruntime(model, source, folder, list(made))
+    def __init__(self, origin: Origin, entry: Entry, source: Path, signature: Signature, folder: Path) -> None:
+        self._entry, self._source, self._folder = entry, source, folder
+        self._where, self._is_onnx = str(origin.model.path), origin.model.format == "onnx"
+        self._function, self._names = signature.entry, tuple(t.name for t in signature.outputs)
+
+    def make(self) -> TestData:
+        """Write the arrays; returns what `data.json` is to say."""
+        from pipeline import arrays
+        from pipeline.importers.draws import GIVEN, draws
+
+        entry = self._entry
+        made = draws([i for i in entry.inputs if i.value is None], self._where)
+        if unknown := [name for name in entry.constant if name not in self._names]:
+            what = f"constant: the model has no output {unknown[0]!r}: {did_you_mean(unknown[0], self._names)}"
+            raise PipelineError(what, where=self._where)
+        made = {GIVEN: made[GIVEN]} if isinstance(entry.reference, tuple) else made
+        for name, inputs in made.items():
+            arrays.write(self._folder / f"{name}.inputs.npz", inputs)
+        if entry.reference in _EVALUATORS:
+            return self._evaluated(list(made))
+        note = _left_open(entry, self._source, self._folder / "watched", made) if self._is_onnx else ""
+        return self._filed(note) if isinstance(entry.reference, tuple) else self._data([Draw(name, ()) for name in made], note)
+
+    def _data(self, draws: Sequence[Draw], note: str = "") -> TestData:
+        names = self._names
+        return TestData(self._folder, self._function, tuple(draws), names, (True,) * len(names), {}, note)
+
+    def _filed(self, note: str) -> TestData:
+        """Outputs of the spec's own files."""
+        from pipeline import arrays
+        from pipeline.compare import tolerances_for
+        from pipeline.importers.draws import GIVEN
+
+        paths, names = self._entry.reference, self._names
+        assert isinstance(paths, tuple)
+        if len(paths) != len(names):
+            what = f"reference: {len(paths)} files are given, the model has {len(names)} outputs: {', '.join(names)}"
+            raise PipelineError(what, where=self._where, hint="give one .npy file for each output, in this order")
+        outputs = [arrays.load(path) for path in paths]
+        arrays.write(self._folder / f"{GIVEN}.outputs.npz", outputs)
+        if any(d.min < d.max for d in self._entry.dimensions):
+            note = "; ".join(filter(None, [note, "verified at the size of the given files alone"]))
+        data = self._data([Draw(GIVEN, tuple(tolerances_for(outputs)))], note)
+        return settled(data, self._entry, self._where)
+
+    def _evaluated(self, names: list[str]) -> TestData:
+        """Outputs that an evaluator gives."""
+        from pipeline.compare import Tolerance
+
+        kind = str(self._entry.reference)
+        found, called = _ask(kind, self._entry, self._source, self._folder, names), _EVALUATORS[kind][1]
         if found["random"]:
-            what = f"output {found['random'][0]!r} is another each time ONNX Runtime runs the model: it is drawn by chance"
-            raise PipelineError(what, where=str(source), hint="let the model take random numbers as an input")
+            what = f"output {found['random'][0]!r} is another each time {called} runs the model: it is drawn by chance"
+            raise PipelineError(what, where=str(self._source), hint="let the model take random numbers as an input")
         if found["unsettled"]:
             hint = "give test data that decides both ways (low, high or file in `inputs`), or compute this part outside the model"
             what = f"{_UNTESTED}: {'; '.join(found['unsettled'])}"
-            raise PipelineError(what, where=str(model.path), hint=hint)
+            raise PipelineError(what, where=self._where, hint=hint)
         tolerances = {name: tuple(Tolerance(**t) for t in those) for name, those in found["tolerances"].items()}
-        kept = tuple(Draw(name, tolerances[name]) for name in made if name in tolerances)
-        left_out = {name: f"ONNX Runtime does not run it: {why}" for name, why in found["failed"].items()}
+        data = self._data([Draw(name, tolerances[name]) for name in names if name in tolerances], found["note"])
+        left_out = {name: f"{called} does not run it: {why}" for name, why in found["failed"].items()}
         strict = [Tolerance(**t) for t in found["strict"]]
-        data = settled(TestData(folder, kept, names, tuple(found["depends"]), left_out, found["note"]), model, strict)
-    else:
-        data = replace(data, note=_left_open(model, source, folder / "watched", made))
-    if isinstance(model.reference, tuple):
-        data = settled(
-            TestData(folder, (Draw(GIVEN, tuple(tolerances_for(outputs))),), names, data.depends, {}, data.note), model
-        )
-    data.write()
+        data = replace(data, depends=tuple(found["depends"]), left_out=left_out)
+        return settled(data, self._entry, self._where, strict)
 
 
-def run(model: Model, source: Path, imported: Path, folder: Path) -> None:
-    """Write the test data of `model` into `folder`; ONNX Runtime works in a child process."""
-    require(model, source)
-    files = [source, *(i.file for i in model.inputs if i.file)]
-    given = model.reference if isinstance(model.reference, tuple) else ()
-    kind = model.reference if isinstance(model.reference, str) else "files"
+def _described(entry: Entry) -> dict[str, object]:
+    inputs = [asdict(i) | {"file": bool(i.file)} for i in entry.inputs]
+    return {"inputs": inputs, "reference": entry.reference if isinstance(entry.reference, str) else "files"}
+
+
+def run(origin: Origin, imported: Path, folder: Path) -> None:
+    """Write the test data of the model into `folder`; evaluators work in child processes."""
+    model = origin.model
+    for path, entry in origin.files.items():
+        require(entry.source, path)
+    given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
     key = record.key(
-        [*files, *given, imported / "signature.json"],
-        inputs=[asdict(i) | {"file": bool(i.file)} for i in model.inputs],
-        reference=kind,
-        tolerance=repr(model.tolerance),
-        constant=model.constant,
+        [*origin.all_files, *model.test_files, *given, imported / "signature.json"],
+        entries=[_described(entry) for entry in model.entries],
+        judged=model.judged,
         revision=record.REVISIONS["reference"],
     )
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        _make(model, source, imported, folder)
-    outputs = [path.name for path in folder.iterdir() if path.suffix in (".npz", ".json")]
-    record.write_record(folder, key, sorted(outputs))
+        signatures = read_all(imported / "signature.json")
+        for number, (entry, source, signature) in enumerate(zip(model.entries, origin.sources, signatures, strict=True)):
+            part = folder / str(number)
+            part.mkdir()
+            _Maker(origin, entry, source, signature, part).make().write()
+        made = [path for path in folder.glob("*/*") if path.suffix in (".npz", ".json")]
+    record.write_record(folder, key, sorted(str(path.relative_to(folder)) for path in made))

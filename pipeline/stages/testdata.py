@@ -1,12 +1,12 @@
 """A model's test data as the stages pass it on: draws of inputs, the outputs they must give, and how far off these may be.
 
-In a folder: NAME.inputs.npz and NAME.outputs.npz for each draw, and `data.json`.
+In a folder for each entry point, called by its number: NAME.inputs.npz and NAME.outputs.npz for each draw, and `data.json`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline.compare import Tolerance, is_unstable
 from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.importers.draws import GIVEN, LARGE
-from pipeline.spec.types import Model
+from pipeline.spec.types import Entry
 from pipeline.stages.record import canonical
 
 NAME = "data.json"
@@ -33,13 +33,15 @@ class Draw:
 
 @dataclass(frozen=True)
 class TestData:
-    """`draws`, of which the first is what the spec gives; names of the outputs; for each, whether it depends on the inputs.
+    """Of an exported `function`: `draws`, of which the first is what the spec gives; names of the outputs; for each, whether it
+    depends on the inputs.
 
     Without outputs yet (`draws` have no tolerances), where the weakest CPU variant makes them. `left_out`: what other draws
     there were, and why they are not used. `note`: what the evaluator of the reference did not do as the model says.
     """
 
     folder: Path
+    function: str
     draws: tuple[Draw, ...]
     outputs: tuple[str, ...]
     depends: tuple[bool, ...]
@@ -75,16 +77,30 @@ class TestData:
         """What `write` wrote."""
         data = json.loads((folder / NAME).read_text())
         draws = tuple(Draw(d["name"], tuple(Tolerance(**t) for t in d["tolerances"]), tuple(d["spared"])) for d in data["draws"])
-        return TestData(folder, draws, tuple(data["outputs"]), tuple(data["depends"]), data["left_out"], data["note"])
+        return TestData(
+            folder, data["function"], draws, tuple(data["outputs"]), tuple(data["depends"]), data["left_out"], data["note"]
+        )
 
     def at(self, folder: Path) -> TestData:
         """A copy of the data in another folder."""
+        folder.mkdir(exist_ok=True)
         for path in self.files():
             (folder / path.name).write_bytes(path.read_bytes())
         return replace(self, folder=folder)
 
 
-def settled(data: TestData, model: Model, strict: Sequence[Tolerance] = ()) -> TestData:
+def read_all(folder: Path) -> tuple[TestData, ...]:
+    """The test data of all entry points of a model, in order."""
+    found = sorted((path for path in folder.iterdir() if (path / NAME).is_file()), key=lambda path: int(path.name))
+    return tuple(map(TestData.read, found))
+
+
+def files(data: Iterable[TestData]) -> list[Path]:
+    """Every file of the data of all entry points."""
+    return [path for one in data for path in one.files()]
+
+
+def settled(data: TestData, entry: Entry, where: str, strict: Sequence[Tolerance] = ()) -> TestData:
     """The draws that test something, with the spec's own tolerance if it has one.
 
     Values in a file may be meant to be on the verge, as halves to be rounded are: an output that moves with the last place of
@@ -100,21 +116,21 @@ def settled(data: TestData, model: Model, strict: Sequence[Tolerance] = ()) -> T
     left_out = dict(data.left_out)
     kept = []
     for draw in data.draws:
-        if draw.name == GIVEN and strict and any(i.file for i in model.inputs):
+        if draw.name == GIVEN and strict and any(i.file for i in entry.inputs):
             draw = replace(draw, tolerances=_steady(draw, found[GIVEN], strict))
-        reasons = _useless(draw, found[draw.name], found[GIVEN], model)
+        reasons = _useless(draw, found[draw.name], found[GIVEN], entry)
         said = "; ".join(f"output {data.outputs[index]!r} {reason}" for index, reason in reasons.items())
         if reasons and draw.name == GIVEN:
             hint = "give other test data (low, high or file in `inputs`), or say how far off is right: `tolerance`"
-            raise PipelineError(f"the test data tests nothing: {said}", where=str(model.path), hint=hint)
+            raise PipelineError(f"the test data tests nothing: {said}", where=where, hint=hint)
         if reasons:
             left_out[draw.name] = said
         if len(reasons) < len(data.outputs):
-            own = (model.tolerance,) * len(draw.tolerances) if model.tolerance else draw.tolerances
+            own = (entry.tolerance,) * len(draw.tolerances) if entry.tolerance else draw.tolerances
             kept.append(replace(draw, tolerances=own, spared=tuple(reasons)))
-    if problems := _constant(data, kept, found, model.constant):
+    if problems := _constant(data, kept, found, entry.constant):
         hint = "give test data that makes them vary (low, high or file in `inputs`); if they are meant so: `constant: [NAME]`"
-        raise PipelineError("the test data tests nothing: " + "; ".join(problems), where=str(model.path), hint=hint)
+        raise PipelineError("the test data tests nothing: " + "; ".join(problems), where=where, hint=hint)
     return replace(data, draws=tuple(kept), left_out=left_out)
 
 
@@ -124,7 +140,7 @@ def _steady(draw: Draw, outputs: Sequence[Array], strict: Sequence[Tolerance]) -
     return tuple(exact if is_unstable(array, tolerance) else tolerance for array, tolerance, exact in triples)
 
 
-def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model: Model) -> dict[int, str]:
+def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], entry: Entry) -> dict[int, str]:
     """The outputs of which the draw tells nothing, and why."""
     import numpy as np
 
@@ -132,7 +148,7 @@ def _useless(draw: Draw, outputs: Sequence[Array], given: Sequence[Array], model
     for index, (array, own, tolerance) in enumerate(zip(outputs, given, draw.tolerances, strict=True)):
         if array.dtype.kind == "f" and draw.name == LARGE and np.isfinite(own).all() and not np.isfinite(array).all():
             found[index] = "is not finite for inputs up to 256"
-        elif model.tolerance is None and is_unstable(array, tolerance):
+        elif entry.tolerance is None and is_unstable(array, tolerance):
             found[index] = "moves by more than a tenth of its size when its inputs move by one unit in the last place"
     return found
 

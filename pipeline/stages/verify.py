@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count, repeat
 from pathlib import Path
 
 from pipeline import arrays
@@ -13,7 +16,6 @@ from pipeline.compare import tolerances_for
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers import draws as draws_of
-from pipeline.importers.signature import Signature
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
@@ -21,14 +23,15 @@ from pipeline.iree.devices import emulator
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.machine import fingerprint
-from pipeline.spec.types import Bundle, Executable, Model
-from pipeline.stages import checks, record, twins
+from pipeline.spec.types import Bundle, Executable
+from pipeline.stages import checks, record, testdata, twins
 from pipeline.stages import compile as compile_stage
+from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
 from pipeline.stages.evidence import Evidence, merged, write_evidence
 from pipeline.stages.origin import Origin
-from pipeline.stages.testdata import Draw, TestData, settled
+from pipeline.stages.testdata import Draw, settled
 
 OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json")
 
@@ -103,10 +106,11 @@ def _untested(check: Check, variant: Variant) -> Result:
 
 
 def _run_all(check: Check) -> list[Result]:
-    results: list[Result] = []
-    for number, device in enumerate(sorted(check.devices, key=lambda device: device.software)):
-        if (result := _chosen(check, device, number)) is not None:
-            results.append(result)
+    real, software = ([d for d in check.devices if d.software is kind] for kind in (False, True))
+    chosen = [_chosen(check, device, number) for number, device in enumerate(real)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # most of the time of software GPUs goes into compiling shaders
+        chosen += pool.map(_chosen, repeat(check), software, count(len(real)))
+    results: list[Result] = [result for result in chosen if result is not None]
     for device in check.devices:
         for index, variant in enumerate(check.compiled.variants):
             if variant.gated.name not in _tested(results) and decide([variant.gated], device.facts)[0].accepted:
@@ -143,24 +147,31 @@ def _baseline(check: Check) -> Check:
         raise PipelineError(what, where=str(check.model.path), hint="give .npy files")
     module = check.folder / "baseline.vmfb"
     force_variant(check.module_folder / "linked.mlirbc", indices[-1], module)
-    draws = list(check.data.draws)
-    given = [check.data.inputs_of(draw) for draw in draws]
-    moved = [check.folder / f"{draw.name}.moved.npz" for draw in draws]
+    cases = check.cases
+    given = [case.inputs for case in cases]
+    moved = [path.with_name(path.name.replace(".inputs.", ".moved.")) for path in given]
     for path, beside in zip(given, moved, strict=True):
         arrays.write(beside, draws_of.moved(arrays.read(path), 0))
-    ran = devices.run(module, cpu, check.entry, [*given, *moved], check.folder, "baseline")
-    if ran.error or ran.done < len(draws) * 2:
+    functions = [case.data.function for case in cases] * 2
+    ran = devices.run(module, cpu, functions, [*given, *moved], check.folder, "baseline", parameters=check.parameters)
+    if ran.error or ran.done < len(cases) * 2:
         what = ran.error or "it takes too long"
         raise PipelineError(f"the baseline variant cannot make the reference: {what}", where=str(check.folder))
     precision = mlir.coarsest_float(check.imported / "model.mlirbc")
-    judged = []
-    for number, draw in enumerate(draws):
+    judged: dict[str, list[Draw]] = {}
+    for number, case in enumerate(cases):
         outputs = arrays.read(devices.outputs(check.folder, "baseline", number))
-        other = arrays.read(devices.outputs(check.folder, "baseline", number + len(draws)))
-        arrays.write(check.data.outputs_of(draw), outputs)
-        judged.append(Draw(draw.name, tuple(tolerances_for(outputs, [precision] * len(outputs), [other]))))
-    data = settled(replace(check.data, draws=tuple(judged)), check.model)
-    data.write()
+        other = arrays.read(devices.outputs(check.folder, "baseline", number + len(cases)))
+        arrays.write(case.outputs, outputs)
+        tolerances = tolerances_for(outputs, [precision] * len(outputs), [other])
+        judged.setdefault(case.data.function, []).append(Draw(case.draw.name, tuple(tolerances)))
+    where = str(check.model.path)
+    data = tuple(
+        settled(replace(one, draws=tuple(judged[one.function])), entry, where)
+        for one, entry in zip(check.data, check.model.entries, strict=True)
+    )
+    for one in data:
+        one.write()
     return replace(check, data=data, baseline=check.compiled.variants[indices[-1]].gated.name)
 
 
@@ -168,7 +179,7 @@ def _again(check: Check, name: str, bundle: Bundle, targets: Sequence[Executable
     """The check of what is compiled once more, in a folder of this name: with other flags, or without targets that failed."""
     folder = check.folder / name
     folder.mkdir()
-    made = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, bundle, targets)
+    made = compile_stage.compile_targets(check.imported / "model.mlirbc", folder, bundle, targets, identity=check.identity)
     made = replace(made, dropped=check.compiled.dropped, notes=check.compiled.notes)
     logs = folder / "verify"
     logs.mkdir()
@@ -217,7 +228,7 @@ def _first_wrong(check: Check, failures: Sequence[Failure]) -> str:
 def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> PipelineError:
     where = f"{check.model.name}, bundle {check.bundle.name}"
     hint = "`tolerance` in the model says how far off is right"
-    if any(spec.is_open for spec in check.model.inputs):
+    if any(spec.is_open for entry in check.model.entries for spec in entry.inputs):
         hint = "`low` and `high` in `inputs` say what data never comes; " + hint
     reduce = ""
     if check.origin and check.origin.can_be_reduced and any(failure.place for failure in failures):
@@ -263,7 +274,7 @@ def _verify(check: Check) -> tuple[Check, list[Evidence]]:
 
 
 def _prepare(
-    model: Model,
+    origin: Origin,
     bundle: Bundle,
     targets: Sequence[Executable],
     compiled_folder: Path,
@@ -271,23 +282,26 @@ def _prepare(
     reference: Path,
     folder: Path,
     present: Sequence[Device],
-    source: Path | None,
+    searched: bool,
 ) -> Check:
-    """Copy the test data into `folder`, or make the reference there, and gather what the checks need."""
+    """Copy the test data into `folder`, or make the reference there, and gather what the checks need.
+
+    `searched`: where a variant goes wrong first is to be found out.
+    """
     check = Check(
-        model,
+        origin.model,
         bundle,
         {t.name: t for t in targets},
         Compiled.read(compiled_folder / "compiled.json"),
         compiled_folder,
         imported,
-        TestData.read(reference).at(folder),
+        tuple(data.at(folder / str(number)) for number, data in enumerate(testdata.read_all(reference))),
         folder,
-        Signature.read(imported / "signature.json").entry,
         present,
-        Origin(model, source) if source else None,
+        identities.describe(origin.model, imported),
+        origin if searched else None,
     )
-    return check if check.data.has_outputs else _baseline(check)
+    return check if all(data.has_outputs for data in check.data) else _baseline(check)
 
 
 _found: dict[str, list[Device]] = {}  # by what this machine was when they were asked
@@ -317,7 +331,7 @@ def _takes(device: Device, variants: Sequence[Gated]) -> bool:
 
 
 def failures(
-    model: Model,
+    origin: Origin,
     bundle: Bundle,
     targets: Sequence[Executable],
     compiled_folder: Path,
@@ -329,33 +343,33 @@ def failures(
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
     present = _devices(folder.parent / "devices", variants)
     with disk_errors(str(folder)), fresh_folder(folder):
-        check = _prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, None)
+        check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=False)
         check, _, failed = _tried_both_ways(check)
         return check.bundle, failed
 
 
 def run(
-    model: Model,
+    origin: Origin,
     bundle: Bundle,
     targets: Sequence[Executable],
     compiled_folder: Path,
     imported: Path,
     reference: Path,
     folder: Path,
-    source: Path | None = None,
 ) -> None:
     """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data.
 
-    `source` is the model's file: where a variant goes wrong first is searched in it, for the message.
+    `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
     """
-    record.require_intact(compiled_folder)
-    record.require_intact(reference)
+    for made in (compiled_folder, reference, imported):
+        record.require_intact(made)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
     present = _devices(folder.parent / "devices", variants)
+    files = [*(compiled_folder / name for name in compile_stage.OUTPUTS), *testdata.files(testdata.read_all(reference))]
     key = record.key(
-        [*(compiled_folder / name for name in compile_stage.OUTPUTS), *TestData.read(reference).files()],
+        files,
         made=compile_stage.options(bundle, targets),
-        model=[repr(model.tolerance), model.constant],
+        model=origin.model.judged,
         devices=[[d.title, sorted(d.facts.answers.items())] for d in present],
         inspectors=backends.inspectors(),
         runtime=devices.runtime_version(),
@@ -364,9 +378,10 @@ def run(
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        check = _prepare(model, bundle, targets, compiled_folder, imported, reference, folder, present, source)
+        check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
         check, evidence = _verify(check)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
-        record.write_record(folder, key, [*OUTPUTS, *(path.name for path in check.data.files())])
+        data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
+        record.write_record(folder, key, [*OUTPUTS, *data])

@@ -42,7 +42,7 @@ import numpy as np
 from pipeline import process
 from pipeline.cache import Cache, LocalCache, local
 from pipeline.errors import PipelineError
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import read_all
 from pipeline.iree import devices, mlir
 from pipeline.iree.codegen.front import front_flags
 from pipeline.iree.compiler import compile_module
@@ -197,8 +197,8 @@ def main() -> None:
         job = Job(imported / "model.mlirbc", targets, declared, spec.bundles[BUNDLE].flags)
         with tempfile.TemporaryDirectory() as name:
             _measure_compile(job, Path(name), arguments.rounds)
-            entry = Signature.read(imported / "signature.json").entry
-            _measure_runs(job, entry, layout.reference(model) / "given.inputs.npz", Path(name))
+            entry = read_all(imported / "signature.json")[0].entry
+            _measure_runs(job, entry, layout.reference(model) / "0" / "given.inputs.npz", Path(name))
 
 
 if __name__ == "__main__":

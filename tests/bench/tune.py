@@ -27,7 +27,7 @@ from pipeline import arrays
 from pipeline.cache import Cache, LocalCache
 from pipeline.compare import compare
 from pipeline.errors import PipelineError
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import read_all
 from pipeline.iree import backends, devices
 from pipeline.iree.backends.cpu import corrections
 from pipeline.iree.compiler import compile_module
@@ -109,11 +109,11 @@ class Bench:
 
     @property
     def entry(self) -> str:
-        return Signature.read(self.layout.imported(self.model.name) / "signature.json").entry
+        return read_all(self.layout.imported(self.model.name) / "signature.json")[0].entry
 
     @property
     def reference(self) -> Path:
-        return self.layout.reference(self.model.name)
+        return self.layout.reference(self.model.name) / "0"
 
     def inputs(self) -> list[Path]:
         given = arrays.read(self.reference / "given.inputs.npz")
@@ -142,7 +142,7 @@ def measure(bench: Bench, rounds: int) -> None:
         for name, path in modules.items()
     }
     ways["ONNX Runtime"] = of_onnxruntime(
-        bench.layout.source(bench.model.name, bench.model.format), [np.load(file) for file in inputs], SECONDS
+        bench.layout.source(bench.model.name, 0, bench.model.format), [np.load(file) for file in inputs], SECONDS
     )
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

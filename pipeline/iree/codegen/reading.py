@@ -91,13 +91,21 @@ def operators(source: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+_SIZES = ("hal.buffer_view.dim", "tensor.dim")
+
+
 def _depends_on_inputs(operation: ir.Operation) -> bool:
-    """Whether an argument of a function or a branch reaches `operation`, and not only constants."""
+    """Whether an argument of a function or a branch reaches `operation`, and not only constants and sizes.
+
+    Sizes have a range that consumers check, and both ends of it are verified.
+    """
     seen: set[int] = set()
     waiting = [operation]
     while waiting:
         for operand in waiting.pop().operands:
             owner = operand.owner
+            if not isinstance(owner, ir.Block) and owner.name in _SIZES:
+                continue
             if isinstance(owner, ir.Block):
                 return True
             if hash(owner) not in seen:

@@ -24,15 +24,15 @@ _children = process.Forks([sys.executable, "-m", "pipeline.iree.devices.runner"]
 class Run:
     """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose.
 
-    `done` sets of inputs were run, of which `varies` gave other outputs when they were run again,
-    and `spoiled` had their inputs written over. `latency_s` is the median
+    `done` sets of inputs were run, each in so many seconds of `runs_s`, of which `varies` gave other outputs when they were run
+    again, and `spoiled` had their inputs written over. `latency_s` is the median
     of `rounds` more runs. `slow`: it did not end in time; `crashed`: a signal ended it.
     """
 
     error: str
     selected: int | None = None
     load_s: float = 0.0
-    run_s: float = 0.0
+    runs_s: Sequence[float] = ()
     latency_s: float | None = None
     rounds: int = 0
     done: int = 0
@@ -126,43 +126,52 @@ def _listed(driver: str, folder: Path, environment: Mapping[str, str] | None = N
     ]
 
 
-def report(module: Path, found: Sequence[Device], folder: Path) -> list[Report]:
+def report(module: Path, found: Sequence[Device], folder: Path, parameters: Path | None = None) -> list[Report]:
     """What the module itself says it runs on each device. A crash is the report of the device that crashed.
+
+    `parameters` is the archive of weights that it needs.
 
     Raises PipelineError for a module that cannot be read.
     """
     uris = [device.uri for device in found]
-    result = _child({"action": "report", "module": str(module), "devices": uris}, folder, "report", 120)
+    weights = str(parameters) if parameters else None
+    job = {"action": "report", "module": str(module), "parameters": weights, "devices": uris}
+    result = _child(job, folder, "report", 120)
     if "report" in result:
         return [Report(r.get("selected"), r.get("error", "")) for r in result["report"]]
     if len(found) == 1:
         return [Report(None, result["error"])]
-    return [report(module, [device], folder)[0] for device in found]
+    return [report(module, [device], folder, parameters)[0] for device in found]
 
 
 def run(
     module: Path,
     device: Device,
-    entry: str,
+    entry: str | Sequence[str],
     inputs: Sequence[Path],
     folder: Path,
     name: str,
     *,
+    parameters: Path | None = None,
     timeout: float = 600,
     seconds: float = 0,
     repeats: int = 0,
 ) -> Run:
     """Run `entry` of `module` on `device` in a child, once for each .npz file of `inputs`; the outputs are where `outputs` says.
 
+    `entry` is one function, or one for each file of inputs. `parameters` is the archive of weights that the module needs.
     A crash or refusal is `Run.error`, and so is a run that does not end within `timeout`, in half of which as many inputs are
     run as can be. Runs each `repeats` times more, to see whether outputs vary, and the first for `seconds`, to measure.
     """
+    functions = [entry] * len(inputs) if isinstance(entry, str) else entry
+    numbered = enumerate(zip(functions, inputs, strict=True))
+    sets = [(function, path, outputs(folder, name, number)) for number, (function, path) in numbered]
     job = {
         "action": "run",
         "module": str(module),
         "device": device.uri,
-        "entry": entry,
-        "sets": [[str(path), str(outputs(folder, name, number))] for number, path in enumerate(inputs)],
+        "parameters": str(parameters) if parameters else None,
+        "sets": [[function, *map(str, files)] for function, *files in sets],
         "seconds": seconds,
         "repeats": repeats,
         "budget": timeout / 2,
@@ -173,8 +182,7 @@ def run(
 
             with disk_errors(str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
-            sets = [(path, outputs(folder, name, number)) for number, path in enumerate(inputs)]
-            result = emulator.run(module, device, entry, sets, folder / f"{name}.log", timeout)
+            result = emulator.run(module, device, sets, folder / f"{name}.log", timeout, parameters)
         else:
             result = _child(job, folder, name, timeout, device.environment)
     except process.TimedOutError as error:

@@ -23,6 +23,7 @@ from pipeline.files import copy
 from pipeline.iree import backends
 from pipeline.iree.backends.base import Backend, Emulation
 from pipeline.iree.device import Device
+from pipeline.iree.devices.session import SCOPE
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import SELECTED, Facts
 
@@ -106,38 +107,45 @@ def _answers(command: Sequence[str], queries: Mapping[str, frozenset[str]], log:
     return {f"{category}::{key}": int(said[key]) for category, keys in queries.items() for key in keys if key in said}
 
 
-def run(module: Path, device: Device, entry: str, sets: Sequence[tuple[Path, Path]], log: Path, timeout: float) -> dict[str, Any]:
-    """Run `entry` of `module` on each set, an .npz file of inputs and one for outputs; what the child process of a run tells.
+def run(
+    module: Path,
+    device: Device,
+    sets: Sequence[tuple[str, Path, Path]],
+    log: Path,
+    timeout: float,
+    parameters: Path | None = None,
+) -> dict[str, Any]:
+    """Run each set, a function of `module`, an .npz file of inputs and one for outputs; what the child process of a run tells.
 
-    No more set is begun when half of `timeout` is over.
+    No more set is begun when half of `timeout` is over. `parameters` is the archive of weights that the module needs.
     """
     *words, tools, uri = device.emulator
     base: list[str | Path] = [*words, Path(tools) / "iree-run-module", f"--module={module}", f"--device={uri}"]
-    started, done, run_s = time.monotonic(), 0, 0.0
+    base += [f"--parameters={SCOPE}={parameters}"] if parameters else []
+    started, runs = time.monotonic(), list[float]()
     ended = process.execute([*base, f"--function={SELECTED}"], log, timeout=timeout)
     selected = re.search(r"i32=(-?\d+)", log.read_text("utf-8", "replace"))
-    for inputs, outputs in sets:
-        if ended.returncode or (done and time.monotonic() > started + timeout / 2):
+    for function, inputs, outputs in sets:
+        if ended.returncode or (runs and time.monotonic() > started + timeout / 2):
             break
         with tempfile.TemporaryDirectory() as name:
-            given, made = arrays.read(inputs), [Path(name) / f"out{n}.npy" for n in range(_results(module, entry))]
+            given, made = arrays.read(inputs), [Path(name) / f"out{n}.npy" for n in range(_results(module, function))]
             places = [Path(name) / f"in{number}.npy" for number in range(len(given))]
             for place, array in zip(places, given, strict=True):
                 np.save(place, array)
-            flags = [f"--function={entry}", *(f"--input=@{p}" for p in places), *(f"--output=@{p}" for p in made)]
+            flags = [f"--function={function}", *(f"--input=@{p}" for p in places), *(f"--output=@{p}" for p in made)]
             left = timeout - (time.monotonic() - started)
             ended = process.execute([*base, *flags], log, timeout=max(left, 1.0))
             if not ended.returncode:
-                run_s = run_s or ended.seconds
+                runs.append(ended.seconds)
                 arrays.write(outputs, [np.load(path) for path in made])
-                done += 1
     if ended.returncode:
         crashed = ended.returncode < 0
         return {"error": f"the process was {ended.ending}" if crashed else process.tail(log, 1).strip(), "crashed": crashed}
-    return {"selected": int(selected[1]) if selected else None, "run_s": run_s, "done": done}
+    return {"selected": int(selected[1]) if selected else None, "runs_s": runs, "done": len(runs)}
 
 
-def _results(module: Path, entry: str) -> int:
+def _results(module: Path, function: str) -> int:
     """How many results the function has, by its declaration."""
-    declared = next(e.attributes.get("iree.abi.declaration", "") for e in vmfb.read(module, False).exports if e.name == entry)
-    return declared.rpartition(") -> (")[2].count("tensor<")
+    found = next(e.attributes.get("iree.abi.declaration", "") for e in vmfb.read(module, False).exports if e.name == function)
+    return found.rpartition(") -> (")[2].count("tensor<")

@@ -1,8 +1,9 @@
 """The child processes that touch devices, forks of this one: `python -m pipeline.iree.devices.runner`. Arguments: JOB RESULT.
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
-result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "devices"} or {"action": "run", "module",
-"device", "entry", "sets", "repeats", "budget", "seconds"} with sets of an .npz file of inputs and one for outputs.
+result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "parameters", "devices"} or {"action": "run",
+"module", "parameters", "device", "sets", "repeats", "budget", "seconds"} with sets of a function, an .npz file of inputs and
+one for outputs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pipeline.iree import backends
 from pipeline.iree.devices.session import FACTS, Session, open_device
 
 _ROUNDS = 1000
+_PATIENCE = 10.0  # seconds in which all sets of inputs are run again
 
 
 def _facts(device: rt.HalDevice) -> dict[str, int]:
@@ -54,42 +56,46 @@ def devices(driver_name: str) -> list[dict[str, Any]]:
     return found
 
 
+def _session(job: dict[str, Any], device: rt.HalDevice) -> Session:
+    return Session(Path(job["module"]), device, Path(job["parameters"]) if job["parameters"] else None)
+
+
 def report(job: dict[str, Any]) -> list[dict[str, Any]]:
     """For each device: the index of the variant that the module says it runs there, or the runtime's refusal."""
     found: list[dict[str, Any]] = []
     for uri in job["devices"]:
         try:
-            found.append({"selected": Session(Path(job["module"]), open_device(uri)).selected()})
+            found.append({"selected": _session(job, open_device(uri)).selected()})
         except (RuntimeError, ValueError) as error:
             found.append({"error": _first_line(error)})
     return found
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Load the module, run its entry on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
+    """Load the module, run a function on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
 
-    Each set runs `repeats` times more: `varies` counts the sets whose outputs were not the same then,
-    and `spoiled` those whose inputs were not. When `budget` seconds
+    Each set runs `repeats` times more, but for the first only in the first seconds: `varies` counts the sets whose outputs were
+    not the same then, and `spoiled` those whose inputs were not. When `budget` seconds
     are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
     median of those runs, from arguments on the device to results on it.
     """
     device = open_device(job["device"])
     started = time.perf_counter()
-    session = Session(Path(job["module"]), device)
+    session = _session(job, device)
     loaded = time.perf_counter()
-    done, varies, spoiled, run_s = 0, 0, 0, 0.0
-    for inputs, outputs in job["sets"]:
+    done, varies, spoiled, runs = 0, 0, 0, list[float]()
+    for function, inputs, outputs in job["sets"]:
         if done and time.perf_counter() > loaded + job["budget"]:
             break
         given = arrays.read(Path(inputs))
         arguments = session.place(given)
         invoked = time.perf_counter()
-        found = [session.read(view) for view in session.call(job["entry"], arguments)]
-        run_s = run_s or time.perf_counter() - invoked
+        found = [session.read(view) for view in session.call(function, arguments)]
+        runs.append(time.perf_counter() - invoked)
         again = (
-            [session.read(view) for view in session.call(job["entry"], arguments)]
+            [session.read(view) for view in session.call(function, arguments)]
             for _ in range(job["repeats"])
-            if time.perf_counter() < loaded + job["budget"]
+            if time.perf_counter() < loaded + (_PATIENCE if done else job["budget"])
         )
         spoiled += any(session.read(view).tobytes() != array.tobytes() for view, array in zip(arguments, given, strict=True))
         varies += not all(a.tobytes() == b.tobytes() for other in again for a, b in zip(found, other, strict=True))
@@ -99,7 +105,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "selected": session.selected(),
         "load_s": loaded - started,
-        "run_s": run_s,
+        "runs_s": runs,
         "latency_s": statistics.median(rounds) if rounds else None,
         "rounds": len(rounds),
         "done": done,
@@ -111,11 +117,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 def _rounds(session: Session, job: dict[str, Any]) -> list[float]:
     """Seconds of each further run on the first set of inputs, for as long as the job says."""
     rounds: list[float] = []
-    arguments = session.place(arrays.read(Path(job["sets"][0][0]))) if job["seconds"] else []
+    function, inputs, _ = job["sets"][0]
+    arguments = session.place(arrays.read(Path(inputs))) if job["seconds"] else []
     end = time.perf_counter() + job["seconds"]
     while job["seconds"] and len(rounds) < _ROUNDS and (len(rounds) < 3 or time.perf_counter() < end):
         before = time.perf_counter()
-        session.call(job["entry"], arguments)
+        session.call(function, arguments)
         rounds.append(time.perf_counter() - before)
     return rounds
 

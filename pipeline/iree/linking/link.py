@@ -20,7 +20,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith
 
 from pipeline.iree import backends
-from pipeline.iree.gates import DESCRIPTION, SELECTED, Gated
+from pipeline.iree.gates import DESCRIPTION, IDENTITY, SELECTED, Gated
 from pipeline.iree.mlir import body, operations, symbol
 
 MARKER = "vmfb.variant"
@@ -261,21 +261,24 @@ def _stretches(numbers: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def _describe_code(module: ir.Module, held: Mapping[str, Sequence[int]]) -> None:
-    """Add to the file's description of each variant its `code`: stretches of segments as [first, count]."""
+def _describe_code(module: ir.Module, held: Mapping[str, Sequence[int]], identity: str) -> None:
+    """Add to the file's description of each variant its `code`, stretches of segments as [first, count], and the `identity`."""
     for operation in (*operations(module, "vm.func"), *operations(module, "vm.export")):
         if "iree.reflection" in operation.attributes:
             reflection = ir.DictAttr(operation.attributes["iree.reflection"])
             if DESCRIPTION in reflection:
                 variants = json.loads(ir.StringAttr(reflection[DESCRIPTION]).value)
                 text = json.dumps([v | {"code": _stretches(held[v["name"]])} for v in variants], separators=(",", ":"))
-                operation.attributes["iree.reflection"] = ir.DictAttr.get({DESCRIPTION: ir.StringAttr.get(text)})
+                said = {DESCRIPTION: text, **({IDENTITY: identity} if identity else {})}
+                strings = {key: ir.StringAttr.get(value) for key, value in said.items()}
+                operation.attributes["iree.reflection"] = ir.DictAttr.get(strings)
 
 
-def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: Sequence[str]) -> None:
+def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: Sequence[str], identity: str) -> None:
     """In a `vm` phase module, put each variant's code side by side, behind all data: a device needs few stretches of a file.
 
-    Then note in the file's own description which of its segments each variant's code is, by their place among all.
+    Then note in the file's own description which of its segments each variant's code is, by their place among all, and the
+    file's `identity`, if there is one to tell.
     """
     places = {_rodata(owner, dispatch): order.index(owner) for (_, dispatch), owner in owners.items()}
     (content,) = (body(m) for m in operations(module, "vm.module"))
@@ -289,7 +292,7 @@ def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: 
     held: dict[str, set[int]] = {variant: set() for variant in order}
     for (variant, dispatch), owner in owners.items():
         held[variant].add(numbers[_rodata(owner, dispatch)])
-    _describe_code(module, {variant: sorted(found) for variant, found in held.items()})
+    _describe_code(module, {variant: sorted(found) for variant, found in held.items()}, identity)
 
 
 def force(module: ir.Module, index: int) -> None:

@@ -18,7 +18,6 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_file
 from pipeline.importers.draws import moved
 from pipeline.importers.onnxruntime import session, with_moved_weights
-from pipeline.importers.signature import Signature
 from pipeline.iree import devices
 from pipeline.iree.compiler import force_variant
 from pipeline.iree.device import Device
@@ -28,8 +27,10 @@ from pipeline.layout import Layout
 from pipeline.spec.types import Bundle, Executable, Model, PathSource
 from pipeline.stages import checks, import_, reference, source
 from pipeline.stages import compile as compile_stage
+from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure
-from pipeline.stages.testdata import TestData
+from pipeline.stages.origin import Origin
+from pipeline.stages.testdata import TestData, read_all
 from tests.bench.mutation import faults
 
 TARGETS = ("x86-64-v3", "x86-64")
@@ -120,19 +121,22 @@ def _has_effect(got: Sequence[Array], right: Sequence[Array], limits: Sequence[t
 def prepare(model: Model, bundle: Bundle, targets: Sequence[Executable], device: Device, folder: Path, seed: int) -> Case:
     """Fetch, import, make test data, compile, and run each variant."""
     layout = Layout(folder)
-    file = layout.source(model.name, model.format)
+    origin = Origin.of(model, layout)
+    (file,) = origin.sources
     imported, data_folder = layout.imported(model.name), layout.reference(model.name)
-    source.run(model, file)
-    import_.run(model, file, imported)
-    reference.run(model, file, imported, data_folder)
+    source.run(origin)
+    import_.run(origin, imported)
+    reference.run(origin, imported, data_folder)
     bundle = replace(bundle, targets=tuple(t.name for t in targets))
     module_folder, logs = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
     for made in (module_folder, logs):
         made.mkdir(parents=True)
     compiled = compile_stage.compile_targets(imported / "model.mlirbc", module_folder, bundle, targets)
-    data, entry = TestData.read(data_folder), Signature.read(imported / "signature.json").entry
+    (data,) = read_all(data_folder)
     by_name = {t.name: t for t in targets}
-    check = Check(model, bundle, by_name, compiled, module_folder, imported, data, logs, entry, [device])
+    check = Check(
+        model, bundle, by_name, compiled, module_folder, imported, (data,), logs, [device], identities.describe(model, imported)
+    )
     random = np.random.default_rng([zlib.crc32(model.name.encode()), seed])
     return Case(check, file, device, tuple(targets), {}, _noise(file, data), random)
 
@@ -178,7 +182,7 @@ def _built(case: Case, kind: str, target: Executable, mlir: Path, folder: Path) 
 
 
 def _in_model(case: Case, kind: str, target: Executable, folder: Path) -> Finding | None:
-    model, spec = onnx.load(case.onnx), case.check.model.inputs[0]
+    model, spec = onnx.load(case.onnx), case.check.model.entries[0].inputs[0]
     # Of an open range: within what `large` draws, beyond all else.
     high = 128.0 if spec.is_open else spec.low + 0.9 * (spec.high - spec.low)
     changed = faults.of_models(high)[kind](model, case.random)
@@ -186,8 +190,10 @@ def _in_model(case: Case, kind: str, target: Executable, folder: Path) -> Findin
         return None
     path = folder / "model.onnx"
     onnx.save(changed, path)
-    import_.run(replace(case.check.model, source=PathSource(path, sha256_file(path))), path, folder)
-    return _built(case, kind, target, folder / "model.mlirbc", folder)
+    (entry,) = case.check.model.entries
+    changed_model = replace(case.check.model, entries=(replace(entry, source=PathSource(path, sha256_file(path))),))
+    import_.run(Origin(changed_model, (path,)), folder / "import")
+    return _built(case, kind, target, folder / "import" / "model.mlirbc", folder)
 
 
 def _in_ir(case: Case, kind: str, target: Executable, folder: Path) -> Finding | None:

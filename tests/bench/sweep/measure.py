@@ -100,7 +100,7 @@ def built(name: str, folder: Path, targets: Sequence[str]) -> Outcome:
             kind, message = "crashed", f"{ended.ending}: {process.tail(log, 1).strip()}"
     said = Built.read(folder / "built.json")
     project = Project.at(folder / "project")
-    source = project.layout.source(name, "onnx")
+    source = project.layout.source(name, 0, "onnx")
     return Outcome(
         name,
         kind or ("published" if said.done else "refused"),
@@ -118,7 +118,7 @@ def _published(project: Project, name: str) -> Manifest:
 
 def described(outcome: Outcome, artifact: Artifact) -> Outcome:
     """`outcome` with what the manifest says of the file."""
-    proofs = {v.name: v.evidence for v in artifact.variants}
+    proofs = {v.name: v.evidence[0] for v in artifact.variants}
     return replace(
         outcome,
         vmfb=artifact.blob.size,
@@ -130,8 +130,8 @@ def described(outcome: Outcome, artifact: Artifact) -> Outcome:
 
 def of_onnxruntime(project: Project, name: str, given: Sequence[arrays.Array]) -> Callable[[], float]:
     """Measures ONNX Runtime with the model, whose inputs with a `value` are constants."""
-    model = onnx.load(project.layout.source(name, "onnx"))
-    bake(model, load(project.targets).models[name].inputs)
+    model = onnx.load(project.layout.source(name, 0, "onnx"))
+    bake(model, load(project.targets).models[name].entries[0].inputs)
     return comparison.of_onnxruntime(model.SerializeToString(), given, SECONDS)
 
 
@@ -142,13 +142,13 @@ def timed(outcome: Outcome, project: Project, manifest: Manifest, folder: Path) 
     cpu = devices.find(folder / "latency", ("local-task",))[0]
     if (chosen := select(gated(artifact, "the manifest"), cpu.facts)) is None:
         return outcome
-    given = arrays.read(project.layout.reference(name) / "given.inputs.npz")
+    given = arrays.read(project.layout.reference(name) / "0" / "given.inputs.npz")
     files = [folder / "latency" / f"{number}.npy" for number in range(len(given))]
     for file, array in zip(files, given, strict=True):
         np.save(file, array)
     module = project.layout.package(name) / "blobs" / artifact.blob.sha256
     reference = of_onnxruntime(project, name, given)
-    pairs = [(latency(module, manifest.signature.entry, files, folder / "latency"), reference()) for _ in range(ROUNDS)]
+    pairs = [(latency(module, manifest.entries[0].function, files, folder / "latency"), reference()) for _ in range(ROUNDS)]
     mine, other = (min(times) for times in zip(*pairs, strict=True))
     return replace(outcome, chosen=chosen, latency=mine, onnxruntime=other)
 
@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> int:
     outcome = built(name, folder, targets)
     if outcome.outcome == "published":
         manifest = _published(project, name)
-        outcome = replace(described(outcome, manifest.artifacts[0]), rewrites=manifest.model.rewrites)
+        outcome = replace(described(outcome, manifest.artifacts[0]), rewrites=manifest.entries[0].rewrites)
         try:
             outcome = timed(outcome, project, manifest, folder)
         except PipelineError as error:
