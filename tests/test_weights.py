@@ -324,20 +324,6 @@ def _by_channel(path: Path) -> tuple[Path, Input]:
     return save(path, nodes, held, (4, 512)), X
 
 
-def _convolution(path: Path) -> tuple[Path, Input]:
-    """Quantized by channel: a rewrite reads the weights."""
-    held = [numpy_helper.from_array(SOME.integers(-99, 99, (64, 8, 3, 3)).astype(np.int8), "w")]
-    arrays = {"s": np.float32(0.0217), "z": np.uint8(128), "ws": np.linspace(0.01, 0.02, 64, dtype=np.float32)}
-    arrays |= {"wz": np.zeros(64, np.int8), "ys": np.float32(0.531), "b": SOME.integers(-99, 99, 64).astype(np.int32)}
-    held += [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-        helper.make_node("QLinearConv", ["q", "s", "z", "w", "ws", "wz", "ys", "z", "b"], ["c"]),
-        helper.make_node("DequantizeLinear", ["c", "ys", "z"], ["y"]),
-    ]
-    return save(path, nodes, held, (1, 64, 6, 6), (1, 8, 8, 8)), Input("x", (1, 8, 8, 8), "float32", 0, -1.0, 1.0, None)
-
-
 def _blocks(path: Path) -> tuple[Path, Input]:
     """Four bits in blocks, all made into floats at the beginning: a rewrite makes weights of eight bits."""
     nodes, held = [], []
@@ -370,7 +356,7 @@ def _old(path: Path) -> tuple[Path, Input]:
     return path, Input("x", (1, 8, 8, 8), "float32", 0, -1.0, 1.0, None)
 
 
-MODELS = [_transposed, _quantized, _recurrent, _by_channel, _convolution, _blocks, _old]
+MODELS = [_transposed, _quantized, _recurrent, _by_channel, _blocks, _old]
 
 
 @pytest.mark.parametrize("where", ["inline", "external"])
