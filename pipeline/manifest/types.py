@@ -110,8 +110,8 @@ class ToleranceInfo:
 class Reference:
     """Test inputs and the outputs they must give, .npy files by position. `kind`: who computed the outputs.
 
-    `onnxruntime`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first artifact).
-    `tolerances` are those of the outputs, in order.
+    `onnxruntime`, `jax`, `torch`, `litert`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first
+    artifact). `tolerances` are those of the outputs, in order.
     """
 
     kind: str

@@ -20,6 +20,7 @@ from pipeline.iree.backends.base import Backend
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.reader import Fields, Problems, read
 from pipeline.spec.types import (
+    EVALUATORS,
     MLIR_DTYPES,
     Bundle,
     Dimension,
@@ -38,6 +39,7 @@ from pipeline.spec.types import (
 )
 from pipeline.store.base import public_url
 
+_WITH_FUNCTIONS = ("mlir", "stablehlo")  # formats whose files may hold several
 _T = TypeVar("_T", Executable, Bundle, Model)
 _LONGEST = 200  # bytes of a file's name; while it is written, the name is longer
 
@@ -337,7 +339,7 @@ def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
             if not path.is_file():
                 fields.problem("reference", f"there is no file {path}")
         return paths
-    choices = ("onnxruntime", "baseline") if format == "onnx" else ("baseline",)
+    choices = (*EVALUATORS.get(format, ()), "baseline")
     return fields.text("reference", choices[0], choices)
 
 
@@ -356,20 +358,20 @@ def _inputs(fields: Fields, format: str) -> tuple[tuple[Input, ...], _Dimensions
     dimensions = _Dimensions()
     inputs = tuple(_input(sub, dimensions) for sub in fields.subs("inputs"))
     for index, spec in enumerate(inputs):
-        if spec.value is not None and format != "onnx":
-            fields.problem(f"inputs[{index}].value", "is for ONNX files: write it into the model's file")
+        if spec.value is not None and format not in ("onnx", "tflite"):
+            fields.problem(f"inputs[{index}].value", "is for ONNX and TFLite files: write it into the model's file")
     names = [i.name for i in inputs]
     for name in {n for n in names if n and names.count(n) > 1}:
         fields.problem("inputs", f"the input {name!r} stands twice: remove one")
-    if dimensions.buckets and format != "onnx":
-        fields.problem("inputs", f"buckets are for ONNX files: of {format}, give a function for each size in `entries`")
+    if dimensions.buckets and format == "mlir":
+        fields.problem("inputs", "buckets are not for MLIR files: give a function for each size in `entries`")
     return inputs, dimensions
 
 
 def _entries(fields: Fields, format: str, name: str, source: Source | None) -> list[Entry]:
     """The entry point that `fields` describe, once for each of its buckets. `name` is empty for the only one."""
     inputs, dimensions = _inputs(fields, format)
-    asked = fields.text("entry" if not name else "function", "") if format == "mlir" else ""
+    asked = fields.text("entry" if not name else "function", "") if format in _WITH_FUNCTIONS else ""
     reference = _reference(fields, format)
     own = fields.sub("source", required=source is None)
     entry = Entry(
@@ -380,7 +382,7 @@ def _entries(fields: Fields, format: str, name: str, source: Source | None) -> l
         reference=reference,
         tolerance=_tolerance(fields.sub("tolerance")),
         constant=fields.texts("constant"),
-        asked=asked or name,
+        asked=asked or (name if format == "mlir" else ""),
     )
     if not dimensions.buckets:
         return [entry]
@@ -425,7 +427,7 @@ def _several(fields: Fields, format: str) -> list[Entry]:
 
 
 def _model(fields: Fields) -> Model:
-    format = fields.text("format", choices=("onnx", "mlir"))
+    format = fields.text("format", choices=EVALUATORS)
     several = "entries" in fields.data
     model = Model(
         name=fields.path.stem,
@@ -437,9 +439,9 @@ def _model(fields: Fields) -> Model:
         bundles=fields.texts("bundles", required=True),
         parameters=fields.text("parameters", "", ("inline", "external")),
     )
-    if not several and "entry" in fields.data and format == "onnx":
+    if not several and "entry" in fields.data and format not in _WITH_FUNCTIONS:
         fields.known.add("entry")
-        fields.problem("entry", "is for MLIR files: an ONNX file has one graph")
+        fields.problem("entry", "is for MLIR and StableHLO files: others have one graph")
     return model
 
 

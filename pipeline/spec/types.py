@@ -30,6 +30,15 @@ MLIR_DTYPES: Mapping[str, str] = {
 }
 
 
+# The formats of models, and what may run one for its reference: the first by default.
+EVALUATORS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "mlir": (),
+    "stablehlo": ("jax",),
+    "torch": ("torch",),
+    "tflite": ("litert",),
+}
+
 # A number, or numbers in nested lists.
 Value = Union[bool, int, float, Sequence["Value"]]  # noqa: UP007  # it names itself
 

@@ -16,12 +16,12 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, write
 from pipeline.importers.child import Options, inputs_as_text
 from pipeline.sources.fetch import require
-from pipeline.spec.types import Entry
+from pipeline.spec.types import EVALUATORS, Entry
 from pipeline.stages import parameters, record
 from pipeline.stages.origin import Origin
 
 _LIMIT = 3600.0  # seconds
-_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in ("onnx", "mlir", "merge")}
+_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in (*EVALUATORS, "merge")}
 OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 
 
