@@ -65,7 +65,10 @@ class Opened:
         graph = helper.make_graph(self.nodes, "g", values, results, self.constants)
         sets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=sets, ir_version=8)
-        onnx.save(onnx.shape_inference.infer_shapes(model), folder / "model.onnx")
+        model = onnx.shape_inference.infer_shapes(model)
+        for output in model.graph.output:  # ONNX infers nothing of another domain's operators
+            output.type.tensor_type.elem_type = output.type.tensor_type.elem_type or TensorProto.FLOAT
+        onnx.save(model, folder / "model.onnx")
         return [Input(n, tuple(s), d, 0, low, high, None) for n, (d, s, low, high) in self.inputs.items()]
 
 
