@@ -105,6 +105,7 @@ def lists() -> Opened:
     for name, shape in (("rows", [-1, 8]), ("column", [-1, 1]), ("heads", [0, 0, 2, 4])):
         model.add(name, "Reshape", "x", np.array(shape))
     model.add("line", "Reshape", "w", np.array([1, -1]))
+    model.add("narrow", "Reshape", "x", np.array([-1, 4]))
     model.add("last", "ArgMax", "mask", axis=1, select_last_index=1)
     model.add("backwards", "Slice", "x", np.array([99]), np.array([-(2**62)]), np.array([1]), np.array([-1]))
     model.add("reversed", "ReverseSequence", "x", "lengths", batch_axis=0, time_axis=1)
@@ -157,9 +158,9 @@ def test_all_sizes_are_right(kind: object, tmp_path: Path, present: list[Device]
 
 
 def reshaped() -> Opened:
-    model = Opened({"x": ("float32", [BATCH, LENGTH, 8], -1, 1)})
-    model.add("rows", "Reshape", "x", np.array([-1, 8]))
-    model.add("double", "Add", "rows", "rows")
+    model = Opened({"x": ("float32", [BATCH, LENGTH], -1, 1)})
+    model.add("column", "Reshape", "x", np.array([-1, 1]))
+    model.add("double", "Add", "column", "column")
     return model
 
 
