@@ -1,9 +1,9 @@
 """LSTM, GRU and RNN in the forms that IREE 3.13 refuses, gets wrong or makes slow: as a Loop over their steps.
 
 Measured on the CPU: IREE is right with LSTM forward and bidirectional, and with GRU and RNN forward, whatever weights, states and
-results they have; where sizes are open, with LSTM alone. Refused are GRU and RNN bidirectional, all in reverse, `input_forget`, and
-the clip of LSTM and GRU. It passes over lengths of sequences, peepholes, the clip of RNN, and all functions but the default ones,
-Relu and Sigmoid of RNN.
+results they have; where sizes are open, with LSTM alone, and of the others it takes an open length of steps, as a Loop, and no
+open batch. It refuses GRU and RNN bidirectional, all in reverse, `input_forget`, and the clip of LSTM and GRU. It passes over
+lengths of sequences, peepholes, the clip of RNN, and all functions but the default ones, Relu and Sigmoid of RNN.
 
 A Loop was chosen by figures, for LSTM of 64 inputs and units on two cores. Code and compile time are the same for any number of
 steps, and as small as those of IREE's own lowering (153 kB, 2 seconds). Written out, each step becomes kernels of its own, as its
