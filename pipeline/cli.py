@@ -6,8 +6,9 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.consume import choose, facts, fetch
 from pipeline.consume.cache import Cache
+from pipeline.consume.entries import asked, fitting
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
@@ -22,14 +24,16 @@ from pipeline.files import is_file
 from pipeline.iree.device import Device
 from pipeline.iree.devices import NoRuntimeError
 from pipeline.manifest.codec import encode
-from pipeline.manifest.types import Artifact, EvidenceInfo, Manifest
+from pipeline.manifest.types import Artifact, EntryInfo, EvidenceInfo, Manifest, TensorInfo
 from pipeline.platforms import SEPARATORS
 from pipeline.terminal import Bar, EndedError, flush, give_up_output, prepare_streams, put, say, signals_raise
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.consume.explain import Answer
     from pipeline.consume.inspect import Contents
+    from pipeline.iree.gates import Gated
 
 # What only some commands need is imported by them: a warm fetch takes a tenth of a second.
 
@@ -54,12 +58,16 @@ class _Release:
         """The artifact in the cache, with the code of these variants."""
         return fetch.fetch(self.remote, self.cache, self.artifact, variants, self.bar)
 
-    def reference(self) -> tuple[list[Path], list[Path]]:
-        """The files of the reference inputs and outputs, fetched."""
-        reference = self.manifest.entries[0].reference
+    def weights(self) -> Path | None:
+        """The weights that the artifact does not hold, in the cache; None where it holds all."""
+        got = fetch.fetch_weights(self.remote, self.cache, self.manifest, self.bar)
+        return got.path if got else None
+
+    def reference(self, entry: EntryInfo) -> tuple[list[Path], list[Path]]:
+        """The files of an entry point's reference inputs and outputs, fetched."""
         inputs, outputs = (
             [fetch.fetch_blob(self.remote, self.cache, blob, self.bar) for blob in blobs]
-            for blobs in (reference.inputs, reference.outputs)
+            for blobs in (entry.reference.inputs, entry.reference.outputs)
         )
         return inputs, outputs
 
@@ -91,28 +99,61 @@ def _wanted(release: _Release, device: str) -> list[str] | None:
     return variants
 
 
+def _target(output: str | None, name: Path) -> Path | None:
+    """Where `--output` says that the file `name` goes; None where it says nothing."""
+    if output is None:
+        return None
+    if not output:
+        raise PipelineError("names no file", where="--output", hint="give -o FILE, or -o FOLDER/")
+    is_folder = output.endswith(SEPARATORS) or Path(output).is_dir()  # there or not; Path drops the slash
+    return Path(output) / name if is_folder else Path(output)
+
+
+def _fetch_weights(release: _Release, target: Path | None) -> tuple[fetch.Brought, Path] | None:
+    """The release's weights in the cache, copied to `target` if there is one; None where its files hold all."""
+    for parameters in release.manifest.parameters:
+        if target:
+            return fetch.deliver_weights(release.remote, release.cache, parameters, target, release.bar), target
+    got = fetch.fetch_weights(release.remote, release.cache, release.manifest, release.bar)
+    return (got, got.path) if got else None
+
+
 def _fetch(arguments: argparse.Namespace) -> None:
     from pipeline.consume.render import size
+    from pipeline.consume.weights import beside
 
     release = _Release(arguments, arguments.model)
+    name = f"{release.manifest.model.name}@{release.manifest.version}"
+    file = Path(release.artifact.blob.name)
+    target = _target(arguments.output, beside(file) if arguments.parameters else file)
+    if arguments.parameters:
+        weights = _fetch_weights(release, target)
+        if not weights:
+            raise PipelineError("holds all its weights: there is no archive of them", where=name)
+        if not arguments.quiet:
+            say(f"{name}: {_came(weights[0])}; its weights are {size(weights[0].present)}")
+        put(weights[1])
+        return
     variants = None if arguments.full else _wanted(release, arguments.device)
-    if arguments.output == "":
-        raise PipelineError("names no file", where="--output", hint="give -o FILE, or -o FOLDER/")
-    if arguments.output:
-        target = Path(arguments.output)
-        if arguments.output.endswith(SEPARATORS):  # a folder, there or not; Path drops the slash
-            target /= release.artifact.blob.name
+    weights = _fetch_weights(release, beside(target) if target else None)  # first: a file is there when all of it is
+    if target:
         fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, target, release.bar)
     else:
         fetched = release.fetch(variants)
         path = fetched.path
     if not arguments.quiet:
         total = release.artifact.blob.size
-        came = f"fetched {size(fetched.came)}" if fetched.came else "nothing to fetch"
         part = "all of it" if fetched.present == total else f"{size(fetched.present)} of {size(total)}"
-        name = f"{release.manifest.model.name}@{release.manifest.version}"
-        say(f"{name}: {came}; here is {part}, for {', '.join(fetched.variants)}")
+        say(f"{name}: {_came(fetched)}; here is {part}, for {', '.join(fetched.variants)}")
+        if weights:
+            say(f"its weights, {size(weights[0].present)}: {_came(weights[0])}; they are {weights[1]}")
     put(path)
+
+
+def _came(got: fetch.Brought) -> str:
+    from pipeline.consume.render import size
+
+    return f"fetched {size(got.came)}" if got.came else "nothing to fetch"
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -126,50 +167,97 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from pipeline.consume import inspect, render
+    from pipeline.consume import inspect, render, weights
 
     if _is_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what))
+        if arguments.parameters:
+            weights.of_file(contents, arguments.parameters, whole=True)
         put(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
     else:
+        _no_archive(arguments)
         manifest = _Release(arguments, arguments.what).manifest
         put(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is explained: a file's or a release's variants with what is known of them, and what devices do with them.
+
+    `archive` are the weights that it needs; `lacking` says why it cannot be loaded without them.
+    """
+
+    path: Path
+    variants: Sequence[Gated]
+    formats: Sequence[str]
+    answers: Sequence[Answer]
+    proofs: Mapping[str, Sequence[EvidenceInfo]]
+    archive: Path | None
+    lacking: str
+
+
+def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
+    from pipeline.consume import explain, inspect, weights
+
+    contents, archive, lacking = inspect.inspect(Path(arguments.what), digests=False), None, ""
+    answers = explain.explain_file(contents, found)
+    if arguments.pretend is None:
+        try:
+            archive = weights.of_file(contents, arguments.parameters)
+        except weights.MissingError as error:
+            lacking = str(error)
+    return _Subject(contents.path, contents.variants, list(contents.formats), answers, {}, archive, lacking)
+
+
+def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
+    from pipeline.consume import explain, inspect
+    from pipeline.consume.render import size
+
+    _no_archive(arguments)
+    release, archive, lacking = _Release(arguments, arguments.what), None, ""
+    file = fetch.entry(release.cache, release.artifact)
+    held = fetch.held(release.artifact, file.present())
+    if held and arguments.pretend is None:
+        inspect.require_release(file.path, release.manifest)
+    for parameters in release.manifest.parameters:
+        kept = fetch.weights_entry(release.cache, parameters)
+        archive = kept.path
+        if not kept.present().issuperset(kept.stretches):
+            lacking = f"its weights are not here, {size(kept.size)}: `vmfb fetch {release.text}` brings them"
+    proofs = {v.name: v.evidence for v in release.artifact.variants}
+    formats = list(dict.fromkeys(v.format for v in release.variants))
+    answers = explain.explain(release.variants, found, held)
+    return _Subject(file.path, release.variants, formats, answers, proofs, archive, lacking)
+
+
 def _explain(arguments: argparse.Namespace) -> None:
-    from pipeline.consume import explain, inspect, render
+    from pipeline.consume import explain, render
 
     found = facts.of_machine(arguments.pretend) if arguments.pretend is not None else _here(arguments.device)
-    proofs: dict[str, EvidenceInfo] = {}
-    if _is_file(arguments.what):
-        contents = inspect.inspect(Path(arguments.what), digests=False)
-        variants, path = contents.variants, contents.path
-        formats = list(contents.formats)
-        answers = explain.explain_file(contents, found)
-    else:
-        release = _Release(arguments, arguments.what)
-        proofs = {v.name: v.evidence[0] for v in release.artifact.variants}
-        variants = release.variants
-        formats = list(dict.fromkeys(v.format for v in variants))
-        file = fetch.entry(release.cache, release.artifact)
-        held = fetch.held(release.artifact, file.present())
-        path = file.path
-        answers = explain.explain(variants, found, held)
-    if not variants:
-        put(f"{arguments.what} has no gates. It holds {', '.join(formats) or 'no code'}.")
-        for lack in explain.lacks(formats):
+    what = (_of_file if _is_file(arguments.what) else _of_release)(arguments, found)
+    answers, is_here = what.answers, arguments.pretend is None
+    if not what.variants:
+        put(f"{arguments.what} has no gates. It holds {', '.join(what.formats) or 'no code'}.")
+        for lack in explain.lacks(what.formats):
             put(lack)
-    elif arguments.pretend is None:
-        answers = explain.ask(path, variants, answers)
+    elif is_here and not what.lacking:
+        answers = explain.ask(what.path, what.variants, answers, what.archive)
     for answer in answers:
-        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in variants}, proofs)))
-    if variants and not proofs:
+        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.proofs)))
+    if what.variants and not what.proofs:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
-    if arguments.pretend is None:
-        for line in explain.machine_advice(formats, found):
-            put(f"! {line}")
+    for line in explain.machine_advice(what.formats, found) if is_here else ():
+        put(f"! {line}")
+    if is_here and what.lacking:
+        put(f"! not loaded: {what.lacking}")
     if any(answer.bug for answer in answers):
         raise PipelineError("the prediction from the gates is not what the file does")
+
+
+def _no_archive(arguments: argparse.Namespace) -> None:
+    if arguments.parameters:
+        what = "--parameters is for a FILE: the weights of a release are fetched with it"
+        raise PipelineError(what, where=arguments.what, hint="leave it out, or give the file's path")
 
 
 def _devices(arguments: argparse.Namespace) -> None:
@@ -182,60 +270,88 @@ def _devices(arguments: argparse.Namespace) -> None:
         put("\n".join(device_line(device) for device in found))
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A function to run on arrays; what its outputs are, where that is known, and what they must be, where it is compared."""
+
+    function: str
+    given: Sequence[np.ndarray[Any, Any]]
+    outputs: Sequence[TensorInfo] | None
+    entry: EntryInfo | None = None
+    wanted: Sequence[Path] = ()
+
+
+def _jobs(release: _Release, arguments: argparse.Namespace, given: Sequence[np.ndarray[Any, Any]]) -> list[_Job]:
+    """What to run of a release: on the arrays given, or on the reference data of all that `--function` leaves."""
+    from pipeline.consume import inputs
+
+    entries = release.manifest.entries
+    if given or not (arguments.check or arguments.benchmark):
+        entry = fitting(asked(entries, arguments.function, release.text), given)
+        return [_Job(entry.function, given, entry.outputs, entry)]
+    jobs = []
+    for entry in asked(entries, arguments.function, release.text) if arguments.function else entries:
+        taken, wanted = release.reference(entry)
+        jobs.append(_Job(entry.function, [inputs.load(path) for path in taken], entry.outputs, entry, wanted))
+    return jobs
+
+
 def _run(arguments: argparse.Namespace) -> None:
     found = _here(arguments.device)  # says what to install where the runtime is not, and numpy neither
-    from pipeline.consume import inputs, inspect, run
+    from pipeline.consume import inputs, inspect, run, weights
 
     given = [inputs.parse(text) for text in arguments.input]
     if arguments.check and (given or _is_file(arguments.what)):
         raise PipelineError("--check compares with the reference data of a release: give a MODEL, and no --input")
-    wanted: Sequence[Path] = ()
     if _is_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what), digests=False)
         good = run.runnable(contents, found)
-        entry, release = run.entry_of(contents, arguments.function), None
-        if not given and any(f"@{entry}(" in line and f"@{entry}()" not in line for line in contents.declarations):
-            hint = "\n    ".join(contents.declarations)
-            raise PipelineError("needs inputs: give --input for each", where=arguments.what, hint=hint)
+        jobs = [_Job(function, given, outputs) for function, outputs in [run.entry_of(contents, given, arguments.function)]]
+        archive = weights.of_file(contents, arguments.parameters)
     else:
+        _no_archive(arguments)
         release = _Release(arguments, arguments.what)
         require_runtime(release.manifest)
         good = run.good(choose.choices(release.variants, found), release.text)
+        jobs = _jobs(release, arguments, given)
+        archive = release.weights()
         fetched = release.fetch([c.variant for c in good[: None if arguments.benchmark else 1] if c.variant])
+        inspect.require_release(fetched.path, release.manifest)
         contents = inspect.inspect(fetched.path, digests=False)
-        entry = run.entry_of(contents, arguments.function or release.manifest.entries[0].function)
-        if not given and (arguments.check or arguments.benchmark):
-            paths, wanted = release.reference()
-            given = [inputs.load(path) for path in paths]
-        inputs.require_fit(given, release.manifest.entries[0].inputs)
-    if arguments.benchmark and not (arguments.check or arguments.output):
-        _benchmark(contents, good, entry, given)
-        return
-    ran = run.run(contents, good[0], entry, given)
-    say(f"{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
-    if release and arguments.check:
-        put(run.check(ran, [inputs.load(path) for path in wanted], release.manifest.entries[0].reference.tolerances))
-    names = [t.name for t in release.manifest.entries[0].outputs] if release else [f"output{i}" for i in range(len(ran.outputs))]
-    _put_out(dict(zip(names, ran.outputs, strict=True)), arguments)
+    for job in jobs:
+        _do(job, contents, good, archive, arguments, f"{job.function}: " if len(jobs) > 1 else "")
+
+
+def _do(
+    job: _Job, contents: Contents, good: Sequence[choose.Choice], archive: Path | None, arguments: argparse.Namespace, name: str
+) -> None:
+    """Run one function, as the command says: `name` tells it from others."""
+    from pipeline.consume import inputs, run
+
+    if arguments.check or arguments.output or not arguments.benchmark:
+        ran = run.run(contents, good[0], job.function, job.given, archive)
+        say(f"{name}{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
+        if job.entry and arguments.check:
+            wanted = [inputs.load(path) for path in job.wanted]
+            put(f"{name}{run.check(ran, wanted, job.entry.reference.tolerances)}")
+        told = job.outputs or [TensorInfo(f"output{i}", str(array.dtype), array.shape) for i, array in enumerate(ran.outputs)]
+        if len(told) != len(ran.outputs):
+            raise PipelineError(f"gives {len(ran.outputs)} outputs, but it says {len(told)}", where=str(contents.path))
+        outputs = {tensor.name: inputs.as_said(array, tensor) for tensor, array in zip(told, ran.outputs, strict=True)}
+        _put_out(outputs, arguments, job.function if name else "")
     if arguments.benchmark:
-        _benchmark(contents, good, entry, given)
+        lines, count = run.benchmark(contents, good, job.function, job.given, archive)
+        put("\n".join([*([name.rstrip(": ")] if name else []), *lines]))
+        if not count:
+            raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")
 
 
-def _benchmark(contents: Contents, good: Sequence[choose.Choice], entry: str, given: Sequence[np.ndarray[Any, Any]]) -> None:
-    from pipeline.consume import run
-
-    lines, ran = run.benchmark(contents, good, entry, given)
-    put("\n".join(lines))
-    if not ran:
-        raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")
-
-
-def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Write outputs as .npy into the folder of --output, or print them; nothing after a check without one."""
+def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace, folder: str) -> None:
+    """Write outputs as .npy into `folder` below that of --output, or print them; nothing after a check without one."""
     from pipeline.consume import inputs, render
 
     if arguments.output:
-        for path in inputs.save(outputs, arguments.output):
+        for path in inputs.save(outputs, arguments.output / folder):
             put(path)
     elif not arguments.check:
         for name, array in outputs.items():
@@ -286,6 +402,10 @@ def _add_store(command: argparse.ArgumentParser, bundle: bool = True) -> None:
         command.add_argument("--bundle", default="", help="which of the release's files (default: the first)")
 
 
+def _add_parameters(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--parameters", type=Path, metavar="FILE", help="a FILE's weights (default: FILE.irpa beside it)")
+
+
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("fetch", help="a release's file, with the code that the devices here need")
     command.add_argument("model", metavar="MODEL[@VERSION|:CHANNEL]")
@@ -297,7 +417,9 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="auto (all of this machine), local, vulkan or another driver, a device's name, or another machine: "
         f"a file of `vmfb devices --json`, {machines}",
     )
-    command.add_argument("--full", action="store_true", help="the whole file, for every device")
+    much = command.add_mutually_exclusive_group()
+    much.add_argument("--full", action="store_true", help="the whole file, for every device")
+    much.add_argument("--parameters", action="store_true", help="only the weights, where the file does not hold them")
     command.add_argument("-o", "--output", metavar="PATH", help="copy it there (default: only into the cache)")
     command.add_argument("-q", "--quiet", action="store_true", help="print only the path")
     _add_store(command)
@@ -310,8 +432,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("--device", default="auto", help="auto (the best), local, vulkan or another driver, or a device's name")
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
     command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
-    command.add_argument("--function", default="", help="which exported function (default: the only one)")
+    command.add_argument("--function", default="", help="which entry point, or exported function (default: the only one)")
     command.add_argument("--check", action="store_true", help="compare with the reference data that the release ships")
+    _add_parameters(command)
     command.add_argument("--benchmark", action="store_true", help="median latency and load time on every device")
     _add_store(command)
     command.set_defaults(call=_run)
@@ -332,10 +455,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for programs")
     _add_store(command)
     command.set_defaults(call=_inspect)
+    _add_parameters(command)
     command = commands.add_parser("explain", help="which code each device runs, and why")
     command.add_argument("what", metavar="FILE|MODEL")
     command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
     names = ", ".join(facts.known_machines())
+    _add_parameters(command)
     command.add_argument("--pretend", metavar="FACTS", help=f"for another machine: a file of `vmfb devices --json`, or {names}")
     _add_store(command)
     command.set_defaults(call=_explain)

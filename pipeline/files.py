@@ -58,19 +58,29 @@ def staged(path: Path, mode: int = 0o644) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with disk_errors(str(path)):
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(mode)
-            platforms.replace(temporary, path)
+        put(temporary, path, mode)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(temporary: Path, path: Path, mode: int = 0o644) -> None:
+    """Rename a file that is complete onto `path`, in the same file system, when it is safely on the disk."""
+    with disk_errors(str(path)):
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        platforms.replace(temporary, path)
 
 
 def write(path: Path, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all."""
     with staged(path) as temporary, disk_errors(str(path)):
         temporary.write_bytes(data)
+
+
+def other_content(found: str, expected: str, what: str, hint: str) -> PipelineError:
+    """The error for a file whose SHA-256 is not the expected one."""
+    return PipelineError(f"the SHA-256 is {found}, but {expected} was expected", where=what, hint=hint)
 
 
 def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: str = "") -> None:
@@ -81,7 +91,7 @@ def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: s
             digest.update(chunk)
             out.write(chunk)
         if digest.hexdigest() != expected_sha256:
-            raise PipelineError(f"the SHA-256 is {digest.hexdigest()}, but {expected_sha256} was expected", where=what, hint=hint)
+            raise other_content(digest.hexdigest(), expected_sha256, what, hint)
 
 
 def _same_file(file: IO[bytes], path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.layout import Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
-from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec
+from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS
 
@@ -86,12 +86,17 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 
 def _source_files(model: Model) -> tuple[Path, ...]:
     """The files of this repository that the model's sources are or are made by."""
-    found = [s.path if isinstance(s, PathSource) else s.script for s in model.sources if isinstance(s, PathSource | ScriptSource)]
+    found: list[Path] = []
+    for source in model.sources:
+        if isinstance(source, PathSource):
+            found += source_files(source, source.path)
+        elif isinstance(source, ScriptSource):
+            found.append(source.script)
     return tuple(found)
 
 
 def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
-    sources, imported, reference = tuple(origin.files), layout.imported(model.name), layout.reference(model.name)
+    sources, imported, reference = origin.all_files, layout.imported(model.name), layout.reference(model.name)
     given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
     inputs = repr([(entry.function, entry.asked, entry.inputs) for entry in model.entries])
     described = {"inputs": inputs, "format": model.format, "parameters": model.parameters, **_revision("import")}

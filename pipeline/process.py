@@ -83,6 +83,12 @@ def interrupted() -> bool:
     return _refusing.is_set()
 
 
+def pause(seconds: float) -> None:
+    """Wait. Raises PipelineError, at once, where this run is being interrupted."""
+    if _refusing.wait(seconds):
+        raise PipelineError("interrupted")
+
+
 def end_all() -> None:
     """End every process started here, with its children; for interrupt and termination handlers."""
     with _lock:

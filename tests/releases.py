@@ -26,9 +26,9 @@ def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
         if offset + segment >= len(data):
             kind, users = "directory", ()
         segments.append(m.SegmentInfo(kind, offset, len(part), sha256_bytes(part), users))
-    proof = m.EvidenceInfo("untested", "noise", "", "", "", None, None, None, 0, ())
+    proof = m.EvidenceInfo("main", "untested", "noise", "", "", "", None, None, None, 0, ())
     variants = tuple(
-        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), proof)
+        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), (proof,))
         for name, format_ in (("gpu", "vulkan-spirv-fb"), ("cpu", "embedded-elf-x86_64"))
     )
     return m.Artifact(
@@ -36,28 +36,41 @@ def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
     )
 
 
-def make(folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0") -> tuple[m.Manifest, bytes]:
+def parameters(data: bytes, segment: int) -> m.Parameters:
+    """Weights outside the file, in segments of `segment` bytes."""
+    parts = [(offset, data[offset : offset + segment]) for offset in range(0, len(data), segment)]
+    segments = tuple(m.SegmentInfo("data", offset, len(part), sha256_bytes(part), ()) for offset, part in parts)
+    return m.Parameters("model", m.Blob("noise.irpa", sha256_bytes(data), len(data)), segments)
+
+
+def make(
+    folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0", weights: bytes = b""
+) -> tuple[m.Manifest, bytes]:
     """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)
     made = artifact(data, segment)
+    source = m.Source("path", "noise.mlir", "0" * 64, ())
     manifest = m.Manifest(
         schema=m.MANIFEST_SCHEMA,
-        model=m.ModelInfo("noise", "about", "MIT", "mlir", m.Source("path", "noise.mlir", "0" * 64), ()),
+        model=m.ModelInfo("noise", "about", "MIT", "mlir"),
         version="",
-        signature=m.SignatureInfo("main", (), ()),
+        entries=(m.EntryInfo("main", "main", source, (), (), (), (), m.Reference("files", (), (), ())),),
         compiler=m.Compiler("iree-base-compiler", "3", "c"),
         runtime=m.Runtime("iree-base-runtime", minimum),
-        reference=m.Reference("files", (), (), ()),
+        parameters=(parameters(weights, segment),) if weights else (),
         artifacts=(made,),
     )
     manifest = replace(manifest, version=content_version(manifest))
-    write(folder / "blobs" / made.blob.sha256, data)
+    for blob, content in zip(manifest.blobs(), (data, weights), strict=False):
+        write(folder / "blobs" / blob.sha256, content)
     write(folder / "manifest.json", encode(manifest))
     return manifest, data
 
 
-def release(store: Store, folder: Path, size: int = 1 << 20, segment: int = 1 << 16, seed: int = 0) -> tuple[m.Manifest, bytes]:
+def release(
+    store: Store, folder: Path, size: int = 1 << 20, segment: int = 1 << 16, seed: int = 0, weights: bytes = b""
+) -> tuple[m.Manifest, bytes]:
     """`make`, published to `store`."""
-    made = make(folder, size, segment, seed)
+    made = make(folder, size, segment, seed, weights=weights)
     publish(folder, store)
     return made

@@ -153,6 +153,89 @@ def test_neighbours_are_asked_for_together() -> None:
     assert [len(r) for r in transfer.ranges(big)] == [4, 4, 2]
 
 
+# Weights outside the file
+
+
+WEIGHTS = random.Random(3).randbytes(2_500_000)
+
+
+def get_weights(url: str, patience: Patience | None = None) -> fetching.Brought:
+    """Fetch the release's weights in the test's cache."""
+    remote, cache = Remote(url), Cache()
+    if url.startswith("http"):
+        remote._source = WebSource(url, patience)
+    found = fetching.fetch_weights(remote, cache, Resolver(remote, cache).manifest(parse("noise")), Quiet())
+    assert found
+    return found
+
+
+def test_weights_come_from_every_kind_of_store(store: Store, tmp_path: Path) -> None:
+    releases.release(store, tmp_path / "package", weights=WEIGHTS)
+    assert get_weights(store.url).path.read_bytes() == WEIGHTS
+    assert get_weights(store.url).came == 0
+
+
+@pytest.mark.parametrize(
+    "manners",
+    [
+        web.Manners(break_after=100_000, breaks=12),
+        web.Manners(break_after=300_000, breaks=5, ranges=False),
+        web.Manners(flip=1),
+        web.Manners(status=503, statuses=3),
+    ],
+    ids=["breaks", "no ranges", "flip", "503"],
+)
+def test_weights_arrive_whatever_the_connection(manners: web.Manners, tmp_path: Path) -> None:
+    releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    with web.serve(tmp_path / "store", manners) as server:
+        assert get_weights(server.url).path.read_bytes() == WEIGHTS
+
+
+def test_weights_that_are_damaged_in_the_store_are_one_message(tmp_path: Path) -> None:
+    manifest, _ = releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    path = tmp_path / "store" / blob_key(manifest.parameters[0].blob.sha256)
+    path.write_bytes(WEIGHTS[:1_000_000] + b"damage" + WEIGHTS[1_000_006:])
+    with pytest.raises(PipelineError, match="the manifest says"):
+        get_weights(str(tmp_path / "store"))
+    assert cli.main(["fetch", "noise", "--full", "--store", str(tmp_path / "store")]) == 1
+    path.write_bytes(WEIGHTS)
+    assert 0 < get_weights(str(tmp_path / "store")).came < len(WEIGHTS)  # what was right is not fetched twice
+
+
+def test_weights_are_fetched_once_by_all_who_want_them(tmp_path: Path) -> None:
+    """Several processes, two versions of a model with the same weights, each from its own server."""
+    for seed in (1, 2):
+        releases.release(open_store(str(tmp_path / "store")), tmp_path / f"package{seed}", seed=seed, weights=WEIGHTS)
+    index = json.loads((tmp_path / "store" / "index.json").read_text())
+    with web.serve(tmp_path / "store", web.Manners(rate=8e6)) as server:
+        versions = index["models"][0]["versions"] * 2
+        processes = [vmfb("fetch", f"noise@{version}", "--full", "--store", server.url) for version in versions]
+        for process in processes:
+            _, err = process.communicate()
+            assert process.returncode == 0, err
+        assert sum_of_blobs(server) == len(WEIGHTS) + 2 * (1 << 20)
+
+
+def test_a_copy_is_there_when_its_weights_are(tmp_path: Path) -> None:
+    releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    target = tmp_path / "out" / "noise.vmfb"
+    with web.serve(tmp_path / "store", web.Manners(break_after=1_000_000, breaks=1, rate=2e6)) as server:
+        process = vmfb("fetch", "noise", "--full", "--store", server.url, "-o", str(target))
+        wait_for(lambda: server.sent > 1_500_000)
+        process.kill()
+        process.communicate()
+        assert not target.exists()
+        assert cli.main(["fetch", "noise", "--full", "--store", server.url, "-o", str(target)]) == 0
+    assert target.with_suffix(".irpa").read_bytes() == WEIGHTS
+    assert target.exists()
+
+
+def test_weights_above_what_memory_holds_come_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.consume.cache.WHOLE_LIMIT", 1000)  # it is for reference data only
+    releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    assert get_weights(str(tmp_path / "store")).path.read_bytes() == WEIGHTS
+
+
 # Servers with bad manners
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import codec
-from pipeline.manifest.types import Manifest
+from pipeline.manifest.types import MANIFEST_SCHEMA, Manifest
+from tests.project import DATA
 
 SCHEMA = Path(codec.__file__).with_name("schema.json")
 GOLDEN = Path(__file__).parent / "golden" / "manifest.json"
@@ -37,7 +38,7 @@ def test_the_derived_version_depends_on_content_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema": 3}, "has schema version 3, this program reads version 2"),
+        ({"schema": 4}, "has schema version 4, this program reads version 3"),
         ({"schema": None}, "has schema version None"),
         ({"surprise": 1}, "surprise: is not a key here"),
         ({"version": 1}, "version: 1 is no str"),
@@ -57,15 +58,26 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes) -> None:
         codec.decode(Manifest, data, "test")
 
 
-def test_a_manifest_of_schema_1_is_read() -> None:
-    old = json.loads(GOLDEN.read_text()) | {"schema": 1}
-    del old["model"]["rewrites"]
-    old["reference"]["tolerances"] = [{"absolute": 1e-4, "relative": 1e-3}]
-    for artifact in old["artifacts"]:
-        del artifact["notes"]
-        for variant in artifact["variants"]:
-            for key in ("of_tolerance", "draws", "subgroup_sizes"):
-                del variant["evidence"][key]
-    found = codec.decode(Manifest, json.dumps(old).encode(), "test")
-    assert (found.schema, found.model.rewrites, found.artifacts[0].notes) == (2, (), ())
-    assert found.reference.tolerances[0].rms is None
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_manifest_of_an_older_schema_is_read(schema: int) -> None:
+    """The documents are what earlier versions of this program published of the same model."""
+    data = (DATA / "manifests" / f"{schema}.json").read_bytes()
+    old, found = json.loads(data), codec.decode(Manifest, data, "test")
+    jsonschema.validate(json.loads(codec.encode(found)), json.loads(SCHEMA.read_text()))
+    (entry,) = found.entries
+    assert (found.schema, found.version, found.parameters) == (MANIFEST_SCHEMA, old["version"], ())
+    assert (entry.name, entry.function) == ("small", "small")
+    assert entry.source.sha256 == old["model"]["source"]["sha256"]
+    assert [t.name for t in entry.inputs] == ["a", "b"]
+    assert [b.sha256 for b in entry.reference.inputs] == [b["sha256"] for b in old["reference"]["inputs"]]
+    assert {e.function for a in found.artifacts for v in a.variants for e in v.evidence} == {"small"}
+    assert [s.sha256 for s in found.artifacts[0].segments] == [s["sha256"] for s in old["artifacts"][0]["segments"]]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("key", ["model", "artifacts", "reference", "signature"])
+@pytest.mark.parametrize("value", [None, [], {}, [3], "x"])
+def test_a_damaged_manifest_of_an_older_schema_is_refused(schema: int, key: str, value: object) -> None:
+    old = json.loads((DATA / "manifests" / f"{schema}.json").read_text()) | {key: value}
+    with pytest.raises(PipelineError, match="not a valid manifest"):
+        codec.decode(Manifest, json.dumps(old).encode(), "test")

@@ -21,7 +21,7 @@ from pipeline.stages import record
 from pipeline.stages.publish import publish, read_receipt, run
 from pipeline.store.base import Body, Object, Store
 from pipeline.store.open import open_store
-from tests import servers
+from tests import releases, servers
 from tests.waiting import FOREVER
 
 MODEL = "tiny"
@@ -45,14 +45,17 @@ def package(tmp_path: Path) -> Package:
         artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), (), ())
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
+        outputs = (blob("output_0.npy", b"output"),)
+        reference = m.Reference("files", inputs, outputs, (m.ToleranceInfo(0.0, 0.0, 0.0, None),))
+        source = m.Source("path", "tiny.mlir", "0" * 64, ())
         manifest = m.Manifest(
             schema=m.MANIFEST_SCHEMA,
-            model=m.ModelInfo(MODEL, "about", "MIT", "mlir", m.Source("path", "tiny.mlir", "0" * 64), ()),
+            model=m.ModelInfo(MODEL, "about", "MIT", "mlir"),
             version="",
-            signature=m.SignatureInfo("main", (), ()),
+            entries=(m.EntryInfo("main", "main", source, (), (), (), (), reference),),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
             runtime=m.Runtime("iree-base-runtime", "3"),
-            reference=m.Reference("files", inputs, (blob("output_0.npy", b"output"),), (m.ToleranceInfo(0.0, 0.0, 0.0, None),)),
+            parameters=(),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
@@ -351,6 +354,14 @@ def test_a_blob_that_arrives_short_is_an_error(tmp_path: Path, package: Package)
     assert_nothing_dangles(store, manifest_of(folder).version)
     publish(folder, store)  # and what is short is sent again
     assert pointed_at(store) == manifest_of(folder).version
+
+
+def test_weights_are_sent_once_for_all_that_need_them(store: Store, tmp_path: Path) -> None:
+    releases.make(tmp_path / "one", 3000, 1000, weights=b"w" * 5000)
+    assert publish(tmp_path / "one", store)["blobs_sent"] == 2
+    manifest, _ = releases.make(tmp_path / "two", 3000, 1000, seed=1, weights=b"w" * 5000)
+    assert publish(tmp_path / "two", store)["blobs_sent"] == 1
+    assert store.size(blob_key(manifest.parameters[0].blob.sha256)) == 5000
 
 
 def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:

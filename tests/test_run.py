@@ -217,7 +217,9 @@ def test_wrong_outputs_are_an_error(capsys: pytest.CaptureFixture[str], built: P
     np.save(wrong, np.zeros(64, np.float32))
     blob = Blob("output_0.npy", sha256_bytes(wrong.read_bytes()), wrong.stat().st_size)
     write(store / blob_key(blob.sha256), wrong.read_bytes())
-    other = replace(real, version="wrong", reference=replace(real.reference, outputs=(blob,)))
+    (entry,) = real.entries
+    entry = replace(entry, reference=replace(entry.reference, outputs=(blob,)))
+    other = replace(real, version="wrong", entries=(entry,))
     write(store / release_key("small", "wrong"), encode(other))
     text = vmfb(capsys, "run", "small@wrong", "--check", "--store", store, code=1)
     assert "its outputs are not those of the reference" in text

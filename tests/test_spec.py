@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.errors import ManyProblemsError
 from pipeline.spec.load import load
@@ -98,6 +99,70 @@ def test_all_problems_of_all_files_come_together(targets: Path) -> None:
 )
 def test_a_mistake_names_its_place_and_remedy(targets: Path, file: str, old: str, new: str, complaint: str) -> None:
     edit(targets / file, old, new)
+    assert complaint in problems(targets)
+
+
+OPEN = "tokens, shape: [{name: T, min: 1, max: 128}, 128]"
+
+
+@pytest.mark.parametrize(
+    ("new", "complaint"),
+    [
+        ("{name: T, min: 1}", "inputs[0].shape[0].max: is missing"),
+        ("{name: T, min: 0, max: 9}", "inputs[0].shape[0].min: must be 1 or more"),
+        ("{name: T, min: 9, max: 9}", "inputs[0].shape[0].max: must be above min, which is 9: give a fixed size as a number"),
+        ("{name: T, min: 3, max: 9, multiple: 2}", "inputs[0].shape[0].multiple: min and max must be multiples of 2"),
+        ("{name: T, min: 1, max: 9, mutliple: 2}", "inputs[0].shape[0].mutliple: is not a key here: did you mean 'multiple'?"),
+        ("{name: 3, min: 1, max: 9}", "inputs[0].shape[0].name: must be text, not 3"),
+        ("{name: 3d, min: 1, max: 9}", "inputs[0].shape[0].name: '3d' cannot name a dimension"),
+        ("{name: T}", "inputs[0].shape[0].min: is missing"),
+        ("T", "inputs[0].shape[0]: must be a whole number above 0, not 'T': one that is open is {min: 1, max: 512}"),
+        ("{name: T, buckets: [64, 32]}", "inputs[0].shape[0].buckets: must be whole numbers above 0 that ascend"),
+        ("{name: T, buckets: []}", "inputs[0].shape[0].buckets: must not be empty"),
+        ("{buckets: [1, 2]}, {buckets: [3, 4]}", "inputs[0].shape[1].buckets: stand at 'tokens.0' already"),
+        ("{name: T, min: 1, max: 9}, {name: T, min: 2, max: 9}", "inputs[0].shape[1].name: 'T' has another range elsewhere"),
+    ],
+)
+def test_a_dimension_that_cannot_be_open_so_is_named(targets: Path, new: str, complaint: str) -> None:
+    edit(targets / "models/attention-f16.yaml", OPEN, f"tokens, shape: [{new}, 128]")
+    assert complaint in problems(targets)
+
+
+def entry(**more: object) -> dict[str, object]:
+    source = {"kind": "script", "script": "made/attention_f16.py", "sha256": "0" * 64}
+    return {"source": source, "inputs": [{"name": "x", "shape": [{"name": "T", "buckets": [4, 8]}], "dtype": "float32"}], **more}
+
+
+def spec_of(**more: object) -> str:
+    said = {"about": "a", "licence": "l", "format": "onnx", "bundles": ["desktop"], **more}
+    return yaml.safe_dump(said)
+
+
+def test_entries_and_buckets_are_functions(targets: Path) -> None:
+    (targets / "models/many.yaml").write_text(spec_of(entries={"a": entry(), "b": entry(constant=["y"])}))
+    entries = load(targets).models["many"].entries
+    assert [(e.name, e.function) for e in entries] == [("a", "a_4"), ("a", "a_8"), ("b", "b_4"), ("b", "b_8")]
+    assert [(d.min, d.max) for e in entries[:2] for d in e.dimensions] == [(4, 4), (8, 8)]
+    assert [e.constant for e in entries] == [(), (), ("y",), ("y",)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        (spec_of(entries={}), "entries: must not be empty"),
+        (spec_of(entries={"a-b": entry()}), "entries: 'a-b' cannot name an entry point"),
+        (spec_of(entries={"a": 3}), "entries.a: must be a mapping"),
+        (spec_of(entries={"a": entry(bundles=["desktop"])}), "entries.a.bundles: is not a key here"),
+        (spec_of(entries={"a": entry()}, inputs=[]), "inputs: stands in each of `entries`: move it there"),
+        (spec_of(entries={"a": entry(), "a_4": entry(inputs=[])}), "entries.a_4.inputs: must not be empty"),
+        (spec_of(entries={"a": entry(source=None)}), "entries.a.source: is missing"),
+        (spec_of(entries={"a": entry(reference=["y.npy"])}), "reference: files are for one size"),
+        (spec_of(entries={"a": entry()}, parameters="outside"), "parameters: 'outside' is unknown"),
+        (spec_of(entries={"a": entry()}, format="mlir"), "buckets are for ONNX files"),
+    ],
+)
+def test_a_mistake_in_entries_is_named(targets: Path, spec: str, complaint: str) -> None:
+    (targets / "models/many.yaml").write_text(spec)
     assert complaint in problems(targets)
 
 

@@ -219,7 +219,7 @@ def test_a_missing_bucket_is_an_error_that_says_so(server: servers.Server, file:
     # Not `size`: a HEAD request has the same 404 for a missing bucket and a missing object. Not `replace`: SeaweedFS
     # looks at the condition first, and finds it unmet.
     said = failures(open_store("s3://no-such-bucket"), file, "get", "upload", "create", "replace nothing")
-    assert all("create the bucket, or correct PIPELINE_STORE" in s for s in said)
+    assert all("create the bucket, or correct its name" in s for s in said)
 
 
 def test_no_credentials_is_an_error_that_says_what_to_set(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 
 @dataclass
@@ -19,6 +21,8 @@ class Manners:
     ranges: bool = True
     break_after: int = 0  # bytes, after which the connection ends
     breaks: int = 10**9  # how many times
+    broke: Callable[[], object] = bool  # called before each break
+    tags: bool = False  # whether it tells states of a file apart: ETag, If-Range, If-Match
     stall_after: int = -1  # bytes, after which nothing more comes until the server ends
     drip: float = 0.0  # seconds between bytes
     rate: float = 0.0  # bytes a second
@@ -77,7 +81,7 @@ def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def _answer(self, manners: Manners) -> None:
-            path = root / self.path.split("?")[0].lstrip("/")
+            path = root / unquote(self.path.split("?")[0].lstrip("/"))
             if manners.redirect:
                 return self._plain(302, Location=manners.redirect.format(path=self.path))
             if manners.status and self._once("statuses"):
@@ -85,9 +89,13 @@ def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
             if not path.is_file():
                 return self._plain(404)
             data, start = path.read_bytes(), 0
-            asked = self.headers.get("Range", "")
+            asked, tag = self.headers.get("Range", ""), f'"{hashlib.sha256(data).hexdigest()}"'
+            if manners.tags and self.headers.get("If-Match", tag).strip('"') != tag.strip('"'):
+                return self._plain(412)
+            if manners.tags and self.headers.get("If-Range", tag) != tag:
+                asked = ""
             if asked and manners.ranges:
-                first, last = (int(n) for n in asked.removeprefix("bytes=").split("-"))
+                first, last = (int(n or len(data)) for n in asked.removeprefix("bytes=").split("-"))
                 if first >= len(data):
                     return self._plain(416)
                 start = first + manners.shift
@@ -98,6 +106,8 @@ def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
             else:
                 body = data
                 self.send_response(200)
+            if manners.tags:
+                self.send_header("ETag", tag)
             if manners.flip and self._once("flip"):
                 body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
             if manners.encoding:
@@ -113,6 +123,7 @@ def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
         def _send(self, body: bytes, manners: Manners) -> None:
             if manners.break_after and len(body) > manners.break_after and self._once("breaks"):
                 self._write(body[: manners.break_after])
+                manners.broke()
                 self.close_connection = True
                 return
             if manners.stall_after >= 0:

@@ -1,6 +1,6 @@
 """The cache of this user, shared by processes: documents of stores, and files by content that may be there in part.
 
-    blobs/<2>/<id>            a file of its final size; what is not there yet is a hole
+    blobs/<2>/<id>            a file of its final size; what is not there yet is a hole. Weights are <id>.irpa: tools ask for that
     blobs/<2>/<id>.json       its segments, which of them are there, and what the file looked like when they were
     blobs/<2>/<id>.lock       held by who writes to the file
     stores/<id>/<key>         manifests, channels and indexes, by the digest of the store's URL
@@ -29,6 +29,7 @@ from pipeline.manifest.types import Blob, SegmentInfo
 _PATIENCE = 3600.0  # seconds to wait for another process that fetches the same file
 WHOLE_LIMIT = 1 << 30
 _HEX = "[0-9a-f]"  # in a glob
+_ENDINGS = ("", ".irpa")  # of the files' names
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _TIDY = 3600.0  # seconds after which the temporary of a staged write belongs to nobody
 
@@ -297,15 +298,19 @@ class Cache:
     def entry(self, blob: Blob, parts: tuple[Stretch, ...]) -> Entry:
         """The file for `blob`, whose stretches are `parts`. A manifest with other stretches has another file.
 
+        An archive of weights has a name that says so, by which IREE's runtime knows its format.
+
         So what one store says of a digest is never believed when another store's release is fetched.
         """
         table = "".join(f"{s.offset} {s.length} {s.sha256}\n" for s in parts)
         identity = sha256_bytes(f"{blob.sha256}\n{table}".encode())
-        return Entry(self.root / "blobs" / identity[:2] / identity, blob.name, parts)
+        ending = next((e for e in _ENDINGS if e and blob.name.endswith(e)), "")
+        return Entry(self.root / "blobs" / identity[:2] / f"{identity}{ending}", blob.name, parts)
 
     def _files(self, suffix: str) -> list[Path]:
         """The files of entries, by their names: others may have put theirs into this folder too."""
-        found = (self.root / "blobs").glob(f"{_HEX * 2}/{_HEX * 64}{suffix}")
+        blobs = self.root / "blobs"
+        found = (path for ending in _ENDINGS for path in blobs.glob(f"{_HEX * 2}/{_HEX * 64}{ending}{suffix}"))
         return [path for path in found if path.name[:2] == path.parent.name and path.is_file()]
 
     def usages(self) -> list[Usage]:
@@ -345,7 +350,7 @@ class Cache:
         """Remove what kills have left: temporaries, and files without a state that nobody writes."""
         temporaries = [
             *self.root.glob(".devices.json.*.part"),
-            *self.root.glob(f"blobs/{_HEX * 2}/.{_HEX * 64}.json.*.part"),
+            *(p for e in _ENDINGS for p in self.root.glob(f"blobs/{_HEX * 2}/.{_HEX * 64}{e}.json.*.part")),
             *(p for store in self.root.glob(f"stores/{_HEX * 16}") for p in store.rglob(".*.json.*.part")),
         ]
         for path in temporaries:

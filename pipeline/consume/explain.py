@@ -69,8 +69,10 @@ def explain(variants: Sequence[Gated], found: Sequence[Device], held: Collection
     return [Answer(made[id(d)], _warnings(made[id(d)], variants), made[id(d)].variant not in (None, *held)) for d in found]
 
 
-def ask(path: Path, variants: Sequence[Gated], answers: Sequence[Answer]) -> list[Answer]:
+def ask(path: Path, variants: Sequence[Gated], answers: Sequence[Answer], parameters: Path | None = None) -> list[Answer]:
     """Load the file on devices of this machine, and compare its own word with the prediction.
+
+    `parameters` is the archive of weights that it needs.
 
     Answers about devices whose code was not fetched stay as they are.
     """
@@ -78,7 +80,7 @@ def ask(path: Path, variants: Sequence[Gated], answers: Sequence[Answer]) -> lis
     if not asked:
         return list(answers)
     with tempfile.TemporaryDirectory() as folder:
-        reports = devices.report(path, [a.choice.device for a in asked], Path(folder))
+        reports = devices.report(path, [a.choice.device for a in asked], Path(folder), parameters)
     compared = {id(a): _compared(a, r, [v.name for v in variants]) for a, r in zip(asked, reports, strict=True)}
     return [compared.get(id(a), a) for a in answers]
 

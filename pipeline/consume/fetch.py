@@ -1,12 +1,12 @@
-"""Fetching an artifact: the stretches of the file that its devices need, each once."""
+"""Fetching an artifact: the stretches of the file that its devices need, each once; and the weights that it does not hold."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipeline import platforms
 from pipeline.consume.cache import Cache, Entry, Stretch, stretches, whole
@@ -15,7 +15,7 @@ from pipeline.consume.transfer import transfer
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, staged
 from pipeline.layout import blob_key
-from pipeline.manifest.types import Artifact, Blob, Manifest
+from pipeline.manifest.types import Artifact, Blob, Manifest, Parameters
 from pipeline.names import did_you_mean
 
 
@@ -36,15 +36,13 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """A file in the cache. `variants` are those that are whole in it; `came` is how many bytes had to be fetched for that.
+class Brought:
+    """A file in the cache. `came` is how many bytes had to be fetched.
 
     `stretches` were there when this was found out: another process that fetches more since does not change it.
     """
 
     path: Path
-    artifact: Artifact
-    variants: tuple[str, ...]
     came: int
     stretches: frozenset[Stretch]
 
@@ -52,6 +50,14 @@ class Fetched:
     def present(self) -> int:
         """How many bytes are there."""
         return sum(s.length for s in self.stretches)
+
+
+@dataclass(frozen=True)
+class Fetched(Brought):
+    """An artifact's file in the cache. `variants` are those that are whole in it."""
+
+    artifact: Artifact
+    variants: tuple[str, ...]
 
 
 def pick(manifest: Manifest, bundle: str = "") -> Artifact:
@@ -83,39 +89,48 @@ def held(artifact: Artifact, present: frozenset[Stretch]) -> tuple[str, ...]:
     return tuple(v.name for v in artifact.variants if present.issuperset(needed(artifact, [v.name])))
 
 
-def _bring(
-    remote: Remote, blob: Blob, file: Entry, wanted: Sequence[Stretch], progress: Progress
-) -> tuple[int, frozenset[Stretch]]:
-    """Fetch those of `wanted` that are not in the file; returns how many bytes came, and what is there then."""
+def weights_entry(cache: Cache, parameters: Parameters) -> Entry:
+    """The archive of weights in the cache, there or not. Whatever names the same archive has the same file."""
+    return cache.entry(parameters.blob, stretches(parameters.segments))
+
+
+def _bring(remote: Remote, blob: Blob, file: Entry, wanted: Sequence[Stretch], progress: Progress) -> Brought:
+    """Fetch those of `wanted` that are not in the file."""
     present = file.present()
     if present.issuperset(wanted):
         file.used()
-        return 0, present
+        return Brought(file.path, 0, present)
     with file.writing(lambda: progress.waiting(blob.name)) as writer:
         missing = writer.recover(wanted)
         if not missing:
-            return 0, frozenset(writer.present)
+            return Brought(file.path, 0, frozenset(writer.present))
         progress.begin(blob.name, sum(s.length for s in missing))
         try:
             transfer(remote.source, blob_key(blob.sha256), missing, writer.put, progress.advance)
         finally:
             progress.end()
-        return sum(s.length for s in missing), frozenset(writer.present)
+        return Brought(file.path, sum(s.length for s in missing), frozenset(writer.present))
 
 
 def fetch(remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, progress: Progress) -> Fetched:
     """Have the artifact in the cache, with the code of `variants` (None: all, and the names of its parts)."""
     file = entry(cache, artifact)
-    came, present = _bring(remote, artifact.blob, file, needed(artifact, variants), progress)
-    return Fetched(file.path, artifact, held(artifact, present), came, present)
+    got = _bring(remote, artifact.blob, file, needed(artifact, variants), progress)
+    return Fetched(got.path, got.came, got.stretches, artifact, held(artifact, got.stretches))
+
+
+def fetch_weights(remote: Remote, cache: Cache, manifest: Manifest, progress: Progress) -> Brought | None:
+    """Have the weights that the release's artifacts do not hold in the cache, whole; None where they hold all."""
+    for parameters in manifest.parameters:
+        file = weights_entry(cache, parameters)
+        return _bring(remote, parameters.blob, file, file.stretches, progress)
+    return None
 
 
 def fetch_blob(remote: Remote, cache: Cache, blob: Blob, progress: Progress) -> Path:
     """Have a whole blob, of reference data for instance, in the cache."""
     parts = whole(blob)
-    file = cache.entry(blob, parts)
-    _bring(remote, blob, file, parts, progress)
-    return file.path
+    return _bring(remote, blob, cache.entry(blob, parts), parts, progress).path
 
 
 class _DamagedError(PipelineError):
@@ -153,21 +168,34 @@ def _replaceable(path: Path) -> Path:
     return real
 
 
-def deliver(
-    remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, target: Path, progress: Progress
-) -> tuple[Fetched, Path]:
-    """`fetch`, then copy to `target`, or into that folder under the artifact's name. Holes stay holes.
+T = TypeVar("T", bound=Brought)
+
+
+def _deliver(file: Entry, bring: Callable[[], T], target: Path) -> T:
+    """`bring`, then copy to `target`. Holes stay holes.
 
     Every byte is verified on the way; what the disk has damaged is fetched again, and nothing else.
     """
-    path = target / artifact.blob.name if target.is_dir() else target
-    real = _replaceable(path)
-    file = entry(cache, artifact)
-    fetched = fetch(remote, cache, artifact, variants, progress)
+    real = _replaceable(target)
+    got = bring()
     try:
-        _copy(file, fetched.stretches, real)
+        _copy(file, got.stretches, real)
     except _DamagedError:
         file.heal()
-        fetched = fetch(remote, cache, artifact, variants, progress)
-        _copy(file, fetched.stretches, real)
-    return fetched, path
+        got = bring()
+        _copy(file, got.stretches, real)
+    return got
+
+
+def deliver(
+    remote: Remote, cache: Cache, artifact: Artifact, variants: Sequence[str] | None, target: Path, progress: Progress
+) -> tuple[Fetched, Path]:
+    """`fetch`, then copy to `target`, or into that folder under the artifact's name. Every byte is verified on the way."""
+    path = target / artifact.blob.name if target.is_dir() else target
+    return _deliver(entry(cache, artifact), lambda: fetch(remote, cache, artifact, variants, progress), path), path
+
+
+def deliver_weights(remote: Remote, cache: Cache, parameters: Parameters, target: Path, progress: Progress) -> Brought:
+    """Fetch the weights, then copy them to `target`. Every byte is verified on the way."""
+    file = weights_entry(cache, parameters)
+    return _deliver(file, lambda: _bring(remote, parameters.blob, file, file.stretches, progress), target)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.consume.render import describe
 from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.manifest.types import TensorInfo
@@ -68,14 +67,7 @@ def save(arrays: Mapping[str, np.ndarray[Any, Any]], folder: Path) -> list[Path]
     return paths
 
 
-def require_fit(arrays: Sequence[np.ndarray[Any, Any]], tensors: Sequence[TensorInfo]) -> None:
-    """Raise PipelineError unless there is one array for each tensor, of its dtype and shape."""
-    if len(arrays) != len(tensors):
-        raise PipelineError(f"takes {len(tensors)} inputs, not {len(arrays)}", hint=describe(tensors))
-    for array, tensor in zip(arrays, tensors, strict=True):
-        fits = len(array.shape) == len(tensor.shape) and all(
-            want in (None, got) for got, want in zip(array.shape, tensor.shape, strict=True)
-        )
-        if str(array.dtype) != tensor.dtype or not fits:
-            found = f"{'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}"
-            raise PipelineError(f"the input {tensor.name} is {found}, but the model takes {describe([tensor])}")
+def as_said(array: np.ndarray[Any, Any], tensor: TensorInfo) -> np.ndarray[Any, Any]:
+    """An output as its signature says it: the integers of MLIR carry no sign."""
+    dtype = np.dtype(tensor.dtype)
+    return array.view(dtype) if array.dtype.kind in "iu" and array.dtype.itemsize == dtype.itemsize else array

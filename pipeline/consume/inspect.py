@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import PipelineError
 from pipeline.iree import backends
 from pipeline.iree.file import description, vmfb
 from pipeline.iree.file.description import Described
 from pipeline.iree.gates import Gated
+from pipeline.manifest.codec import decode_identity
+from pipeline.manifest.types import Identity, Manifest
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """A vmfb's contents. `described` are the variants of a gated file, in order; empty for a file of plain iree-compile."""
+    """A vmfb's contents. `described` are the variants of a gated file, in order; empty for a file of plain iree-compile.
+
+    `identity` is which model the file says it is, None where it does not.
+    """
 
     path: Path
     module: vmfb.Module
     parts: tuple[Part, ...]
     described: tuple[Described, ...]
+    identity: Identity | None
+
+    @property
+    def needs_parameters(self) -> bool:
+        """Whether it loads weights from an archive."""
+        return any(name.startswith("io_parameters.") for name in self.module.imports)
 
     @property
     def variants(self) -> tuple[Gated, ...]:
@@ -85,7 +97,7 @@ def _part(segment: vmfb.Segment, data: bytes, variants: tuple[str, ...], expecte
 def inspect(path: Path, digests: bool = True) -> Contents:
     """The contents of the vmfb at `path`. Raises PipelineError where it is none. Without `digests` large files take no time."""
     module = vmfb.read(path, digests)
-    described = description.read(module, str(path))
+    described, identity = description.read(module, str(path)), _identity(module, path)
     users: dict[int, list[Described]] = {}
     for variant in described:
         for segment in variant.segments(module):
@@ -99,4 +111,37 @@ def inspect(path: Path, digests: bool = True) -> Contents:
                 data += file.read(segment.length - len(data))
             used = users.get(segment.number, [])
             parts.append(_part(segment, data, tuple(d.gated.name for d in used), used[0].gated.format if used else ""))
-    return Contents(path, module, tuple(parts), described)
+    return Contents(path, module, tuple(parts), described, identity)
+
+
+def _identity(module: vmfb.Module, path: Path) -> Identity | None:
+    text = description.identity(module)
+    if not text:
+        return None
+    said = decode_identity(text, str(path))
+    held = {export.name for export in module.exports}
+    if strange := [entry.function for entry in said.entries if entry.function not in held]:
+        raise PipelineError(f"it says that it has the function {strange[0]!r:.100}, and does not export it", where=str(path))
+    return said
+
+
+def require_release(path: Path, manifest: Manifest) -> None:
+    """Raise PipelineError if the file at `path` says that it is of another release than the manifest's, or of other weights."""
+    said = _identity(vmfb.read(path, digests=False), path)
+    if said is None:  # of an older release
+        return
+    functions = {(entry.function, entry.sha256) for entry in said.entries}
+    wanted = {(entry.function, entry.source.sha256) for entry in manifest.entries}
+    blobs = [(blob.sha256, blob.size) for blob in said.parameters]
+    if said.model != manifest.model.name or functions != wanted:
+        what = f"is the file of another model: it says that it is {said.model!r:.100}, made of {_digests(functions)}"
+    elif blobs != [(p.blob.sha256, p.blob.size) for p in manifest.parameters]:
+        what = "needs other weights than its manifest names"
+    else:
+        return
+    release = f"{manifest.model.name} {manifest.version}"
+    raise PipelineError(what, where=str(path), hint=f"the release {release} is damaged: tell who publishes it")
+
+
+def _digests(functions: set[tuple[str, str]]) -> str:
+    return ", ".join(f"{sha256[:16]}…" for sha256 in sorted({sha256 for _, sha256 in functions})[:3])

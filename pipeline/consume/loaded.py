@@ -2,52 +2,136 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipeline.consume import entries, inputs
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import choices, gated, named, refusal
 from pipeline.consume.facts import of_this_machine
-from pipeline.consume.fetch import Progress, fetch, pick
-from pipeline.consume.inputs import require_fit
+from pipeline.consume.fetch import Progress, fetch, fetch_weights, pick
+from pipeline.consume.inspect import require_release
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, open_device
-from pipeline.manifest.types import Manifest
+from pipeline.manifest.types import EntryInfo, Manifest, TensorInfo
+
+_device = functools.cache(open_device)  # so that models on one device take each other's tensors
+
+
+class Tensor:
+    """A result that stays on its device: an argument of further calls. `numpy.asarray` copies it to the host.
+
+    `shape` and `dtype` are those of an array.
+    """
+
+    def __init__(self, session: Session, view: Any, info: TensorInfo) -> None:
+        self._session, self._view, self._info = session, view, info
+        self.shape: tuple[int, ...] = tuple(view.shape)
+        self.dtype = np.dtype(info.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """A copy on the host. There is no way without one."""
+        if copy is False:
+            raise ValueError("what is on a device can only be copied")
+        array = inputs.as_said(self._session.read(self._view), self._info)
+        return array if dtype is None else array.astype(dtype)
+
+    def __repr__(self) -> str:
+        return f"<{'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype} on a device>"
+
+    def on(self, session: Session) -> Any:
+        """Itself as an argument for `session`; a copy if that is on another device."""
+        return self._view if session.device is self._session.device else session.place([np.asarray(self)])[0]
+
+
+class EntryPoint:
+    """An entry point of a model on a device. It takes one array for each input, in order: numpy's, or a Tensor.
+
+    One that has buckets runs the function whose size is that of the arrays.
+    """
+
+    def __init__(self, group: Sequence[EntryInfo], session: Session) -> None:
+        self._group, self._session = group, session
+
+    @property
+    def signature(self) -> str:
+        """What it takes and gives, for people."""
+        one = self._group[0]
+        return f"{entries.describe(one.inputs, self._group)} → {entries.describe(one.outputs)}"
+
+    def __call__(self, *arrays: ArrayLike | Tensor) -> tuple[np.ndarray[Any, Any], ...]:
+        """Run it once; the outputs, in order. Raises PipelineError for arrays that do not fit the signature."""
+        return tuple(map(np.asarray, self.on_device(*arrays)))
+
+    def on_device(self, *arrays: ArrayLike | Tensor) -> tuple[Tensor, ...]:
+        """The same, but the outputs stay on the device: as arguments of the next call they are not copied."""
+        given = [a if isinstance(a, Tensor) else np.ascontiguousarray(a).reshape(np.shape(a)) for a in arrays]
+        entry = entries.fitting(self._group, given)
+        placed = [a.on(self._session) if isinstance(a, Tensor) else self._session.place([a])[0] for a in given]
+        views = self._session.call(entry.function, placed)
+        if len(views) != len(entry.outputs):
+            raise PipelineError(f"{entry.function} gives {len(views)} outputs, its manifest says {len(entry.outputs)}")
+        return tuple(Tensor(self._session, view, info) for view, info in zip(views, entry.outputs, strict=True))
+
+    def bucket(self, **sizes: int) -> int:
+        """`bucket(T=100)`: the smallest size that the dimension T may have and that holds 100, to pad to.
+
+        Raises PipelineError where all are smaller, or there is no such dimension.
+        """
+        if len(sizes) != 1:
+            raise TypeError("bucket takes one dimension, as in bucket(T=100)")
+        ((name, size),) = sizes.items()
+        return entries.smallest(self._group, name, size)
 
 
 class Model:
     """A release loaded on a device. Calling it takes one array for each input, in order, and returns the outputs in order.
 
-    `manifest` is the release's, `variant` the code that runs, `device` where.
+    Of several entry points `model["step"]` is one, and iterating gives their names. `manifest` is the release's, `variant` the
+    code that runs, `device` where, `parameters` the archive of the weights that are not in the file, or None.
     """
 
-    def __init__(self, manifest: Manifest, path: Path, variant: str, device: Device) -> None:
+    def __init__(self, manifest: Manifest, path: Path, variant: str, device: Device, parameters: Path | None = None) -> None:
         self.manifest, self.path, self.variant, self.device = manifest, path, variant, device
+        self.parameters = parameters
         try:
-            self._session = Session(path, open_device(device.uri))
+            self._session = Session(path, _device(device.uri), parameters)
         except (RuntimeError, ValueError) as error:  # the runtime's own
             what = f"{variant} cannot be loaded on {device.title}: {str(error).splitlines()[0]}"
             raise PipelineError(what, where=str(path), hint="`vmfb explain` tells more") from error
 
-    def __call__(self, *inputs: ArrayLike) -> tuple[np.ndarray[Any, Any], ...]:
-        """Run the model once. Raises PipelineError for arrays that are not of the signature's dtypes and shapes."""
-        arrays = [np.ascontiguousarray(array).reshape(np.shape(array)) for array in inputs]
-        require_fit(arrays, self.manifest.entries[0].inputs)
-        results = self._session.call(self.manifest.entries[0].function, self._session.place(arrays))
-        return tuple(self._output(i, self._session.read(view)) for i, view in enumerate(results))
+    def __getitem__(self, name: str) -> EntryPoint:
+        """The entry point `name`, or the function of one bucket. Raises PipelineError where there is none."""
+        return self._entry(str(name))
 
-    def _output(self, index: int, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """MLIR integers carry no sign: the signature does."""
-        dtype = np.dtype(self.manifest.entries[0].outputs[index].dtype)
-        return array.view(dtype) if array.dtype.kind in "iu" and array.dtype.itemsize == dtype.itemsize else array
+    def __iter__(self) -> Iterator[str]:
+        """The names of the entry points."""
+        return iter(entries.groups(self.manifest.entries))
+
+    def _entry(self, name: str) -> EntryPoint:
+        where = f"{self.manifest.model.name}@{self.manifest.version}"
+        return EntryPoint(entries.asked(self.manifest.entries, name, where, 'call model["NAME"]'), self._session)
+
+    def __call__(self, *arrays: ArrayLike | Tensor) -> tuple[np.ndarray[Any, Any], ...]:
+        """Run its only entry point once. Raises PipelineError for arrays that are not of the signature's dtypes and shapes."""
+        return self._entry("")(*arrays)
+
+    def on_device(self, *arrays: ArrayLike | Tensor) -> tuple[Tensor, ...]:
+        """`EntryPoint.on_device` of its only entry point."""
+        return self._entry("").on_device(*arrays)
+
+    def bucket(self, **sizes: int) -> int:
+        """`EntryPoint.bucket` of its only entry point."""
+        return self._entry("").bucket(**sizes)
 
     def __repr__(self) -> str:
         release = f"{self.manifest.model.name}@{self.manifest.version}"
@@ -94,8 +178,10 @@ def load(
     best = found[0] if found else None
     if best is None or best.variant is None:
         raise PipelineError(f"no device here may run {model}:\n    {refusal(found)}", hint="`vmfb explain` tells more")
+    weights = fetch_weights(remote, kept, manifest, progress or Quiet())
     fetched = fetch(remote, kept, artifact, [best.variant], progress or Quiet())
-    made = Model(manifest, fetched.path, best.variant, best.device)
+    require_release(fetched.path, manifest)
+    made = Model(manifest, fetched.path, best.variant, best.device, weights.path if weights else None)
     _require_same(made, [v.name for v in artifact.variants])
     return made
 

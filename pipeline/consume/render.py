@@ -6,10 +6,12 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.iree import backends
-from pipeline.manifest.types import EvidenceInfo, Index, Manifest, TensorInfo
+from pipeline.manifest.types import Blob, EntryInfo, EvidenceInfo, Identity, Index, Manifest
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
@@ -38,16 +40,13 @@ def columns(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[st
     ]
 
 
-def describe(tensors: Sequence[TensorInfo]) -> str:
-    """The tensors for people: `x: 1x3x48x192 float32, …`."""
-    return ", ".join(f"{t.name}: {'x'.join(str(d or '?') for d in t.shape) or 'scalar'} {t.dtype}" for t in tensors)
-
-
 def contents_lines(contents: Contents) -> list[str]:
     """`vmfb inspect` of a file."""
     module = contents.module
     lines = [f"{contents.path}: module @{module.name}, {size(module.size)}"]
-    lines += [f"  {line}" for line in contents.declarations]
+    lines += [f"  {line}" for line in (identity_lines(contents.identity) if contents.identity else contents.declarations)]
+    if contents.needs_parameters and not (contents.identity and contents.identity.parameters):
+        lines.append("  needs weights that it does not hold")
     constants = [p.segment.length for p in contents.parts if not p.format]
     rows = [("", "constants", size(sum(constants)), f"{sum(constants) / module.size:.0%}", _segments(len(constants)))]
     if contents.described:
@@ -66,7 +65,7 @@ def contents_lines(contents: Contents) -> list[str]:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
-    return lines
+    return [plain(line) for line in lines]
 
 
 def _segments(count: int) -> str:
@@ -78,6 +77,7 @@ def contents_json(contents: Contents) -> str:
     module = contents.module
     document = {
         "module": module.name,
+        "identity": asdict(contents.identity) if contents.identity else None,
         "size": module.size,
         "exports": [{"name": e.name, "attributes": dict(e.attributes)} for e in module.exports],
         "imports": list(module.imports),
@@ -102,26 +102,78 @@ def manifest_lines(manifest: Manifest) -> list[str]:
     """`vmfb inspect` of a release."""
     model, compiler = manifest.model, manifest.compiler
     lines = [f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
-    for entry in manifest.entries:
-        lines.append(f"  source  {model.format}, {entry.source.location}, sha256 {entry.source.sha256[:16]}…")
-        lines.append(f"  takes   {describe(entry.inputs)}")
-        lines.append(f"  gives   {describe(entry.outputs)}")
+    several = len(manifest.entries) > 1
+    for name, group in groups(manifest.entries).items():
+        margin = "    " if several else "  "
+        lines += [f"  {plain(name)}{_functions(name, group)}"] if several else []
+        lines += [f"{margin}source  {model.format}, {line}" for line in dict.fromkeys(map(_source, group))]
+        lines += [f"{margin}{line}" for line in _signature(group)]
     lines.append(f"  made by {compiler.package} {compiler.version}, needs {manifest.runtime.package} {manifest.runtime.minimum}")
+    lines += [f"  weights {_weights(p.blob)}, fetched with any of its files" for p in manifest.parameters]
     for artifact in manifest.artifacts:
         shared = sum(s.length for s in artifact.segments if not s.variants)
         lines.append(f"  {artifact.blob.name}: {size(artifact.blob.size)}, of which {size(shared)} for every device")
-        rows = [(v.name, size(v.size), v.device, evidence(v.evidence[0])) for v in artifact.variants]
+        rows = [(v.name, size(v.size), v.device, line) for v in artifact.variants for line in [evidence(v.evidence)]]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
     return lines
 
 
-def evidence(proof: EvidenceInfo) -> str:
-    """How a variant was verified, in a line."""
+def _source(entry: EntryInfo) -> str:
+    return f"{entry.source.location}, sha256 {entry.source.sha256[:16]}…"
+
+
+def _functions(name: str, group: Sequence[Signature]) -> str:
+    functions = [entry.function for entry in group]
+    if functions == [name]:
+        return ""
+    said = f", {len(functions)} buckets" if len(functions) > 1 else ""
+    return plain(f"{said} (function{'s' if len(functions) > 1 else ''} {', '.join(functions)})")
+
+
+def _signature(group: Sequence[Signature]) -> list[str]:
+    """What an entry point takes and gives; all its buckets are told as one."""
+    return [f"takes   {describe(group[0].inputs, group)}", f"gives   {describe(group[0].outputs, group)}"]
+
+
+def _weights(blob: Blob) -> str:
+    return plain(f"in a file of their own: {blob.name}, {size(blob.size)}, sha256 {blob.sha256[:16]}…")
+
+
+def identity_lines(identity: Identity) -> list[str]:
+    """What a file says of itself."""
+    compiler = identity.compiler
+    flags = f" with {' '.join(identity.flags)}" if identity.flags else ""
+    lines = [f"says that it is {identity.model}, made by {compiler.package} {compiler.version}{flags}"]
+    for name, group in groups(identity.entries).items():
+        made = ", ".join(f"{digest[:16]}…" for digest in dict.fromkeys(entry.sha256 for entry in group))
+        lines.append(f"  {name}{_functions(name, group)}, of the source with sha256 {made}")
+        lines += [f"    {line}" for line in _signature(group)]
+    return [*lines, *(f"  weights {_weights(blob)}" for blob in identity.parameters)]
+
+
+_KINDS = ("untested", "twin", "emulator", "device")  # the weakest first
+
+
+def evidence(proofs: Sequence[EvidenceInfo]) -> str:
+    """How a variant was verified, in a line: as one what was verified alike, else the weakest entry point first."""
+    alike: dict[EvidenceInfo, list[EvidenceInfo]] = {}
+    for proof in proofs:
+        known = replace(proof, function="", max_abs_error=None, max_rel_error=None, of_tolerance=None, draws=0)
+        alike.setdefault(known, []).append(proof)
+    found = sorted(alike.values(), key=lambda group: _KINDS.index(group[0].kind) if group[0].kind in _KINDS else 0)
+    said = [(_evidence(group), ", ".join(proof.function for proof in group)) for group in found]
+    return "; ".join(f"{functions}: {line}" for line, functions in said) if len(said) > 1 else said[0][0]
+
+
+def _evidence(proofs: Sequence[EvidenceInfo]) -> str:
+    """How entry points that were verified alike were, with the largest error."""
+    proof = proofs[0]
     if proof.kind == "untested":
         return f"untested: {proof.reason}"
-    error = "" if proof.max_abs_error is None else f", max error {proof.max_abs_error:.1e}"
+    errors = [p.max_abs_error for p in proofs if p.max_abs_error is not None]
+    error = f", max error {max(errors):.1e}" if errors else ""
     place = f"{proof.device} played by {proof.driver}" if proof.kind == "emulator" else proof.driver or proof.device
     if proof.subgroup_sizes:
         place += f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes"
@@ -134,9 +186,9 @@ def device_line(device: Device) -> str:
     return backends.of_device(device).line(device)
 
 
-def _decision(decision: Decision, selected: bool, proof: EvidenceInfo | None) -> list[str]:
+def _decision(decision: Decision, selected: bool, proofs: Sequence[EvidenceInfo]) -> list[str]:
     mark = "→" if selected else "·" if decision.accepted else "✗"
-    verified = f"; {evidence(proof)}" if proof and decision.accepted else ""
+    verified = f"; {evidence(proofs)}" if proofs and decision.accepted else ""
     reasons = decision.reason.split("; ") if not decision.accepted else []
     said = reasons or ["the first whose gates all hold" if selected else "would do too"]
     width = 16
@@ -145,7 +197,7 @@ def _decision(decision: Decision, selected: bool, proof: EvidenceInfo | None) ->
     ]
 
 
-def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str, EvidenceInfo]) -> list[str]:
+def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str, Sequence[EvidenceInfo]]) -> list[str]:
     """`vmfb explain`: what one device does. `formats` are those of the variants, `proofs` their evidence where known."""
     choice = answer.choice
     device = choice.device
@@ -156,7 +208,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     others = [d.variant for d in choice.decisions if formats.get(d.variant) not in device.facts.formats]
     for decision in choice.decisions:
         if decision.variant not in others:
-            lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant))
+            lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant, ()))
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:

@@ -12,24 +12,33 @@ from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare
 from pipeline.consume.choose import Choice, choices, refusal
+from pipeline.consume.entries import asked, fitting
 from pipeline.consume.inspect import Contents
 from pipeline.consume.render import columns
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
-from pipeline.manifest.types import ToleranceInfo
+from pipeline.manifest.types import TensorInfo, ToleranceInfo
 
 
-def entry_of(contents: Contents, wanted: str = "") -> str:
-    """The function to call: `wanted`, or the only one. Raises PipelineError with the choices."""
+def entry_of(contents: Contents, given: Sequence[Array], wanted: str = "") -> tuple[str, Sequence[TensorInfo] | None]:
+    """The function of a file to call with `given`: what `wanted` means, or the only one; and what it gives, if it says.
+
+    Raises PipelineError with the choices, and where the file says what it takes and that is something else.
+    """
+    if contents.identity:
+        entry = fitting(asked(contents.identity.entries, wanted, str(contents.path)), given)
+        return entry.function, entry.outputs
     names = [e.name for e in contents.entries]
-    if wanted in names:
-        return wanted
-    if wanted or len(names) != 1:
+    if wanted not in names and (wanted or len(names) != 1):
         what = f"has no function {wanted}" if wanted else f"has {len(names)} functions"
         raise PipelineError(what, where=str(contents.path), hint=f"--function NAME, one of: {', '.join(names) or 'none'}")
-    return names[0]
+    name = wanted or names[0]
+    if not given and any(f"@{name}(" in line and f"@{name}()" not in line for line in contents.declarations):
+        hint = "\n    ".join(contents.declarations)
+        raise PipelineError("needs inputs: give --input for each", where=str(contents.path), hint=hint)
+    return name, None
 
 
 def runnable(contents: Contents, found: Sequence[Device]) -> list[Choice]:
@@ -84,11 +93,16 @@ def _inputs(given: Sequence[Array]) -> Iterator[tuple[Path, Path]]:
         yield folder, folder / "inputs.npz"
 
 
-def run(contents: Contents, choice: Choice, entry: str, given: Sequence[Array], seconds: float = 0) -> Ran:
-    """Run `entry` on the device, in a child; again for `seconds`, to measure. A crash or refusal is a PipelineError."""
+def run(
+    contents: Contents, choice: Choice, entry: str, given: Sequence[Array], parameters: Path | None = None, seconds: float = 0
+) -> Ran:
+    """Run `entry` on the device, in a child; again for `seconds`, to measure. A crash or refusal is a PipelineError.
+
+    `parameters` is the archive of weights that the file needs.
+    """
     require_code(contents, choice)
     with _inputs(given) as (folder, inputs):
-        ended = devices.run(contents.path, choice.device, entry, [inputs], folder, "run", seconds=seconds)
+        ended = devices.run(contents.path, choice.device, entry, [inputs], folder, "run", parameters=parameters, seconds=seconds)
         if ended.error:
             crashed = ended.error.startswith("the process was")
             hint = "a driver or the code crashed; `vmfb explain` tells which code it was" if crashed else ""
@@ -114,7 +128,9 @@ def check(ran: Ran, reference: Sequence[Array], tolerances: Sequence[ToleranceIn
     return f"{where}: right, max error {result.max_abs:.1e}"
 
 
-def benchmark(contents: Contents, found: Sequence[Choice], entry: str, given: Sequence[Array]) -> tuple[list[str], int]:
+def benchmark(
+    contents: Contents, found: Sequence[Choice], entry: str, given: Sequence[Array], parameters: Path | None = None
+) -> tuple[list[str], int]:
     """A table of the devices: load time, and the median latency of a second's runs, from device to device.
 
     With it, on how many of them it ran.
@@ -124,7 +140,7 @@ def benchmark(contents: Contents, found: Sequence[Choice], entry: str, given: Se
     for choice in found:
         device, variant = choice.device.title, choice.variant or ""
         try:
-            ended = run(contents, choice, entry, given, seconds=1).run
+            ended = run(contents, choice, entry, given, parameters, seconds=1).run
         except PipelineError as error:
             rows.append((device, variant, "", "", error.what))
             continue

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.spec.types import MLIR_DTYPES, Dimension
+from pipeline.spec.types import MLIR_DTYPES, Dimension, Input
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def _signature(data: dict[str, Any]) -> Signature:
         return tuple(Tensor(t["name"], t["dtype"], tuple(map(_size, t["shape"]))) for t in items)
 
     return Signature(data["entry"], tensors(data["inputs"]), tensors(data["outputs"]))
+
+
+def shapes_of(inputs: Sequence[Input]) -> str:
+    """The shapes that a spec gives, for messages."""
+    return ", ".join(f"{spec.name} [{', '.join(map(str, spec.shape))}]" for spec in inputs)
 
 
 def write_all(path: Path, signatures: Sequence[Signature]) -> None:

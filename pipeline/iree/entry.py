@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from iree.compiler import ir
+from iree.compiler.dialects import func
 
 from pipeline.errors import PipelineError
 from pipeline.importers.signature import Signature, Tensor
@@ -48,9 +51,38 @@ def _tensor(name: str, type_: ir.Type, where: str) -> Tensor:
     return Tensor(name, dtype, shape)
 
 
+def function_type(function: ir.Operation) -> ir.FunctionType:
+    """What the function takes and returns."""
+    return ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
+
+
+def wrap(
+    function: ir.Operation,
+    inputs: Sequence[ir.Type],
+    results: Sequence[ir.Type],
+    converted: Callable[[ir.Value, ir.Type], ir.Value],
+    inside: str,
+) -> ir.Operation:
+    """Make a `func.func` of the same name that takes `inputs`, calls `function`, and returns `results`; it is returned.
+
+    `converted(value, type)` makes values of other types in it. `function` is private then, and its name ends in `inside`.
+    """
+    name, inner = ir.StringAttr(function.attributes["sym_name"]).value, function_type(function)
+    with ir.InsertionPoint(function), function.location:
+        outer = func.FuncOp(name, (list(inputs), list(results)), visibility="public")
+        with ir.InsertionPoint(outer.add_entry_block()):
+            taken = [converted(value, type_) for value, type_ in zip(outer.arguments, inner.inputs, strict=True)]
+            call = func.CallOp(list(inner.results), f"{name}${inside}", taken)
+            func.ReturnOp([converted(value, type_) for value, type_ in zip(call.results, results, strict=True)])
+    function.attributes["sym_name"] = ir.StringAttr.get(f"{name}${inside}")
+    function.attributes["sym_visibility"] = ir.StringAttr.get("private")
+    found: ir.Operation = outer.operation
+    return found
+
+
 def read_signature(function: ir.Operation, where: str) -> Signature:
     """The signature of a `func.func` over tensors; inputs and outputs are named `input0`, `output0`, … by position."""
-    type_ = ir.FunctionType(ir.TypeAttr(function.attributes["function_type"]).value)
+    type_ = function_type(function)
     return Signature(
         ir.StringAttr(function.attributes["sym_name"]).value,
         tuple(_tensor(f"input{i}", t, where) for i, t in enumerate(type_.inputs)),

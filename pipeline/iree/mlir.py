@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,35 @@ def symbol(operation: Any) -> str:
     return str(ir.StringAttr(operation.attributes["sym_name"]).value)
 
 
+def symbols(module: ir.Module) -> dict[str, ir.Operation]:
+    """The operations of `module` that have names, by these."""
+    named = [operation.operation for operation in module.body.operations if "sym_name" in operation.attributes]
+    return {symbol(operation): operation for operation in named}
+
+
+def rename(module: ir.Module, operation: ir.Operation, name: str) -> None:
+    """Give a symbol of `module` another name, there and where it is used."""
+    ir.SymbolTable.replace_all_symbol_uses(symbol(operation), name, module.operation)
+    operation.attributes["sym_name"] = ir.StringAttr.get(name)
+
+
+def fresh(name: str, taken: Container[str]) -> str:
+    """A name like this one that is not taken."""
+    return next(new for number in itertools.count(1) if (new := f"{name}_{number}") not in taken)
+
+
+_FLOATS = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}  # coarsest first
+
+
 def coarsest_float(path: Path) -> str:
     """numpy's name of the coarsest float type that the module at `path` computes in; `float32` where it has none."""
     with opened(path) as module:
-        text = module.operation.get_asm(large_elements_limit=8)
-    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
-    return next((name for type_, name in names.items() if re.search(rf"\b(\d+x|\?x)*{type_}\b", text)), "float32")
+        return coarsest_in(module.operation.get_asm(large_elements_limit=8)) or "float32"
+
+
+def coarsest_in(text: str) -> str:
+    """numpy's name of the coarsest float type that MLIR's `text` names; empty where it names none."""
+    return next((name for type_, name in _FLOATS.items() if re.search(rf"(\b|x){type_}\b", text)), "")
 
 
 def makers(path: Path, function: str) -> list[str]:

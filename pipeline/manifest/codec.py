@@ -14,13 +14,17 @@ from typing import Any, TypeVar
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.manifest.types import (
+    DTYPES,
     MANIFEST_SCHEMA,
     SCHEMA,
     SEGMENT_LIMIT,
     Artifact,
     Blob,
     Channel,
+    DimensionInfo,
     EntryInfo,
+    IdentifiedEntry,
+    Identity,
     Index,
     Manifest,
     SegmentInfo,
@@ -52,30 +56,32 @@ def _union(type_: Any) -> tuple[Any, ...]:
     return typing.get_args(type_) if typing.get_origin(type_) in (types.UnionType, typing.Union) else (type_,)
 
 
-def _decode(type_: Any, value: Any, path: str) -> Any:
+def _decode(type_: Any, value: Any, path: str, lenient: bool = False) -> Any:
+    """`value` as a `type_`. `lenient`: keys that are not known are passed over."""
     if dataclasses.is_dataclass(type_):
         if not isinstance(value, dict):
             raise _MisfitError(f"{path or 'the document'}: must be an object")
         hints = typing.get_type_hints(type_)
-        for key in value.keys() - hints.keys():
+        for key in () if lenient else value.keys() - hints.keys():
             raise _MisfitError(f"{path}.{key}: is not a key here, {did_you_mean(key, hints)}".lstrip("."))
         for key in sorted(hints.keys() - value.keys()):
             raise _MisfitError(f"{path}.{key}: is missing".lstrip("."))
-        return type_(**{key: _decode(hint, value[key], f"{path}.{key}".lstrip(".")) for key, hint in hints.items()})  # type: ignore[operator]
+        decoded = {key: _decode(hint, value[key], f"{path}.{key}".lstrip("."), lenient) for key, hint in hints.items()}
+        return type_(**decoded)  # type: ignore[operator]
     if typing.get_origin(type_) is tuple:
         if not isinstance(value, list):
             raise _MisfitError(f"{path}: must be a list")
         item = typing.get_args(type_)[0]
-        return tuple(_decode(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+        return tuple(_decode(item, v, f"{path}[{i}]", lenient) for i, v in enumerate(value))
     choices = _union(type_)
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in choices:
-        raise _MisfitError(f"{path}: {value!r} is no {' or '.join(c.__name__ for c in choices)}")
+        raise _MisfitError(f"{path}: {value!r:.100} is no {' or '.join(c.__name__ for c in choices)}")
     if type(value) is int and value < 0:
         raise _MisfitError(f"{path}: must not be negative")
     if path.endswith("sha256") and not _DIGEST.fullmatch(value):
-        raise _MisfitError(f"{path}: {value!r} is no SHA-256")
+        raise _MisfitError(f"{path}: {value!r:.100} is no SHA-256")
     return value
 
 
@@ -114,13 +120,19 @@ def _check_segments(segments: Sequence[SegmentInfo], size: int, path: str) -> No
 
 
 def _check_entry(entry: EntryInfo, path: str) -> None:
-    """That there is a tolerance for each output, and that every dimension that a shape names has a range."""
-    reference, ranges = entry.reference, {d.name: d for d in entry.dimensions}
+    """That there is a tolerance for each output, and what `_check_signature` asks for."""
+    reference = entry.reference
     for kind, blobs in (("inputs", reference.inputs), ("outputs", reference.outputs)):
         for i, blob in enumerate(blobs):
             _check_blob(blob, f"{path}.reference.{kind}[{i}]")
     fits = len(reference.tolerances) == len(reference.outputs)
     _require(fits, f"{path}.reference.tolerances", "are not as many as outputs")
+    _check_signature(entry, path)
+
+
+def _check_signature(entry: EntryInfo | IdentifiedEntry, path: str) -> None:
+    """That types are types, and that every dimension that a shape names has a range."""
+    ranges: dict[str, DimensionInfo] = {d.name: d for d in entry.dimensions}
     _require(len(ranges) == len(entry.dimensions), f"{path}.dimensions", "two have the same name")
     for name, d in ranges.items():
         _require(0 < d.min <= d.max and d.multiple > 0, f"{path}.dimensions", f"{name} goes from {d.min} to {d.max}")
@@ -128,6 +140,7 @@ def _check_entry(entry: EntryInfo, path: str) -> None:
         for i, tensor in enumerate(tensors):
             named = {size for size in tensor.shape if isinstance(size, str)}
             _require(named <= ranges.keys(), f"{path}.{kind}[{i}].shape", "names a dimension that has no range")
+            _require(tensor.dtype in DTYPES, f"{path}.{kind}[{i}].dtype", f"{tensor.dtype!r:.100} is no type here")
 
 
 def _check_manifest(manifest: Manifest) -> None:
@@ -213,6 +226,24 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
     except _MisfitError as error:
         raise PipelineError(f"not a valid {type_.__name__.lower()}: {error}", where=where) from error
     return result
+
+
+def decode_identity(text: str, where: str) -> Identity:
+    """What the vmfb at `where` says of itself. Keys of a newer program are passed over.
+
+    Raises PipelineError naming the path of what is not as it should be: files come from anywhere.
+    """
+    try:
+        found: Identity = _decode(Identity, json.loads(text), "", lenient=True)
+        functions = [entry.function for entry in found.entries]
+        _require(bool(functions), "entries", "there are none")
+        _require(len(set(functions)) == len(functions), "entries", "two have the same function")
+        _require(len(found.parameters) <= 1, "parameters", "are more than one")
+        for i, entry in enumerate(found.entries):
+            _check_signature(entry, f"entries[{i}]")
+    except (ValueError, RecursionError, _MisfitError) as error:
+        raise PipelineError(f"what it says of itself is damaged: {error}", where=where) from error
+    return found
 
 
 _SCALARS = {str: {"type": "string"}, float: {"type": "number"}, type(None): {"type": "null"}}

@@ -11,6 +11,11 @@ MANIFEST_SCHEMA = 3
 SCHEMA = 1  # of channels and the index
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
+# numpy's names of what inputs and outputs may be of.
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ class ToleranceInfo:
 class Reference:
     """Test inputs and the outputs they must give, .npy files by position. `kind`: who computed the outputs.
 
-    `onnxruntime`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first artifact).
-    `tolerances` are those of the outputs, in order.
+    `onnxruntime`, `jax`, `torch`, `litert`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first
+    artifact). `tolerances` are those of the outputs, in order.
     """
 
     kind: str

@@ -7,32 +7,41 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from pipeline.compare import Tolerance
 from pipeline.errors import ManyProblemsError
+from pipeline.files import is_file
 from pipeline.iree import backends
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.backends.base import Backend
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.reader import Fields, Problems, read
 from pipeline.spec.types import (
+    EVALUATORS,
     MLIR_DTYPES,
     Bundle,
     Dimension,
     Entry,
     Executable,
+    HttpsSource,
+    HubSource,
     Input,
     Model,
     PathSource,
+    S3Source,
     ScriptSource,
     Source,
     Spec,
     WheelSource,
 )
+from pipeline.store.base import public_url
 
+_WITH_FUNCTIONS = ("mlir", "stablehlo")  # formats whose files may hold several
 _T = TypeVar("_T", Executable, Bundle, Model)
+_LONGEST = 200  # bytes of a file's name; while it is written, the name is longer
 
 
 def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, AttributeValue]:
@@ -88,18 +97,98 @@ def _bundle(fields: Fields) -> Bundle:
     )
 
 
-def _source(fields: Fields) -> Source:
-    kind = fields.text("kind", choices=("path", "wheel", "script"))
-    sha256 = fields.digest()
-    source: Source
-    if kind == "wheel":
-        source = WheelSource(fields.text("package"), fields.text("version"), fields.text("member"), sha256)
-    elif kind == "script":
-        source = ScriptSource(fields.file("script"), sha256)
-    else:
-        source = PathSource(fields.file("path"), sha256)
+def _source(fields: Fields, format: str) -> Source:
+    kind = fields.text("kind", choices=_SOURCES)
+    sha256, data = fields.digest(), _data(fields, f"model.{format}")
+    source = _SOURCES.get(kind, _path)(fields, sha256, data)
     fields.done()
     return source
+
+
+def _path(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    path = fields.file("path")
+    for name in data:
+        if not is_file(str(path.parent / name)):
+            fields.problem(f"data.{name}", f"there is no file {path.parent / name}")
+    return PathSource(path, sha256, data)
+
+
+def _wheel(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    return WheelSource(fields.text("package"), fields.text("version"), fields.text("member"), sha256, data)
+
+
+def _script(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    return ScriptSource(fields.file("script"), sha256, data)
+
+
+def _https(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    url = fields.text("url")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if url and not (good and url.isprintable()):
+        fields.problem("url", f"must be like https://host/path, not {public_url(url)!r}")
+    return HttpsSource(url, sha256, data)
+
+
+def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    url = fields.text("url")
+    match = re.fullmatch(r"s3://([^/]+)/(.*[^/])", url)
+    if url and not match:
+        fields.problem("url", f"must be like s3://bucket/key, not {url!r}")
+    bucket, key = match.groups() if match else ("", "")
+    return S3Source(bucket, key, sha256, data)
+
+
+def _hub(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
+    repo, revision, path = fields.text("repo"), fields.text("revision"), fields.text("path")
+    if repo and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.ASCII):
+        fields.problem("repo", f"must be like organisation/name, not {repo!r}")
+    if revision and not re.fullmatch("[0-9a-f]{40}", revision):
+        fields.problem("revision", f"{revision!r} may move: give the commit, 40 lower-case hex digits")
+    if path and (problem := _no_relative_name(path)):
+        fields.problem("path", problem)
+    return HubSource(repo, revision, path, sha256, data)
+
+
+_SOURCES: Mapping[str, Callable[[Fields, str, Mapping[str, str]], Source]] = {
+    "path": _path,
+    "wheel": _wheel,
+    "script": _script,
+    "https": _https,
+    "s3": _s3,
+    "hub": _hub,
+}
+
+
+def _no_relative_name(name: str) -> str:
+    """Why `name` cannot be that of a file in a folder or below it; empty where it can."""
+    parts = name.split("/")
+    if not name.isprintable() or any(not part or part in (".", "..") for part in parts):
+        return "must be the name of a file, or folder/name, without '.' and '..'"
+    if any(len(part.encode()) > _LONGEST for part in parts):
+        return f"has a name of more than {_LONGEST} bytes in it"
+    return ""
+
+
+def _data(fields: Fields, model: str) -> Mapping[str, str]:
+    """Names of data files and their digests. `model` is the name of the model's own file, beside which they are put."""
+    sub = fields.sub("data")
+    if sub is None:
+        return {}
+    result = {name: sub.digest(name) for name in sorted(sub.data)}
+    for name in result:
+        if problem := _no_relative_name(name):
+            sub.problem(name, problem)
+        elif name.startswith(".") or "/." in name:
+            sub.problem(name, "must not be hidden: '.' cannot be first in a name")
+        elif name.split("/")[0] in (model, "fetch.log"):
+            sub.problem(name, f"{name.split('/')[0]} is what the pipeline names a file there: give this one another name")
+        elif any(other.startswith(f"{name}/") for other in result):
+            sub.problem(name, "is the name of a folder, too")
+    return result
 
 
 def _whole(value: object, least: int = 1) -> bool:
@@ -142,13 +231,13 @@ class _Dimensions:
         sizes = fields.items("buckets", required=True)
         if not all(map(_whole, sizes)) or sorted(set(sizes)) != sizes:
             fields.problem("buckets", f"must be whole numbers above 0 that ascend, not {sizes!r}")
-            sizes = [1]
+            sizes = []
         if self.buckets and name not in self.buckets:
             fields.problem(
                 "buckets", f"stand at {next(iter(self.buckets))!r} already: one dimension of an entry point may have some"
             )
-        self.buckets[name] = tuple(sizes)
-        return Dimension(name, sizes[0], sizes[-1])
+        self.buckets.setdefault(name, tuple(sizes))
+        return Dimension(name, min(sizes, default=1), max(sizes, default=1))
 
 
 def _shape(fields: Fields, name: str, dimensions: _Dimensions) -> tuple[int | Dimension, ...]:
@@ -250,7 +339,7 @@ def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
             if not path.is_file():
                 fields.problem("reference", f"there is no file {path}")
         return paths
-    choices = ("onnxruntime", "baseline") if format == "onnx" else ("baseline",)
+    choices = (*EVALUATORS.get(format, ()), "baseline")
     return fields.text("reference", choices[0], choices)
 
 
@@ -269,37 +358,37 @@ def _inputs(fields: Fields, format: str) -> tuple[tuple[Input, ...], _Dimensions
     dimensions = _Dimensions()
     inputs = tuple(_input(sub, dimensions) for sub in fields.subs("inputs"))
     for index, spec in enumerate(inputs):
-        if spec.value is not None and format != "onnx":
-            fields.problem(f"inputs[{index}].value", "is for ONNX files: write it into the model's file")
+        if spec.value is not None and format not in ("onnx", "tflite"):
+            fields.problem(f"inputs[{index}].value", "is for ONNX and TFLite files: write it into the model's file")
     names = [i.name for i in inputs]
     for name in {n for n in names if n and names.count(n) > 1}:
         fields.problem("inputs", f"the input {name!r} stands twice: remove one")
-    if dimensions.buckets and format != "onnx":
-        fields.problem("inputs", f"buckets are for ONNX files: of {format}, give a function for each size in `entries`")
+    if dimensions.buckets and format == "mlir":
+        fields.problem("inputs", "buckets are not for MLIR files: give a function for each size in `entries`")
     return inputs, dimensions
 
 
 def _entries(fields: Fields, format: str, name: str, source: Source | None) -> list[Entry]:
     """The entry point that `fields` describe, once for each of its buckets. `name` is empty for the only one."""
     inputs, dimensions = _inputs(fields, format)
-    asked = fields.text("entry" if not name else "function", "") if format == "mlir" else ""
+    asked = fields.text("entry" if not name else "function", "") if format in _WITH_FUNCTIONS else ""
     reference = _reference(fields, format)
     own = fields.sub("source", required=source is None)
     entry = Entry(
         name=name or asked or "main",
         function=name or asked or ("" if format == "mlir" else "main"),
-        source=_source(own) if own else source or PathSource(Path(), ""),
+        source=_source(own, format) if own else source or PathSource(Path(), ""),
         inputs=inputs,
         reference=reference,
         tolerance=_tolerance(fields.sub("tolerance")),
         constant=fields.texts("constant"),
-        asked=asked or name,
+        asked=asked or (name if format == "mlir" else ""),
     )
     if not dimensions.buckets:
         return [entry]
     if isinstance(reference, tuple):
         fields.problem("reference", "files are for one size: with buckets, leave it out, or give an entry for each size")
-    ((bucketed, sizes),) = dimensions.buckets.items()
+    bucketed, sizes = next(iter(dimensions.buckets.items()))
 
     def cut(spec: Input, size: int) -> Input:
         shape = (replace(d, min=size, max=size) if isinstance(d, Dimension) and d.name == bucketed else d for d in spec.shape)
@@ -320,7 +409,7 @@ def _several(fields: Fields, format: str) -> list[Entry]:
             fields.known.add(key)
             fields.problem(key, "stands in each of `entries`: move it there")
     shared = fields.sub("source")
-    source = _source(shared) if shared else None
+    source = _source(shared, format) if shared else None
     found: list[Entry] = []
     every = fields.sub("entries", required=True)
     for name in every.data if every else ():
@@ -338,7 +427,7 @@ def _several(fields: Fields, format: str) -> list[Entry]:
 
 
 def _model(fields: Fields) -> Model:
-    format = fields.text("format", choices=("onnx", "mlir"))
+    format = fields.text("format", choices=EVALUATORS)
     several = "entries" in fields.data
     model = Model(
         name=fields.path.stem,
@@ -350,9 +439,9 @@ def _model(fields: Fields) -> Model:
         bundles=fields.texts("bundles", required=True),
         parameters=fields.text("parameters", "", ("inline", "external")),
     )
-    if not several and "entry" in fields.data and format == "onnx":
+    if not several and "entry" in fields.data and format not in _WITH_FUNCTIONS:
         fields.known.add("entry")
-        fields.problem("entry", "is for MLIR files: an ONNX file has one graph")
+        fields.problem("entry", "is for MLIR and StableHLO files: others have one graph")
     return model
 
 

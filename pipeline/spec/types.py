@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Union
+from typing import ClassVar, Union
 
 from pipeline.compare import Tolerance
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.gates import Gate
+from pipeline.store.base import public_url
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
 MLIR_DTYPES: Mapping[str, str] = {
@@ -27,6 +29,15 @@ MLIR_DTYPES: Mapping[str, str] = {
     "bool": "i1",
 }
 
+
+# The formats of models, and what may run one for its reference: the first by default.
+EVALUATORS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "mlir": (),
+    "stablehlo": ("jax",),
+    "torch": ("torch",),
+    "tflite": ("litert",),
+}
 
 # A number, or numbers in nested lists.
 Value = Union[bool, int, float, Sequence["Value"]]  # noqa: UP007  # it names itself
@@ -64,33 +75,123 @@ class Bundle:
     on_failure: str
 
 
+def _data() -> Mapping[str, str]:
+    return field(default_factory=dict, hash=False)
+
+
+# A source is where the model's file comes from. `sha256` is that file's digest. `data` are the files that belong beside it,
+# such as an ONNX model's external data: names relative to its folder → digests. `location` is for people, without secrets.
+
+
 @dataclass(frozen=True)
 class PathSource:
     """A file, by its path relative to the spec that names it."""
 
+    kind: ClassVar = "path"
     path: Path
     sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The file's name."""
+        return self.path.name
 
 
 @dataclass(frozen=True)
 class WheelSource:
     """A file inside a wheel of the package index: `member` of `package` at exactly `version`."""
 
+    kind: ClassVar = "wheel"
     package: str
     version: str
     member: str
     sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The package with its version, and the member."""
+        return f"{self.package}=={self.version}: {self.member}"
 
 
 @dataclass(frozen=True)
 class ScriptSource:
-    """A file that a Python script makes: it is run with the path to write as its only argument."""
+    """A file that a Python script makes: it is run with the path to write as its only argument. It writes `data` beside it."""
 
+    kind: ClassVar = "script"
     script: Path
     sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The script's name."""
+        return self.script.name
 
 
-Source = PathSource | WheelSource | ScriptSource
+@dataclass(frozen=True, repr=False)
+class HttpsSource:
+    """A file of a web server: `url` is `https://…` or `http://…`, and may have user, password and a query that are secret."""
+
+    kind: ClassVar = "https"
+    url: str
+    sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The URL without user, password and query."""
+        return public_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"HttpsSource(url={self.location!r}, sha256={self.sha256!r}, data={self.data!r})"
+
+
+@dataclass(frozen=True)
+class S3Source:
+    """An object in a bucket: `key` of `bucket`, by the usual AWS chain."""
+
+    kind: ClassVar = "s3"
+    bucket: str
+    key: str
+    sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """The object's URL."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A file on the Hugging Face hub: `path` in the model repository `repo` at the commit `revision`, 40 hex digits."""
+
+    kind: ClassVar = "hub"
+    repo: str
+    revision: str
+    path: str
+    sha256: str
+    data: Mapping[str, str] = _data()
+
+    @property
+    def location(self) -> str:
+        """Repository, commit and path."""
+        return f"{self.repo}@{self.revision}: {self.path}"
+
+
+Source = PathSource | WheelSource | ScriptSource | HttpsSource | S3Source | HubSource
+
+
+def beside(path: str, name: str) -> str:
+    """The path of `name` in the folder of the file `path`, where folders are separated by `/`."""
+    return posixpath.join(posixpath.dirname(path), name)
+
+
+def source_files(source: Source, output: Path) -> Mapping[Path, str]:
+    """The files that `source` becomes, and their digests: `output`, the model's own, and its data files beside it."""
+    return {output: source.sha256} | {output.parent / name: digest for name, digest in source.data.items()}
 
 
 @dataclass(frozen=True)

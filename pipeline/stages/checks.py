@@ -132,7 +132,7 @@ class Check:
 
 
 def run(check: Check, module: Path, device: Device, name: str) -> Run:
-    """Run the module on all draws, each twice: what a race makes is seldom the same.
+    """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same.
 
     A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash counts.)
     """

@@ -33,7 +33,7 @@ def describe(model: Model, imported: Path) -> m.Identity:
             entry.name,
             signature.entry,
             entry.source.sha256,
-            (),
+            tuple(m.SourceFile(name, sha256) for name, sha256 in entry.source.data.items()),
             tensors(signature.inputs),
             tensors(signature.outputs),
             dimensions(signature),

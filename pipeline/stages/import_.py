@@ -16,12 +16,12 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, write
 from pipeline.importers.child import Options, inputs_as_text
 from pipeline.sources.fetch import require
-from pipeline.spec.types import Entry
+from pipeline.spec.types import EVALUATORS, Entry
 from pipeline.stages import parameters, record
 from pipeline.stages.origin import Origin
 
 _LIMIT = 3600.0  # seconds
-_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in ("onnx", "mlir", "merge")}
+_importers = {name: process.Forks([sys.executable, "-m", f"pipeline.importers.{name}"]) for name in (*EVALUATORS, "merge")}
 OUTPUTS = ("model.mlirbc", "signature.json", "rewrites.json")
 
 
@@ -55,7 +55,7 @@ def run(origin: Origin, folder: Path) -> None:
     model = origin.model
     for path, entry in origin.files.items():
         require(entry.source, path)
-    files = [*origin.files, *model.test_files]  # rewrites are proved on the test data
+    files = [*origin.all_files, *model.test_files]  # rewrites are proved on the test data
     entries, revision = [_described(entry) for entry in model.entries], record.REVISIONS["import"]
     key = record.key(files, entries=entries, format=model.format, parameters=model.parameters, revision=revision)
     if record.is_current(folder, key):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.layout import Layout
-from pipeline.spec.types import Entry, Model
+from pipeline.spec.types import Entry, Model, source_files
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Origin:
     def files(self) -> dict[Path, Entry]:
         """Each model file once, with an entry point that comes from it."""
         return dict(reversed(list(zip(self.sources, self.model.entries, strict=True))))
+
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        """Each model file, and the data files beside it."""
+        return tuple(path for own, entry in self.files.items() for path in source_files(entry.source, own))
 
     @property
     def can_be_reduced(self) -> bool:

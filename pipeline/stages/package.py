@@ -21,7 +21,7 @@ from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
-from pipeline.spec.types import Entry, Model, PathSource, ScriptSource, Source, WheelSource
+from pipeline.spec.types import Entry, Model, Source
 from pipeline.stages import identity as identities
 from pipeline.stages import parameters, record
 from pipeline.stages.compiled import Compiled, Variant
@@ -34,12 +34,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 def _source(source: Source) -> m.Source:
-    if isinstance(source, WheelSource):
-        return m.Source("wheel", f"{source.package}=={source.version}: {source.member}", source.sha256, ())
-    if isinstance(source, ScriptSource):
-        return m.Source("script", source.script.name, source.sha256, ())
-    assert isinstance(source, PathSource)
-    return m.Source("path", source.path.name, source.sha256, ())
+    beside = tuple(m.SourceFile(name, sha256) for name, sha256 in source.data.items())
+    return m.Source(source.kind, source.location, source.sha256, beside)
 
 
 def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:

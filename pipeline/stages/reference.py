@@ -1,4 +1,4 @@
-"""Reference: the model's test data. Inputs as the spec says and more draws of them; outputs from ONNX Runtime or given files.
+"""Reference: the model's test data. Inputs as the spec says and more draws of them; outputs from an evaluator or given files.
 
 For a model whose reference is `baseline` there are no outputs yet: the verify stage takes the weakest CPU variant's.
 """
@@ -28,11 +28,20 @@ from pipeline.stages.testdata import Draw, TestData, settled
 if TYPE_CHECKING:
     from pipeline.arrays import Array
 
+# Who runs a model for its reference, by the name that specs have for it: the module, and the name that people know.
+_EVALUATORS = {
+    "onnxruntime": ("onnxruntime", "ONNX Runtime"),
+    "jax": ("jax", "JAX"),
+    "torch": ("pytorch", "PyTorch"),
+    "litert": ("litert", "LiteRT"),
+}
 _UNTESTED = "the test data does not test all of the model"
 
 
 def _refusal(log: Path) -> str:
-    """What ONNX Runtime says in its child's log, with operator and node in front, and without where in it that is said."""
+    """What the evaluator says in its log; what ONNX Runtime says with operator and node in front, and without where in it."""
+    if error := _said(log, "error: "):
+        return error
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if "[ONNXRuntimeError]" in line), lines[-1])
     why = re.sub(r"^[\w.]+: (\[ONNXRuntimeError\] : \d+ : \w+ : )?", "", said).strip()[:600]
@@ -46,21 +55,27 @@ def _refusal(log: Path) -> str:
     return f"onnx.{invalid['type']} (node {invalid['node']!r}): {invalid['why']}" if invalid else why
 
 
-def _ask_onnxruntime(entry: Entry, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
-    """What `pipeline.importers.onnxruntime` finds. Raises PipelineError where ONNX Runtime does not run the model."""
-    result, log = folder / "onnxruntime.json", folder / "reference.log"
+def _ask(kind: str, entry: Entry, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
+    """What the evaluator finds. Raises PipelineError where it does not run the model."""
+    module, called = _EVALUATORS[kind]
+    result, log = folder / f"{module}.json", folder / "reference.log"
     inputs = inputs_as_text(entry.inputs)
-    words: list[str | Path] = [sys.executable, "-m", "pipeline.importers.onnxruntime", source, folder, result, inputs, *draws]
+    words: list[str | Path] = [sys.executable, "-m", f"pipeline.importers.{module}", source, folder, result, inputs, *draws]
     ended = process.execute(words, log)
     if ended.returncode:
         said = _refusal(log) if ended.returncode > 0 else f"the process was {ended.ending}"
-        hint = (
+        hint = _said(log, "hint: ") or (
             "give test data that it takes (low, high or file in `inputs`), "
             f"or the outputs, one for each: `reference: [file.npy, …]`; the whole log is {log}"
         )
-        raise PipelineError(f"ONNX Runtime does not run it: {said}", where=str(source), hint=hint)
+        raise PipelineError(f"{called} does not run it: {said}", where=str(source), hint=hint)
     found: Mapping[str, Any] = json.loads(result.read_text())
     return found
+
+
+def _said(log: Path, mark: str) -> str:
+    lines = log.read_text("utf-8", "replace").splitlines()
+    return next((line.removeprefix(mark) for line in lines if line.startswith(mark)), "")
 
 
 def _left_open(entry: Entry, source: Path, folder: Path, made: Mapping[str, Sequence[Array]]) -> str:
@@ -71,7 +86,7 @@ def _left_open(entry: Entry, source: Path, folder: Path, made: Mapping[str, Sequ
     for name, inputs in made.items():
         arrays.write(folder / f"{name}.inputs.npz", inputs)
     try:
-        found = _ask_onnxruntime(entry, source, folder, list(made))["unsettled"]
+        found = _ask("onnxruntime", entry, source, folder, list(made))["unsettled"]
     except PipelineError:
         return ""
     return f"{_UNTESTED}: {'; '.join(found)}" if found else ""
@@ -98,7 +113,7 @@ class _Maker:
         made = {GIVEN: made[GIVEN]} if isinstance(entry.reference, tuple) else made
         for name, inputs in made.items():
             arrays.write(self._folder / f"{name}.inputs.npz", inputs)
-        if entry.reference == "onnxruntime":
+        if entry.reference in _EVALUATORS:
             return self._evaluated(list(made))
         note = _left_open(entry, self._source, self._folder / "watched", made) if self._is_onnx else ""
         return self._filed(note) if isinstance(entry.reference, tuple) else self._data([Draw(name, ()) for name in made], note)
@@ -126,12 +141,13 @@ class _Maker:
         return settled(data, self._entry, self._where)
 
     def _evaluated(self, names: list[str]) -> TestData:
-        """Outputs that ONNX Runtime gives."""
+        """Outputs that an evaluator gives."""
         from pipeline.compare import Tolerance
 
-        found = _ask_onnxruntime(self._entry, self._source, self._folder, names)
+        kind = str(self._entry.reference)
+        found, called = _ask(kind, self._entry, self._source, self._folder, names), _EVALUATORS[kind][1]
         if found["random"]:
-            what = f"output {found['random'][0]!r} is another each time ONNX Runtime runs the model: it is drawn by chance"
+            what = f"output {found['random'][0]!r} is another each time {called} runs the model: it is drawn by chance"
             raise PipelineError(what, where=str(self._source), hint="let the model take random numbers as an input")
         if found["unsettled"]:
             hint = "give test data that decides both ways (low, high or file in `inputs`), or compute this part outside the model"
@@ -139,7 +155,7 @@ class _Maker:
             raise PipelineError(what, where=self._where, hint=hint)
         tolerances = {name: tuple(Tolerance(**t) for t in those) for name, those in found["tolerances"].items()}
         data = self._data([Draw(name, tolerances[name]) for name in names if name in tolerances], found["note"])
-        left_out = {name: f"ONNX Runtime does not run it: {why}" for name, why in found["failed"].items()}
+        left_out = {name: f"{called} does not run it: {why}" for name, why in found["failed"].items()}
         strict = [Tolerance(**t) for t in found["strict"]]
         data = replace(data, depends=tuple(found["depends"]), left_out=left_out)
         return settled(data, self._entry, self._where, strict)
@@ -151,13 +167,13 @@ def _described(entry: Entry) -> dict[str, object]:
 
 
 def run(origin: Origin, imported: Path, folder: Path) -> None:
-    """Write the test data of the model into `folder`; ONNX Runtime works in a child process."""
+    """Write the test data of the model into `folder`; evaluators work in child processes."""
     model = origin.model
     for path, entry in origin.files.items():
         require(entry.source, path)
     given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
     key = record.key(
-        [*origin.files, *model.test_files, *given, imported / "signature.json"],
+        [*origin.all_files, *model.test_files, *given, imported / "signature.json"],
         entries=[_described(entry) for entry in model.entries],
         judged=model.judged,
         revision=record.REVISIONS["reference"],

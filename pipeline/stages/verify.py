@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count, repeat
 from pathlib import Path
 
 from pipeline import arrays
@@ -103,10 +106,11 @@ def _untested(check: Check, variant: Variant) -> Result:
 
 
 def _run_all(check: Check) -> list[Result]:
-    results: list[Result] = []
-    for number, device in enumerate(sorted(check.devices, key=lambda device: device.software)):
-        if (result := _chosen(check, device, number)) is not None:
-            results.append(result)
+    real, software = ([d for d in check.devices if d.software is kind] for kind in (False, True))
+    chosen = [_chosen(check, device, number) for number, device in enumerate(real)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # most of the time of software GPUs goes into compiling shaders
+        chosen += pool.map(_chosen, repeat(check), software, count(len(real)))
+    results: list[Result] = [result for result in chosen if result is not None]
     for device in check.devices:
         for index, variant in enumerate(check.compiled.variants):
             if variant.gated.name not in _tested(results) and decide([variant.gated], device.facts)[0].accepted:

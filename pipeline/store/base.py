@@ -52,6 +52,32 @@ class Source(Protocol):
         """`length` bytes of the object at `key` from `offset` on, to be read while the block lasts."""
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What a server sends of a file: its bytes from `offset` to the end.
+
+    `size` is that of the whole file, None where the server does not say. `tag` names the file's state, and may be empty.
+    """
+
+    offset: int
+    size: int | None
+    tag: str
+    body: Body
+
+
+class File(Protocol):
+    """A file of a server, to be read from its beginning, or from where a connection broke. `url` has nothing secret in it."""
+
+    url: str
+
+    def rest(self, offset: int, tag: str) -> AbstractContextManager[Rest]:
+        """The file from `offset` on, to be read while the block lasts.
+
+        From 0 where the server has no ranges, the file is not so long, or not in the state `tag` any more (empty: any state).
+        Raises BrokenTransferError where another try may help, and PipelineError where none will.
+        """
+
+
 class Store(Source, Protocol):
     """Objects by key, to read and to write."""
 
@@ -83,12 +109,24 @@ def is_ranged(content_range: str, offset: int, length: int, where: str) -> bool:
         return False
     match = _RANGE.fullmatch(content_range)
     if not match or (int(match[1]), int(match[2])) != (offset, offset + length - 1):
-        raise PipelineError(
-            f"the server was asked for bytes {offset}-{offset + length - 1} and answers with {content_range!r}",
-            where=where,
-            hint="the object is not what its manifest says, or a proxy damages ranges",
-        )
+        asked, hint = f"{offset}-{offset + length - 1}", "the object is not what its manifest says, or a proxy damages ranges"
+        raise _other_range(asked, content_range, where, hint)
     return True
+
+
+def size_by_range(content_range: str, offset: int, where: str) -> int | None:
+    """The size of a file by the Content-Range of its rest from `offset` on; None where it is not told.
+
+    Raises PipelineError if it is another range.
+    """
+    match = _RANGE.fullmatch(content_range)
+    if not match or int(match[1]) != offset:
+        raise _other_range(f"{offset}-", content_range, where, "a proxy damages ranges: ask for the file in another way")
+    return None if match[3] == "*" else int(match[3])
+
+
+def _other_range(asked: str, content_range: str, where: str, hint: str) -> PipelineError:
+    return PipelineError(f"the server was asked for bytes {asked} and answers with {content_range!r}", where=where, hint=hint)
 
 
 def public_url(url: str) -> str:

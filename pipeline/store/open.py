@@ -1,11 +1,11 @@
-"""A store from its URL: the path of a directory, `s3://bucket/prefix`, or to read only `https://host/path`."""
+"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`, or to read only `https://host/path`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.store.base import Source, Store
+from pipeline.store.base import File, Source, Store
 from pipeline.store.directory import DirectoryStore
 
 
@@ -31,3 +31,15 @@ def open_source(url: str) -> Source:
 
         return WebSource(url)
     return open_store(url)
+
+
+def open_file(url: str) -> File:
+    """The file at `s3://bucket/key`, `https://…` or `http://…`. Raises PipelineError for a server that cannot be."""
+    if url.startswith("s3://"):
+        from pipeline.store.s3 import S3File
+
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        return S3File(bucket, key)
+    from pipeline.store.web import WebFile
+
+    return WebFile(url)

@@ -30,15 +30,17 @@ from pipeline.store.base import (
     Body,
     BrokenTransferError,
     Object,
+    Rest,
     is_ranged,
     no_such_object,
+    size_by_range,
     too_large,
     wrong_digest,
 )
 from pipeline.store.web import Patience, WebBody
 
 _HINTS = {
-    "NoSuchBucket": "create the bucket, or correct PIPELINE_STORE",
+    "NoSuchBucket": "create the bucket, or correct its name",
     "AccessDenied": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
     "InvalidAccessKeyId": "the server does not know this access key: check AWS_PROFILE or AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_PROFILE or AWS_SECRET_ACCESS_KEY",
@@ -56,6 +58,12 @@ _LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "Conc
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _check_trouble(error: ClientError, where: str) -> None:
+    """Raise BrokenTransferError where the server may answer otherwise a little later."""
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+        raise BrokenTransferError(f"the server has trouble: {_code(error)}", where=where) from error
 
 
 class S3Store:
@@ -142,8 +150,7 @@ class S3Store:
             except ClientError as error:
                 if _code(error) in _MISSING:
                     raise no_such_object(self.url, key) from None
-                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-                    raise BrokenTransferError(f"the server has trouble: {_code(error)}", where=f"{self.url}/{key}") from error
+                _check_trouble(error, f"{self.url}/{key}")
                 raise
             except (BotoConnectionError, HTTPClientError) as error:
                 raise BrokenTransferError(f"the connection broke: {error}", where=f"{self.url}/{key}") from error
@@ -234,3 +241,46 @@ class S3Store:
                     return False
                 raise
         return True
+
+
+class S3File:
+    """The object at `key` of `bucket`, by the same chain."""
+
+    def __init__(self, bucket: str, key: str, patience: Patience | None = None) -> None:
+        self._store, self._key, self.url = S3Store(bucket, ""), key, f"s3://{bucket}/{key}"
+        self._patience = patience or Patience(silence=_SILENCE)
+
+    @contextmanager
+    def rest(self, offset: int, tag: str) -> Iterator[Rest]:
+        """A GET, of a range where `offset` is not 0. The tag is the ETag."""
+        try:
+            answer = self._get(offset, tag)
+        except _OtherStateError:
+            offset, answer = 0, self._get(0, "")
+        body = answer["Body"]
+        try:
+            if said := answer.get("ContentRange", ""):
+                size = size_by_range(said, offset, self.url)
+            else:
+                offset, size = 0, answer.get("ContentLength")
+            tag = answer.get("ETag", "").strip('"')
+            yield Rest(offset, size, tag, WebBody(bool(said), body._raw_stream, self.url, self._patience))
+        finally:
+            body.close()
+
+    def _get(self, offset: int, tag: str) -> Any:
+        asked = {"Range": f"bytes={offset}-", **({"IfMatch": tag} if tag else {})} if offset else {}
+        with self._store._errors(self._key):
+            try:
+                return self._store._reader.get_object(Bucket=self._store.bucket, Key=self._key, **asked)
+            except ClientError as error:
+                if offset and _code(error) in ("InvalidRange", "416", *_LOST[:2]):
+                    raise _OtherStateError from error
+                if _code(error) in _MISSING:
+                    raise PipelineError("there is no such object", where=self.url, hint="check bucket and key") from None
+                _check_trouble(error, self.url)
+                raise
+
+
+class _OtherStateError(Exception):
+    """The object is not in the state that was asked for, or not so long."""

@@ -1,4 +1,4 @@
-"""A store behind a web server: any static one, or one that redirects to presigned URLs. To read only."""
+"""A store behind a web server, or a single file: any static server, or one that redirects to presigned URLs. To read only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from pipeline.store.base import (
     Body,
     BrokenTransferError,
     Object,
+    Rest,
     is_ranged,
     no_such_object,
     public_url,
+    size_by_range,
     too_large,
 )
 
@@ -69,10 +71,10 @@ class WebBody:
         return len(data)
 
 
-class WebSource:
-    """Objects below a URL. A query in the URL is sent with every request; user and password go to that host only."""
+class _Site:
+    """The server of a URL, and those it redirects to. User, password and `headers` go to that host only."""
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
+    def __init__(self, url: str, patience: Patience | None, what: str, headers: Mapping[str, str]) -> None:
         self._patience = patience or Patience()
         try:
             parts = urlsplit(url)
@@ -80,11 +82,11 @@ class WebSource:
             if not parts.hostname:
                 raise ValueError("it names no host")
         except ValueError as error:
-            raise PipelineError(f"{public_url(url)!r} is no store: {error}", hint="give https://host/path") from error
+            raise PipelineError(f"{public_url(url)!r} is no {what}: {error}", hint="give https://host/path") from error
         secret = base64.b64encode(f"{unquote(user or '')}:{unquote(password or '')}".encode()).decode()
-        self._headers: Mapping[str, str] = {"authorization": f"Basic {secret}"} if user else {}
-        self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), fragment="")
-        self.url = public_url(url).rstrip("/")
+        self._headers = {**({"authorization": f"Basic {secret}"} if user else {}), **headers}
+        self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
+        self.url = public_url(url)
         self._pool = self._make_pool(parts.scheme, parts.hostname)
 
     def _make_pool(self, scheme: str, host: str) -> urllib3.PoolManager:
@@ -99,9 +101,6 @@ class WebSource:
                 hint = f"correct {scheme}_proxy"
                 raise PipelineError(f"{public_url(proxy)!r} is no proxy: {error}", where=self.url, hint=hint) from error
         return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=16)
-
-    def _url(self, key: str) -> str:
-        return urlunsplit(self._base._replace(path=f"{self._base.path}/{quote(key)}"))
 
     def _redirected(self, url: str, location: str | None) -> str:
         try:
@@ -118,16 +117,17 @@ class WebSource:
         return target
 
     @contextmanager
-    def _answer(self, key: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-        """The last answer behind all redirects; its body is not read yet."""
-        url = first = self._url(key)
+    def _answer(self, url: str, headers: Mapping[str, str], but: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
+        """The last answer behind all redirects; its body is not read yet. The status `but` is not an error."""
+        first = url
         for _ in range(_REDIRECTS + 1):
             same_host = urlsplit(url)[:2] == urlsplit(first)[:2]
             sent = {"Accept-Encoding": "identity", **headers, **(self._headers if same_host else {})}
             answer = self._request(url, sent)
             try:
                 if answer.status not in _REDIRECT_CODES:
-                    self._check(answer, public_url(url))
+                    if answer.status != but:
+                        self._check(answer, public_url(url))
                     yield answer
                     return
                 url = self._redirected(url, answer.headers.get("Location"))
@@ -158,9 +158,21 @@ class WebSource:
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise PipelineError("the server sends it compressed, though asked not to", where=where)
 
+
+class WebSource(_Site):
+    """Objects below a URL. A query in the URL is sent with every request; user and password go to that host only."""
+
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
+        super().__init__(url, patience, "store", {})
+        self._base = self._base._replace(path=self._base.path.rstrip("/"))
+        self.url = self.url.rstrip("/")
+
+    def _url(self, key: str) -> str:
+        return urlunsplit(self._base._replace(path=f"{self._base.path}/{quote(key)}"))
+
     def get(self, key: str) -> Object | None:
         """The object at `key`; its tag is its ETag."""
-        with self._answer(key, {}) as answer:
+        with self._answer(self._url(key), {}) as answer:
             if answer.status in (404, 410):
                 return None
             body = WebBody(False, answer, f"{self.url}/{key}", self._patience)
@@ -178,7 +190,7 @@ class WebSource:
     @contextmanager
     def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
         """A ranged GET. A server without ranges sends the whole object, whose body starts at 0."""
-        with self._answer(key, {"Range": f"bytes={offset}-{offset + length - 1}"}) as answer:
+        with self._answer(self._url(key), {"Range": f"bytes={offset}-{offset + length - 1}"}) as answer:
             where = f"{self.url}/{key}"
             if answer.status in (404, 410):
                 raise no_such_object(self.url, key)
@@ -186,3 +198,37 @@ class WebSource:
             if answer.status == 206 and not content_range:
                 raise PipelineError("the server sends a part without saying which", where=where)
             yield WebBody(is_ranged(content_range, offset, length, where), answer, where, self._patience)
+
+
+class WebFile(_Site):
+    """The file at a URL. User and password in it, and `headers`, go to that host only."""
+
+    def __init__(self, url: str, patience: Patience | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(url, patience, "URL of a file", headers or {})
+
+    @contextmanager
+    def rest(self, offset: int, tag: str) -> Iterator[Rest]:
+        """A GET, of a range where `offset` is not 0. The tag is a strong ETag, or else the time of the last change."""
+        asked = {"Range": f"bytes={offset}-", **({"If-Range": tag} if tag else {})} if offset else {}
+        too_far = 416 if offset else 0
+        with self._answer(urlunsplit(self._base), asked, but=too_far) as answer:
+            if answer.status != too_far:
+                yield self._rest(answer, offset)
+                return
+        with self.rest(0, "") as whole:
+            yield whole
+
+    def _rest(self, answer: urllib3.BaseHTTPResponse, offset: int) -> Rest:
+        told, status = answer.headers, answer.status
+        if status in (404, 410):
+            raise PipelineError(f"there is no such file: {status} {answer.reason}", where=self.url, hint="check the URL")
+        if status == 206 and not offset:
+            raise PipelineError("the server sends a part, though it was asked for all", where=self.url)
+        if status == 206:
+            size = size_by_range(told.get("Content-Range", ""), offset, self.url)
+        else:
+            length = told.get("Content-Length", "")
+            offset, size = 0, int(length) if length.isdecimal() else None
+        etag = told.get("ETag", "")
+        tag = etag if etag.startswith('"') else told.get("Last-Modified", "")
+        return Rest(offset, size, tag, WebBody(status == 206, answer, self.url, self._patience))

@@ -20,6 +20,7 @@ from pipeline.stages import compile as compile_stage
 from pipeline.stages import import_, package, source
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, write_evidence
+from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData
 from tests.project import Project
 
@@ -31,14 +32,16 @@ def build(folder: Path) -> bytes:
     project = Project(folder / "project", "small")
     model, bundle, targets = project.spec("small")
     layout = project.layout
-    file, imported, compiled = layout.source("small", "mlir"), layout.imported("small"), layout.compiled("small", "desktop")
-    source.run(model, file)
-    import_.run(model, file, imported)
-    compile_stage.run(imported / "model.mlirbc", compiled, bundle, targets)
+    origin, imported, compiled = Origin.of(model, layout), layout.imported("small"), layout.compiled("small", "desktop")
+    source.run(origin)
+    import_.run(origin, imported)
+    compile_stage.run(origin, imported, compiled, bundle, targets)
     variants = Compiled.read(compiled / "compiled.json").variants
     write_evidence(compiled / "evidence.json", [Evidence(v.gated.name, "untested", "not part of this test") for v in variants])
-    ones = [np.ones(i.shape, i.dtype) for i in model.inputs]
-    data = TestData(compiled, (Draw("given", (Tolerance(0.0, 1e-4),)),), ("result",), (True,), {})
+    (entry,) = model.entries
+    ones = [np.ones(i.fixed, i.dtype) for i in entry.inputs]
+    (compiled / "0").mkdir()
+    data = TestData(compiled / "0", "small", (Draw("given", (Tolerance(0.0, 1e-4),)),), ("result",), (True,), {})
     arrays.write(data.inputs_of(data.draws[0]), ones)
     arrays.write(data.outputs_of(data.draws[0]), [(ones[0] @ ones[1]).sum(axis=1)])
     data.write()

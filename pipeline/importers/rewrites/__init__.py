@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from pipeline.importers import decisions
+from pipeline.importers import decisions, weights
 from pipeline.importers.rewrites import (
     accumulation,
     blocks,
@@ -116,7 +116,9 @@ def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[
 def _made(model: onnx.ModelProto, rewrite: Rewrite) -> tuple[onnx.ModelProto | None, str]:
     """What a rewrite makes of a model, or why it makes nothing. What it did not foresee is no reason to refuse the model."""
     try:
-        return rewrite(model), ""
+        if (made := rewrite(model)) is not None:
+            weights.put_out(made)
+        return made, ""
     except Exception as error:
         traceback.print_exc()
         return None, f"fails: {next(iter(str(error).strip().splitlines()), repr(error))[:200]}"

@@ -60,7 +60,7 @@ def _has_flow(model: onnx.ModelProto) -> bool:
 
 
 def _unclear(model: onnx.ModelProto) -> int:
-    """How many operands and numbers of dimensions are not known, and shapes of outputs and of what recurrent layers take."""
+    """How many operands, numbers of dimensions, and shapes of outputs and of what recurrent layers take are not known."""
     scope = Scope(model.graph)
     count = sum(scope.shape(output.name) is None for output in model.graph.output)
     for node in model.graph.node:

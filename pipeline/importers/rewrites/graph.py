@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.arrays import Array
-from pipeline.importers import decisions
+from pipeline.importers import decisions, weights
 
 graphs = decisions.inside
 _LEFT = "left as it is"
@@ -198,7 +198,7 @@ class Scope:
     def constant(self, name: str) -> Array | None:
         """The value of a constant, None for anything else."""
         if name in self._weights:
-            return np.asarray(numpy_helper.to_array(self._weights[name]))
+            return weights.values(self._weights[name])
         return self._outer.constant(name) if self._outer and name not in self._own else None
 
     def define(self, constant: onnx.TensorProto) -> None:
@@ -226,7 +226,7 @@ class Scope:
     def add(self, array: Array, type_: int) -> str:
         """The name of a new constant with elements of `type_`."""
         name = self.fresh("constant")
-        self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
+        self.added.append(weights.tensor(array.astype(helper.tensor_dtype_to_np_dtype(type_), copy=False), name))
         self.define(self.added[-1])
         return name
 

@@ -10,7 +10,7 @@ from typing import Any
 import iree.runtime as rt
 import numpy as np
 
-from pipeline.errors import disk_errors
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree.gates import SELECTED
 
 # Asks a device every query: see `linking.facts`, which makes it.
@@ -35,24 +35,53 @@ def _provider(path: Path) -> rt.ParameterProvider:
     with disk_errors(str(path)):
         path.open("rb").close()  # whose errors say more than the runtime's
     index = rt.ParameterIndex()
-    index.load(str(path))
+    try:
+        index.load(str(path))
+    except (RuntimeError, ValueError, IndexError) as error:
+        what = f"is no archive of weights, or damaged: {_reason(error)}"
+        raise PipelineError(what, where=str(path), hint="give the .irpa file that belongs to the vmfb") from error
     return index.create_provider(scope=SCOPE)
 
 
+def _reason(error: Exception) -> str:
+    """What the runtime says, without the places in its own source."""
+    first = (str(error).splitlines() or [repr(error)])[0]
+    return first.rpartition("c/runtime/")[2].partition(": ")[2].partition("; while")[0] or first
+
+
+_OTHER_WEIGHTS = "these are the weights of another model, or of another version: give the .irpa file that belongs to the vmfb"
+
+
+def _weights_error(error: Exception, path: Path, parameters: Path | None) -> PipelineError | None:
+    """What the runtime's refusal of a module says of its weights; None where they are not what it is about."""
+    text = str(error)
+    if "required module 'io_parameters'" in text:
+        return PipelineError("needs weights that it does not hold", where=str(path), hint="--parameters FILE.irpa")
+    if parameters and "io_parameters." in text:
+        what = f"does not hold the weights that {path.name} asks for: {_reason(error)}"
+        return PipelineError(what, where=str(parameters), hint=_OTHER_WEIGHTS)
+    return None
+
+
 class Session:
-    """The module at `path` on `device`. PipelineError if it cannot be read, else errors and crashes as the runtime's.
+    """The module at `path` on `device`. PipelineError if it or its weights cannot be read, else what the runtime raises.
 
     `parameters` is the archive of weights that it needs.
     """
 
     def __init__(self, path: Path, device: rt.HalDevice, parameters: Path | None = None) -> None:
-        self._device = device
+        self.device = device
         config = rt.Config(device=device)
         loaded = rt.VmModule.from_buffer(config.vm_instance, _mapped(path))
         modules = [rt.create_hal_module(config.vm_instance, device), loaded]
         if parameters:
             modules.insert(0, rt.create_io_parameters_module(config.vm_instance, _provider(parameters)))
-        self._context = rt.SystemContext(vm_modules=modules, config=config)
+        try:
+            self._context = rt.SystemContext(vm_modules=modules, config=config)
+        except (RuntimeError, ValueError, IndexError) as error:
+            if problem := _weights_error(error, path, parameters):
+                raise problem from error
+            raise
         self._module = self._context.modules[loaded.name]
 
     @property
@@ -71,7 +100,7 @@ class Session:
 
     def place(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[rt.HalBufferView]:
         """Arrays as arguments on the device."""
-        return [rt.asdevicearray(self._device, array)._buffer_view for array in arrays]
+        return [rt.asdevicearray(self.device, array)._buffer_view for array in arrays]
 
     def call(self, entry: str, arguments: Sequence[rt.HalBufferView]) -> list[rt.HalBufferView]:
         """Call an exported function and wait for its results, which stay on the device."""
@@ -88,12 +117,12 @@ class Session:
         dtype = rt.HalElementType.map_to_dtype(view.element_type)
         source = view.get_buffer()
         size = source.byte_length()
-        target = self._device.allocator.allocate_buffer(
+        target = self.device.allocator.allocate_buffer(
             memory_type=rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE,
             allowed_usage=rt.BufferUsage.TRANSFER_TARGET | rt.BufferUsage.MAPPING_SCOPED,
             allocation_size=size,
         )
-        semaphore = self._device.create_semaphore(0)
-        self._device.queue_copy(source, target, rt.HalFence.create_at(semaphore, 0), rt.HalFence.create_at(semaphore, 1))
+        semaphore = self.device.create_semaphore(0)
+        self.device.queue_copy(source, target, rt.HalFence.create_at(semaphore, 0), rt.HalFence.create_at(semaphore, 1))
         semaphore.wait(1)
         return np.copy(target.map().asarray(view.shape, dtype))

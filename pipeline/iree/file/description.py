@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.iree.file.vmfb import Module, Segment
-from pipeline.iree.gates import DESCRIPTION, SELECTED, Gate, Gated, GateError
+from pipeline.iree.gates import DESCRIPTION, IDENTITY, SELECTED, Gate, Gated, GateError
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,18 @@ def _described(value: dict[str, Any]) -> Described:
     return Described(Gated(str(value["name"]), str(value["format"]), gates), code)
 
 
+def _said(module: Module, key: str) -> str:
+    return next((e.attributes.get(key, "") for e in module.exports if e.name == SELECTED), "")
+
+
+def identity(module: Module) -> str:
+    """Which model the file says it is, JSON; empty for one that does not say."""
+    return _said(module, IDENTITY)
+
+
 def read(module: Module, where: str) -> tuple[Described, ...]:
     """The variants in order of preference; empty for a file that does not describe itself. PipelineError if damaged."""
-    text = next((e.attributes.get(DESCRIPTION, "") for e in module.exports if e.name == SELECTED), "")
+    text = _said(module, DESCRIPTION)
     if not text:
         return ()
     try:

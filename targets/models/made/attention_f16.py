@@ -1,4 +1,4 @@
-"""Makes a small float16 model: one attention block with random weights, the shape of work that matrix cores are for."""
+"""Makes a small float16 model: an attention block with random weights, the shape of work that matrix cores are for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-TOKENS, WIDTH = 64, 128
+WIDTH = 128
 
 
 def main(path: str) -> None:
@@ -29,7 +29,7 @@ def main(path: str) -> None:
         helper.make_node("MatMul", ["mixed", "w_out"], ["projected"]),
         helper.make_node("Add", ["projected", "tokens"], ["result"]),
     ]
-    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, [TOKENS, WIDTH]) for n in ("tokens", "result")]
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, ["tokens", WIDTH]) for n in ("tokens", "result")]
     graph = helper.make_graph(nodes, "attention", tensors[:1], tensors[1:], [*weights, scale])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="")
     checker.check_model(model, full_check=True)
