@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -323,8 +324,43 @@ def _by_channel(path: Path) -> tuple[Path, Input]:
     return save(path, nodes, held, (4, 512)), X
 
 
+def _blocks(path: Path) -> tuple[Path, Input]:
+    """Four bits in blocks, all made into floats at the beginning: a rewrite makes weights of eight bits."""
+    nodes, held = [], []
+    for number in range(3):
+        values = SOME.integers(-8, 8, 64 * 64)
+        held.append(helper.make_tensor(f"w{number}", TensorProto.INT4, (64, 64), values))
+        held.append(numpy_helper.from_array(np.abs(floats(4, 64)) / 20, f"s{number}"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"w{number}", f"s{number}"], [f"f{number}"], axis=0, block_size=16))
+    for number, (before, after) in enumerate(itertools.pairwise(["x", "h1", "h2", "y"])):
+        nodes.append(helper.make_node("MatMul", [before, f"f{number}"], [after]))
+    return save(path, nodes, held, (4, 64), (4, 64)), Input("x", (4, 64), "float32", 0, -1.0, 1.0, None)
+
+
+def _old(path: Path) -> tuple[Path, Input]:
+    """A file of operator set 9 and IR version 3, where weights are inputs too: ONNX's converter gets the skeleton."""
+    held = [numpy_helper.from_array(floats(16, 8, 3, 3), "w")]
+    held += [numpy_helper.from_array(np.abs(floats(16)) + 1, name) for name in ("scale", "bias", "mean", "var")]
+    held.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "sizes"))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "scale", "bias", "mean", "var"], ["n"]),
+        helper.make_node("Upsample", ["n", "sizes"], ["y"], mode="nearest"),
+    ]
+    save(path, nodes, held, (1, 16, 12, 12), (1, 8, 8, 8))
+    model = onnx.load(path)
+    model.ir_version, model.opset_import[0].version = 3, 9
+    described = (helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer)
+    model.graph.input.extend(described)
+    onnx.save(model, path)
+    return path, Input("x", (1, 8, 8, 8), "float32", 0, -1.0, 1.0, None)
+
+
+MODELS = [_transposed, _quantized, _recurrent, _by_channel, _blocks, _old]
+
+
 @pytest.mark.parametrize("where", ["inline", "external"])
-@pytest.mark.parametrize("make", [_transposed, _quantized, _recurrent, _by_channel])
+@pytest.mark.parametrize("make", MODELS)
 def test_rewrites_of_models_with_weights_in_files(make: Callable[[Path], tuple[Path, Input]], where: str, tmp_path: Path) -> None:
     path, spec = make(tmp_path / "model.onnx")
     check(path, tmp_path / "out", [spec], parameters=where)
@@ -333,7 +369,7 @@ def test_rewrites_of_models_with_weights_in_files(make: Callable[[Path], tuple[P
     assert used == json.loads((tmp_path / "usual" / "rewrites.json").read_text())
 
 
-@pytest.mark.parametrize("make", [_transposed, _quantized, _recurrent, _by_channel])
+@pytest.mark.parametrize("make", MODELS)
 def test_the_reference_is_the_same_with_weights_in_files(make: Callable[[Path], tuple[Path, Input]], tmp_path: Path) -> None:
     from pipeline import arrays
 
@@ -468,3 +504,22 @@ def test_a_module_of_one_entry_is_the_imported_one(tmp_path: Path) -> None:
     merge(folder, [folder / "first"])
     assert (folder / "model.mlirbc").read_bytes() == (folder / "first" / "model.mlirbc").read_bytes()
     shutil.rmtree(folder / "second")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_large_weights_are_not_in_memory(is_inside: bool, tmp_path: Path) -> None:
+    from tests.bench.weights import memory, stack
+
+    size = 194e6
+    path = stack.write(tmp_path / "model", size, width=2048, inside=is_inside)
+    external = memory.importing(path, tmp_path / "external")
+    merged = memory.merging(tmp_path / "external")
+    inline = memory.importing(path, tmp_path / "inline", '{"parameters": "inline"}')
+    ran = memory.reference(path, tmp_path / "reference")
+    assert (tmp_path / "external" / ARCHIVE).stat().st_size > 0.9 * size
+    assert (tmp_path / "external" / "model.mlirbc").stat().st_size < 100_000
+    for peak in (external, merged, inline):
+        assert peak.resident < 2 * size + 100e6, peak
+    for peak in (external, merged, inline, ran):
+        assert peak.own < 250e6, peak

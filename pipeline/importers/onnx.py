@@ -22,6 +22,7 @@ from pipeline.files import staged
 from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, ranges, rewrites, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.child import Options, main
+from pipeline.importers.draws import at_one_size
 from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
@@ -34,6 +35,7 @@ _PLAIN = Options()
 _INLINE = Options(parameters="inline")
 _WEIGHTS = "weights.bin"
 CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
+OPEN = "give the open dimensions `buckets`, or fixed sizes"
 _LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
 
 
@@ -339,6 +341,19 @@ def translate(model: onnx.ModelProto, folder: Path, where: str, inputs: Sequence
             parameters.write(found, path)
 
 
+def _with_fixed_sizes(error: PipelineError, source: Path, inputs: Sequence[Input]) -> PipelineError:
+    """An error of a model with open dimensions, which says so if there is none with fixed ones."""
+    open_ = sorted({d.name for spec in inputs for d in spec.dimensions if d.min < d.max})
+    if not open_:
+        return error
+    try:
+        _imported(prepared(source, at_one_size(inputs, str(source)))[0], str(source), outside=False)
+    except Exception:  # whatever it is: then nothing is known of it
+        return error
+    what = f"{error.what}; with fixed sizes it is imported, not with {', '.join(open_)} open"
+    return PipelineError(what, where=error.where, hint=OPEN)
+
+
 def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN, limit: int = weights.LIMIT) -> None:
     """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`.
 
@@ -348,8 +363,11 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
     """
     (folder / parameters.FILE).unlink(missing_ok=True)
     with weights.beside(folder / _WEIGHTS, limit) as store:
-        model, tried = prepared(source, inputs)
-        translate(model, folder, str(source), inputs, options)
+        try:
+            model, tried = prepared(source, inputs)
+            translate(model, folder, str(source), inputs, options)
+        except PipelineError as error:
+            raise _with_fixed_sizes(error, source, inputs) from error
         with staged(folder / "rewrites.json") as path:
             path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
         store.is_kept = str(store.path) in {parameter.file for parameter in parameters.read(folder / parameters.FILE)}

@@ -23,6 +23,7 @@ from pipeline.importers.baked import bake
 from pipeline.importers.draws import moved
 from pipeline.importers.evaluation import ORDER, evaluate, main
 from pipeline.importers.rewrites import flow
+from pipeline.importers.rewrites.graph import captured, put
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.spec.types import Input
 
@@ -49,10 +50,45 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
     if not isinstance(model, str):
         model = saturation.without(model) or model
     if not isinstance(model, str) and weights.any_outside(model):
+        # Whatever is made of weights alone, as by DequantizeLinear, is made when it is needed, and goes.
+        model = _with_weights_late(model)
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", weights.ROOT)
         options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _with_weights_late(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which nodes that take nothing but constants stand before the first node that takes what they make."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    fixed = {weight.name for weight in copy.graph.initializer}
+    waiting: dict[str, onnx.NodeProto] = {}
+    nodes: list[onnx.NodeProto] = []
+
+    def place(node: onnx.NodeProto) -> None:
+        stack = [node]
+        while stack:
+            taken = (*stack[-1].input, *captured(stack[-1]))
+            needed = next((name for name in taken if name in waiting), None)
+            if needed is None:
+                nodes.append(stack.pop())
+            else:
+                stack.append(waiting.pop(needed))
+
+    for node in copy.graph.node:
+        if {*filter(None, node.input)} <= fixed and len(node.output) == 1 and not captured(node):
+            fixed.add(node.output[0])
+            waiting[node.output[0]] = node
+        else:
+            place(node)
+    for name in list(waiting):  # outputs of the model, if not of no use
+        if name in waiting:
+            place(waiting.pop(name))
+    put(copy.graph, nodes)
+    return copy
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

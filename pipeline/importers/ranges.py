@@ -9,6 +9,7 @@ module itself: in any program, not in those of this project alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from iree.compiler import ir
 
@@ -22,70 +23,86 @@ def _made(name: str, result: ir.Type, *operands: ir.Value, **attributes: ir.Attr
     return ir.Operation.create(name, [result], list(operands), attributes).result
 
 
-class _Checks:
-    """The ranges of a function's dimensions, in the operations that are put in front of it."""
+def _number(value: int) -> ir.Value:
+    index = ir.IndexType.get()
+    return _made("arith.constant", index, value=ir.IntegerAttr.get(index, value))
 
-    def __init__(self) -> None:
-        self._index, self._bit = ir.IndexType.get(), ir.IntegerType.get_signless(1)
-        self._sizes: dict[Dimension, tuple[str, ir.Value, ir.Value]] = {}
 
-    def number(self, value: int) -> ir.Value:
-        return _made("arith.constant", self._index, value=ir.IntegerAttr.get(self._index, value))
+def _compared(how: int, a: ir.Value, b: ir.Value) -> ir.Value:
+    predicate = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), how)
+    return _made("arith.cmpi", ir.IntegerType.get_signless(1), a, b, predicate=predicate)
 
-    def _compared(self, how: int, a: ir.Value, b: ir.Value) -> ir.Value:
-        return _made("arith.cmpi", self._bit, a, b, predicate=ir.IntegerAttr.get(ir.IntegerType.get_signless(64), how))
 
-    def _require(self, holds: ir.Value, otherwise: str) -> None:
-        ir.Operation.create("cf.assert", [], [holds], {"msg": ir.StringAttr.get(otherwise)})
+def _both(a: ir.Value, b: ir.Value) -> ir.Value:
+    return _made("arith.andi", ir.IntegerType.get_signless(1), a, b)
 
-    def size(self, dimension: Dimension, found: ir.Value, name: str) -> ir.Value:
-        """The size of a dimension of the input `name`, of which the compiler knows the range, or that another input has it."""
-        if dimension in self._sizes:
-            first, same, known = self._sizes[dimension]
-            other = f"input {name!r}" if name != first else "another dimension of it"
-            self._require(self._compared(_EQ, found, same), f"{dimension.name} of input {first!r} and of {other} differ")
-            return known
-        within = self._compared(_GREATER_OR_EQUAL, found, self.number(dimension.min))
-        within = _made("arith.andi", self._bit, within, self._compared(_LESS_OR_EQUAL, found, self.number(dimension.max)))
-        if dimension.multiple > 1:
-            left = _made("arith.remui", self._index, found, self.number(dimension.multiple))
-            within = _made("arith.andi", self._bit, within, self._compared(_EQ, left, self.number(0)))
-        self._require(within, f"input {name!r} has a size that is not in {dimension}")
-        said = f"umin = {dimension.min}, umax = {dimension.max}, udiv = {dimension.multiple}"
-        assumed = ir.Attribute.parse(f"[[#util.int.assumption<{said}>]]")
-        known = _made("util.assume.int", self._index, found, assumptions=assumed)
-        self._sizes[dimension] = (name, found, known)
-        return known
+
+def _require(holds: ir.Value, otherwise: str) -> None:
+    ir.Operation.create("cf.assert", [], [holds], {"msg": ir.StringAttr.get(otherwise)})
+
+
+def _check(dimension: Dimension, found: Sequence[tuple[str, ir.Value]]) -> None:
+    """Let the function fail where the sizes of the dimension, which these inputs have, are not of its range, or differ."""
+    (name, size), *others = found
+    within = _compared(_GREATER_OR_EQUAL, size, _number(dimension.min))
+    within = _both(within, _compared(_LESS_OR_EQUAL, size, _number(dimension.max)))
+    if dimension.multiple > 1:
+        left = _made("arith.remui", ir.IndexType.get(), size, _number(dimension.multiple))
+        within = _both(within, _compared(_EQ, left, _number(0)))
+    _require(within, f"input {name!r} has a size that is not in {dimension}")
+    for other, same in others:
+        said = f"of input {name!r} and of input {other!r} differ" if other != name else f"is two sizes in input {name!r}"
+        _require(_compared(_EQ, same, size), f"{dimension.name} {said}")
+
+
+def _known(dimension: Dimension, size: ir.Value) -> ir.Value:
+    """The size, of which the compiler knows the range."""
+    said = f"umin = {dimension.min}, umax = {dimension.max}, udiv = {dimension.multiple}"
+    assumed = ir.Attribute.parse(f"[[#util.int.assumption<{said}>]]")
+    return _made("util.assume.int", ir.IndexType.get(), size, assumptions=assumed)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An argument with open dimensions: `plain` is it as a builtin tensor."""
+
+    argument: ir.Value
+    plain: ir.Value
+    dimensions: Sequence[Dimension]
+    users: Sequence[ir.Operation]
+
+
+def _opened(argument: ir.Value, tensor: Tensor, sizes: dict[Dimension, list[tuple[str, ir.Value]]]) -> _Open:
+    users = [use.owner for use in argument.uses]
+    type_, plain, dimensions = ir.Type.parse(tensor.mlir), argument, []
+    if argument.type != type_:
+        plain = _made("torch_c.to_builtin_tensor", type_, argument)
+    for axis, (size, fixed) in enumerate(zip(tensor.shape, tensor.fixed, strict=True)):
+        if fixed is None and isinstance(size, Dimension):
+            found = _made("tensor.dim", ir.IndexType.get(), plain, _number(axis))
+            sizes.setdefault(size, []).append((tensor.name, found))
+            dimensions.append(size)
+    return _Open(argument, plain, dimensions, users)
 
 
 def tie(function: ir.Operation, inputs: Sequence[Tensor]) -> None:
     """Let `function`, which takes `inputs`, check and know the sizes of its open dimensions."""
     block = function.regions[0].blocks[0]
-    checks, open_ = _Checks(), [any(size is None for size in tensor.fixed) for tensor in inputs]
-    if not any(open_):
+    pairs = [(a, t) for a, t in zip(list(block.arguments), inputs, strict=True) if None in t.fixed]
+    if not pairs:
         return
-    first = block.operations[0]
-    with ir.InsertionPoint(first), ir.Location.unknown():
-        for argument, tensor, is_open in zip(list(block.arguments), inputs, open_, strict=True):
-            if is_open:
-                _tie(checks, argument, tensor)
-
-
-def _tie(checks: _Checks, argument: ir.Value, tensor: Tensor) -> None:
-    users = [use.owner for use in argument.uses]
-    plain, value = ir.Type.parse(tensor.mlir), argument
-    is_torch = argument.type != plain
-    if is_torch:
-        value = _made("torch_c.to_builtin_tensor", plain, argument)
-    sizes = []
-    for axis, (size, fixed) in enumerate(zip(tensor.shape, tensor.fixed, strict=True)):
-        if fixed is None and isinstance(size, Dimension):
-            found = _made("tensor.dim", ir.IndexType.get(), value, checks.number(axis))
-            sizes.append(checks.size(size, found, tensor.name))
-    value = _made("flow.tensor.tie_shape", plain, value, *sizes)
-    if is_torch:
-        value = _made("torch_c.from_builtin_tensor", argument.type, value)
-    for user in users:
-        for number, operand in enumerate(user.operands):
-            if operand == argument:
-                user.operands[number] = value
+    sizes: dict[Dimension, list[tuple[str, ir.Value]]] = {}
+    with ir.InsertionPoint(block.operations[0]), ir.Location.unknown():
+        opened = [_opened(*pair, sizes) for pair in pairs]
+        # All of this first: once the compiler knows a size, it takes it for that of other inputs, and checks nothing.
+        for dimension, found in sizes.items():
+            _check(dimension, found)
+        known = {dimension: _known(dimension, found[0][1]) for dimension, found in sizes.items()}
+        for one in opened:
+            value = _made("flow.tensor.tie_shape", one.plain.type, one.plain, *(known[d] for d in one.dimensions))
+            if one.argument.type != one.plain.type:
+                value = _made("torch_c.from_builtin_tensor", one.argument.type, value)
+            for user in one.users:
+                for number, operand in enumerate(user.operands):
+                    if operand == one.argument:
+                        user.operands[number] = value

@@ -7,6 +7,7 @@ made of them on the way is put into a file of its own, see `beside`. Small model
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
@@ -49,14 +50,18 @@ class Store:
     differs: bool = False
     is_kept: bool = False
     models: dict[Path, onnx.ModelProto] = field(default_factory=dict)
+    places: dict[bytes, int] = field(default_factory=dict)
 
     def put(self, data: memoryview) -> tuple[Path, int]:
-        """Append `data`; the file and the offset."""
-        self.is_used = True
+        """Append `data`, unless the file has it; the file and the offset."""
+        self.is_used, key = True, hashlib.sha256(data).digest()
+        if key in self.places:  # a rewrite makes the same more than once
+            return self.path, self.places[key]
         with self.path.open("ab") as file:
             file.write(bytes(-file.tell() % _ALIGNMENT))
             offset = file.tell()
             file.write(data)
+        self.places[key] = offset
         return self.path, offset
 
 

@@ -22,6 +22,7 @@ from pipeline.importers.rewrites import (
     copies,
     deformed,
     doubles,
+    ends,
     flow,
     fourier,
     layouts,
@@ -79,6 +80,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "accumulation": accumulation.rewrite,
     "casts": casts.rewrite,
     "writes": writes.rewrite,
+    "ends": ends.rewrite,
     "reshapes": reshapes.rewrite,
     "copies": copies.rewrite,
 }

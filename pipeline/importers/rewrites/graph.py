@@ -55,15 +55,17 @@ def _carried(graph: onnx.GraphProto) -> bool:
             found |= _carried(inner)
         body = attribute(node, "body") if node.op_type == "Loop" else None
         for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False) if body else ():
-            if name and name not in known and _is_fixed(before.type) and before.type == after.type:
+            if name and name not in known and is_kept(before.type, after.type):
                 graph.value_info.add(name=name).type.CopyFrom(before.type)
                 found = True
     return found
 
 
-def _is_fixed(type_: onnx.TypeProto) -> bool:
-    tensor = type_.tensor_type
-    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
+def is_kept(a: onnx.TypeProto, b: onnx.TypeProto) -> bool:
+    """Whether two types are one tensor's, of sizes that are numbers or have names."""
+    tensor = a.tensor_type
+    named = tensor.HasField("shape") and all(dim.HasField("dim_value") or dim.dim_param for dim in tensor.shape.dim)
+    return bool(tensor.elem_type) and named and a == b
 
 
 def _ranked(graph: onnx.GraphProto) -> bool:

@@ -87,7 +87,8 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     dilated = any(d != 1 for d in attribute(node, "dilations") or [])
     odd = node.op_type == "LpPool" and (dilated or attribute(node, "auto_pad") not in (None, b"NOTSET"))
     shape, rank = scope.shape(node.input[0]), scope.rank(node.input[0])
-    if not (indices or odd or attribute(node, "ceil_mode")):
+    wrong_if_open = shape is None and dilated and node.op_type == "AveragePool"
+    if not (indices or odd or wrong_if_open or attribute(node, "ceil_mode")):
         return None
     if shape is None:
         return None if indices or odd or not rank else _open(node, scope, rank - 2)
@@ -108,7 +109,9 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
 
 
 def _open(node: onnx.NodeProto, scope: Scope, count: int) -> Nodes | None:
-    """A pool with `ceil_mode` of sizes that are open: one stride less a place is padded, so that the last window is whole.
+    """A pool of sizes that are open. For `ceil_mode`, one stride less a place is padded, so that the last window is whole.
+
+    A mean is over that of what counts: IREE does not divide at all, if there are dilations.
 
     Where a window could begin behind the values and their padding, nothing is known of it.
     """
@@ -116,8 +119,9 @@ def _open(node: onnx.NodeProto, scope: Scope, count: int) -> Nodes | None:
     kernel, pads = attribute(node, "kernel_shape"), attribute(node, "pads") or [0] * 2 * count
     strides, dilations = (attribute(node, name) or ones for name in ("strides", "dilations"))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    more = [stride - 1 for stride in strides]
-    behind = any(r < after + stride for r, after, stride in zip(reach, pads[count:], strides, strict=True))
+    ceil = bool(attribute(node, "ceil_mode"))
+    more = [(stride - 1) * ceil for stride in strides]
+    behind = ceil and any(r < after + stride for r, after, stride in zip(reach, pads[count:], strides, strict=True))
     if behind or attribute(node, "auto_pad") not in (None, b"NOTSET") or node.op_type == "LpPool":
         return None
     nodes, (x, type_) = Nodes(node, scope), (node.input[0], scope.type(node.input[0]))

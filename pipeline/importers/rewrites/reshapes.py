@@ -2,7 +2,7 @@
 
 Measured: where two dimensions or more are open, a shape with -1 and numbers ([-1, 1], [1, -1]) gives the values in another
 order, or takes the value's shape for the result's. A shape that copies open dimensions ([0, -1, 2]) is right, one that is
-computed too, and so are [-1] and what is made of it.
+computed too, and so are [-1] and what is made of it, and rows of what is fixed ([N, T, 8] as [-1, 8]).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
         return None
     wanted = [sizes[axis] if size == 0 else int(size) for axis, size in enumerate(shape.tolist())]
     numbers = [size for size in wanted if size is not None]
-    if len(numbers) < len(wanted):
-        return None
+    if len(numbers) < len(wanted) or (numbers[0] == -1 and list(sizes[1 - len(numbers) :]) == numbers[1:]):
+        return None  # also where leading dimensions become one, as rows of a matrix do
     nodes = Nodes(node, scope)
     nodes("Reshape", nodes("Reshape", node.input[0], nodes.integers(-1)), nodes.integers(*numbers), result=node.output[0])
     return nodes
