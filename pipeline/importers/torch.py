@@ -23,6 +23,8 @@ from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Input
 
 _PLAIN = Options()
+# Bytes of a constant that stands in the code: IREE copies such into kernels (up to 256), where a resource would be lost.
+_SMALL = 1024
 _ROUNDS = 10  # in which operators that IREE lacks are put as others, which it may lack too
 # What numpy lacks is float32 at the boundary, with the same numbers: see `boundary`.
 _WIDE = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
@@ -205,7 +207,7 @@ def _imported(program: Any, function: str) -> ir.Module:
             return ir.Location.name(node.name, context=self._c)
 
     class Weights(fx_importer.FxImporterHooks):  # type: ignore[misc]
-        """Names constants by their content, each once. (Of numbered names MLIR loses some when it reads them again.)"""
+        """Names constants by their content, each once; small ones stand in the code."""
 
         def __init__(self) -> None:
             self._found: dict[str, ir.Attribute] = {}
@@ -218,7 +220,11 @@ def _imported(program: Any, function: str) -> ir.Module:
             key = sha256_bytes(f"{literal.dtype} {list(literal.shape)} ".encode() + data.tobytes())[:32]
             if key not in self._found:
                 type_ = fx_importer.create_mlir_tensor_type(literal)
-                self._found[key] = ir.DenseResourceElementsAttr.get_from_buffer(data.view(element), f"weight_{key}", type_)
+                if data.size <= _SMALL:
+                    self._found[key] = ir.Attribute.parse(f'dense<"0x{data.tobytes().hex().upper()}"> : {type_}')
+                else:
+                    buffer = data.view(element)
+                    self._found[key] = ir.DenseResourceElementsAttr.get_from_buffer(buffer, f"weight_{key}", type_)
             results = [gni._cc.tensor_to_vtensor_type(literal)]
             return ir.Operation.create("torch.vtensor.literal", results=results, attributes={"value": self._found[key]}).result
 
