@@ -116,7 +116,7 @@ def lists() -> Opened:
     model.add("sums", "CumSum", "x", np.array(1))
     model.add("normal", "LayerNormalization", "x", floats(8), floats(8))
     for kind, gates in (("GRU", 3), ("RNN", 1)):
-        weights = floats(1, gates * 4, 3), floats(1, gates * 4, 4)
+        weights = floats(1, gates * 4, 3), floats(1, gates * 4, 4), floats(1, 2 * gates * 4)
         model.add(kind.lower(), kind, "steps", *weights, outputs=[f"{kind} at last"], hidden_size=4, direction="reverse")
     model.add("pairs", "MatMulInteger", "bytes", GENERATOR.integers(0, 255, (8, 5), np.uint8))
     model.nodes.insert(0, helper.make_node("Cast", ["scaled"], ["bytes"], to=TensorProto.UINT8))
