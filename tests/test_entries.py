@@ -99,7 +99,9 @@ def test_a_release_shows_each_entry_point_with_its_evidence(vmfb: Vmfb) -> None:
     assert "weights in a file of their own" in text
     assert "step: untested: other functions took all the time" in text  # the weakest first
     assert "; encode, main_4, main_16: verified on a CPU, max error 1.0e-06\n" in text
-    assert "step: untested" in vmfb("explain", "talk", "--pretend", "skylake")
+    explained = vmfb("explain", "talk", "--pretend", "skylake")
+    assert "step: untested" in explained
+    assert "\nmain: takes x: Sx8 float32 (S: 4, 16); gives y: Sx8 float32 (S: 4, 16)\n" in explained
 
 
 def test_a_file_says_which_model_it_is(file: Path, vmfb: Vmfb, made: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_file_says_which_model_it_is(file: Path, vmfb: Vmfb, made: Path) -> No
         ("main", ["17x8xf32=1"], "S is 17, the largest bucket is 16; buckets: 4, 16"),
         ("main", ["5x9xf32=1"], "is 5x9 float32, but the model takes x: Sx8 float32"),
         ("main", ["4x8xf64=1"], "is 4x8 float64, but the model takes"),
-        ("main", ["5x8xf32=1", "5x8xf32=1"], "takes 1 inputs, not 2"),
+        ("main", ["5x8xf32=1", "5x8xf32=1"], "takes 1 input, not 2"),
         ("main_4", ["16x8xf32=1"], "S is 16 in the input x, but it is 4 here"),
     ],
 )
@@ -179,6 +181,23 @@ def test_buckets_by_more_than_one_input_and_other_dimensions_are_found() -> None
     ):
         with pytest.raises(PipelineError, match=complaint):
             entries.fitting(group, [np.zeros(shape, np.float32) for shape in shapes])
+
+
+def test_a_consumer_of_all_this_needs_nothing_that_windows_lacks(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        command = [sys.executable, "-X", "warn_default_encoding", "-m", "tests.elsewhere", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    path = run("fetch", "talk", "--device", "local", "-o", f"{tmp_path}/here/").strip()
+    given = ["--function", "main", "--input", "4x8xf32=1", "--device", "local"]
+    assert run("run", path, *given) == run("run", "talk", *given)
+    assert "says that it is talk" in run("inspect", path)
+    assert "loaded here" in run("explain", path, "--device", "local")
+    assert "talk-cpus.irpa" not in run("cache", "verify")
+    assert ".irpa: 73.7 kB right" in run("cache", "verify")
+    assert "removed " in run("cache", "prune", "--max-size", "0")
 
 
 # Checking
@@ -489,6 +508,8 @@ HOSTILE = [
     _with("entries.0.dimensions.0.multiple", 0),
     _with("entries.0.dimensions.0.max", 1e9),
     _with("entries.0.sha256", "f"),
+    _with("entries.0.inputs.0.dtype", "float99"),
+    _with("entries", []),
     _with("entries", [IDENTITY["entries"][0]] * 2),
     _with("parameters", [{"name": "x", "sha256": "0" * 64, "size": 1}] * 2),
     _with("parameters", [{"name": "x", "sha256": "0" * 64, "size": -1}]),
@@ -516,7 +537,7 @@ def test_names_of_a_file_do_nothing_to_a_terminal(vmfb: Vmfb, file: Path, monkey
     text = _with("model", evil)
     monkeypatch.setattr(description, "identity", lambda _: text)
     assert "\n  says that it is x\N{REPLACEMENT CHARACTER}[2J" in vmfb("inspect", file)
-    text = _with("entries.0.inputs", [{"name": evil, "dtype": evil, "shape": [1, "T", 8]}])
+    text = _with("entries.0.inputs", [{"name": evil, "dtype": "float32", "shape": [1, "T", 8]}])
     for said in (vmfb("inspect", file), vmfb("run", file, "--input", "3xf32=1", code=1)):
         assert "\x1b" not in said
         assert "\u202e" not in said

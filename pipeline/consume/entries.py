@@ -150,7 +150,8 @@ def _misfit(
     """Why `entry` does not take `arrays`, or None. `sizes` is told of each named dimension its size and whose it is."""
     sizes = {} if sizes is None else sizes
     if len(arrays) != len(entry.inputs):
-        return PipelineError(f"takes {len(entry.inputs)} inputs, not {len(arrays)}", hint=describe(entry.inputs, [entry]))
+        count = f"{len(entry.inputs)} input{'s' * (len(entry.inputs) != 1)}"
+        return PipelineError(f"takes {count}, not {len(arrays)}", hint=describe(entry.inputs, [entry]))
     for array, tensor in zip(arrays, entry.inputs, strict=True):
         fits = len(array.shape) == len(tensor.shape) and all(
             isinstance(want, str) or want in (None, got) for got, want in zip(array.shape, tensor.shape, strict=True)

@@ -78,6 +78,8 @@ class EntryPoint:
         entry = entries.fitting(self._group, given)
         placed = [a.on(self._session) if isinstance(a, Tensor) else self._session.place([a])[0] for a in given]
         views = self._session.call(entry.function, placed)
+        if len(views) != len(entry.outputs):
+            raise PipelineError(f"{entry.function} gives {len(views)} outputs, its manifest says {len(entry.outputs)}")
         return tuple(Tensor(self._session, view, info) for view, info in zip(views, entry.outputs, strict=True))
 
     def bucket(self, **sizes: int) -> int:

@@ -164,6 +164,12 @@ def _sizes(inputs: Sequence[Input], where: str) -> dict[str, dict[str, int]]:
     return found
 
 
+def at_one_size(inputs: Sequence[Input], where: str) -> list[Input]:
+    """`inputs` with fixed sizes: those of their files, else between the ends. Raises PipelineError for a file that misfits."""
+    sizes = _sizes(inputs, where)[GIVEN]
+    return [spec.at(sizes) for spec in inputs]
+
+
 def draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
     """Sets of test data by name, `given` first: arrays in the order of `inputs`. Raises PipelineError for a file that misfits.
 

@@ -6,18 +6,24 @@ Run as a child process (`python -m pipeline.importers.mlir MODEL FOLDER INPUTS O
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from iree.compiler import ir
+
 from pipeline.errors import PipelineError
-from pipeline.files import staged
+from pipeline.files import sha256_file, staged, write
+from pipeline.importers import ranges
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
 from pipeline.spec.types import Input
 
 _PLAIN = Options()
+_ORIGIN = "origin.json"
 
 
 def named(found: Signature, inputs: Sequence[Input], where: str) -> Signature:
@@ -33,12 +39,49 @@ def named(found: Signature, inputs: Sequence[Input], where: str) -> Signature:
     return dataclasses.replace(found, inputs=tensors)
 
 
+def _name(module: ir.Module, function: ir.Operation, name: str) -> dict[str, str]:
+    """Give the function this name, and another to what has it; the new names of both by the old ones."""
+    before, there = mlir.symbol(function), mlir.symbols(module)
+    if name == before:
+        return {}
+    moved = {before: name}
+    if name in there:
+        moved[name] = mlir.fresh(name, there)
+        mlir.rename(module, there[name], moved[name])
+    mlir.rename(module, function, name)
+    return moved
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an imported module was made of: the file's SHA-256, the function's name in it, and what is called otherwise since."""
+
+    sha256: str
+    entry: str
+    moved: Mapping[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write into the folder of the imported module."""
+        write(folder / _ORIGIN, json.dumps(dataclasses.asdict(self)).encode())
+
+    @staticmethod
+    def read(folder: Path) -> Origin | None:
+        """What `write` wrote; None for a module that was made of no MLIR."""
+        path = folder / _ORIGIN
+        return Origin(**json.loads(path.read_text())) if path.exists() else None
+
+
 def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json` (there are none) into `folder`."""
+    """Write `model.mlirbc`, `signature.json`, `rewrites.json` (there are none) and the module's `Origin` into `folder`.
+
+    `options` say which function of the file it is, if there are several, and its name in the result.
+    """
     with mlir.opened(source) as module:
         function = entry.entry_function(module, options.entry or None, str(source))
         signature = named(entry.read_signature(function, str(source)), inputs, str(source))
-        signature = dataclasses.replace(signature, entry=options.function or signature.entry)
+        origin = Origin(sha256_file(source), signature.entry, _name(module, function, options.function or signature.entry))
+        signature = dataclasses.replace(signature, entry=mlir.symbol(function))
+        ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:
@@ -47,6 +90,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         signature.write(path)
     with staged(folder / "rewrites.json") as path:
         path.write_text("[]")
+    origin.write(folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """ONNX → MLIR: fix the input dimensions, rewrite what IREE gets wrong, import, name the entry function.
 
 Run as a child process (`python -m pipeline.importers.onnx MODEL FOLDER INPUTS OPTIONS`): the protobuf of a model is held
-several times in memory, and what a broken file does to a parser must not reach the pipeline.
+several times in memory, but for large weights, and what a broken file does to a parser must not reach the pipeline.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import boundary, decisions, foreign, functions, narrow, rewrites
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, ranges, rewrites, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.child import Options, main
+from pipeline.importers.draws import at_one_size
 from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
@@ -31,7 +32,10 @@ from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Dimension, Input
 
 _PLAIN = Options()
+_INLINE = Options(parameters="inline")
+_WEIGHTS = "weights.bin"
 CUT = "compute this part outside the model: cut the graph before it and name what it takes as outputs"
+OPEN = "give the open dimensions `buckets`, or fixed sizes"
 _LISTED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.UINT16, onnx.TensorProto.UINT64)
 
 
@@ -129,8 +133,9 @@ def _require_tensors(model: onnx.ModelProto, where: str) -> None:
                 raise PipelineError(f"{kind} {value.name!r} is {name}, which IREE does not compute with", where=where, hint=hint)
 
 
-def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def _for_the_checker(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model`, or a copy whose outputs have shapes, whatever they are: the checker wants some, and many converters write none."""
+    model = weights.hollow(model)
     if all(o.type.tensor_type.HasField("shape") for o in model.graph.output if o.type.HasField("tensor_type")):
         return model
     copy = onnx.ModelProto()
@@ -158,9 +163,9 @@ def _invalid(said: str) -> str:
 def load(path: Path) -> onnx.ModelProto:
     """The ONNX model at `path`, checked, with nodes set apart: see `foreign`. Raises PipelineError for anything else."""
     try:
-        model = onnx.load(path)
+        model = weights.load(path)
         foreign.set_apart(model)
-        onnx.checker.check_model(_with_output_shapes(model))
+        onnx.checker.check_model(_for_the_checker(model))
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         reason = _invalid(str(error).strip())
         hint = "export it again, and try the file with `onnx.checker.check_model`"
@@ -174,7 +179,7 @@ def _pack(graph: onnx.GraphProto) -> None:
     """Write constants as bytes where the file lists their numbers, which IREE's importer does not read of every type."""
     held = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
     for tensor in (*graph.initializer, *held):
-        if tensor.data_type in _LISTED and not tensor.HasField("raw_data"):
+        if tensor.data_type in _LISTED and not tensor.HasField("raw_data") and not weights.is_outside(tensor):
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
     for node in graph.node:
         for inner in decisions.inside(node):
@@ -241,20 +246,24 @@ def _require_lowering(model: onnx.ModelProto, where: str) -> None:
             raise PipelineError(what, where=where, hint="give the output its shape in the ONNX file")
 
 
-def _imported(model: onnx.ModelProto, where: str) -> ir.Module:
-    """`model` as IREE's importer reads it; the nodes' names are the locations. Raises PipelineError for what it refuses."""
+def _imported(model: onnx.ModelProto, where: str, outside: bool) -> tuple[ir.Module, dict[str, parameters.Parameter]]:
+    """`model` as IREE's importer reads it, and its parameters if its weights are to be `outside`. The nodes' names are the
+    locations. Raises PipelineError for what it refuses.
+    """
     with ir.Context() as context:
         try:
             info = onnx_importer.ModelInfo(model)
             module = info.create_module(context=context)
-            importer = onnx_importer.NodeImporter.define_function(info.main_graph, module.operation)
+            constants = parameters.Constants(context, outside)
+            importer = onnx_importer.NodeImporter.define_function(info.main_graph, module.operation, constants)
             importer.__class__ = _NodeImporter  # define_function makes its own kind, whatever it is called on
             importer.import_all()
+            constants.load(module)
         except onnx_importer.OnnxImportError as error:
             raise PipelineError(f"IREE does not import it: {_first_line(error)}", where=where, hint=CUT) from error
         except PipelineError as error:
             raise PipelineError(error.what, where=where, hint=error.hint) from error
-        return module
+        return module, constants.parameters
 
 
 def _misfit(said: str) -> str:
@@ -306,28 +315,62 @@ def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, li
     return model, tried
 
 
-def translate(model: onnx.ModelProto, folder: Path, inputs: Sequence[Input], function: str, where: str) -> None:
-    """Write a `prepared` model as `model.mlirbc`, and its `signature.json`, into `folder`."""
+def translate(model: onnx.ModelProto, folder: Path, where: str, inputs: Sequence[Input] = (), options: Options = _INLINE) -> None:
+    """Write a `prepared` model as `model.mlirbc`, its `signature.json`, and `parameters.json` if it has any, into `folder`.
+
+    `inputs` are those of the spec, which knows their open dimensions. `options`: see `convert`; without, weights are constants.
+    """
     dimensions = {d.name: d for spec in inputs for d in spec.dimensions}
     given = {spec.name: Tensor(spec.name, spec.dtype, spec.shape) for spec in inputs}
     taken = tuple(given.get(i.name) or _tensor(i, dimensions) for i in _real_inputs(model))
-    signature = Signature(function, taken, tuple(_tensor(o, dimensions) for o in model.graph.output))
-    module = _imported(model, where)
+    signature = Signature(options.function, taken, tuple(_tensor(o, dimensions) for o in model.graph.output))
+    if outside := parameters.wanted(model, options.parameters):
+        weights.put_all_out(model)
+    module, found = _imported(model, where, outside)
     with module.context:
         narrow.lower_casts(module)
-        entry.finish(entry.entry_function(module, None, where), signature)
+        made = entry.entry_function(module, None, where)
+        ranges.tie(made, taken)
+        entry.finish(made, signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
         signature.write(path)
+    if found:
+        with staged(folder / parameters.FILE) as path:
+            parameters.write(found, path)
 
 
-def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN) -> None:
-    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`."""
-    model, tried = prepared(source, inputs)
-    translate(model, folder, inputs, options.function, str(source))
-    with staged(folder / "rewrites.json") as path:
-        path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
+def _with_fixed_sizes(error: PipelineError, source: Path, inputs: Sequence[Input]) -> PipelineError:
+    """An error of a model with open dimensions, which says so if there is none with fixed ones."""
+    open_ = sorted({d.name for spec in inputs for d in spec.dimensions if d.min < d.max})
+    if not open_:
+        return error
+    try:
+        _imported(prepared(source, at_one_size(inputs, str(source)))[0], str(source), outside=False)
+    except Exception:  # whatever it is: then nothing is known of it
+        return error
+    what = f"{error.what}; with fixed sizes it is imported, not with {', '.join(open_)} open"
+    return PipelineError(what, where=error.where, hint=OPEN)
+
+
+def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Options = _PLAIN, limit: int = weights.LIMIT) -> None:
+    """Write `model.mlirbc`, `signature.json` and `rewrites.json`, the names of the rewrites that were used, into `folder`.
+
+    `options` say the function's name in the module, and whether weights are `inline`, constants of the
+    module, or `external`: then `parameters.json` says where each is, in `source`'s data or in `folder/weights.bin`. Models of
+    more than `limit` bytes are converted without their weights in memory.
+    """
+    (folder / parameters.FILE).unlink(missing_ok=True)
+    with weights.beside(folder / _WEIGHTS, limit) as store:
+        try:
+            model, tried = prepared(source, inputs)
+            translate(model, folder, str(source), inputs, options)
+        except PipelineError as error:
+            raise _with_fixed_sizes(error, source, inputs) from error
+        with staged(folder / "rewrites.json") as path:
+            path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
+        store.is_kept = str(store.path) in {parameter.file for parameter in parameters.read(folder / parameters.FILE)}
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
 
 from pipeline import arrays
 from pipeline.arrays import Array
-from pipeline.importers import boundary, decisions, foreign, functions, kernels, saturation, verges
+from pipeline.importers import boundary, decisions, foreign, functions, kernels, saturation, verges, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.draws import moved
 from pipeline.importers.evaluation import ORDER, evaluate, main
 from pipeline.importers.rewrites import flow
+from pipeline.importers.rewrites.graph import captured, put
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.spec.types import Input
 
@@ -49,8 +49,46 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
         options.intra_op_num_threads = 1
     if not isinstance(model, str):
         model = saturation.without(model) or model
+    if not isinstance(model, str) and weights.any_outside(model):
+        # Whatever is made of weights alone, as by DequantizeLinear, is made when it is needed, and goes.
+        model = _with_weights_late(model)
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", weights.ROOT)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _with_weights_late(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which nodes that take nothing but constants stand before the first node that takes what they make."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    fixed = {weight.name for weight in copy.graph.initializer}
+    waiting: dict[str, onnx.NodeProto] = {}
+    nodes: list[onnx.NodeProto] = []
+
+    def place(node: onnx.NodeProto) -> None:
+        stack = [node]
+        while stack:
+            taken = (*stack[-1].input, *captured(stack[-1]))
+            needed = next((name for name in taken if name in waiting), None)
+            if needed is None:
+                nodes.append(stack.pop())
+            else:
+                stack.append(waiting.pop(needed))
+
+    for node in copy.graph.node:
+        if {*filter(None, node.input)} <= fixed and len(node.output) == 1 and not captured(node):
+            fixed.add(node.output[0])
+            waiting[node.output[0]] = node
+        else:
+            place(node)
+    for name in list(waiting):  # outputs of the model, if not of no use
+        if name in waiting:
+            place(waiting.pop(name))
+    put(copy.graph, nodes)
+    return copy
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -61,25 +99,15 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from _graphs(inner)
 
 
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Every constant of the graph and of those inside it."""
-    found = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            found += [attribute.t] if attribute.HasField("t") else []
-            found += [t for g in (attribute.g, *attribute.graphs) for t in _tensors(g)]
-    return found
-
-
 def with_moved_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` whose weights are moved by one unit in the last place, as inputs are."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for number, tensor in enumerate(_tensors(copy.graph)):
+    for number, tensor in enumerate(weights.tensors(copy.graph)):
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
-            array = numpy_helper.to_array(tensor)
+            array = weights.values(tensor)
             if array.size >= _WEIGHTS:
-                tensor.CopyFrom(numpy_helper.from_array(moved([array], number)[0], tensor.name))
+                tensor.CopyFrom(weights.tensor(moved([array], number)[0], tensor.name))
     return copy
 
 
@@ -93,10 +121,10 @@ def widened(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
         for value in (*graph.input, *graph.output):
             if value.type.tensor_type.elem_type in narrow:
                 value.type.tensor_type.elem_type = to
-    for tensor in _tensors(copy.graph):
+    for tensor in weights.tensors(copy.graph):
         if tensor.data_type in narrow:
-            wide = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
-            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+            wide = weights.values(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+            tensor.CopyFrom(weights.tensor(wide, tensor.name))
     for node in decisions.nodes(copy.graph):
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i in narrow:
@@ -114,7 +142,7 @@ def precisions(model: onnx.ModelProto) -> list[str]:
     types |= {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
     coarsest: dict[str, int] = {name: _rank(type_) for name, type_ in types.items()}
     for node in model.graph.node:
-        inside = [_rank(t.data_type) for a in node.attribute for g in (a.g, *a.graphs) for t in _tensors(g)]
+        inside = [_rank(t.data_type) for a in node.attribute for g in (a.g, *a.graphs) for t in weights.tensors(g)]
         taken = max([*inside, *(coarsest.get(name, -1) for name in node.input)], default=-1)
         for name in node.output:
             coarsest[name] = max(taken, coarsest.get(name, -1))
@@ -147,9 +175,10 @@ class Others:
     def __init__(self, model: onnx.ModelProto) -> None:
         moving: list[Any] = [lambda: with_moved_weights(model), *(partial(verges.moved, model, seed) for seed in range(_VERGES))]
         wide = [lambda: widened(model, onnx.TensorProto.DOUBLE), lambda: widened(model, onnx.TensorProto.FLOAT)]
-        is_small = model.ByteSize() < _LARGE
-        self._moved = [s for make in (lambda: model, *(moving if is_small else ())) if (s := self._session(make))]
-        self._wide = next((s for make in wide if (s := self._session(make))), None) if is_small else None
+        is_small = weights.size(model) < _LARGE
+        with weights.passing():
+            self._moved = [s for make in (lambda: model, *(moving if is_small else ())) if (s := self._session(make))]
+            self._wide = next((s for make in wide if (s := self._session(make))), None) if is_small else None
 
     @staticmethod
     def _session(make: Any) -> onnxruntime.InferenceSession | None:
@@ -192,16 +221,20 @@ def _running(model: onnx.ModelProto, source: str = "") -> tuple[onnxruntime.Infe
         return session(supported[0]), *supported
 
 
-def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str], limit: int = weights.LIMIT) -> dict[str, Any]:
     """What `evaluate` finds, what is known of the model's outputs, what was changed for ONNX Runtime to run it, and what
-    decisions of the model the draws leave open.
+    decisions of the model the draws leave open. Weights of more than `limit` bytes stay in files.
     """
-    model = functions.inlined(onnx.load(source))
+    with weights.beside(folder / ".weights.part", limit) as store:
+        return _found(store, source, folder, inputs, draws)
+
+
+def _found(store: weights.Store, source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+    model = functions.inlined(weights.load(Path(source)))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
-    changed = (
-        foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model) | (saturation.without(model) is not None)
-    )
+    changed = foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model) | store.is_used | store.differs
+    changed |= saturation.without(model) is not None
     plain, model, note = _running(model, "" if changed else source)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))

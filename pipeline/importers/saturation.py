@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.importers import weights
+
 
 @dataclass(frozen=True)
 class _Product:
@@ -55,8 +57,8 @@ def _moved(graph: onnx.GraphProto, name: str, to: int, made: dict[str, str]) -> 
     made[name] = f"{name}/{by}"
     for weight in graph.initializer:
         if weight.name == name:
-            array = (numpy_helper.to_array(weight).astype(np.int16) + by).astype(_NUMPY[to])
-            graph.initializer.append(numpy_helper.from_array(array, made[name]))
+            array = (weights.values(weight).astype(np.int16) + by).astype(_NUMPY[to])
+            graph.initializer.append(weights.tensor(array, made[name]))
             return []
     amount = f"{made[name]}/by"
     graph.initializer.append(numpy_helper.from_array(np.array(by, np.int32), amount))

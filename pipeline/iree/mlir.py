@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,23 @@ def body(operation: Any) -> ir.Block:
 def symbol(operation: Any) -> str:
     """The name of `operation`, which is a symbol."""
     return str(ir.StringAttr(operation.attributes["sym_name"]).value)
+
+
+def symbols(module: ir.Module) -> dict[str, ir.Operation]:
+    """The operations of `module` that have names, by these."""
+    named = [operation.operation for operation in module.body.operations if "sym_name" in operation.attributes]
+    return {symbol(operation): operation for operation in named}
+
+
+def rename(module: ir.Module, operation: ir.Operation, name: str) -> None:
+    """Give a symbol of `module` another name, there and where it is used."""
+    ir.SymbolTable.replace_all_symbol_uses(symbol(operation), name, module.operation)
+    operation.attributes["sym_name"] = ir.StringAttr.get(name)
+
+
+def fresh(name: str, taken: Container[str]) -> str:
+    """A name like this one that is not taken."""
+    return next(new for number in itertools.count(1) if (new := f"{name}_{number}") not in taken)
 
 
 _FLOATS = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}  # coarsest first

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.manifest.types import (
+    DTYPES,
     MANIFEST_SCHEMA,
     SCHEMA,
     SEGMENT_LIMIT,
@@ -130,7 +131,7 @@ def _check_entry(entry: EntryInfo, path: str) -> None:
 
 
 def _check_signature(entry: EntryInfo | IdentifiedEntry, path: str) -> None:
-    """That every dimension that a shape names has a range."""
+    """That types are types, and that every dimension that a shape names has a range."""
     ranges: dict[str, DimensionInfo] = {d.name: d for d in entry.dimensions}
     _require(len(ranges) == len(entry.dimensions), f"{path}.dimensions", "two have the same name")
     for name, d in ranges.items():
@@ -139,6 +140,7 @@ def _check_signature(entry: EntryInfo | IdentifiedEntry, path: str) -> None:
         for i, tensor in enumerate(tensors):
             named = {size for size in tensor.shape if isinstance(size, str)}
             _require(named <= ranges.keys(), f"{path}.{kind}[{i}].shape", "names a dimension that has no range")
+            _require(tensor.dtype in DTYPES, f"{path}.{kind}[{i}].dtype", f"{tensor.dtype!r:.100} is no type here")
 
 
 def _check_manifest(manifest: Manifest) -> None:
@@ -158,6 +160,7 @@ def _check_manifest(manifest: Manifest) -> None:
         _check_entry(entry, f"entries[{i}]")
     for i, parameters in enumerate(manifest.parameters):
         _check_blob(parameters.blob, f"parameters[{i}].blob")
+        _require(parameters.blob.name.endswith(".irpa"), f"parameters[{i}].blob.name", "does not end in .irpa")
         _check_segments(parameters.segments, parameters.blob.size, f"parameters[{i}].segments")
 
 
@@ -234,6 +237,7 @@ def decode_identity(text: str, where: str) -> Identity:
     try:
         found: Identity = _decode(Identity, json.loads(text), "", lenient=True)
         functions = [entry.function for entry in found.entries]
+        _require(bool(functions), "entries", "there are none")
         _require(len(set(functions)) == len(functions), "entries", "two have the same function")
         _require(len(found.parameters) <= 1, "parameters", "are more than one")
         for i, entry in enumerate(found.entries):

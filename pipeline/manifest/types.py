@@ -11,6 +11,11 @@ MANIFEST_SCHEMA = 3
 SCHEMA = 1  # of channels and the index
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
+# numpy's names of what inputs and outputs may be of.
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
 
 
 @dataclass(frozen=True)

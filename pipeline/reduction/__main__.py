@@ -26,6 +26,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 def main(job: Job, folder: Path) -> int:
     """Do the job."""
+    from pipeline.importers import weights
     from pipeline.reduction import refusal, wrong
     from pipeline.reduction.subgraph import presentable
 
@@ -37,10 +38,11 @@ def main(job: Job, folder: Path) -> int:
                 path.write_bytes(model.SerializeToString())
         found.write(folder / "found.json")
 
-    if job.run is None:
-        refusal.smallest(job, folder, said)
-    else:
-        (wrong.smallest if job.whole else wrong.first)(job, folder, said)
+    with weights.beside(folder / ".weights.part"):
+        if job.run is None:
+            refusal.smallest(job, folder, said)
+        else:
+            (wrong.smallest if job.whole else wrong.first)(job, folder, said)
     return 0
 
 

@@ -12,7 +12,7 @@ import onnx
 
 from pipeline.arrays import Array
 from pipeline.errors import PipelineError
-from pipeline.importers import decisions, functions
+from pipeline.importers import decisions, functions, weights
 from pipeline.importers import onnx as importer
 from pipeline.importers.child import inputs_of
 from pipeline.importers.draws import draw
@@ -34,7 +34,7 @@ class Subject:
         self._inputs = self._fixed(inputs_of(job.inputs))
         self.model, _ = importer.prepared(self._source, self._inputs)
         sizes = (math.prod(d.dim_value for d in v.type.tensor_type.shape.dim) for v in self.model.graph.value_info)
-        if self.model.ByteSize() > _LARGEST or sum(sizes) * _BYTES > 2 * _LARGEST:
+        if weights.size(self.model) > _LARGEST or sum(sizes) * _BYTES > 2 * _LARGEST:
             raise PipelineError("the model is too large to be searched", where=job.source)
 
     def _fixed(self, inputs: Sequence[Input]) -> list[Input]:
@@ -68,7 +68,7 @@ class Subject:
     @functools.cached_property
     def _originals(self) -> Mapping[str, str]:
         """The operators of the file's own nodes, by the names of these."""
-        model = functions.inlined(onnx.load(self._source))
+        model = functions.inlined(weights.load(self._source))
         named = ((n.name or next(filter(None, n.output), ""), n) for n in decisions.nodes(model.graph))
         return {name: f"{n.domain or 'onnx'}.{n.op_type}" for name, n in named}
 

@@ -13,6 +13,7 @@ from pipeline.cache import Cache, LocalCache
 from pipeline.errors import PipelineError
 from pipeline.files import fresh_folder
 from pipeline.importers import onnx as importer
+from pipeline.importers.child import Options
 from pipeline.importers.rewrites import folding
 from pipeline.iree import compiler
 from pipeline.iree.codegen.front import front_half
@@ -24,6 +25,7 @@ from pipeline.reduction.subgraph import FUNCTION, Graph
 # What is wrong with a part, empty if nothing; and who hears of what was found.
 Problem = Callable[[onnx.ModelProto], str]
 Said = Callable[[Found, onnx.ModelProto | None], None]
+_PART = Options(FUNCTION, parameters="inline")
 _CACHE = 1 << 30  # bytes for what the parts of one search have in common
 
 
@@ -44,7 +46,7 @@ class Compiler:
         """What the compiler says against the model, if anything."""
         try:
             with fresh_folder(self._folder) as folder:
-                importer.translate(model, folder, [], FUNCTION, "the part")
+                importer.translate(model, folder, "the part", options=_PART)
                 source = folder / "model.mlirbc"
                 if self._job.code:
                     declared = {target.name: () for target in self._job.targets}

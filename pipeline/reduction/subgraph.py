@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import onnx
 from onnx import helper
 
-from pipeline.importers import decisions
+from pipeline.importers import decisions, weights
 from pipeline.importers.rewrites.graph import Scope
 
 # The shapes that test data gives values of which nothing else tells a shape.
@@ -30,9 +30,9 @@ def called(node: onnx.NodeProto) -> str:
 
 
 def presentable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy for others: each node has a name of its own, which ONNX Runtime demands."""
+    """A copy for others: each node has a name of its own, which ONNX Runtime demands, and all weights are in it."""
     copy, taken = onnx.ModelProto(), set[str]()
-    copy.CopyFrom(model)
+    copy.CopyFrom(weights.inside(model))
     for node in (node for node in decisions.nodes(copy.graph) if node.name):
         numbered = (f"{node.name}_{number}" for number in itertools.count(2))
         node.name = next(name for name in itertools.chain([node.name], numbered) if name not in taken)

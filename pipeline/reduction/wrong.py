@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import fresh_folder
 from pipeline.importers import decisions
 from pipeline.importers import onnx as importer
+from pipeline.importers.child import Options
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.iree import compiler, devices
 from pipeline.reduction.job import Found, Job
@@ -28,6 +29,7 @@ from pipeline.reduction.refusal import Said, minimise
 from pipeline.reduction.subgraph import FUNCTION, Graph, read_by
 from pipeline.spec.types import MLIR_DTYPES
 
+_PART = Options(FUNCTION, parameters="inline")
 _WATCHED = 8
 
 
@@ -57,7 +59,7 @@ class Device:
 
     def _outputs(self, model: onnx.ModelProto, given: Sequence[Array]) -> list[Array]:
         with fresh_folder(self._folder) as folder:
-            importer.translate(model, folder, [], FUNCTION, "the part")
+            importer.translate(model, folder, "the part", options=_PART)
             targets, flags = self._job.targets, self._job.flags
             declared = {target.name: () for target in targets}
             kept = Cache(cache.local())  # most kernels are those of the whole model

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from pipeline import activity
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.iree import toolchain
@@ -113,6 +114,31 @@ def _front_half(
     return reduction.front_half(error, origin, folder, targets, bundle.flags)
 
 
+def _with_fixed_sizes(
+    error: PipelineError, origin: Origin, folder: Path, bundle: Bundle, targets: Sequence[Executable]
+) -> PipelineError:
+    """An error of a model with open dimensions, which says so if its code is compiled for these targets with fixed ones."""
+    names = sorted({d.name for entry in origin.model.entries for d in entry.dimensions if d.min < d.max})
+    if not names or not origin.can_be_reduced:
+        return error
+    from pipeline.importers.draws import at_one_size
+    from pipeline.stages.import_ import import_entry
+
+    activity.say("trying it with fixed sizes")
+    ((source, entry),) = origin.files.items()
+    inline = replace(origin, model=replace(origin.model, parameters="inline"))
+    try:
+        with fresh_folder(folder / "fixed"):
+            fixed = replace(entry, inputs=tuple(at_one_size(entry.inputs, str(source))))
+            import_entry(inline, fixed, source, folder / "fixed")
+            compile_targets(folder / "fixed" / "model.mlirbc", folder / "fixed", bundle, targets)
+    except PipelineError:
+        return error
+    named = ", ".join(target.name for target in targets)
+    what = f"{error.what}\nwith fixed sizes it is compiled for {named}, not with {', '.join(names)} open"
+    return PipelineError(what, where=error.where, hint=f"give the open dimensions `buckets`, or fixed sizes; {error.hint}")
+
+
 def _compile(
     source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin, identity: Identity
 ) -> tuple[Compiled, list[Dropped]]:
@@ -122,7 +148,8 @@ def _compile(
     try:
         return compile_targets(source, folder, bundle, targets, identity=identity), []
     except FrontHalfError as error:
-        raise _front_half(error, origin, folder, bundle, targets) from error
+        told = _front_half(error, origin, folder, bundle, targets)
+        raise _with_fixed_sizes(told, origin, folder, bundle, targets[:1]) from error
     except RefusedError as error:
         if plain := compiled_plainly(source, folder, bundle, targets, identity):
             names = ", ".join(error.reasons)
@@ -136,7 +163,9 @@ def _compile(
             hint = "`on_failure: drop` in the bundle leaves such targets out; " if len(reasons) < len(targets) else ""
             what = f"the compiler refuses it\n{_refused(reasons)}"
             hint += origin.hint(what)
-            raise PipelineError(what, where=str(source), hint=hint + error.hint) from error
+            refused_ = [target for target in targets if target.name in error.reasons]
+            told = PipelineError(what, where=str(source), hint=hint + error.hint)
+            raise _with_fixed_sizes(told, origin, folder, bundle, refused_[:1]) from error
         left = [target for target in targets if target.name not in error.reasons]
         refused = [Dropped(name, f"does not compile: {reason}") for name, reason in reasons.items()]
         return compile_targets(source, folder, bundle, left, identity=identity), refused

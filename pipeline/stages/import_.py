@@ -36,8 +36,8 @@ def _run(importer: str, arguments: list[str | Path], log: Path, where: str) -> N
         raise PipelineError(what, where=where, hint=hint or f"the importer's whole output is in {log}")
 
 
-def _import(origin: Origin, entry: Entry, source: Path, folder: Path) -> None:
-    """Import one entry point into `folder`."""
+def import_entry(origin: Origin, entry: Entry, source: Path, folder: Path) -> None:
+    """Import one entry point into `folder`. Raises PipelineError for what the importer refuses."""
     model = origin.model
     options = Options(entry.function, entry.asked, model.parameters)
     several = f"{entry.function}: " if len(model.entries) > 1 else ""
@@ -64,7 +64,7 @@ def run(origin: Origin, folder: Path) -> None:
         parts = [folder / str(number) for number in range(len(model.entries))]
         for entry, source, part in zip(model.entries, origin.sources, parts, strict=True):
             part.mkdir()
-            _import(origin, entry, source, part)
+            import_entry(origin, entry, source, part)
         _run("merge", [folder, *parts], folder / "merge.log", str(model.path))
         archive = folder / parameters.ARCHIVE
         if archive.is_file():

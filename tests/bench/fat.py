@@ -112,10 +112,10 @@ def cost(prepare: Callable[[Job, Path], Callable[[], object]], job: Job, folder:
         return pool.submit(_cost, prepare, job, folder).result()
 
 
-def latency(module: Path, entry: str, inputs: Sequence[Path], folder: Path) -> float:
-    """The median milliseconds that iree-benchmark-module measures for one invocation on local-task."""
+def latency(module: Path, entry: str, inputs: Sequence[Path], folder: Path, device: str = "local-task") -> float:
+    """The median milliseconds that iree-benchmark-module measures for one invocation on `device`."""
     tool, result = Path(sys.executable).with_name("iree-benchmark-module"), folder / "benchmark.json"
-    flags = [f"--module={module}", f"--function={entry}", "--device=local-task", *(f"--input=@{path}" for path in inputs)]
+    flags = [f"--module={module}", f"--function={entry}", f"--device={device}", *(f"--input=@{path}" for path in inputs)]
     process.run([tool, *flags, *BENCHMARK_FLAGS, f"--benchmark_out={result}"], folder / "benchmark.log")
     row = next(r for r in json.loads(result.read_text())["benchmarks"] if r.get("aggregate_name") == "median")
     return float(row["real_time"]) / {"ns": 1e6, "us": 1e3, "ms": 1, "s": 1e-3}[row["time_unit"]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from pipeline.importers import decisions
+from pipeline.importers import decisions, weights
 from pipeline.importers.rewrites import (
     accumulation,
     blocks,
@@ -22,16 +22,19 @@ from pipeline.importers.rewrites import (
     copies,
     deformed,
     doubles,
+    ends,
     flow,
     fourier,
     layouts,
     microsoft,
+    norms,
     pools,
     powers,
     quantized,
     recurrent,
     reductions,
     remainders,
+    reshapes,
     resizes,
     reversals,
     samples,
@@ -64,6 +67,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "reversals": reversals.rewrite,
     "samples": samples.rewrite,
     "deformed": deformed.rewrite,
+    "norms": norms.rewrite,
     "vectors": vectors.rewrite,
     "reductions": reductions.rewrite,
     "pools": pools.rewrite,
@@ -76,6 +80,8 @@ REWRITES: Mapping[str, Rewrite] = {
     "accumulation": accumulation.rewrite,
     "casts": casts.rewrite,
     "writes": writes.rewrite,
+    "ends": ends.rewrite,
+    "reshapes": reshapes.rewrite,
     "copies": copies.rewrite,
 }
 
@@ -110,7 +116,9 @@ def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[
 def _made(model: onnx.ModelProto, rewrite: Rewrite) -> tuple[onnx.ModelProto | None, str]:
     """What a rewrite makes of a model, or why it makes nothing. What it did not foresee is no reason to refuse the model."""
     try:
-        return rewrite(model), ""
+        if (made := rewrite(model)) is not None:
+            weights.put_out(made)
+        return made, ""
     except Exception as error:
         traceback.print_exc()
         return None, f"fails: {next(iter(str(error).strip().splitlines()), repr(error))[:200]}"

@@ -17,7 +17,7 @@ from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, replaced
 
 _WIDER = {TensorProto.INT4: TensorProto.INT8, TensorProto.UINT4: TensorProto.UINT8}
 _REFUSED = (*_WIDER, TensorProto.UINT16)
-Shape = tuple[int, ...]
+Sizes = tuple[int | None, ...]
 _FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
@@ -39,32 +39,37 @@ def _eight_bits(scope: Scope, name: str) -> str | None:
     return None if numbers is None else scope.add(numbers, _WIDER[scope.type(name)])
 
 
-def _spread(nodes: Nodes, scope: Scope, node: onnx.NodeProto, name: str, own: Shape, shape: Shape) -> str:
+def _spread(nodes: Nodes, scope: Scope, node: onnx.NodeProto, name: str, own: Sizes, shape: Sizes) -> str:
     """A scale or zero point of shape `own`, in the shape that the values have, or in one that is repeated to it."""
     axis = attribute(node, "axis")
     axis = (1 if axis is None else axis) % max(len(shape), 1)
     if block := attribute(node, "block_size"):
-        parted = [*own[: axis + 1], 1, *own[axis + 1 :]]
-        wide = [*own[: axis + 1], block, *own[axis + 1 :]]
+        sizes = [n or 0 for n in own]
+        parted = [*sizes[: axis + 1], 1, *sizes[axis + 1 :]]
+        wide = [*sizes[: axis + 1], block, *sizes[axis + 1 :]]
         name = nodes("Reshape", name, scope.add(np.array(parted), TensorProto.INT64))
         name = nodes("Expand", name, scope.add(np.array(wide), TensorProto.INT64))
-        name = nodes("Reshape", name, scope.add(np.array([*own[:axis], own[axis] * block, *own[axis + 1 :]]), TensorProto.INT64))
-        if own[axis] * block != shape[axis]:
+        name = nodes(
+            "Reshape", name, scope.add(np.array([*sizes[:axis], sizes[axis] * block, *sizes[axis + 1 :]]), TensorProto.INT64)
+        )
+        if sizes[axis] * block != shape[axis]:
             ends = (scope.add(np.array([n]), TensorProto.INT64) for n in (0, shape[axis], axis))
             name = nodes("Slice", name, *ends)
-    elif own and int(np.prod(own)) > 1:
-        column = [1] * axis + [own[0]] + [1] * (len(shape) - axis - 1)
+    elif own and own != (1,):
+        column = [1] * axis + [-1] + [1] * (len(shape) - axis - 1)
         name = nodes("Reshape", name, scope.add(np.array(column), TensorProto.INT64))
     return name
 
 
 def _operands(nodes: Nodes, scope: Scope, node: onnx.NodeProto) -> tuple[str, str, str | None] | None:
     """The values, scales and zero points, if there are any, as numbers of float32; None where shapes are not known."""
-    shape = scope.shape(node.input[0])
+    shape = scope.sizes(node.input[0])
     found: list[str] = []
     for name in filter(None, node.input):
-        held, own = _eight_bits(scope, name), scope.shape(name)
+        held, own = _eight_bits(scope, name), scope.sizes(name)
         if shape is None or held is None or own is None:
+            return None
+        if attribute(node, "block_size") and found and (None in own or None in shape):
             return None
         number = held if scope.type(name) == TensorProto.FLOAT else nodes("Cast", held, to=TensorProto.FLOAT)
         found.append(_spread(nodes, scope, node, number, own, shape) if found else number)

@@ -14,10 +14,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, replaced
+from pipeline.importers.rewrites.graph import Nodes, Scope, Size, attribute, replaced
 from pipeline.importers.rewrites.pools import axes_of
 
 Ints = Sequence[int]
+Sizes = Sequence[int | None]
+# In the place of a size that is open, where what is made of it depends on none.
+_ANY = 1 << 20
+
+
+def _any(sizes: Sizes) -> list[int]:
+    return [_ANY if size is None else size for size in sizes]
 
 
 def _numbers(scope: Scope, values: Ints) -> str:
@@ -44,13 +51,13 @@ def _reshaped(nodes: Nodes, scope: Scope, source: str, shape: Ints) -> str:
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     if node.op_type not in ("Conv", "ConvTranspose", "ConvInteger"):
         return None
-    x, w = (scope.shape(name) for name in node.input[:2])
+    x, w = scope.sizes(node.input[0]), scope.shape(node.input[1])
     if x is None or w is None or len(x) != len(w):
         return None
     group = attribute(node, "group") or 1
     alone = group > 1 and group == x[1]
     if node.op_type == "Conv":
-        return _in_space(node, scope, x, w) if alone and len(x) == 5 else None
+        return _in_space(node, scope, w) if alone and len(x) == 5 else None
     if node.op_type == "ConvInteger":
         return _of_integers(node, scope, x, w, group)
     pads = attribute(node, "pads") or []
@@ -60,18 +67,18 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     return None
 
 
-def _beside_zeros(nodes: Nodes, scope: Scope, type_: int, x: str, shape: Ints, w: str, kernel: Ints) -> tuple[str, str]:
+def _beside_zeros(nodes: Nodes, scope: Scope, type_: int, x: str, shape: Sequence[Size], w: str, kernel: Ints) -> tuple[str, str]:
     """Values and weights of single channels, with a channel of zeros behind each."""
     axis = [0, 0, 1, *[0] * (len(shape) - 2)]
-    parted = _reshaped(nodes, scope, x, [shape[0], shape[1], 1, *shape[2:]])
+    parted = nodes("Unsqueeze", x, nodes.integers(2))
     wide = _padded(nodes, scope, parted, type_, [0] * len(axis), axis)
     w = _padded(nodes, scope, w, type_, [0] * len(kernel), [0, 1, *[0] * (len(kernel) - 2)])
-    return _reshaped(nodes, scope, wide, [shape[0], 2 * shape[1], *shape[2:]]), w
+    return nodes.shaped(wide, [shape[0], nodes.reckoned("Mul", shape[1], 2), *shape[2:]]), w
 
 
-def _in_space(node: onnx.NodeProto, scope: Scope, shape: Ints, kernel: Ints) -> Nodes:
-    nodes = Nodes(node, scope)
-    x, w = _beside_zeros(nodes, scope, scope.type(node.input[0]), node.input[0], shape, node.input[1], kernel)
+def _in_space(node: onnx.NodeProto, scope: Scope, kernel: Ints) -> Nodes:
+    nodes, x = Nodes(node, scope), node.input[0]
+    x, w = _beside_zeros(nodes, scope, scope.type(x), x, nodes.sizes(x), node.input[1], kernel)
     nodes("Conv", x, w, *node.input[2:], result=node.output[0])
     nodes[-1].attribute.extend(node.attribute)
     return nodes
@@ -96,17 +103,21 @@ def _sizes(node: onnx.NodeProto, sizes: Ints, kernel: Ints) -> tuple[list[int], 
     return pads[:count], [whole[i] - pads[i] - pads[i + count] for i in range(count)]
 
 
-def _transposed(node: onnx.NodeProto, scope: Scope, shape: Ints, weights: Ints, group: int) -> Nodes | None:
+def _transposed(node: onnx.NodeProto, scope: Scope, shape: Sizes, weights: Ints, group: int) -> Nodes | None:
+    if None in shape[2:] and attribute(node, "output_shape"):
+        return None
     nodes, count, kernel = Nodes(node, scope), len(shape) - 2, weights[2:]
     strides, dilations = (attribute(node, name) or [1] * count for name in ("strides", "dilations"))
-    left_out, sizes = _sizes(node, shape[2:], kernel)
+    space = _any(shape[2:])
+    left_out, sizes = _sizes(node, space, kernel)
     (x, w), type_ = node.input[:2], scope.type(node.input[0])
     # Zeros between the values: each becomes `stride` places, and what is behind the last is cut off below.
-    spread = [n for size in shape[2:] for n in (size, 1)]
-    x = _reshaped(nodes, scope, x, [shape[0], shape[1], *spread])
+    given = nodes.sizes(x)
+    x = nodes("Unsqueeze", x, nodes.integers(*range(3, 3 + 2 * count, 2)))
     x = _padded(nodes, scope, x, type_, [0] * (2 + 2 * count), [0, 0, *(n for s in strides for n in (0, s - 1))])
-    spaced = [size * stride for size, stride in zip(shape[2:], strides, strict=True)]
-    x = _reshaped(nodes, scope, x, [shape[0], shape[1], *spaced])
+    spaced = [size * stride for size, stride in zip(space, strides, strict=True)]
+    wide = [nodes.reckoned("Mul", size, stride) for size, stride in zip(given[2:], strides, strict=True)]
+    x = nodes.shaped(x, [*given[:2], *wide])
     reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
     before = [r - b for r, b in zip(reach, left_out, strict=True)]
     after = [size + r - b - n for size, r, b, n in zip(sizes, reach, before, spaced, strict=True)]
@@ -121,23 +132,25 @@ def _transposed(node: onnx.NodeProto, scope: Scope, shape: Ints, weights: Ints, 
     ends = [_numbers(scope, [n] * count) for n in (-1, np.iinfo(np.int64).min)]
     w = nodes("Slice", w, *ends, _numbers(scope, range(2, 2 + count)), _numbers(scope, [-1] * count))
     if count == 3 and group > 1 and group == shape[1]:
-        padded = [shape[0], shape[1], *(n + b + a for n, b, a in zip(spaced, before, after, strict=True))]
+        padded = [*given[:2], *(nodes.reckoned("Add", n, b + a) for n, b, a in zip(wide, before, after, strict=True))]
         x, w = _beside_zeros(nodes, scope, type_, x, padded, w, turned)
     nodes("Conv", x, w, *node.input[2:], result=node.output[0], group=group, dilations=list(dilations))
     return nodes
 
 
-def _of_integers(node: onnx.NodeProto, scope: Scope, shape: Ints, kernel: Ints, group: int) -> Nodes | None:
+def _of_integers(node: onnx.NodeProto, scope: Scope, shape: Sizes, kernel: Ints, group: int) -> Nodes | None:
     flat = len(shape) == 3 and group == 1
-    if not flat and attribute(node, "auto_pad") in (None, b"NOTSET"):
+    mode = (attribute(node, "auto_pad") or b"NOTSET").decode()
+    steps = any(n > 1 for n in attribute(node, "strides") or [])
+    if (not flat and mode == "NOTSET") or (mode.startswith("SAME") and steps and None in shape[2:]):
         return None
     nodes = Nodes(node, scope)
-    axes = axes_of(node, shape[2:], kernel[2:])
+    axes = axes_of(node, _any(shape[2:]), kernel[2:])
     one = [1] if flat else []
     zero = [0] if flat else []
     x, w = node.input[:2]
     if flat:
-        x, w = (_reshaped(nodes, scope, name, [*s[:2], 1, s[2]]) for name, s in ((x, shape), (w, kernel)))
+        x, w = (nodes("Unsqueeze", name, nodes.integers(2)) for name in (x, w))
     given: dict[str, object] = {
         "group": group,
         "pads": [*zero, *(a.before for a in axes), *zero, *(a.after for a in axes)],
@@ -147,7 +160,7 @@ def _of_integers(node: onnx.NodeProto, scope: Scope, shape: Ints, kernel: Ints, 
     made = nodes("ConvInteger", x, w, *node.input[2:], result="" if flat else node.output[0])
     nodes[-1].attribute.extend(onnx.helper.make_attribute(name, value) for name, value in given.items())
     if flat:
-        nodes("Reshape", made, _numbers(scope, [shape[0], kernel[0], axes[0].windows]), result=node.output[0])
+        nodes("Squeeze", made, nodes.integers(2), result=node.output[0])
     return nodes
 
 

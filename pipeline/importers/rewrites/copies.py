@@ -33,12 +33,13 @@ _OF_ONE = frozenset("Max Mean Min Sum".split())
 
 def _moves(node: onnx.NodeProto, scope: Scope) -> bool:
     if node.op_type in _KEEPING:
-        before, after = (scope.shape(name) for name in (node.input[0], node.output[0]))
+        before, after = (scope.sizes(name) for name in (node.input[0], node.output[0]))
         if before is None or after is None:
             return False
         order = attribute(node, "perm") or range(len(before))[::-1] if node.op_type == "Transpose" else range(len(before))
-        kept = [axis for axis in order if before[axis] > 1]
-        return kept == sorted(kept) and math.prod(before) == math.prod(after)
+        kept = [axis for axis in order if before[axis] != 1]
+        known = [math.prod(n for n in sizes if n is not None) for sizes in (before, after)]
+        return kept == sorted(kept) and known[0] == known[1] and before.count(None) == after.count(None)
     of_one = node.op_type in _OF_ONE and len(node.input) == 1
     return node.op_type in _MOVING or of_one or (node.op_type in _POOLS and set(attribute(node, "kernel_shape")) == {1})
 
@@ -53,9 +54,9 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
     graph, scope = copy.graph, Scope(copy.graph)
     alive = decisions.alive(graph)
     for output in [o for o in graph.output if o.name in alive]:
-        shape = scope.shape(output.name)
+        shape = scope.sizes(output.name)
         maker = next((node for node in graph.node if output.name in node.output), None)
-        if shape is None or maker is None or 0 in shape:
+        if maker is None or 0 in (shape or ()):
             continue
         moved = scope.fresh(output.name)
         for node in graph.node:

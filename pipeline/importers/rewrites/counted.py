@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.importers.rewrites.branches import as_scalar, choice, is_static
-from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
+from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, is_kept
 
 if TYPE_CHECKING:
     from pipeline.importers.rewrites.folding import Item, Walk
@@ -30,7 +30,7 @@ def is_counted(node: onnx.NodeProto, scope: Scope) -> bool:
     """Whether a Loop is such a one."""
     body, condition = attribute(node, "body"), scope.constant(node.input[1])
     kept = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
-    keeps = [is_static(a.type) and a.type == b.type for a, b in zip(body.input[2:], body.output[1:], strict=False)]
+    keeps = [is_kept(a.type, b.type) for a, b in zip(body.input[2:], body.output[1:], strict=False)]
     carries = len(body.output) == len(body.input) - 1 and kept.get(body.output[0].name) == body.input[1].name
     return carries and all(keeps) and condition is not None and bool(condition.item())
 

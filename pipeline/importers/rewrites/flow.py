@@ -60,10 +60,11 @@ def _has_flow(model: onnx.ModelProto) -> bool:
 
 
 def _unclear(model: onnx.ModelProto) -> int:
-    """How many operands that must be known are not, and shapes of outputs and of what recurrent layers take."""
+    """How many operands, numbers of dimensions, and shapes of outputs and of what recurrent layers take are not known."""
     scope = Scope(model.graph)
     count = sum(scope.shape(output.name) is None for output in model.graph.output)
     for node in model.graph.node:
+        count += sum(bool(name) and scope.rank(name) is None for name in node.output)
         first = 1 if node.op_type.startswith("Reduce") else _KNOWING.get(node.op_type, len(node.input))
         count += sum(scope.constant(name) is None for name in node.input[first:] if name)
         if node.op_type in _RECURRENT:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from pipeline.arrays import Array
 from pipeline.importers.functions import opset_of
-from pipeline.importers.rewrites.graph import Nodes, Scope, attribute, replaced
+from pipeline.importers.rewrites.graph import Nodes, Scope, Size, attribute, replaced
 
 _LARGEST = 1 << 24  # values of a matrix: a larger one would be more than the model
 _AXIS_IS_AN_INPUT = 20  # from this set on; before, the axis is an attribute, 1 if it is not said
@@ -53,24 +53,24 @@ def _integer(scope: Scope, name: str) -> int | None:
 
 
 def _along(
-    nodes: Nodes, scope: Scope, source: str, shape: Sequence[int], axis: int, transform: _Transform, type_: int, result: str
+    nodes: Nodes, scope: Scope, source: str, shape: Sequence[Size], axis: int, transform: _Transform, type_: int, result: str
 ) -> None:
     """Transform `source` along `axis`; its last axis has the parts."""
-    if transform.taken < shape[axis]:
+    if shape[axis] != transform.taken:
         source = nodes("Slice", source, _integers(scope, 0), _integers(scope, transform.taken), _integers(scope, axis))
     last = len(shape) - 1
     order = [*(a for a in range(last) if a != axis), last, axis]
     others = [shape[a] for a in order[:-2]]
     rows = nodes("Transpose", source, perm=order)
-    rows = nodes("Reshape", rows, _integers(scope, *others, transform.parts * transform.taken))
+    rows = nodes.shaped(rows, [*others, transform.parts * transform.taken])
     product = nodes("MatMul", rows, scope.add(transform.matrix(), type_))
-    found = nodes("Reshape", product, _integers(scope, *others, 2, transform.kept))
+    found = nodes.shaped(product, [*others, 2, transform.kept])
     nodes("Transpose", found, perm=[order.index(a) for a in range(last + 1)], result=result)
 
 
 def _dft(node: onnx.NodeProto, scope: Scope, opset: int) -> Sequence[onnx.NodeProto] | None:
     given = [*node.input, "", ""]
-    shape, type_ = scope.shape(given[0]), scope.type(given[0])
+    shape, type_ = scope.sizes(given[0]), scope.type(given[0])
     if opset >= _AXIS_IS_AN_INPUT:
         axis = _integer(scope, given[2]) if given[2] else -2
     else:
@@ -79,36 +79,44 @@ def _dft(node: onnx.NodeProto, scope: Scope, opset: int) -> Sequence[onnx.NodePr
         return None
     axis, inverse, onesided = axis % len(shape), bool(attribute(node, "inverse")), bool(attribute(node, "onesided"))
     length = _integer(scope, given[1]) if given[1] else shape[axis]
-    if not length or axis == len(shape) - 1 or (inverse and onesided):
+    taken, parts = shape[axis], shape[-1]
+    if not length or taken is None or parts is None or axis == len(shape) - 1 or (inverse and onesided):
         return None
     kept = length // 2 + 1 if onesided else length
-    transform = _Transform(min(shape[axis], length), shape[-1], length, kept, inverse)
+    transform = _Transform(min(taken, length), parts, length, kept, inverse)
     if transform.size > _LARGEST:
         return None
     nodes = Nodes(node, scope)
-    _along(nodes, scope, given[0], shape, axis, transform, type_, node.output[0])
+    _along(nodes, scope, given[0], nodes.sizes(given[0]), axis, transform, type_, node.output[0])
     return nodes
 
 
 def _stft(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     """The transforms of windows of the signal, which are gathered."""
     signal, _, window, _ = given = [*node.input, "", ""][:4]
-    shape, type_, step, width = scope.shape(signal), scope.type(signal), _integer(scope, given[1]), scope.shape(window)
+    shape, type_, step, width = scope.sizes(signal), scope.type(signal), _integer(scope, given[1]), scope.shape(window)
     length = _integer(scope, given[3]) if given[3] else width[0] if width else None
     if shape is None or not step or not length:
         return None
     nodes, onesided = Nodes(node, scope), attribute(node, "onesided") != 0
     if len(shape) == 2:
         signal, shape = nodes("Unsqueeze", signal, _integers(scope, 2)), (*shape, 1)
-    frames = (shape[1] - length) // step + 1
-    transform = _Transform(length, shape[2], length, length // 2 + 1 if onesided else length, False)
-    if frames < 1 or transform.size > _LARGEST or (width and width[0] != length):
+    count, samples, parts = nodes.sizes(signal, shape)
+    frames = nodes.reckoned("Add", nodes.reckoned("Div", nodes.reckoned("Sub", samples, length), step), 1)
+    if not isinstance(parts, int) or (isinstance(frames, int) and frames < 1) or (width and width[0] != length):
         return None
-    places = np.arange(frames)[:, None] * step + np.arange(length)
-    pieces = nodes("Gather", signal, scope.add(places, TensorProto.INT64), axis=1)
+    transform = _Transform(length, parts, length, length // 2 + 1 if onesided else length, False)
+    if transform.size > _LARGEST:
+        return None
+    if isinstance(frames, int):
+        places = scope.add(np.arange(frames)[:, None] * step + np.arange(length), TensorProto.INT64)
+    else:
+        starts = nodes("Mul", nodes.counted(frames, TensorProto.INT64), scope.add(np.array(step), TensorProto.INT64))
+        places = nodes("Add", nodes("Unsqueeze", starts, _integers(scope, 1)), nodes.counted(length, TensorProto.INT64))
+    pieces = nodes("Gather", signal, places, axis=1)
     if window:
         pieces = nodes("Mul", pieces, nodes("Unsqueeze", window, _integers(scope, 1)))
-    _along(nodes, scope, pieces, (shape[0], frames, length, shape[2]), 2, transform, type_, node.output[0])
+    _along(nodes, scope, pieces, [count, frames, length, parts], 2, transform, type_, node.output[0])
     return nodes
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -14,10 +16,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.arrays import Array
-from pipeline.importers import decisions
+from pipeline.importers import decisions, weights
 
 graphs = decisions.inside
 _LEFT = "left as it is"
+_CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 0, "ConvInteger": onnx.TensorProto.INT32}
+_ON_NUMBERS: Mapping[str, Callable[[int, int], int]] = {
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": operator.floordiv, "Max": max, "Min": min,
+}  # fmt: skip
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
 
@@ -25,7 +31,7 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` with the types and shapes of all values. Raises onnx.shape_inference.InferenceError."""
     while True:
         model = _inferred(model)
-        if not _carried(model.graph):
+        if not (_carried(model.graph) | _ranked(model.graph)):
             return model
 
 
@@ -49,15 +55,45 @@ def _carried(graph: onnx.GraphProto) -> bool:
             found |= _carried(inner)
         body = attribute(node, "body") if node.op_type == "Loop" else None
         for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False) if body else ():
-            if name and name not in known and _is_fixed(before.type) and before.type == after.type:
+            if name and name not in known and is_kept(before.type, after.type):
                 graph.value_info.add(name=name).type.CopyFrom(before.type)
                 found = True
     return found
 
 
-def _is_fixed(type_: onnx.TypeProto) -> bool:
-    tensor = type_.tensor_type
-    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
+def is_kept(a: onnx.TypeProto, b: onnx.TypeProto) -> bool:
+    """Whether two types are one tensor's, of sizes that are numbers or have names."""
+    tensor = a.tensor_type
+    named = tensor.HasField("shape") and all(dim.HasField("dim_value") or dim.dim_param for dim in tensor.shape.dim)
+    return bool(tensor.elem_type) and named and a == b
+
+
+def _ranked(graph: onnx.GraphProto) -> bool:
+    """Say how many dimensions convolutions of open sizes make, of which ONNX infers nothing; whether there were any."""
+    types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    types |= {w.name: helper.make_tensor_type_proto(w.data_type, w.dims).tensor_type for w in graph.initializer}
+    found = False
+    for node in graph.node:
+        for inner in graphs(node):
+            found |= _ranked(inner)
+        if node.op_type not in _CONVOLUTIONS or node.domain not in ("", "ai.onnx"):
+            continue
+        taken, made = types.get(node.input[0]), types.get(node.output[0])
+        if taken is None or not taken.HasField("shape") or (made is not None and made.HasField("shape")):
+            continue
+        element = _CONVOLUTIONS[node.op_type] or taken.elem_type
+        type_ = helper.make_tensor_type_proto(element, [None] * len(taken.shape.dim))
+        type_.tensor_type.shape.dim[0].CopyFrom(taken.shape.dim[0])
+        weights = types.get(node.input[1])
+        if weights is not None and all(dim.dim_value for dim in weights.shape.dim[:2]):
+            channels = weights.shape.dim[1].dim_value * (attribute(node, "group") or 1)
+            channels = channels if node.op_type == "ConvTranspose" else weights.shape.dim[0].dim_value
+            type_.tensor_type.shape.dim[1].dim_value = channels
+        own = next((o for o in graph.output if o.name == node.output[0]), None)
+        (own if own is not None else graph.value_info.add(name=node.output[0])).type.CopyFrom(type_)
+        types[node.output[0]] = type_.tensor_type
+        found = True
+    return found
 
 
 def attribute(node: onnx.NodeProto, name: str) -> Any:
@@ -147,10 +183,22 @@ class Scope:
             return None
         return tuple(dim.dim_value for dim in type_.shape.dim)
 
+    def sizes(self, name: str) -> tuple[int | None, ...] | None:
+        """The shape of a value, with None for dimensions that are open; None if not even their number is known."""
+        type_ = self.whole_type(name).tensor_type
+        if not type_.HasField("shape"):
+            return None
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in type_.shape.dim)
+
+    def rank(self, name: str) -> int | None:
+        """The number of a value's dimensions, None if it is not known."""
+        sizes = self.sizes(name)
+        return None if sizes is None else len(sizes)
+
     def constant(self, name: str) -> Array | None:
         """The value of a constant, None for anything else."""
         if name in self._weights:
-            return np.asarray(numpy_helper.to_array(self._weights[name]))
+            return weights.values(self._weights[name])
         return self._outer.constant(name) if self._outer and name not in self._own else None
 
     def define(self, constant: onnx.TensorProto) -> None:
@@ -178,11 +226,13 @@ class Scope:
     def add(self, array: Array, type_: int) -> str:
         """The name of a new constant with elements of `type_`."""
         name = self.fresh("constant")
-        self.added.append(numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(type_)), name))
+        self.added.append(weights.tensor(array.astype(helper.tensor_dtype_to_np_dtype(type_), copy=False), name))
         self.define(self.added[-1])
         return name
 
 
+# A size: a number, or the name of a list of one integer that is known when the model runs.
+Size = int | str
 # The nodes that take a node's place; None leaves it.
 Change = Callable[[onnx.NodeProto, Scope], Sequence[onnx.NodeProto] | None]
 
@@ -199,6 +249,52 @@ class Nodes(list[onnx.NodeProto]):
         result = result or self._scope.fresh(self._node.output[0])
         self.append(helper.make_node(kind, inputs, [result], self._node.name, **attributes))
         return result
+
+    def integers(self, *values: int) -> str:
+        """A constant list: axes, or a shape."""
+        return self._scope.add(np.array(values, np.int64), onnx.TensorProto.INT64)
+
+    def sizes(self, value: str, known: Sequence[int | None] | None = None) -> list[Size]:
+        """The sizes of a value's dimensions; `known` are those that are numbers, if the scope does not have them."""
+        known = known if known is not None else self._scope.sizes(value) or ()
+        return [self("Shape", value, start=a, end=a + 1) if n is None else n for a, n in enumerate(known)]
+
+    def reckoned(self, kind: str, a: Size, b: Size) -> Size:
+        """Add, Sub, Mul, Div, Max or Min of sizes that are not negative."""
+        if isinstance(a, int) and isinstance(b, int):
+            return _ON_NUMBERS[kind](a, b)
+        return self(kind, *(n if isinstance(n, str) else self.integers(n) for n in (a, b)))
+
+    def product(self, sizes: Sequence[Size]) -> Size:
+        """All of them multiplied."""
+        found: Size = math.prod(n for n in sizes if isinstance(n, int))
+        for size in (n for n in sizes if isinstance(n, str)):
+            found = size if found == 1 else self.reckoned("Mul", found, size)
+        return found
+
+    def listed(self, sizes: Sequence[Size]) -> str:
+        """A list of sizes: a constant, if they are numbers."""
+        numbers = [n for n in sizes if isinstance(n, int)]
+        if len(numbers) == len(sizes):
+            return self.integers(*numbers)
+        parts = [n if isinstance(n, str) else self.integers(n) for n in sizes]
+        return self("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+
+    def shaped(self, value: str, sizes: Sequence[Size], result: str = "") -> str:
+        """The value in another shape. IREE sees through it where at most one size is not a number."""
+        unknown = [n for n in sizes if isinstance(n, str)]
+        if len(unknown) == 1 and 0 not in sizes:
+            sizes = [-1 if isinstance(n, str) else n for n in sizes]
+        return self("Reshape", value, self.listed(sizes), result=result)
+
+    def counted(self, size: Size, type_: int = onnx.TensorProto.INT32, first: int = 0) -> str:
+        """The list of as many integers, from `first` on."""
+        if isinstance(size, int):
+            return self._scope.add(np.arange(first, first + size), type_)
+        scalar = self("Squeeze", self("Cast", size, to=type_), self.integers(0))
+        numbers = [self._scope.add(np.array(n), type_) for n in (0, 1, first)]
+        found = self("Range", numbers[0], scalar, numbers[1])
+        return self("Add", found, numbers[2]) if first else found
 
 
 def replaced(model: onnx.ModelProto, change: Change, foreign: str | None = None) -> onnx.ModelProto | None:

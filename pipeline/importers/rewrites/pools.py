@@ -86,9 +86,12 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     indices = len(node.output) > 1 and bool(node.output[1])
     dilated = any(d != 1 for d in attribute(node, "dilations") or [])
     odd = node.op_type == "LpPool" and (dilated or attribute(node, "auto_pad") not in (None, b"NOTSET"))
-    shape = scope.shape(node.input[0])
-    if shape is None or not (indices or odd or attribute(node, "ceil_mode")):
+    shape, rank = scope.shape(node.input[0]), scope.rank(node.input[0])
+    wrong_if_open = shape is None and dilated and node.op_type == "AveragePool"
+    if not (indices or odd or wrong_if_open or attribute(node, "ceil_mode")):
         return None
+    if shape is None:
+        return None if indices or odd or not rank else _open(node, scope, rank - 2)
     axes = axes_of(node, shape[2:])
     if any(axis.windows < 1 for axis in axes) or (indices and math.prod(a.kernel for a in axes) > _LARGEST):
         return None
@@ -105,15 +108,55 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     return nodes
 
 
+def _open(node: onnx.NodeProto, scope: Scope, count: int) -> Nodes | None:
+    """A pool of sizes that are open. For `ceil_mode`, one stride less a place is padded, so that the last window is whole.
+
+    A mean is over that of what counts: IREE does not divide at all, if there are dilations.
+
+    Where a window could begin behind the values and their padding, nothing is known of it.
+    """
+    ones = [1] * count
+    kernel, pads = attribute(node, "kernel_shape"), attribute(node, "pads") or [0] * 2 * count
+    strides, dilations = (attribute(node, name) or ones for name in ("strides", "dilations"))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    ceil = bool(attribute(node, "ceil_mode"))
+    more = [(stride - 1) * ceil for stride in strides]
+    behind = ceil and any(r < after + stride for r, after, stride in zip(reach, pads[count:], strides, strict=True))
+    if behind or attribute(node, "auto_pad") not in (None, b"NOTSET") or node.op_type == "LpPool":
+        return None
+    nodes, (x, type_) = Nodes(node, scope), (node.input[0], scope.type(node.input[0]))
+
+    def padded(value: str, before: Sequence[int], after: Sequence[int], by: float) -> str:
+        wide = nodes.integers(0, 0, *before, 0, 0, *after)
+        return nodes("Pad", value, wide, scope.add(np.array(by), type_)) if any((*before, *after)) else value
+
+    behind_all = [after + n for after, n in zip(pads[count:], more, strict=True)]
+    least = _least(type_) if node.op_type == "MaxPool" else 0.0
+    wide = padded(x, pads[:count], behind_all, least)
+    if node.op_type == "MaxPool":
+        _pool(nodes, node, wide, node.output[0])
+        return nodes
+    space = [1, 1, *nodes.sizes(x)[2:]]
+    ones_ = nodes("Expand", scope.add(np.array(1.0), type_), nodes.listed(space))
+    if attribute(node, "count_include_pad"):
+        counted = padded(padded(ones_, pads[:count], pads[count:], 1.0), [0] * count, more, 0.0)
+    else:
+        counted = padded(ones_, pads[:count], behind_all, 0.0)
+    nodes("Div", _pool(nodes, node, wide), _pool(nodes, node, counted), result=node.output[0])
+    return nodes
+
+
+def _least(type_: int) -> float:
+    return -np.inf if type_ in _FLOATS else float(np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(type_)).min)
+
+
 def _padded(nodes: Nodes, node: onnx.NodeProto, scope: Scope, axes: Sequence[Axis]) -> str:
     """The values with what surrounds them: zeros, or for a maximum the least number."""
     pads = [0, 0, *(a.before for a in axes), 0, 0, *(max(a.beyond, 0) for a in axes)]
     if not any(pads):
         return str(node.input[0])
     type_ = scope.type(node.input[0])
-    least = np.array(0.0)
-    if node.op_type == "MaxPool":
-        least = np.array(-np.inf) if type_ in _FLOATS else np.array(np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(type_)).min)
+    least = np.array(_least(type_) if node.op_type == "MaxPool" else 0.0)
     padded: str = nodes("Pad", node.input[0], scope.add(np.array(pads), TensorProto.INT64), scope.add(least, type_))
     return padded
 

@@ -11,7 +11,7 @@ import onnx
 
 from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare, tolerances_for
-from pipeline.importers import decisions
+from pipeline.importers import decisions, weights
 from pipeline.importers.draws import GIVEN, draws
 from pipeline.spec.types import Input
 
@@ -95,7 +95,7 @@ def _session(model: onnx.ModelProto) -> Any:
     try:
         return onnxruntime.session(without_names(model))
     except Exception:  # its exceptions have no common base that it exports
-        return ReferenceEvaluator(model)
+        return ReferenceEvaluator(weights.inside(model))
 
 
 def _outputs(running: Any, feed: dict[str, Array]) -> list[Array]:

@@ -44,8 +44,8 @@ def _with_pads(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto | None:
 
 def _stacked(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.input
-    shapes = [scope.shape(name) for name in (a, b)]
-    if None in shapes or max(len(shape or ()) for shape in shapes) < 3 or scope.type(a_scale) != TensorProto.FLOAT:
+    ranks = [scope.rank(name) for name in (a, b)]
+    if None in ranks or max(rank or 0 for rank in ranks) < 3 or scope.type(a_scale) != TensorProto.FLOAT:
         return None
     nodes = Nodes(node, scope)
     sums = nodes("Cast", nodes("MatMulInteger", a, b, a_zero, b_zero), to=TensorProto.FLOAT)

@@ -6,7 +6,6 @@ Measured: an empty constant for the axes makes the compiler crash for some opera
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,31 +45,38 @@ def _of_nothing(node: onnx.NodeProto, scope: Scope) -> Nodes:
 
 
 def _integer_mean(node: onnx.NodeProto, scope: Scope) -> Nodes | None:
-    shape, result = scope.shape(node.input[0]), scope.shape(node.output[0])
-    if shape is None or result is None or not math.prod(result):
+    sizes, rank, type_ = scope.sizes(node.input[0]), scope.rank(node.input[0]), scope.type(node.input[0])
+    said = scope.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else attribute(node, "axes")
+    if sizes is None or not rank or 0 in sizes or (said is None and len(node.input) > 1 and node.input[1]):
         return None
-    nodes, type_ = Nodes(node, scope), scope.type(node.input[0])
+    nodes = Nodes(node, scope)
+    reduced = [nodes.sizes(node.input[0])[int(axis)] for axis in (range(rank) if said is None else said)]
     # Before operator set 18 the axes of a mean are an attribute, those of a sum never.
     axes = list(node.input[1:]) or [scope.add(np.array(given), TensorProto.INT64) for given in [attribute(node, "axes")] if given]
     total = nodes("ReduceSum", node.input[0], *axes)
     nodes[-1].attribute.extend(a for a in node.attribute if a.name != "axes")
-    count = scope.add(np.array(math.prod(shape) // math.prod(result)), type_)
-    nodes("Div", total, count, result=node.output[0])
+    count = nodes.product(reduced)
+    divisor = nodes("Cast", count, to=type_) if isinstance(count, str) else scope.add(np.array(count), type_)
+    nodes("Div", total, divisor, result=node.output[0])
     return nodes
 
 
 def _scattered(node: onnx.NodeProto, scope: Scope) -> Nodes | None:
     data, indices, updates = node.input
-    sizes, places = scope.shape(data), scope.shape(indices)
-    if sizes is None or places is None:
+    rank = scope.rank(data)
+    if not rank or scope.rank(indices) != rank:
         return None
-    nodes, axis = Nodes(node, scope), (attribute(node, "axis") or 0) % len(sizes)
+    nodes, axis = Nodes(node, scope), (attribute(node, "axis") or 0) % rank
+    sizes, places = nodes.sizes(data), nodes.sizes(indices)
     indices = nodes("Cast", indices, to=TensorProto.INT64)
-    size, zero = (scope.add(np.array(n), TensorProto.INT64) for n in (sizes[axis], 0))
-    indices = nodes("Where", nodes("Less", indices, zero), nodes("Add", indices, size), indices)
-    last = scope.add(np.array([-1]), TensorProto.INT64)
-    grid = [scope.add(np.indices(places)[i][..., None], TensorProto.INT64) for i in range(len(sizes))]
-    grid[axis] = nodes("Unsqueeze", indices, last)
+    size = nodes.listed([sizes[axis]])
+    negative = nodes("Less", indices, scope.add(np.array(0), TensorProto.INT64))
+    indices = nodes("Where", negative, nodes("Add", indices, size), indices)
+    whole, grid = nodes.listed([*places, 1]), []
+    for i, count in enumerate(places):
+        line = nodes.shaped(nodes.counted(count, TensorProto.INT64), [count if a == i else 1 for a in range(rank + 1)])
+        grid.append(nodes("Expand", line, whole))
+    grid[axis] = nodes("Unsqueeze", indices, nodes.integers(-1))
     where = nodes("Concat", *grid, axis=-1)
     nodes("ScatterND", data, where, updates, result=node.output[0], reduction=attribute(node, "reduction").decode())
     return nodes

@@ -19,11 +19,11 @@ _TAPS = {"nearest": nearest, "linear": linear, "bilinear": linear, "cubic": cubi
 
 
 def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
-    padding, shape = attribute(node, "padding_mode"), scope.shape(node.input[0]) if node.input else None
-    if node.op_type != "GridSample" or shape is None:
+    if node.op_type != "GridSample" or (rank := scope.rank(node.input[0])) is None:
         return None
-    if len(shape) != 4 or attribute(node, "mode") in (b"cubic", b"bicubic"):
-        return _gathered(node, scope, shape)
+    padding, shape = attribute(node, "padding_mode"), scope.shape(node.input[0])
+    if rank != 4 or attribute(node, "mode") in (b"cubic", b"bicubic"):
+        return _gathered(node, scope, shape) if shape else None
     nodes, type_, grid = Nodes(node, scope), scope.type(node.input[1]), node.input[1]
 
     def number(value: object) -> str:
@@ -36,16 +36,26 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
         place = nodes("Sub", shifted, nodes("Mul", rounds, number(4)))
         grid = nodes("Sub", number(1), nodes("Abs", nodes("Sub", place, number(2))))
     # A grid holds columns before rows. Without align_corners -1 is half a pixel outside of the first centre.
-    sizes = np.array(shape[:1:-1], float)
     aligned, inside = attribute(node, "align_corners"), padding in (b"border", b"reflection")
-    edge = np.ones(2) if aligned else 1 - 1 / sizes
-    if not inside:
-        edge = edge + 2 / (np.maximum(sizes - 1, 1e-3) if aligned else sizes)
-    moved = nodes("Min", nodes("Max", grid, number(-edge)), number(edge))
+    if shape is None:
+        height, width = nodes.sizes(node.input[0])[2:]
+        sizes = nodes("Cast", nodes.listed([width, height]), to=type_)
+        edge = number(np.ones(2)) if aligned else nodes("Sub", number(1), nodes("Reciprocal", sizes))
+        if not inside:
+            whole = nodes("Max", nodes("Sub", sizes, number(1)), number(1e-3)) if aligned else sizes
+            edge = nodes("Add", edge, nodes("Div", number(2), whole))
+        least = nodes("Neg", edge)
+    else:
+        known = np.array(shape[:1:-1], float)
+        edges = np.ones(2) if aligned else 1 - 1 / known
+        if not inside:
+            edges = edges + 2 / (np.maximum(known - 1, 1e-3) if aligned else known)
+        least, edge = number(-edges), number(edges)
+    moved = nodes("Min", nodes("Max", grid, least), edge)
     sampled = nodes("GridSample", node.input[0], moved, result=node.output[0] if inside else "")
     nodes[-1].attribute.extend(a for a in node.attribute if a.name != "padding_mode")
     if not inside:
-        near = nodes("Cast", nodes("Less", nodes("Abs", grid), number(edge)), to=scope.type(node.input[0]))
+        near = nodes("Cast", nodes("Less", nodes("Abs", grid), edge), to=scope.type(node.input[0]))
         both = nodes("Mul", *(nodes("Gather", near, scope.add(np.array(i), TensorProto.INT64), axis=3) for i in (0, 1)))
         nodes("Mul", sampled, nodes("Unsqueeze", both, scope.add(np.array([1]), TensorProto.INT64)), result=node.output[0])
     return nodes

@@ -29,10 +29,10 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto | None:
         if node.op_type != "TopK":
             return None
         nodes, source, type_ = Nodes(node, scope), node.input[0], scope.type(node.input[0])
-        shape = scope.shape(source)
+        rank = scope.rank(source)
         more = sorting.index(node.output[1]) if len(node.output) > 1 and node.output[1] in sorting else 0
-        if shape and more:
-            source = _longer(nodes, node, scope, source, len(shape), more)
+        if rank and more:
+            source = _longer(nodes, node, scope, source, rank, more)
         elif source in inputs and type_ in _FLOATS:
             source = nodes("Add", source, scope.add(np.array(0), type_))
         if source == node.input[0]:

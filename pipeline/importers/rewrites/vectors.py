@@ -23,13 +23,13 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
 
 
 def _product(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
-    a, b = (scope.shape(name) for name in node.input)
-    if a is None or b is None or 1 not in (len(a), len(b)) or max(len(a), len(b)) < 3:
+    a, b = (scope.rank(name) for name in node.input)
+    if a is None or b is None or 1 not in (a, b) or max(a, b) < 3:
         return None
     nodes, (left, right) = Nodes(node, scope), node.input
-    axis = scope.add(np.array([-2 if len(a) == 1 else -1]), TensorProto.INT64)
-    left = nodes("Unsqueeze", left, scope.add(np.array([0]), TensorProto.INT64)) if len(a) == 1 else left
-    right = nodes("Unsqueeze", right, scope.add(np.array([1]), TensorProto.INT64)) if len(b) == 1 else right
+    axis = scope.add(np.array([-2 if a == 1 else -1]), TensorProto.INT64)
+    left = nodes("Unsqueeze", left, scope.add(np.array([0]), TensorProto.INT64)) if a == 1 else left
+    right = nodes("Unsqueeze", right, scope.add(np.array([1]), TensorProto.INT64)) if b == 1 else right
     nodes("Squeeze", nodes("MatMul", left, right), axis, result=node.output[0])
     return nodes
 

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only N of them")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which ones (default: 0)")
     parser.add_argument("--targets", nargs="+", default=[], metavar="TARGET", help="only these (default: all of the bundle)")
+    parser.add_argument("--open", action="store_true", help="with open dimensions, where ONNX Runtime takes other sizes too")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
     parser.add_argument("--output", type=Path, default=DEFAULT, metavar="FOLDER", help=f"default: {DEFAULT}")
     arguments = parser.parse_args()
@@ -35,7 +36,15 @@ def main() -> int:
     try:
         wheel = suite.download(arguments.output)
         cases, unfit = suite.select(suite.Suite(wheel), arguments.names, arguments.sample, arguments.seed)
-        outcomes = run(wheel, cases, arguments.output, arguments.jobs, lambda line: print(line, flush=True), arguments.targets)
+        outcomes = run(
+            wheel,
+            cases,
+            arguments.output,
+            arguments.jobs,
+            lambda line: print(line, flush=True),
+            arguments.targets,
+            is_open=arguments.open,
+        )
     except PipelineError as error:
         print(error, file=sys.stderr)
         return 2

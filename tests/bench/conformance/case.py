@@ -1,6 +1,6 @@
 """One test through the whole pipeline, in a process of its own: a fork of `python -m tests.bench.conformance.case`.
 
-The arguments are WHEEL NAME DEVICES FOLDER TARGET….
+The arguments are WHEEL NAME DEVICES FOLDER SHAPES TARGET…; SHAPES is `fixed`, or `open`: see `openings`.
 
 A project with the test's model and inputs is made in FOLDER and taken through every stage up to the package. Then each
 published variant that a device here accepts runs on the test's inputs, and is compared with the test's own outputs: not by
@@ -13,10 +13,11 @@ import json
 import re
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,11 @@ from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
+from pipeline.spec.types import Dimension
 from pipeline.stages.compiled import Compiled
 from pipeline.tasks import end_on_signals
+from tests.bench.conformance import openings
+from tests.bench.conformance.openings import Place
 from tests.bench.conformance.suite import Array, Suite, input_names, output_names, settings
 from tests.project import ROOT, Project
 
@@ -49,12 +53,12 @@ DEFAULT_FUZZ = (1e-3, 1e-5)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a test: `right`, `wrong`, `refused`, `slow` or `crashed`.
+    """What became of a test: `right`, `wrong`, `refused`, `slow` or `crashed`; `closed` if nothing of it can be opened.
 
     `wrong` are published variants whose outputs are not the test's; `unchecked` are those that no device here runs, with
     their evidence; `dropped` are targets that the file does not hold, and why. `reference` is what the test says of ONNX
     Runtime's outputs, empty where they are right or there are none. `settled` are inputs that have their value in the spec:
-    such as are axes, shapes or sizes, where the test as it is was refused.
+    such as are axes, shapes or sizes, where the test as it is was refused. `opened` are the dimensions that were open.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Outcome:
     dropped: dict[str, str] = field(default_factory=dict)
     reference: str = ""
     settled: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def encode(self) -> bytes:
@@ -78,7 +83,7 @@ class Outcome:
     def decode(line: bytes) -> Outcome:
         """What `encode` made. Raises ValueError for anything else."""
         data: dict[str, Any] = json.loads(line)
-        return Outcome(**data | {key: tuple(data[key]) for key in ("operators", "right", "settled")})
+        return Outcome(**data | {key: tuple(data[key]) for key in ("operators", "right", "settled", "opened")})
 
 
 def difference(found: Sequence[Array], wanted: Sequence[Array]) -> str:
@@ -106,20 +111,28 @@ def _difference(found: Array, wanted: Array) -> str:
     return f"{(~same).sum()} of {same.size} values differ; at {[int(i) for i in first]} {found[first]!s}, not {wanted[first]!s}"
 
 
-def make_project(root: Path, suite: Suite, name: str, targets: Sequence[str] = (), settled: Collection[str] = ()) -> Project:
+def make_project(
+    root: Path,
+    suite: Suite,
+    name: str,
+    targets: Sequence[str] = (),
+    settled: Collection[str] = (),
+    opened: Mapping[Place, Dimension] = MappingProxyType({}),
+) -> Project:
     """A project whose only model is the test's, for these targets or all of the bundle; one that fails is left out.
 
-    The inputs in `settled` have their `value` in the spec.
+    The inputs in `settled` have their `value` in the spec; the dimensions in `opened` are open.
     """
     bundle = yaml.safe_load((ROOT / "targets" / "bundles" / f"{BUNDLE}.yaml").read_text())
     project = Project(root, bundle={"targets": list(targets) or bundle["targets"], "on_failure": "drop"})
-    folder, file = project.targets / "models", suite.file(name)
+    folder, file = project.targets / "models", openings.without_sizes(suite.file(name), opened)
     (folder / "model.onnx").write_bytes(file)
     inputs = []
     for number, (title, array) in enumerate(zip(input_names(file), suite.arrays(name, "input"), strict=True)):
         np.save(folder / f"{number}.npy", array)
         data = {"value": array.tolist()} if title in settled else {"file": f"{number}.npy"}
-        inputs.append({"name": title, "shape": list(array.shape), "dtype": str(array.dtype), **data})
+        sizes = [openings.said(opened[title, axis]) if (title, axis) in opened else n for axis, n in enumerate(array.shape)]
+        inputs.append({"name": title, "shape": sizes, "dtype": str(array.dtype), **data})
     spec = {
         "about": f"ONNX's backend test {name}",
         "licence": "Apache-2.0",
@@ -249,16 +262,22 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
     )
 
 
-def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path, targets: Sequence[str] = ()) -> Outcome:
+def attempt(
+    suite: Suite, name: str, found: Sequence[Device], folder: Path, targets: Sequence[str] = (), is_open: bool = False
+) -> Outcome:
     """The outcome of the test. Whatever it raises is a crash."""
-    project, settled = make_project(folder / "project", suite, name, targets), list[str]()
+    opened = openings.opening(suite, name, folder) if is_open else {}
+    if is_open and not opened:
+        return Outcome(name, "closed")
+    said = tuple(f"{title}[{axis}] is {dimension}" for (title, axis), dimension in opened.items())
+    project, settled = make_project(folder / "project", suite, name, targets, opened=opened), list[str]()
     refused = build(project, name)
     if refused and (settled := settings(suite.file(name))):
         print("settled", flush=True)
-        project = make_project(folder / "settled", suite, name, targets, settled)
+        project = make_project(folder / "settled", suite, name, targets, settled, opened)
         refused = build(project, name)
     if refused:
-        return replace(refused, settled=tuple(settled))
+        return replace(refused, settled=tuple(settled), opened=said)
     (checks := folder / "check").mkdir()
     given = [
         a for title, a in zip(input_names(suite.file(name)), suite.arrays(name, "input"), strict=True) if title not in settled
@@ -266,17 +285,17 @@ def attempt(suite: Suite, name: str, found: Sequence[Device], folder: Path, targ
     named: dict[str, Any] = {str(number): array for number, array in enumerate(given)}
     np.savez(checks / "inputs.npz", **named)
     judged = judge(Published(project, checks), name, found, suite.arrays(name, "output"))
-    return replace(judged, settled=tuple(settled))
+    return replace(judged, settled=tuple(settled), opened=said)
 
 
 def main(arguments: list[str]) -> int:
     """Attempt a test as the command line says."""
-    wheel, name, facts, folder, *targets = arguments
+    wheel, name, facts, folder, shapes, *targets = arguments
     end_on_signals()
     started = time.monotonic()
     suite = Suite(Path(wheel))
     present = from_json(json.loads(Path(facts).read_text()), facts)
-    outcome = attempt(suite, name, present, Path(folder), targets)
+    outcome = attempt(suite, name, present, Path(folder), targets, shapes == "open")
     operators = suite.read(name)[0].operators
     write(
         Path(folder) / "outcome.json",

@@ -24,19 +24,19 @@ from pipeline.iree import devices
 from tests.bench.conformance.case import Outcome
 from tests.bench.conformance.suite import Case
 
-OUTCOMES = ("right", "wrong", "refused", "slow", "crashed")
+OUTCOMES = ("right", "wrong", "refused", "slow", "crashed", "closed")
 LIMIT = 180.0  # seconds for one test
 MOST = 25  # lines of a table
 _cases = process.Forks([sys.executable, "-m", "tests.bench.conformance.case"])
 
 
-def attempt(wheel: Path, case: Case, facts: Path, folder: Path, targets: Sequence[str] = ()) -> Outcome:
+def attempt(wheel: Path, case: Case, facts: Path, folder: Path, targets: Sequence[str] = (), is_open: bool = False) -> Outcome:
     """The outcome of one test, whose work is in `folder`, however its process ends."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    log = folder / "case.log"
+    log, shapes = folder / "case.log", "open" if is_open else "fixed"
     try:
-        ended = _cases.execute([wheel, case.name, facts, folder, *targets], log, timeout=LIMIT, env={})
+        ended = _cases.execute([wheel, case.name, facts, folder, shapes, *targets], log, timeout=LIMIT, env={})
     except PipelineError as error:
         if process.interrupted():
             raise
@@ -75,7 +75,13 @@ class Results:
 
 
 def run(
-    wheel: Path, cases: Sequence[Case], folder: Path, jobs: int, tell: Callable[[str], None], targets: Sequence[str] = ()
+    wheel: Path,
+    cases: Sequence[Case],
+    folder: Path,
+    jobs: int,
+    tell: Callable[[str], None],
+    targets: Sequence[str] = (),
+    is_open: bool = False,
 ) -> list[Outcome]:
     """The outcomes of `cases`, in order. Those that `folder/results.jsonl` has are taken from there; the rest is made in an
     order by chance, so that what there is of it is a sample of all."""
@@ -86,9 +92,9 @@ def run(
 
     def one(case: Case) -> Outcome:
         work = folder / "work" / case.name.replace("/", "-")
-        outcome = attempt(wheel, case, facts, work, targets)
+        outcome = attempt(wheel, case, facts, work, targets, is_open)
         results.add(outcome)
-        if outcome.outcome == "right":
+        if outcome.outcome in ("right", "closed"):
             shutil.rmtree(work)
         return outcome
 
@@ -131,7 +137,7 @@ def summary(outcomes: Sequence[Outcome], unfit: Mapping[str, str]) -> list[str]:
     lines += _frequent("unchecked", (f"{v}: {kind}" for o in outcomes for v, kind in o.unchecked.items()))
     lines += _frequent("left out", unfit.values())
     for outcome in OUTCOMES[:0:-1]:
-        named = [o for o in outcomes if o.outcome == outcome != "refused"]
+        named = [o for o in outcomes if o.outcome == outcome not in ("refused", "closed")]
         lines += ["", f"{outcome}:", *(f"  {_line(o)}" for o in named)] if named else []
     return [*lines, "", *_by_operator(outcomes)]
 
@@ -173,4 +179,4 @@ def _by_operator(outcomes: Sequence[Outcome]) -> list[str]:
         for operator in outcome.operators:
             counts.setdefault(operator, Counter())[outcome.outcome] += 1
     rows = [(name, *(str(counts[name][kind] or "") for kind in OUTCOMES)) for name in sorted(counts)]
-    return columns([("operator", *OUTCOMES), *rows], right=range(1, 6))
+    return columns([("operator", *OUTCOMES), *rows], right=range(1, 1 + len(OUTCOMES)))

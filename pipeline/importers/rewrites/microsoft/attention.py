@@ -11,6 +11,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 
+from pipeline.importers.rewrites.graph import Size
 from pipeline.importers.rewrites.microsoft.call import Call, UnsupportedError
 from pipeline.importers.rewrites.microsoft.norms import rotated
 
@@ -28,36 +29,53 @@ def _attended(call: Call, q: str, k: str, v: str, scale: float, *biases: str) ->
     return call("Reshape", call("Transpose", result, perm=[0, 2, 1, 3]), call.integers(0, 0, -1))
 
 
-def _causal(call: Call, length: int, total: int, window: int = 0) -> str:
+def _causal(call: Call, length: Size, total: Size, window: int = 0) -> str:
     """(length, total): a position attends to itself and those before it, or only the last `window` of them.
 
     The others get the least number there is, whatever `mask_filter_value` says: between two masks, it is the stronger.
     """
+    least = np.finfo(np.float16 if call.float_type == TensorProto.FLOAT16 else np.float32).min
+    if isinstance(length, str) or isinstance(total, str):
+        return _open_causal(call, length, total, window, float(least))
     hidden = np.triu(np.ones((length, total)), total - length + 1)
     if window > 0:
         hidden += np.tril(np.ones((length, total)), total - length - window)
-    least = np.finfo(np.float16 if call.float_type == TensorProto.FLOAT16 else np.float32).min
     return call.scope.add(np.where(hidden, least, 0), call.float_type)
 
 
-def _mask(call: Call, mask: str, batch: int, length: int, total: int) -> str:
+def _open_causal(call: Call, length: Size, total: Size, window: int, least: float) -> str:
+    """The same of lengths that are open."""
+    before = call("Cast", call.listed([call.reckoned("Sub", total, length)]), to=TensorProto.INT32)
+    queries = call("Unsqueeze", call("Add", call.counted(length), before), call.integers(1))
+    keys = call.counted(total)
+    seen = call("Not", call("Less", queries, keys))
+    if window > 0:
+        seen = call("And", seen, call("Less", call("Sub", queries, keys), call.number(window, TensorProto.INT32)))
+    return call("Where", seen, call.number(0), call.number(least))
+
+
+def _mask(call: Call, mask: str, batch: Size, length: Size, total: Size) -> str:
     """What to add for a mask: of lengths (batch) or ends and starts (2 · batch), of 0 and 1 for each key, or for each pair."""
     if not mask:
         return ""
-    shape, least = call.shape(mask), call.attribute("mask_filter_value", -10000.0)
-    if len(shape) == 1 and shape[0] in (batch, 2 * batch):
-        places = call.scope.add(np.arange(total)[None], call.type(mask))
-        ends = call("Unsqueeze", call("Slice", mask, call.integers(0), call.integers(batch)), call.integers(1))
-        kept = call("Less", places, ends)
-        if shape[0] == 2 * batch:
-            starts = call("Unsqueeze", call("Slice", mask, call.integers(batch), call.integers(2 * batch)), call.integers(1))
+    rank, least = call.rank(mask), call.attribute("mask_filter_value", -10000.0)
+    if rank == 1:
+        (size,) = call.dimensions(mask)
+        both = isinstance(size, int) and isinstance(batch, int) and size == 2 * batch
+        if isinstance(size, int) and isinstance(batch, int) and size not in (batch, 2 * batch):
+            raise UnsupportedError(f"its mask has the shape [{size}]")
+        places = call("Unsqueeze", call.counted(total, call.type(mask)), call.integers(0))
+        ends = call("Slice", mask, call.integers(0), call.listed([batch])) if both else mask
+        kept = call("Less", places, call("Unsqueeze", ends, call.integers(1)))
+        if both:
+            starts = call("Unsqueeze", call("Slice", mask, call.listed([batch]), call.listed([size])), call.integers(1))
             kept = call("And", kept, call("Not", call("Less", places, starts)))
-        mask, shape = kept, (batch, total)
-    if len(shape) not in (2, 3):
-        raise UnsupportedError(f"its mask has the shape {list(shape)}")
+        mask, rank = kept, 2
+    if rank not in (2, 3):
+        raise UnsupportedError(f"its mask has {rank} dimensions")
     kept = call("Cast", mask, to=call.float_type)
     added = call("Mul", call("Sub", call.number(1), kept), call.number(least))
-    return call("Unsqueeze", added, call.integers(1, 2) if len(shape) == 2 else call.integers(1))
+    return call("Unsqueeze", added, call.integers(1, 2) if rank == 2 else call.integers(1))
 
 
 def _split(call: Call, value: str, *sizes: int) -> list[str]:
@@ -70,7 +88,7 @@ def _of_projection(call: Call, projected: str, width: int, mask: str, past: str,
     """Attention over the queries, keys and values that stand beside each other in `projected`."""
     call.refuse("do_rotary", "past_present_share_buffer")
     heads = call.attribute("num_heads")
-    batch, length, _ = call.shape(call.input(0))
+    batch, length, _ = call.dimensions(call.input(0))
     sizes = call.attribute("qkv_hidden_sizes") or [width // 3] * 3
     q, k, v = (_heads(call, part, heads) for part in _split(call, projected, *sizes))
     if past:
@@ -83,7 +101,7 @@ def _of_projection(call: Call, projected: str, width: int, mask: str, past: str,
             )
             for i, new in enumerate((k, v))
         )
-    total = length + (call.shape(past)[3] if past else 0)
+    total = call.reckoned("Add", length, call.dimensions(past)[3]) if past else length
     if call.output(1):
         call.last(call("Concat", *(call("Unsqueeze", value, call.integers(0)) for value in (k, v)), axis=0), to=1)
     biases = [_mask(call, mask, batch, length, total), bias]
@@ -120,20 +138,20 @@ def multi_head(call: Call) -> None:
     call.refuse_outputs(qk=3)
     q, k, v, bias, mask, added, past_k, past_v = (call.input(i) for i in range(8))
     heads = call.attribute("num_heads")
-    batch, length = call.shape(q)[:2]
+    batch, length, *rest = call.dimensions(q)
     if call.rank(q) == 5:  # (batch, length, heads, 3, head)
-        head = v_head = call.shape(q)[4]
+        head = v_head = call.fixed(rest[2])
         q, k, v = (call("Reshape", part, call.integers(0, 0, -1)) for part in _packed(call, q, 3))
         new = length
     else:
-        head = v_head = call.shape(q)[2] // heads
+        head = v_head = call.fixed(rest[0]) // heads
         if not k:
             raise UnsupportedError("its keys are left out")
-        new = call.shape(k)[1 if call.rank(k) != 4 else 2]
+        new = call.dimensions(k)[1 if call.rank(k) != 4 else 2]
         if call.rank(k) == 5:
             k, v = (call("Reshape", part, call.integers(0, 0, -1)) for part in _packed(call, k, 2))
         else:
-            v_head = call.shape(v)[2] // heads if call.rank(v) == 3 else call.shape(v)[3]
+            v_head = call.fixed(call.dimensions(v)[-1]) // (heads if call.rank(v) == 3 else 1)
     biases = [""] * 3
     if bias:
         ends = np.cumsum([0, heads * head, heads * head, heads * v_head]).tolist()
@@ -143,7 +161,7 @@ def multi_head(call: Call) -> None:
         for i, (value, part) in enumerate(zip((q, k, v), biases, strict=True))
     )
     if past_k and past_v:
-        new += call.shape(past_k)[2]
+        new = call.reckoned("Add", new, call.dimensions(past_k)[2])
         k, v = call("Concat", past_k, k, axis=2), call("Concat", past_v, v, axis=2)
     call.last(k, to=1)
     call.last(v, to=2)
@@ -168,30 +186,27 @@ def group_query(call: Call) -> None:
     call.refuse_outputs(output_qk=3)
     heads, groups = call.attribute("num_heads"), call.attribute("kv_num_heads")
     q, k, v = (call.input(i) for i in range(3))
-    batch, length, width = call.shape(q)
+    batch, length, width = call.dimensions(q)
+    width = call.fixed(width)
     head = width // heads if k else width // (heads + 2 * groups)
     if not k:
         q, k, v = _split(call, q, heads * head, groups * head, groups * head)
     q, k, v = (_heads(call, value, count) for value, count in ((q, heads), (k, groups), (v, groups)))
-    grown = _Grown(call, batch, length) if call.input(3) and call.input(4) else None
+    grown = _Grown(call, call.fixed(batch), call.fixed(length)) if call.input(3) and call.input(4) else None
     if call.attribute("do_rotary", 0):
         q, k = _turned(call, length, head, grown.first if grown else "", q, k)
     if grown:
         k, v = grown.joined(call.input(3), k), grown.joined(call.input(4), v)
     call.last(k, to=1)
     call.last(v, to=2)
-    total = length
+    total: Size = length
     if grown:
         total = grown.total
-        k, v = (call("Slice", value, call.integers(0), call.integers(total), call.integers(2)) for value in (k, v))
+        k, v = (call("Slice", value, call.integers(0), call.integers(grown.total), call.integers(2)) for value in (k, v))
     if groups < heads:
-        shape = call.integers(batch, groups, heads // groups, total, head)
+        shape = call.listed([batch, groups, heads // groups, total, head])
         k, v = (
-            call(
-                "Reshape",
-                call("Expand", call("Unsqueeze", value, call.integers(2)), shape),
-                call.integers(batch, heads, total, head),
-            )
+            call.shaped(call("Expand", call("Unsqueeze", value, call.integers(2)), shape), [batch, heads, total, head])
             for value in (k, v)
         )
     biases, window = [call.input(10)], call.attribute("local_window_size", -1)
@@ -259,9 +274,9 @@ class _Grown:
         return call("Unsqueeze", call("Where", seen, call.number(0), call.number(float(least))), call.integers(1))
 
 
-def _turned(call: Call, length: int, head: int, first: str, *values: str) -> list[str]:
+def _turned(call: Call, length: Size, head: int, first: str, *values: str) -> list[str]:
     caches = [call.input(i) for i in (7, 8)]
-    places = call.input(9) or call.scope.add(np.arange(length)[None], TensorProto.INT64)
+    places = call.input(9) or call("Unsqueeze", call.counted(length, TensorProto.INT64), call.integers(0))
     if first and not call.input(9):
         places = call("Add", first, places)
     angles = [call("Unsqueeze", call("Gather", cache, places), call.integers(1)) for cache in caches]

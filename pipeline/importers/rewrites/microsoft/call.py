@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
+from pipeline.importers.rewrites.graph import Nodes, Scope, Size, attribute
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -80,6 +80,17 @@ class Call(Nodes):
             raise UnknownError
         return found
 
+    def dimensions(self, name: str) -> list[Size]:
+        """The sizes of a value, which may be open."""
+        self.rank(name)
+        return self.sizes(name)
+
+    def fixed(self, size: Size) -> int:
+        """A size that must be a number."""
+        if isinstance(size, str):
+            raise UnknownError
+        return size
+
     def rank(self, name: str) -> int:
         """The number of dimensions of a value."""
         type_ = self.scope.whole_type(name).tensor_type
@@ -90,10 +101,6 @@ class Call(Nodes):
     def number(self, value: float, type_: int = 0) -> str:
         """A constant, of the floats' type unless another is said."""
         return self.scope.add(np.array(value), type_ or self.float_type)
-
-    def integers(self, *values: int) -> str:
-        """A constant list: axes, or a shape."""
-        return self.scope.add(np.array(values, np.int64), TensorProto.INT64)
 
     def plus(self, value: str, *others: str) -> str:
         """The sum of those that are there."""

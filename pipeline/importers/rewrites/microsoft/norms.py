@@ -55,8 +55,8 @@ def embed_layer(call: Call) -> None:
     if places:
         total = call("Add", total, call("Gather", positions, places))
     else:
-        _, length = call.shape(ids)
-        total = call("Add", total, call("Slice", positions, call.integers(0), call.integers(length), call.integers(0)))
+        _, length = call.dimensions(ids)
+        total = call("Add", total, call("Slice", positions, call.integers(0), call.listed([length]), call.integers(0)))
     if segments and kinds:
         total = call("Add", total, call("Gather", kinds, segments))
     call.last(_layer(call, total, gamma, beta))
@@ -70,14 +70,14 @@ def rotary(call: Call) -> None:
     """RotaryEmbedding of (batch, sequence, hidden) or (batch, heads, sequence, head)."""
     call.refuse("is_packed_batching")
     x, places, cos, sin = (call.input(i) for i in range(4))
-    shape, half = call.shape(x), call.shape(cos)[-1]
-    flat, head, length = len(shape) == 3, shape[-1], shape[-2]
+    shape, half = call.dimensions(x), call.fixed(call.dimensions(cos)[-1])
+    flat, head, length = len(shape) == 3, call.fixed(shape[-1]), shape[-2]
     if flat:
         heads = call.attribute("num_heads", 0) or head // 2 // half
         head //= heads
         x = call("Reshape", x, call.integers(0, 0, heads, head))
-    if len(call.shape(places)) == 1:
-        places = call("Unsqueeze", call.plus(places, call.integers(*range(length))), call.integers(0))
+    if call.rank(places) == 1:
+        places = call("Unsqueeze", call.plus(places, call.counted(length, TensorProto.INT64)), call.integers(0))
     angles = [call("Unsqueeze", call("Gather", cache, places), call.integers(2 if flat else 1)) for cache in (cos, sin)]
     result = rotated(call, x, (angles[0], angles[1]), half, interleaved=bool(call.attribute("interleaved", 0)), head=head)
     if (scale := call.attribute("scale", 1.0)) != 1:

@@ -1,8 +1,9 @@
 """LSTM, GRU and RNN in the forms that IREE 3.13 refuses, gets wrong or makes slow: as a Loop over their steps.
 
 Measured on the CPU: IREE is right with LSTM forward and bidirectional, and with GRU and RNN forward, whatever weights, states and
-results they have. It refuses GRU and RNN bidirectional, all in reverse, `input_forget`, and the clip of LSTM and GRU. It passes
-over lengths of sequences, peepholes, the clip of RNN, and all functions but the default ones, Relu and Sigmoid of RNN.
+results they have; where sizes are open, with LSTM alone, and of the others it takes an open length of steps, as a Loop, and no
+open batch. It refuses GRU and RNN bidirectional, all in reverse, `input_forget`, and the clip of LSTM and GRU. It passes over
+lengths of sequences, peepholes, the clip of RNN, and all functions but the default ones, Relu and Sigmoid of RNN.
 
 A Loop was chosen by figures, for LSTM of 64 inputs and units on two cores. Code and compile time are the same for any number of
 steps, and as small as those of IREE's own lowering (153 kB, 2 seconds). Written out, each step becomes kernels of its own, as its
@@ -40,7 +41,7 @@ def _is_right(node: onnx.NodeProto, scope: Scope) -> bool:
     default = _DEFAULT[kind] * (2 if direction == b"bidirectional" else 1)
     shape = scope.shape(node.input[0])
     return (
-        (shape is None or shape[0] <= _LONG)
+        (kind == "LSTM" if shape is None else shape[0] <= _LONG)
         and direction in ((b"forward", b"bidirectional") if kind == "LSTM" else (b"forward",))
         and (not names or tuple(names[: len(default)]) == default or (kind == "RNN" and names[0] in ("relu", "sigmoid")))
         and not any(attribute(node, name) for name in ("clip", "input_forget", "layout"))

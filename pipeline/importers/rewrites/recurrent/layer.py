@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -34,20 +33,21 @@ def expand(call: Call, kind: str = "", weights: Weights | None = None) -> None:
     kind = kind or call.node.op_type
     turned, bias = call.attribute("layout", 0) == 1, call.input(_B)
     x, states = call.input(0), [call.input(_H), call.input(_C)][: 2 if kind == "LSTM" else 1]
-    shape = call.shape(x)
+    shape = call.dimensions(x)
     if turned:
-        x, shape = call("Transpose", x, perm=[1, 0, 2]), (shape[1], shape[0], shape[2])
+        x, shape = call("Transpose", x, perm=[1, 0, 2]), [shape[1], shape[0], shape[2]]
         states = [state and call("Transpose", state, perm=[1, 0, 2]) for state in states]
     units = call.attribute("hidden_size") or call.shape(call.input(_R))[-1]
     column = call("Reshape", call.input(_LENGTHS), call.integers(-1, 1)) if lengths_matter(call.node, call.scope) else ""
     of = steps.Sequences(shape[0], shape[1], units, column)
     direction, functions_ = call.attribute("direction", "forward"), functions(call, _DEFAULT[kind])
-    flat, made = call("Reshape", x, call.integers(-1, shape[2])), []
+    flat, made = call.shaped(x, [call.product(shape[:2]), shape[2]]), []
     for index in range(2 if direction == "bidirectional" else 1):
         side = Side(call, kind, index, units, functions_[index * len(_DEFAULT[kind]) :], weights or plain)
         given, step = side.prepared(flat, side.slice(bias) if bias else "")
-        given = call("Reshape", given, call.integers(*shape[:2], _GATES[kind] * units))
-        zeros = call.scope.add(np.zeros((shape[1], units)), call.float_type)
+        given = call.shaped(given, [*shape[:2], _GATES[kind] * units])
+        zero = onnx.helper.make_tensor("zero", call.float_type, [1], [0])
+        zeros = call("ConstantOfShape", call.listed([shape[1], units]), value=zero)
         first = [side.slice(state) if state else zeros for state in states]
         made.append(steps.run(call, step, given, first, of, direction == "reverse" or index == 1))
     results = [_stacked(call, [rows for rows, _ in made], 1)]

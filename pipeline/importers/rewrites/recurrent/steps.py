@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from pipeline.importers.rewrites.graph import Size
 from pipeline.importers.rewrites.microsoft.call import Call
 from pipeline.importers.rewrites.recurrent.cells import Step
 
@@ -17,8 +17,8 @@ from pipeline.importers.rewrites.recurrent.cells import Step
 class Sequences:
     """A batch of them: their steps, their number, the units of a state, and a column of lengths where these differ."""
 
-    steps: int
-    count: int
+    steps: Size
+    count: Size
     units: int
     lengths: str = ""
 
@@ -33,7 +33,7 @@ def run(call: Call, step: Step, x: str, states: Sequence[str], of: Sequences, ba
         rows, *last = _loop(call, step, x, states, of, backwards)
     if of.lengths:
         last = [call("Where", call("Greater", of.lengths, call.number(0, TensorProto.INT32)), h, call.number(0)) for h in last]
-        places = call.scope.add(np.arange(of.steps).reshape(-1, 1, 1), TensorProto.INT32)
+        places = call("Unsqueeze", call.counted(of.steps), call.integers(1, 2))
         rows = call("Where", call("Less", places, of.lengths), rows, call.number(0))
     return rows, last
 
@@ -50,7 +50,8 @@ def _loop(call: Call, step: Step, x: str, states: Sequence[str], of: Sequences, 
     """The rows and the last states."""
     scope, body, type_ = call.scope, Call(call.node, call.scope, call.opset), call.float_type
     number, condition, before, *old = (scope.fresh(call.node.output[0] or "step") for _ in range(3 + len(states)))
-    place = body("Sub", call.number(of.steps - 1, TensorProto.INT64), number) if backwards else number
+    count = call("Squeeze", call.listed([of.steps]), call.integers(0))
+    place = body("Sub", call("Sub", count, call.number(1, TensorProto.INT64)), number) if backwards else number
     short = body("Cast", place, to=TensorProto.INT32)
     new = _kept(body, step(body, body("Gather", x, place, axis=0), old), old, of, short)
     # Constants of the body: ONNX infers no shapes there by values that lie outside.
@@ -58,17 +59,18 @@ def _loop(call: Call, step: Step, x: str, states: Sequence[str], of: Sequences, 
     after = body("ScatterND", before, body("Reshape", place, body("Constant", value_ints=[1, 1])), row)
     goes_on = body("Identity", condition)
 
-    shapes = [(of.steps, of.count, of.units), *[(of.count, of.units)] * len(states)]
+    shapes: list[tuple[Size, ...]] = [(of.steps, of.count, of.units), *[(of.count, of.units)] * len(states)]
     counted = [_value(number, TensorProto.INT64, ()), _value(condition, TensorProto.BOOL, ())]
     carried = [_value(*three) for three in zip([before, *old], [type_] * len(shapes), shapes, strict=True)]
     results = [_value(*three) for three in zip([after, *new], [type_] * len(shapes), shapes, strict=True)]
     graph = helper.make_graph(body, "step", [*counted, *carried], [_value(goes_on, TensorProto.BOOL, ()), *results])
-    zeros = call("ConstantOfShape", call.integers(*shapes[0]), value=helper.make_tensor("zero", type_, [1], [0]))
-    count, always = call.number(of.steps, TensorProto.INT64), call.number(1, TensorProto.BOOL)
+    zeros = call("ConstantOfShape", call.listed(shapes[0]), value=helper.make_tensor("zero", type_, [1], [0]))
+    always = call.number(1, TensorProto.BOOL)
     names = [call("Loop", count, always, zeros, *states, body=graph), *(scope.fresh(name) for name in old)]
     call[-1].output.extend(names[1:])
     return names
 
 
-def _value(name: str, type_: int, shape: Sequence[int]) -> onnx.ValueInfoProto:
+def _value(name: str, type_: int, shape: Sequence[Size]) -> onnx.ValueInfoProto:
+    """A value of such a shape; an open size is called as the value that has it."""
     return helper.make_tensor_value_info(name, type_, shape)
