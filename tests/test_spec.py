@@ -158,7 +158,7 @@ def test_entries_and_buckets_are_functions(targets: Path) -> None:
         (spec_of(entries={"a": entry(source=None)}), "entries.a.source: is missing"),
         (spec_of(entries={"a": entry(reference=["y.npy"])}), "reference: files are for one size"),
         (spec_of(entries={"a": entry()}, parameters="outside"), "parameters: 'outside' is unknown"),
-        (spec_of(entries={"a": entry()}, format="mlir"), "buckets are for ONNX files"),
+        (spec_of(entries={"a": entry()}, format="mlir"), "buckets are not for MLIR files"),
     ],
 )
 def test_a_mistake_in_entries_is_named(targets: Path, spec: str, complaint: str) -> None:
