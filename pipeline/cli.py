@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.consume import choose, facts, fetch
 from pipeline.consume.cache import Cache
-from pipeline.consume.entries import asked, fitting
+from pipeline.consume.entries import Signature, asked, fitting
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
@@ -182,12 +182,13 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is explained: a file's or a release's variants with what is known of them, and what devices do with them.
+    """What is explained: a file's or a release's entry points, and its variants with what devices do with them.
 
     `archive` are the weights that it needs; `lacking` says why it cannot be loaded without them.
     """
 
     path: Path
+    entries: Sequence[Signature]
     variants: Sequence[Gated]
     formats: Sequence[str]
     answers: Sequence[Answer]
@@ -206,7 +207,8 @@ def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject
             archive = weights.of_file(contents, arguments.parameters)
         except weights.MissingError as error:
             lacking = str(error)
-    return _Subject(contents.path, contents.variants, list(contents.formats), answers, {}, archive, lacking)
+    entries = contents.identity.entries if contents.identity else ()
+    return _Subject(contents.path, entries, contents.variants, list(contents.formats), answers, {}, archive, lacking)
 
 
 def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
@@ -227,7 +229,7 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     proofs = {v.name: v.evidence for v in release.artifact.variants}
     formats = list(dict.fromkeys(v.format for v in release.variants))
     answers = explain.explain(release.variants, found, held)
-    return _Subject(file.path, release.variants, formats, answers, proofs, archive, lacking)
+    return _Subject(file.path, release.manifest.entries, release.variants, formats, answers, proofs, archive, lacking)
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -246,6 +248,8 @@ def _explain(arguments: argparse.Namespace) -> None:
         put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.proofs)))
     if what.variants and not what.proofs:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
+    for line in render.entry_lines(what.entries):
+        put(line)
     for line in explain.machine_advice(what.formats, found) if is_here else ():
         put(f"! {line}")
     if is_here and what.lacking:

@@ -99,7 +99,9 @@ def test_a_release_shows_each_entry_point_with_its_evidence(vmfb: Vmfb) -> None:
     assert "weights in a file of their own" in text
     assert "step: untested: other functions took all the time" in text  # the weakest first
     assert "; encode, main_4, main_16: verified on a CPU, max error 1.0e-06\n" in text
-    assert "step: untested" in vmfb("explain", "talk", "--pretend", "skylake")
+    explained = vmfb("explain", "talk", "--pretend", "skylake")
+    assert "step: untested" in explained
+    assert "\nmain: takes x: Sx8 float32 (S: 4, 16); gives y: Sx8 float32 (S: 4, 16)\n" in explained
 
 
 def test_a_file_says_which_model_it_is(file: Path, vmfb: Vmfb, made: Path) -> None:

@@ -52,6 +52,55 @@ def test_what_does_not_fit_is_refused_with_its_path(change: dict[str, object], c
         codec.decode(Manifest, data, "test")
 
 
+def entry(**changes: object) -> dict[str, object]:
+    return {"entries": [json.loads(GOLDEN.read_text())["entries"][0] | changes]}
+
+
+def tensor(shape: list[object], dtype: str = "float32") -> list[dict[str, object]]:
+    return [{"name": "x", "dtype": dtype, "shape": shape}]
+
+
+def size(least: int, most: int, multiple: int = 1) -> dict[str, object]:
+    return {"name": "T", "min": least, "max": most, "multiple": multiple}
+
+
+def weights(name: str = "w.irpa", length: int = 5) -> dict[str, object]:
+    parts = [{"kind": "data", "offset": 0, "length": length, "sha256": "0" * 64, "variants": []}]
+    blob = {"name": name, "sha256": "0" * 64, "size": 5}
+    return {"parameters": [{"scope": "model", "blob": blob, "segments": parts}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"entries": []}, "entries: there are none"),
+        ({"entries": entry()["entries"] * 2}, "entries: two have the same function"),  # type: ignore[operator]
+        (entry(function="other"), r"evidence: is for \['small'\], not for \['other'\]"),
+        (entry(inputs=tensor(["T"])), "inputs.0..shape: names a dimension that has no range"),
+        (entry(inputs=tensor(["T"]), dimensions=[size(3, 2)]), "dimensions: T goes from 3 to 2"),
+        (entry(inputs=tensor(["T"]), dimensions=[size(0, 2)]), "dimensions: T goes from 0 to 2"),
+        (entry(inputs=tensor(["T"]), dimensions=[size(1, 2), size(1, 3)]), "dimensions: two have the same name"),
+        (entry(inputs=tensor([1.5])), r"shape\[0\]: 1.5 is no int or str or NoneType"),
+        (entry(inputs=tensor([], "float99")), "'float99' is no type here"),
+        (weights(length=4), r"parameters\[0\].segments: cover 4 bytes, the file has 5"),
+        (weights("w.bin"), "does not end in .irpa"),
+        (weights("../w.irpa"), "is no file name"),
+        ({"parameters": weights()["parameters"] * 2}, "parameters: are more than one"),  # type: ignore[operator]
+    ],
+)
+def test_entry_points_and_weights_that_cannot_be_are_refused(change: dict[str, object], complaint: str) -> None:
+    data = json.dumps(json.loads(GOLDEN.read_text()) | change).encode()
+    with pytest.raises(PipelineError, match=complaint):
+        codec.decode(Manifest, data, "test")
+
+
+def test_open_dimensions_and_weights_are_read() -> None:
+    said = entry(inputs=tensor(["T", 3, None]), dimensions=[size(1, 8, 2)]) | weights()
+    found = codec.decode(Manifest, json.dumps(json.loads(GOLDEN.read_text()) | said).encode(), "test")
+    assert found.entries[0].inputs[0].shape == ("T", 3, None)
+    assert [b.name for b in found.blobs()][1] == "w.irpa"
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100000])
 def test_bytes_that_are_no_manifest_are_refused(data: bytes) -> None:
     with pytest.raises(PipelineError):

@@ -2,7 +2,7 @@
 
 from pipeline.consume import load
 model = load("magika", store="https://example.org/models")
-outputs = model(tokens)
+outputs = model(tokens)             # of several entry points: model["step"](token, *state)
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.consume.loaded import Model, load
+    from pipeline.consume.loaded import EntryPoint, Model, Tensor, load
 
-__all__ = ["Model", "load"]
+__all__ = ["EntryPoint", "Model", "Tensor", "load"]
 
 
 def __getattr__(name: str) -> Any:  # the runtime and numpy are imported only by those who load

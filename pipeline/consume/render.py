@@ -137,6 +137,13 @@ def _signature(group: Sequence[Signature]) -> list[str]:
     return [f"takes   {describe(group[0].inputs, group)}", f"gives   {describe(group[0].outputs, group)}"]
 
 
+def entry_lines(entries: Sequence[Signature]) -> list[str]:
+    """`vmfb explain`: the entry points, where there are several."""
+    found = groups(entries).items() if len(entries) > 1 else ()
+    shown = [(name, describe(group[0].inputs, group), describe(group[0].outputs, group)) for name, group in found]
+    return [f"{plain(name)}: takes {takes}; gives {gives}" for name, takes, gives in shown]
+
+
 def _weights(blob: Blob) -> str:
     return plain(f"in a file of their own: {blob.name}, {size(blob.size)}, sha256 {blob.sha256[:16]}…")
 

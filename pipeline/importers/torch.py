@@ -15,7 +15,7 @@ from typing import Any
 from iree.compiler import ir, passmanager
 
 from pipeline.errors import PipelineError
-from pipeline.files import staged
+from pipeline.files import sha256_bytes, staged
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor, shapes_of
 from pipeline.iree import entry, mlir
@@ -23,6 +23,8 @@ from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Input
 
 _PLAIN = Options()
+# Bytes of a constant that stands in the code: IREE copies such into kernels (up to 256), where a resource would be lost.
+_SMALL = 1024
 _ROUNDS = 10  # in which operators that IREE lacks are put as others, which it may lack too
 # What numpy lacks is float32 at the boundary, with the same numbers: see `boundary`.
 _WIDE = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
@@ -193,6 +195,7 @@ def _require_stateless(program: Any, where: str) -> None:
 
 def _imported(program: Any, function: str) -> ir.Module:
     """`program` as IREE's importer reads it; the graph's nodes are the locations."""
+    import torch
     from iree.compiler.extras import fx_importer
 
     class Named(fx_importer.ContextCache):  # type: ignore[misc]  # IREE's has no types
@@ -203,7 +206,29 @@ def _imported(program: Any, function: str) -> ir.Module:
         def get_node_location(self, node: Any) -> ir.Location:
             return ir.Location.name(node.name, context=self._c)
 
-    importer = fx_importer.FxImporter(context=ir.Context())
+    class Weights(fx_importer.FxImporterHooks):  # type: ignore[misc]
+        """Names constants by their content, each once; small ones stand in the code."""
+
+        def __init__(self) -> None:
+            self._found: dict[str, ir.Attribute] = {}
+
+        def resolve_literal(self, gni: Any, literal: Any, info: Any) -> ir.Value | None:
+            if not isinstance(literal, torch.Tensor) or literal.numel() <= 1:
+                return None
+            element = fx_importer.TORCH_DTYPE_TO_NPY_TYPE[literal.dtype]
+            data = literal.detach().contiguous().reshape(-1).view(torch.uint8).numpy().copy()
+            key = sha256_bytes(f"{literal.dtype} {list(literal.shape)} ".encode() + data.tobytes())[:32]
+            if key not in self._found:
+                type_ = fx_importer.create_mlir_tensor_type(literal)
+                if data.size <= _SMALL:
+                    self._found[key] = ir.Attribute.parse(f'dense<"0x{data.tobytes().hex().upper()}"> : {type_}')
+                else:
+                    buffer = data.view(element)
+                    self._found[key] = ir.DenseResourceElementsAttr.get_from_buffer(buffer, f"weight_{key}", type_)
+            results = [gni._cc.tensor_to_vtensor_type(literal)]
+            return ir.Operation.create("torch.vtensor.literal", results=results, attributes={"value": self._found[key]}).result
+
+    importer = fx_importer.FxImporter(context=ir.Context(), hooks=Weights())
     importer._cc.__class__ = Named
     importer.import_program(program, func_name=function, import_symbolic_shape_expressions=True)
     return importer.module
@@ -288,11 +313,11 @@ def _attention(
     if is_causal:
         attn_mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = torch.where(attn_mask, scores, -torch.inf)
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
     # A row of which nothing is left is zero.
-    weights = torch.where((scores == -torch.inf).all(-1, keepdim=True), 0.0, torch.softmax(scores, -1)).to(value.dtype)
+    weights = torch.softmax(scores, -1).masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0.0).to(value.dtype)
     return torch.dropout(weights, dropout_p, train=bool(dropout_p)) @ value
 
 

@@ -160,6 +160,7 @@ def _check_manifest(manifest: Manifest) -> None:
         _check_entry(entry, f"entries[{i}]")
     for i, parameters in enumerate(manifest.parameters):
         _check_blob(parameters.blob, f"parameters[{i}].blob")
+        _require(parameters.blob.name.endswith(".irpa"), f"parameters[{i}].blob.name", "does not end in .irpa")
         _check_segments(parameters.segments, parameters.blob.size, f"parameters[{i}].segments")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,7 +134,7 @@ class Dispatches:
         kernel.attributes["sym_name"] = ir.StringAttr.get(name)
         _rename_exports(copy, name)
         self._sizes[name], self._names[name] = len(text), called
-        if "f64" in text:
+        if re.search(r"(\b|x)f64\b", text):  # and not the name of a constant, which may be a digest
             self._doubles.add(name)
         return name
 

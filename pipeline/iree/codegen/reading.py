@@ -70,13 +70,22 @@ def _read(source: Path, folder: Path) -> bytes:
     return json.dumps(asdict(reading)).encode()
 
 
+# What makes a tensor of a number of Python's, which PyTorch writes as a double whatever it is computed with.
+_NUMBERS = ("torch.vtensor.literal", "torch.aten.full", "torch.aten.scalar_tensor", "torch.prim.NumToTensor.Scalar")
+
+
+def _is_number(value: ir.Value) -> bool:
+    owner = value.owner
+    return str(value.type) == "!torch.vtensor<[],f64>" and not isinstance(owner, ir.Block) and owner.name in _NUMBERS
+
+
 def _has_float64(module: ir.Module) -> bool:
     """Whether the model itself has a tensor of doubles. (Scalars are attributes; what lowering adds may be demoted.)"""
     found = False
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
         nonlocal found
-        types = (str(value.type) for value in (*operation.operands, *operation.results))
+        types = (str(value.type) for value in (*operation.operands, *operation.results) if not _is_number(value))
         found = found or any("tensor<" in text and "f64>" in text for text in types)
         return ir.WalkResult.INTERRUPT if found else ir.WalkResult.ADVANCE
 
