@@ -7,14 +7,15 @@ exact. So the second factor gets the first one's type: 128 is added to it and to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from pipeline.importers import weights
+from pipeline.arrays import Array
+from pipeline.importers import decisions, weights
 
 
 @dataclass(frozen=True)
@@ -43,53 +44,76 @@ _PRODUCTS: Mapping[str, tuple[_Product, ...]] = {
 _NUMPY = {TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8}
 
 
+def _graphs(graph: onnx.GraphProto, around: Sequence[onnx.GraphProto] = ()) -> Iterator[list[onnx.GraphProto]]:
+    """The graph and those inside it, each with those around it, the outermost first."""
+    chain = [*around, graph]
+    yield chain
+    for node in graph.node:
+        for inner in decisions.inside(node):
+            yield from _graphs(inner, chain)
+
+
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    found = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
-    return found | {w.name: w.data_type for w in graph.initializer}
+    found: dict[str, int] = {}
+    for *_, graph in _graphs(onnx.shape_inference.infer_shapes(model).graph):
+        found |= {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+        found |= {w.name: w.data_type for w in graph.initializer}
+    return found
 
 
-def _moved(graph: onnx.GraphProto, name: str, to: int, made: dict[str, str]) -> list[onnx.NodeProto]:
-    """Give `made` the name of what `name` is with 128 added or taken, of the other type; the nodes that compute it, if any do."""
-    by = 128 if to == TensorProto.UINT8 else -128
-    if name in made:
-        return []
-    made[name] = f"{name}/{by}"
-    for weight in graph.initializer:
-        if weight.name == name:
-            array = (weights.values(weight).astype(np.int16) + by).astype(_NUMPY[to])
-            graph.initializer.append(weights.tensor(array, made[name]))
-            return []
-    amount = f"{made[name]}/by"
-    graph.initializer.append(numpy_helper.from_array(np.array(by, np.int32), amount))
-    wide, sum_ = f"{made[name]}/wide", f"{made[name]}/sum"
-    return [
-        helper.make_node("Cast", [name], [wide], to=TensorProto.INT32),
-        helper.make_node("Add", [wide, amount], [sum_]),
-        helper.make_node("Cast", [sum_], [made[name]], to=to),
-    ]
+class _Moved:
+    """What 128 was added to, or taken from, in one graph: names by what it was. `nodes` compute what is no constant."""
+
+    def __init__(self, chain: Sequence[onnx.GraphProto]) -> None:
+        self._chain, self._made = chain, dict[str, str]()
+        self.nodes: list[onnx.NodeProto] = []
+
+    def _constant(self, graph: onnx.GraphProto, name: str, array: Array) -> str:
+        if all(w.name != name for w in graph.initializer):
+            graph.initializer.append(weights.tensor(array, name))
+        return name
+
+    def zero(self, factor: str, to: int) -> str:
+        """The zero point of a factor that had none."""
+        array = np.array(128 if to == TensorProto.UINT8 else -128, _NUMPY[to])
+        return self._constant(self._chain[-1], f"{factor}/zero", array)
+
+    def move(self, name: str, to: int) -> str:
+        """The name of what `name` is, of the other type."""
+        if name not in self._made:
+            self._made[name] = self._moved(name, to, 128 if to == TensorProto.UINT8 else -128)
+        return self._made[name]
+
+    def _moved(self, name: str, to: int, by: int) -> str:
+        for graph in self._chain:
+            for weight in graph.initializer:
+                if weight.name == name:
+                    array = (weights.values(weight).astype(np.int16) + by).astype(_NUMPY[to])
+                    return self._constant(graph, f"{name}/{by}", array)
+        made = f"{name}/{by}/{len(self._chain)}"
+        amount = self._constant(self._chain[-1], f"{made}/by", np.array(by, np.int32))
+        self.nodes += [
+            helper.make_node("Cast", [name], [f"{made}/wide"], to=TensorProto.INT32),
+            helper.make_node("Add", [f"{made}/wide", amount], [f"{made}/sum"]),
+            helper.make_node("Cast", [f"{made}/sum"], [made], to=to),
+        ]
+        return made
 
 
-def _without(graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
-    made: dict[str, str] = {}
+def _without(chain: Sequence[onnx.GraphProto], types: Mapping[str, int]) -> None:
+    moved, graph = _Moved(chain), chain[-1]
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         for product in _PRODUCTS.get(node.op_type, ()):
-            if not _is_wrong(node, product, types):
-                continue
-            to = TensorProto.UINT8 if product.wrong[1] == TensorProto.INT8 else TensorProto.INT8
-            nodes += _moved(graph, node.input[product.second], to, made)
-            node.input.extend([""] * (product.zero + 1 - len(node.input)))
-            if zero := node.input[product.zero]:
-                nodes += _moved(graph, zero, to, made)
-            else:
-                made[""] = f"{node.input[product.second]}/zero"
-                array = np.array(128 if to == TensorProto.UINT8 else -128, _NUMPY[to])
-                if all(w.name != made[""] for w in graph.initializer):
-                    graph.initializer.append(numpy_helper.from_array(array, made[""]))
-            node.input[product.second] = made[node.input[product.second]]
-            node.input[product.zero] = made[zero]
-        nodes.append(node)
+            if _is_wrong(node, product, types):
+                to = product.wrong[0]
+                factor = node.input[product.second]
+                node.input.extend([""] * (product.zero + 1 - len(node.input)))
+                zero = node.input[product.zero]
+                node.input[product.zero] = moved.move(zero, to) if zero else moved.zero(factor, to)
+                node.input[product.second] = moved.move(factor, to)
+        nodes += [*moved.nodes, node]
+        moved.nodes = []
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
@@ -103,13 +127,15 @@ def _is_wrong(node: onnx.NodeProto, product: _Product, types: Mapping[str, int])
 
 
 def without(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """A copy of `model` without such products; None if it has none. Those inside other nodes' graphs stay."""
-    if not any(node.op_type in _PRODUCTS for node in model.graph.node):
+    """A copy of `model` without such products; None if it has none."""
+    if not any(node.op_type in _PRODUCTS for node in decisions.nodes(model.graph)):
         return None
     types = _types(model)
-    if not any(_is_wrong(n, product, types) for n in model.graph.node for product in _PRODUCTS.get(n.op_type, ())):
+    every = decisions.nodes(model.graph)
+    if not any(_is_wrong(node, product, types) for node in every for product in _PRODUCTS.get(node.op_type, ())):
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _without(copy.graph, types)
+    for chain in reversed(list(_graphs(copy.graph))):  # the innermost first: what is around is copied with it
+        _without(chain, types)
     return copy

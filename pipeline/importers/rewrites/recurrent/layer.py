@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -47,7 +48,10 @@ def expand(call: Call, kind: str = "", weights: Weights | None = None) -> None:
         given, step = side.prepared(flat, side.slice(bias) if bias else "")
         given = call.shaped(given, [*shape[:2], _GATES[kind] * units])
         zero = onnx.helper.make_tensor("zero", call.float_type, [1], [0])
-        zeros = call("ConstantOfShape", call.listed([shape[1], units]), value=zero)
+        if isinstance(shape[1], int):
+            zeros = call.scope.add(np.zeros((shape[1], units)), call.float_type)
+        else:
+            zeros = call("ConstantOfShape", call.listed([shape[1], units]), value=zero)
         first = [side.slice(state) if state else zeros for state in states]
         made.append(steps.run(call, step, given, first, of, direction == "reverse" or index == 1))
     results = [_stacked(call, [rows for rows, _ in made], 1)]

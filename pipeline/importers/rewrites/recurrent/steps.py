@@ -50,8 +50,12 @@ def _loop(call: Call, step: Step, x: str, states: Sequence[str], of: Sequences, 
     """The rows and the last states."""
     scope, body, type_ = call.scope, Call(call.node, call.scope, call.opset), call.float_type
     number, condition, before, *old = (scope.fresh(call.node.output[0] or "step") for _ in range(3 + len(states)))
-    count = call("Squeeze", call.listed([of.steps]), call.integers(0))
-    place = body("Sub", call("Sub", count, call.number(1, TensorProto.INT64)), number) if backwards else number
+    if isinstance(of.steps, int):
+        count, last = (call.number(n, TensorProto.INT64) for n in (of.steps, of.steps - 1))
+    else:
+        count = call("Squeeze", of.steps, call.integers(0))
+        last = call("Sub", count, call.number(1, TensorProto.INT64))
+    place = body("Sub", last, number) if backwards else number
     short = body("Cast", place, to=TensorProto.INT32)
     new = _kept(body, step(body, body("Gather", x, place, axis=0), old), old, of, short)
     # Constants of the body: ONNX infers no shapes there by values that lie outside.
