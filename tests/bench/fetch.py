@@ -103,7 +103,7 @@ def sparse(folder: Path) -> None:
     """Sparse bytes by device for each model, and the requests that a web server sees."""
     store = ROOT / "out" / "store"
     print("\nsparse fetch: bytes of the file against a thin file of plain iree-compile")
-    for model in ("magika", "pp-ocr-angle", "attention-f16"):
+    for model in ("wake-alexa", "attacut", "attention-f16"):
         for machine, driver in (("rtx-3060", "vulkan"), ("rx-7900-xtx", "vulkan"), ("avx512-server", "local-task")):
             device = [d for d in facts.of_machine(machine) if d.driver == driver]
             cache = Cache(folder / f"{model}-{machine}")
@@ -137,12 +137,12 @@ def warm(folder: Path, rounds: int = 9) -> None:
     """Whole commands, interpreter included, with everything in the cache."""
     store = ROOT / "out" / "store"
     with web.serve(store) as server:
-        version = (store / "releases" / "pp-ocr-angle").iterdir().__next__().name
+        version = (store / "releases" / "attacut").iterdir().__next__().name
         for name, arguments in {
-            "fetch MODEL@VERSION": ["fetch", f"pp-ocr-angle@{version}", "--store", server.url],
-            "fetch MODEL, a folder": ["fetch", "pp-ocr-angle", "--store", str(store)],
-            "fetch MODEL, a web server": ["fetch", "pp-ocr-angle", "--store", server.url],
-            "explain MODEL": ["explain", "pp-ocr-angle", "--store", str(store)],
+            "fetch MODEL@VERSION": ["fetch", f"attacut@{version}", "--store", server.url],
+            "fetch MODEL, a folder": ["fetch", "attacut", "--store", str(store)],
+            "fetch MODEL, a web server": ["fetch", "attacut", "--store", server.url],
+            "explain MODEL": ["explain", "attacut", "--store", str(store)],
         }.items():
             times = [seconds([*VMFB, *arguments], VMFB_CACHE=str(folder / "warm")) for _ in range(rounds + 1)]
             print(f"  warm {name:<26} {statistics.median(times[1:]):.3f} s (first {times[0]:.3f} s)")

@@ -216,11 +216,11 @@ def main() -> None:
     spec, layout = load(ROOT / "targets"), Layout(ROOT / "out")
     ready = [name for name in spec.models if (layout.imported(name) / "model.mlirbc").exists()]
     parser = argparse.ArgumentParser(description="Measure what cached pieces save.")
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(ready)} (default: pp-ocr-angle)")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(ready)} (default: attacut)")
     parser.add_argument("--rounds", type=int, default=3, help="how often to measure each (default: 3)")
     parser.add_argument("--largest", type=int, default=300, help="the most dispatches of a chain (default: 300)")
     arguments = parser.parse_args()
-    models = arguments.models or ["pp-ocr-angle"][: len(ready)]
+    models = arguments.models or ["attacut"][: len(ready)]
     if set(models) - set(ready):
         parser.error(f"imported are: {', '.join(ready) or 'no models'}; run `doit import` for others")
     executables = [spec.executables[name] for name in spec.bundles[BUNDLE].targets]
