@@ -71,7 +71,7 @@ def importing(path: Path, folder: Path, options: str = "{}") -> Peak:
 
 def merging(folder: Path) -> Peak:
     """The memory that merging what `importing` made takes."""
-    return peak([sys.executable, "-m", "pipeline.importers.merge", folder, "main"])
+    return peak([sys.executable, "-m", "pipeline.importers.merge", folder, folder / "main"])
 
 
 def reference(path: Path, folder: Path) -> Peak:
