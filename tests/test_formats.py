@@ -17,6 +17,7 @@ import yaml
 from pipeline.errors import PipelineError
 from pipeline.importers import evaluation
 from pipeline.importers.child import Options
+from pipeline.iree import mlir
 from pipeline.spec.types import Dimension, Input
 from tests.project import Project
 
@@ -252,6 +253,8 @@ def test_dimensions_of_pytorch_stay_open_or_are_fixed(torch: Any, tmp_path: Path
     assert [t["shape"] for t in fixed["outputs"]] == [[3, 5], [3, 5], [3, 5], [3]]
     stays = imported("torch", source, [given("image", [Dimension("batch", 1, 16), 3, 8, 8]), scale], tmp_path / "open")
     assert [t["shape"][0] for t in stays["outputs"]] == [None] * 4
+    with mlir.opened(tmp_path / "open" / "model.mlirbc") as module:
+        assert "input 'image' has a size that is not in batch: 1 to 16" in str(mlir.operations(module, "cf.assert")[0])
 
 
 def test_types_that_numpy_lacks_are_wider_at_the_boundary(torch: Any, tmp_path: Path) -> None:

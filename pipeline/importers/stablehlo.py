@@ -18,6 +18,7 @@ from iree.compiler.dialects import func
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
+from pipeline.importers import ranges
 from pipeline.importers.child import Options, main
 from pipeline.importers.mlir import named
 from pipeline.importers.signature import Tensor, shapes_of
@@ -239,6 +240,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         if any(None in tensor.fixed for tensor in found.inputs):
             _open(module)
             function = entry.entry_function(module, name, str(source))
+        ranges.tie(function, found.inputs)
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
         entry.finish(function, signature)
