@@ -313,3 +313,34 @@ def test_every_function_of_a_file_refuses_other_sizes(format: ModuleType, tmp_pa
             run = devices.run(tmp_path / "module.vmfb", device, function, arrays, tmp_path, "run")
             assert said in run.error
             assert bool(said) == bool(run.error)
+
+
+# As JAX writes it of inputs of b and 2 * b rows.
+RELATED = """
+func.func public @main(%a: tensor<?xi32>, %b: tensor<?xi32>) -> tensor<?xi32> {
+  %two = stablehlo.constant dense<2> : tensor<i32>
+  %rows = stablehlo.get_dimension_size %a, dim = 0 : (tensor<?xi32>) -> tensor<i32>
+  %twice = stablehlo.multiply %rows, %two : tensor<i32>
+  %others = stablehlo.get_dimension_size %b, dim = 0 : (tensor<?xi32>) -> tensor<i32>
+  %fits = stablehlo.compare EQ, %others, %twice, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+  stablehlo.custom_call @shape_assertion(%fits, %others, %twice) {api_version = 2 : i32, has_side_effect = true,
+    error_message = "Found inconsistency between size b (= {0}) and '2*b' (= {1}). Using the following specifications: …"
+  } : (tensor<i1>, tensor<i32>, tensor<i32>) -> ()
+  %r = stablehlo.add %a, %a : tensor<?xi32>
+  return %r : tensor<?xi32>
+}
+"""
+
+
+def test_what_jax_asserts_of_sizes_is_checked_without_waiting_for_a_device(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    (tmp_path / "model.mlir").write_text(RELATED)
+    inputs = [Input(name, (Dimension(name, 1, most),), "int32", 0, 0.0, 9.0, None) for name, most in (("a", 8), ("b", 16))]
+    stablehlo.convert(tmp_path / "model.mlir", tmp_path, inputs)
+    assert b"tensor.extract" not in (tmp_path / "model.mlirbc").read_bytes()
+    (target,) = executables("x86-64")
+    compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+    for sizes, said in (((3, 6), ""), ((3, 5), "Found inconsistency between size b and '2*b'.")):
+        np.savez(tmp_path / "inputs.npz", **{str(n): np.ones(size, np.int32) for n, size in enumerate(sizes)})
+        run = devices.run(tmp_path / "module.vmfb", on(present, "local-task"), "main", [tmp_path / "inputs.npz"], tmp_path, "run")
+        assert said in run.error
+        assert bool(said) == bool(run.error)
