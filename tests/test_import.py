@@ -16,7 +16,7 @@ from pipeline import arrays
 from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
 from pipeline.importers import boundary
-from pipeline.importers.draws import draw
+from pipeline.importers.draws import draw, draws
 from pipeline.importers.onnxruntime import session
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import read_all
@@ -332,3 +332,10 @@ def test_which_file_an_entry_point_comes_from_matters(linear: Path, tmp_path: Pa
     assert not np.allclose(made[0][1], made[1][1])
     assert planned[0]["import"] != planned[1]["import"]
     assert planned[0]["reference"] != planned[1]["reference"]
+
+
+@pytest.mark.parametrize("shape", [(2**31 - 1, 2**20), (2**31 - 1, 2**31 - 1, 2**20)])
+def test_test_data_that_fits_into_no_memory_is_one_message(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PipelineError, match="there is not enough memory for the test data") as caught:
+        draws([tensor("x", *shape)], "m.yaml")
+    assert "smaller `max`" in caught.value.hint
