@@ -150,6 +150,15 @@ def test_entries_and_buckets_are_functions(targets: Path) -> None:
     assert [e.constant for e in entries] == [(), (), ("y",), ("y",)]
 
 
+def test_dimensions_without_a_name_are_each_their_own(targets: Path) -> None:
+    names = ["a.b", "a_b", "é", "ü", "3", "_3"]
+    inputs = [{"name": name, "shape": [{"min": 1, "max": 9}], "dtype": "float32"} for name in names]
+    (targets / "models/many.yaml").write_text(spec_of(entries={"a": entry(inputs=inputs)}))
+    found = [d.name for d in load(targets).models["many"].entries[0].dimensions]
+    assert found[0] == "a_b.0"
+    assert len(set(found)) == len(names)
+
+
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [

@@ -205,6 +205,8 @@ class _Dimensions:
 
     def read(self, fields: Fields, unnamed: str) -> Dimension:
         """The dimension that `fields` say; without a name it is called `unnamed`."""
+        while "name" not in fields.data and unnamed in self.known:  # of an input that is called almost the same
+            unnamed += "_"
         name = fields.text("name", unnamed)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
             fields.problem("name", f"{name!r} cannot name a dimension: letters, digits and '_', no digit first")
@@ -250,8 +252,10 @@ def _shape(fields: Fields, name: str, dimensions: _Dimensions) -> tuple[int | Di
             shape.append(size)
         elif isinstance(size, dict):
             where = f"{fields.where}.shape[{index}]".lstrip(".")
-            unnamed = re.sub(r"\W", "_", name) + f".{index}"
-            shape.append(dimensions.read(Fields(fields.path, where, size, fields.problems), f"_{unnamed}"[name[:1].isalpha() :]))
+            unnamed = re.sub(r"\W", "_", name, flags=re.ASCII) + f".{index}"
+            shape.append(
+                dimensions.read(Fields(fields.path, where, size, fields.problems), f"_{unnamed}"[unnamed[:1].isalpha() :])
+            )
         else:
             hint = "one that is open is {min: 1, max: 512}"
             fields.problem(f"shape[{index}]", f"must be a whole number of 1 to {_LARGEST}, not {size!r}: {hint}")
