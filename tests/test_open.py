@@ -23,7 +23,7 @@ from pipeline.importers.draws import draws
 from pipeline.importers.merge import merge
 from pipeline.importers.onnxruntime import session
 from pipeline.importers.signature import Signature
-from pipeline.iree import compiler, devices
+from pipeline.iree import compiler, devices, entry, mlir
 from pipeline.iree.codegen.front import FrontHalfError
 from pipeline.iree.device import Device
 from pipeline.iree.targets import resolve
@@ -292,6 +292,21 @@ func.func public @product(%a: tensor<?xui32>, %b: tensor<?xui32>) -> tensor<?xui
   return %0 : tensor<?xui32>
 }
 """
+
+
+@pytest.mark.parametrize("format", [mlir_importer, stablehlo])
+@pytest.mark.parametrize("names", [("sum",), ("sum", "product")])
+def test_a_file_exports_its_entry_points_alone(format: ModuleType, names: Sequence[str], tmp_path: Path) -> None:
+    third = "func.func public @third(%a: tensor<2xf32>) -> tensor<2xf32> {\n  return %a : tensor<2xf32>\n}\n"
+    (tmp_path / "model.mlir").write_text(TWO_OF_ONE_FILE + third)
+    for name in names:
+        (tmp_path / name).mkdir()
+        dtype = {"sum": "float32", "product": "uint32"}[name]
+        inputs = [Input(i, (Dimension("T", 2, 8),), dtype, 0, 0.0, 1.0, None) for i in "ab"]
+        format.convert(tmp_path / "model.mlir", tmp_path / name, inputs, Options(name, name))
+    merge(tmp_path, [tmp_path / name for name in names])
+    with mlir.opened(tmp_path / "model.mlirbc") as module:
+        assert sorted(entry.functions(module)) == sorted(names)
 
 
 @pytest.mark.parametrize("format", [mlir_importer, stablehlo])

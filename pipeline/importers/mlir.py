@@ -83,6 +83,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         signature = dataclasses.replace(signature, entry=mlir.symbol(function))
         ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
+        entry.hide_others(module, function)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)

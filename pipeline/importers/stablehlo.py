@@ -280,6 +280,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
         entry.finish(function, signature)
+        entry.hide_others(module, function)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)

@@ -90,8 +90,18 @@ def read_signature(function: ir.Operation, where: str) -> Signature:
     )
 
 
+def hide_others(module: ir.Module, function: ir.Operation) -> None:
+    """Let the compiled module export no other function: nobody verifies those."""
+    kept = ir.StringAttr(function.attributes["sym_name"]).value
+    for name, other in functions(module).items():
+        if name != kept:
+            other.attributes["sym_visibility"] = ir.StringAttr.get("private")
+
+
 def finish(function: ir.Operation, signature: Signature) -> None:
-    """Name `function` as the signature says, let the compiled module show the signature."""
+    """Name `function` as the signature says, export it, let the compiled module show the signature."""
     function.attributes["sym_name"] = ir.StringAttr.get(signature.entry)
+    if "sym_visibility" in function.attributes:
+        del function.attributes["sym_visibility"]
     declaration = {"iree.abi.declaration": ir.StringAttr.get(signature.declaration)}
     function.attributes["iree.reflection"] = ir.DictAttr.get(declaration)
