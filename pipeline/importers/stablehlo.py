@@ -18,6 +18,7 @@ from iree.compiler.dialects import func
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
+from pipeline.importers import ranges
 from pipeline.importers.child import Options, main
 from pipeline.importers.mlir import named
 from pipeline.importers.signature import Tensor, shapes_of
@@ -241,6 +242,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
             function = entry.entry_function(module, name, str(source))
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
+        ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
         mlir.strip_locations(module)
         with staged(folder / "model.mlirbc") as path:

@@ -16,6 +16,7 @@ from iree.compiler import ir, passmanager
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, staged
+from pipeline.importers import ranges
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor, shapes_of
 from pipeline.iree import entry, mlir
@@ -363,7 +364,9 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
     given = tuple(_output(name, node.meta["val"], where) for name, node in zip(names, output_nodes(program), strict=True))
     signature = Signature(options.function, taken, given)
     with module.context:
-        entry.finish(entry.entry_function(module, options.function, where), signature)
+        function = entry.entry_function(module, options.function, where)
+        ranges.tie(function, taken)
+        entry.finish(function, signature)
         with staged(folder / "model.mlirbc") as path:
             mlir.save(module, path)
     with staged(folder / "signature.json") as path:
