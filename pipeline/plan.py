@@ -98,7 +98,7 @@ def _source_files(model: Model) -> tuple[Path, ...]:
 def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
     sources, imported, reference = origin.all_files, layout.imported(model.name), layout.reference(model.name)
     given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
-    inputs = repr([(entry.function, entry.asked, entry.inputs) for entry in model.entries])
+    inputs = repr([(e.function, e.asked, e.inputs, model.sources.index(e.source)) for e in model.entries])
     described = {"inputs": inputs, "format": model.format, "parameters": model.parameters, **_revision("import")}
     judged = {"references": repr([entry.reference for entry in model.entries]), "judged": model.judged}
     return [

@@ -17,6 +17,7 @@ import yaml
 from pipeline.errors import PipelineError
 from pipeline.importers import evaluation
 from pipeline.importers.child import Options
+from pipeline.iree import mlir
 from pipeline.spec.types import Dimension, Input
 from tests.project import Project
 
@@ -252,6 +253,21 @@ def test_dimensions_of_pytorch_stay_open_or_are_fixed(torch: Any, tmp_path: Path
     assert [t["shape"] for t in fixed["outputs"]] == [[3, 5], [3, 5], [3, 5], [3]]
     stays = imported("torch", source, [given("image", [Dimension("batch", 1, 16), 3, 8, 8]), scale], tmp_path / "open")
     assert [t["shape"][0] for t in stays["outputs"]] == [None] * 4
+    with mlir.opened(tmp_path / "open" / "model.mlirbc") as module:
+        assert "input 'image' has a size that is not in batch: 1 to 16" in str(mlir.operations(module, "cf.assert")[0])
+
+
+def test_sizes_of_pytorch_that_depend_on_each_other_do_so_in_the_spec(torch: Any, tmp_path: Path) -> None:
+    class Both(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def forward(self, x: Any, y: Any) -> Any:
+            return x + y[: x.shape[0]]
+
+    batch, other = torch.export.Dim("batch", min=1, max=16), Dimension("other", 1, 16)
+    for times, theirs, said in ((1, other, "the same as `batch: 1 to 16`"), (1, 3, "is `3`"), (2, other, "a spec cannot say")):
+        sizes, examples = ({0: batch}, {0: times * batch}), (torch.ones(5, 4), torch.ones(5 * times, 4))
+        source = saved(torch, torch.export.export(Both(), examples, dynamic_shapes=sizes), tmp_path / "it.pt2")
+        with pytest.raises(PipelineError, match=said):
+            imported("torch", source, [given("x", [Dimension("batch", 1, 16), 4]), given("y", [theirs, 4])], tmp_path / "out")
 
 
 def test_types_that_numpy_lacks_are_wider_at_the_boundary(torch: Any, tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ from pipeline import arrays
 from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
 from pipeline.importers import boundary
-from pipeline.importers.draws import draw
+from pipeline.importers.draws import draw, draws
 from pipeline.importers.onnxruntime import session
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.signature import read_all
 from pipeline.iree.codegen.front import FrontHalfError, front_flags
+from pipeline.layout import Layout
+from pipeline.plan import Target, steps
 from pipeline.sources.fetch import fetch
-from pipeline.spec.types import Input, PathSource, ScriptSource, WheelSource
+from pipeline.spec.types import Input, PathSource, ScriptSource, Spec, WheelSource
 from pipeline.stages import import_, reference
 from pipeline.stages import source as source_stage
 from pipeline.stages.origin import Origin
@@ -299,3 +301,41 @@ def test_decisions_that_test_data_leaves_open_are_refused_or_noted(kind: str, tm
     else:
         reference.run(Origin(spec, (path,)), tmp_path / "import", tmp_path / "reference")
         assert "onnx.If (node 'choose') takes the same branch" in TestData.read(tmp_path / "reference/0").note
+
+
+def test_which_file_an_entry_point_comes_from_matters(linear: Path, tmp_path: Path) -> None:
+    """Three entry points of two files: the second goes from one to the other, and both are needed before and after."""
+    other = tmp_path / "other.onnx"
+    weights = numpy_helper.from_array(np.full((4, 3), 2, np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [_described("x", TensorProto.FLOAT, 2, 4)],
+        [_described("y", TensorProto.FLOAT, 2, 3)],
+        [weights],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7), other)
+    sources = {path: PathSource(path, digest(path)) for path in (linear, other)}
+    made, planned = [], []
+    for paths in ((linear, other, other), (linear, linear, other)):
+        one = model_of(sources[linear], tensor("x", 2, 4))
+        entries = [
+            dataclasses.replace(one.entries[0], name=n, function=n, source=sources[p]) for n, p in zip("abc", paths, strict=True)
+        ]
+        model = dataclasses.replace(one, entries=tuple(entries))
+        import_.run(Origin(model, paths), tmp_path / "import")
+        reference.run(Origin(model, paths), tmp_path / "import", tmp_path / "reference")
+        made.append([(tmp_path / "import/model.mlirbc").read_bytes(), arrays.read(tmp_path / "reference/1/given.outputs.npz")[0]])
+        steps_ = steps(Spec({}, {}, {"m": model}), Layout(tmp_path / "out"), Target("nowhere"))
+        planned.append({step.name.split(":")[0]: step.options for step in steps_})
+    assert made[0][0] != made[1][0]
+    assert not np.allclose(made[0][1], made[1][1])
+    assert planned[0]["import"] != planned[1]["import"]
+    assert planned[0]["reference"] != planned[1]["reference"]
+
+
+@pytest.mark.parametrize("shape", [(2**31 - 1, 2**20), (2**31 - 1, 2**31 - 1, 2**20)])
+def test_test_data_that_fits_into_no_memory_is_one_message(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PipelineError, match="there is not enough memory for the test data") as caught:
+        draws([tensor("x", *shape)], "m.yaml")
+    assert "smaller `max`" in caught.value.hint

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -14,9 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_file
+from pipeline.importers import mlir as mlir_importer
 from pipeline.importers import onnx as importer
-from pipeline.importers import rewrites
+from pipeline.importers import rewrites, stablehlo
+from pipeline.importers.child import Options
 from pipeline.importers.draws import draws
+from pipeline.importers.merge import merge
 from pipeline.importers.onnxruntime import session
 from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
@@ -276,3 +280,67 @@ def test_what_is_compiled_with_fixed_sizes_alone_says_so(tmp_path: Path) -> None
     assert "onnx.Resize" in raised.value.what
     assert raised.value.what.endswith("with fixed sizes it is compiled for x86-64, not with H, W open")
     assert "buckets" in raised.value.hint
+
+
+TWO_OF_ONE_FILE = """
+func.func public @sum(%a: tensor<?xf32>, %b: tensor<?xf32>) -> tensor<?xf32> {
+  %0 = stablehlo.add %a, %b : tensor<?xf32>
+  return %0 : tensor<?xf32>
+}
+func.func public @product(%a: tensor<?xui32>, %b: tensor<?xui32>) -> tensor<?xui32> {
+  %0 = stablehlo.multiply %a, %b : tensor<?xui32>
+  return %0 : tensor<?xui32>
+}
+"""
+
+
+@pytest.mark.parametrize("format", [mlir_importer, stablehlo])
+def test_every_function_of_a_file_refuses_other_sizes(format: ModuleType, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    (tmp_path / "model.mlir").write_text(TWO_OF_ONE_FILE)
+    length = Dimension("T", 2, 8, 2)
+    functions = {"sum": "float32", "product": "uint32"}
+    for name, dtype in functions.items():
+        (tmp_path / name).mkdir()
+        inputs = [Input(i, (length,), dtype, 0, 0.0, 1.0, None) for i in "ab"]
+        format.convert(tmp_path / "model.mlir", tmp_path / name, inputs, Options(name, name))
+    merge(tmp_path, [tmp_path / name for name in functions])
+    (target,) = executables("x86-64")
+    compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+    for function, dtype in functions.items():
+        for sizes, said in (((6, 6), ""), ((6, 4), "T of input 'a' and of input 'b' differ"), ((10, 10), "is not in T: 2")):
+            np.savez(tmp_path / "inputs.npz", **{str(n): floats(size).astype(dtype) for n, size in enumerate(sizes)})
+            device, arrays = on(present, "local-task"), [tmp_path / "inputs.npz"]
+            run = devices.run(tmp_path / "module.vmfb", device, function, arrays, tmp_path, "run")
+            assert said in run.error
+            assert bool(said) == bool(run.error)
+
+
+# As JAX writes it of inputs of b and 2 * b rows.
+RELATED = """
+func.func public @main(%a: tensor<?xi32>, %b: tensor<?xi32>) -> tensor<?xi32> {
+  %two = stablehlo.constant dense<2> : tensor<i32>
+  %rows = stablehlo.get_dimension_size %a, dim = 0 : (tensor<?xi32>) -> tensor<i32>
+  %twice = stablehlo.multiply %rows, %two : tensor<i32>
+  %others = stablehlo.get_dimension_size %b, dim = 0 : (tensor<?xi32>) -> tensor<i32>
+  %fits = stablehlo.compare EQ, %others, %twice, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+  stablehlo.custom_call @shape_assertion(%fits, %others, %twice) {api_version = 2 : i32, has_side_effect = true,
+    error_message = "Found inconsistency between size b (= {0}) and '2*b' (= {1}). Using the following specifications: …"
+  } : (tensor<i1>, tensor<i32>, tensor<i32>) -> ()
+  %r = stablehlo.add %a, %a : tensor<?xi32>
+  return %r : tensor<?xi32>
+}
+"""
+
+
+def test_what_jax_asserts_of_sizes_is_checked_without_waiting_for_a_device(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    (tmp_path / "model.mlir").write_text(RELATED)
+    inputs = [Input(name, (Dimension(name, 1, most),), "int32", 0, 0.0, 9.0, None) for name, most in (("a", 8), ("b", 16))]
+    stablehlo.convert(tmp_path / "model.mlir", tmp_path, inputs)
+    assert b"tensor.extract" not in (tmp_path / "model.mlirbc").read_bytes()
+    (target,) = executables("x86-64")
+    compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+    for sizes, said in (((3, 6), ""), ((3, 5), "Found inconsistency between size b and '2*b'.")):
+        np.savez(tmp_path / "inputs.npz", **{str(n): np.ones(size, np.int32) for n, size in enumerate(sizes)})
+        run = devices.run(tmp_path / "module.vmfb", on(present, "local-task"), "main", [tmp_path / "inputs.npz"], tmp_path, "run")
+        assert said in run.error
+        assert bool(said) == bool(run.error)

@@ -32,9 +32,11 @@ from pipeline.spec.types import (
     WheelSource,
 )
 from pipeline.stages import package
+from pipeline.stages import source as source_stage
+from pipeline.stages.origin import Origin
 from pipeline.store.open import open_store
 from pipeline.store.web import Patience
-from tests import hub, servers, web
+from tests import hub, project, servers, web
 from tests.project import DATA, ROOT, Project
 from tests.waiting import wait_for
 
@@ -758,3 +760,20 @@ def test_a_source_is_the_same_text_however_its_data_is_ordered(tmp_path: Path) -
         texts.append(repr(source))
         hash(source)
     assert texts[0] == texts[1]
+
+
+def test_nothing_is_left_beside_a_model_that_its_spec_does_not_name(tmp_path: Path) -> None:
+    """An ONNX file would take it for its own data, unseen by any digest; and a file may have to be where a folder was."""
+    place, output = tmp_path / "place", tmp_path / "out/0/model.onnx"
+    place.mkdir()
+    for name in ("net.onnx", "w", "v.bin"):
+        (place / name).write_bytes(name.encode())
+    model = project.model_of(PathSource(place / "net.onnx", digest(b"net.onnx"), {"w": digest(b"w")}))
+    (output.parent / "w").mkdir(parents=True)
+    for left in ("v.bin", "w/x.bin", "fetch.log", ".0.partial"):
+        (output.parent / left).write_bytes(b"left")
+    source_stage.run(Origin(model, (output,)))
+    assert {str(p.relative_to(output.parent)) for p in output.parent.rglob("*")} == {"model.onnx", "w", "fetch.log"}
+    (output.parent / "v.bin").write_bytes(b"left")
+    source_stage.run(Origin(model, (output,)))
+    assert not (output.parent / "v.bin").exists()

@@ -62,7 +62,7 @@ def test_all_problems_of_all_files_come_together(targets: Path) -> None:
     ("file", "old", "new", "complaint"),
     [
         ("models/magika.yaml", "high: 257", "high: -3", "inputs[0].high: must be above low"),
-        ("models/magika.yaml", "[1, 2048]", "[1, -1]", "inputs[0].shape[1]: must be a whole number above 0"),
+        ("models/magika.yaml", "[1, 2048]", "[1, -1]", "inputs[0].shape[1]: must be a whole number of 1 to 2147483647"),
         ("models/magika.yaml", "int32", "int23", "inputs[0].dtype: 'int23' is unknown: did you mean 'int32'?"),
         ("models/magika.yaml", "sha256: fe", "sha256: FE", "source.sha256: must be 64 lower-case hex digits"),
         ("models/magika.yaml", "[desktop]", "[desktop, desktop]", "bundles[1]: 'desktop' stands twice"),
@@ -118,8 +118,10 @@ OPEN = "tokens, shape: [{name: T, min: 1, max: 128}, 128]"
         ("{name: 3, min: 1, max: 9}", "inputs[0].shape[0].name: must be text, not 3"),
         ("{name: 3d, min: 1, max: 9}", "inputs[0].shape[0].name: '3d' cannot name a dimension"),
         ("{name: T}", "inputs[0].shape[0].min: is missing"),
-        ("T", "inputs[0].shape[0]: must be a whole number above 0, not 'T': one that is open is {min: 1, max: 512}"),
-        ("{name: T, buckets: [64, 32]}", "inputs[0].shape[0].buckets: must be whole numbers above 0 that ascend"),
+        ("T", "inputs[0].shape[0]: must be a whole number of 1 to 2147483647, not 'T': one that is open is {min: 1, max: 512}"),
+        ("{name: T, buckets: [64, 32]}", "inputs[0].shape[0].buckets: must be whole numbers of 1 to 2147483647 that ascend"),
+        (f"{{min: 1, max: {2**70}}}", "inputs[0].shape[0].max: must be at most 2147483647"),
+        (f"{{name: T, buckets: [{2**31}]}}", "inputs[0].shape[0].buckets: must be whole numbers of 1 to 2147483647"),
         ("{name: T, buckets: []}", "inputs[0].shape[0].buckets: must not be empty"),
         ("{buckets: [1, 2]}, {buckets: [3, 4]}", "inputs[0].shape[1].buckets: stand at 'tokens.0' already"),
         ("{name: T, min: 1, max: 9}, {name: T, min: 2, max: 9}", "inputs[0].shape[1].name: 'T' has another range elsewhere"),
@@ -162,6 +164,11 @@ def test_entries_and_buckets_are_functions(targets: Path) -> None:
         (spec_of(entries={"a": entry()}, parameters="external", format="mlir"), "parameters: is for ONNX and TFLite files"),
         (spec_of(entries={"a": entry()}, parameters="outside"), "parameters: 'outside' is unknown"),
         (spec_of(entries={"a": entry()}, format="mlir"), "buckets are not for MLIR files"),
+        (spec_of(entries={n: entry(function="f") for n in "ab"}, format="mlir"), "two are the function 'f' of one file"),
+        (spec_of(entries={"a": entry(source="https://me:secret@host/x?t=secret")}), "must be a mapping, not 'https://host/x'"),
+        (spec_of(entries={"a": entry(source={"kind": "s3", "url": "https://me:secret@host/x"})}), "not 'https://host/x'"),
+        (spec_of(entries={"a": entry(source={"kind": "path", "path": "x" * 300, "sha256": "0" * 64})}), "there is no file"),
+        (spec_of(entries={"a": entry(tolerance={"absolute": 10**400, "relative": 0})}), "absolute: must be a finite number"),
     ],
 )
 def test_a_mistake_in_entries_is_named(targets: Path, spec: str, complaint: str) -> None:

@@ -11,7 +11,7 @@ from pipeline.iree.file import description, vmfb
 from pipeline.iree.file.description import Described
 from pipeline.iree.gates import Gated
 from pipeline.manifest.codec import decode_identity
-from pipeline.manifest.types import Identity, Manifest
+from pipeline.manifest.types import Identity, Manifest, SourceFile
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def require_release(path: Path, manifest: Manifest) -> None:
     said = _identity(vmfb.read(path, digests=False), path)
     if said is None:  # of an older release
         return
-    functions = {(entry.function, entry.sha256) for entry in said.entries}
-    wanted = {(entry.function, entry.source.sha256) for entry in manifest.entries}
+    functions = {(entry.function, entry.sha256, entry.files) for entry in said.entries}
+    wanted = {(entry.function, entry.source.sha256, entry.source.files) for entry in manifest.entries}
     blobs = [(blob.sha256, blob.size) for blob in said.parameters]
     if said.model != manifest.model.name or functions != wanted:
         what = f"is the file of another model: it says that it is {said.model!r:.100}, made of {_digests(functions)}"
@@ -143,5 +143,6 @@ def require_release(path: Path, manifest: Manifest) -> None:
     raise PipelineError(what, where=str(path), hint=f"the release {release} is damaged: tell who publishes it")
 
 
-def _digests(functions: set[tuple[str, str]]) -> str:
-    return ", ".join(f"{sha256[:16]}…" for sha256 in sorted({sha256 for _, sha256 in functions})[:3])
+def _digests(functions: set[tuple[str, str, tuple[SourceFile, ...]]]) -> str:
+    digests = {digest for _, sha256, files in functions for digest in (sha256, *(file.sha256 for file in files))}
+    return ", ".join(f"{sha256[:16]}…" for sha256 in sorted(digests)[:3])

@@ -179,6 +179,17 @@ def draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
     Where dimensions are open, these are of one size; `smallest` and `largest` have the ends of all of them, `crossed` the
     one's smallest and the next one's largest.
     """
+    try:
+        return _draws(inputs, where)
+    except (MemoryError, ValueError) as error:
+        if isinstance(error, ValueError) and "array is too big" not in str(error):
+            raise
+        what = f"there is not enough memory for the test data: {error}"
+        hint = "give a smaller `max` to open dimensions, smaller shapes, or free memory"
+        raise PipelineError(what, where=where, hint=hint) from error
+
+
+def _draws(inputs: Sequence[Input], where: str) -> dict[str, list[Array]]:
     sizes = _sizes(inputs, where)
     given = [draw(spec, where, sizes[GIVEN]) for spec in inputs]
     found = {GIVEN: given}

@@ -19,7 +19,7 @@ from iree.runtime import FileHandle, ParameterIndex
 from pipeline import process
 from pipeline.errors import disk_errors
 from pipeline.files import staged
-from pipeline.importers import parameters
+from pipeline.importers import parameters, ranges
 from pipeline.importers.mlir import Origin
 from pipeline.importers.signature import Signature, write_all
 from pipeline.iree import entry, mlir
@@ -101,6 +101,7 @@ def _finish(module: ir.Module, group: Sequence[Path]) -> set[str]:
         mlir.rename(module, operation, mlir.fresh(mlir.symbol(operation), mlir.symbols(module).keys() | names))
     for operation, signature in zip(others, signatures[1:], strict=True):
         mlir.rename(module, operation, signature.entry)
+        ranges.tie(operation, signature.inputs)
         entry.finish(operation, signature)
     return names
 

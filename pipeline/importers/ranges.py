@@ -72,11 +72,18 @@ class _Open:
     users: Sequence[ir.Operation]
 
 
+def _casts(argument: ir.Value) -> tuple[str, str]:
+    """What makes the argument a builtin tensor without signs, and that such as the argument is: Torch's, or one with signs."""
+    if isinstance(argument.type, ir.RankedTensorType):
+        return "stablehlo.bitcast_convert", "stablehlo.bitcast_convert"
+    return "torch_c.to_builtin_tensor", "torch_c.from_builtin_tensor"
+
+
 def _opened(argument: ir.Value, tensor: Tensor, sizes: dict[Dimension, list[tuple[str, ir.Value]]]) -> _Open:
     users = [use.owner for use in argument.uses]
     type_, plain, dimensions = ir.Type.parse(tensor.mlir), argument, []
     if argument.type != type_:
-        plain = _made("torch_c.to_builtin_tensor", type_, argument)
+        plain = _made(_casts(argument)[0], type_, argument)
     for axis, (size, fixed) in enumerate(zip(tensor.shape, tensor.fixed, strict=True)):
         if fixed is None and isinstance(size, Dimension):
             found = _made("tensor.dim", ir.IndexType.get(), plain, _number(axis))
@@ -101,7 +108,7 @@ def tie(function: ir.Operation, inputs: Sequence[Tensor]) -> None:
         for one in opened:
             value = _made("flow.tensor.tie_shape", one.plain.type, one.plain, *(known[d] for d in one.dimensions))
             if one.argument.type != one.plain.type:
-                value = _made("torch_c.from_builtin_tensor", one.argument.type, value)
+                value = _made(_casts(one.argument)[1], one.argument.type, value)
             for user in one.users:
                 for number, operand in enumerate(user.operands):
                     if operand == one.argument:

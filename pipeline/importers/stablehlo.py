@@ -151,13 +151,14 @@ def _widen(function: ir.Operation) -> ir.Operation:
 
 
 def _open(module: ir.Module) -> None:
-    """Let IREE take dimensions that stay open: inline functions, leave out checks of sizes, write out broadcasts and reshapes.
+    """Let IREE take dimensions that stay open: inline functions, write out checks of sizes, broadcasts and reshapes.
 
     IREE takes no broadcast of a size that might be 1; JAX repeats none but those that are 1 for ever.
     """
     passmanager.PassManager.parse("builtin.module(inline)").run(module.operation)
     for operation in mlir.operations(module, "stablehlo.custom_call"):
         if ir.StringAttr(operation.attributes["call_target_name"]).value == "shape_assertion":
+            _assert(operation)
             operation.erase()
     for name, written in (("dynamic_broadcast_in_dim", _broadcast), ("dynamic_reshape", _reshape)):
         for number, operation in enumerate(mlir.operations(module, f"stablehlo.{name}")):
@@ -172,6 +173,41 @@ def _open(module: ir.Module) -> None:
             operation.result.replace_all_uses_with(call.results[0])
             operation.erase()
     passmanager.PassManager.parse("builtin.module(inline,symbol-dce)").run(module.operation)
+
+
+def _assert(operation: ir.Operation) -> None:
+    """Let the module check what JAX's custom call before `operation` checks: how sizes of inputs depend on each other."""
+    said = re.sub(r" \(= \{\d+\}\)", "", ir.StringAttr(operation.attributes["error_message"]).value)
+    message = {"msg": ir.StringAttr.get(said.partition(" Using the following")[0])}
+    with ir.InsertionPoint(operation), operation.location:
+        ir.Operation.create("cf.assert", [], [_scalar(operation.operands[0])], message)
+
+
+_ARITHMETIC = {"add": "addi", "subtract": "subi", "multiply": "muli", "divide": "divsi", "remainder": "remsi", "and": "andi"}
+_COMPARISONS = {"EQ": 0, "NE": 1, "LT": 2, "LE": 3, "GT": 4, "GE": 5}  # arith's numbers for those with sign
+
+
+def _scalar(value: ir.Value) -> ir.Value:
+    """The element of a tensor without dimensions that is computed of sizes: on the host, which would wait for a device else."""
+    element, by = value.type.element_type, value.owner
+    name = "" if isinstance(by, ir.Block) else by.operation.name.removeprefix("stablehlo.")
+    if name == "get_dimension_size":
+        axis = ir.IntegerAttr.get(ir.IndexType.get(), ir.IntegerAttr(by.attributes["dimension"]).value)
+        number = _made("arith.constant", axis.type, value=axis)
+        return _made("arith.index_cast", element, _made("tensor.dim", axis.type, by.operands[0], number))
+    if name == "constant":
+        return _made("arith.constant", element, value=ir.DenseElementsAttr(by.attributes["value"]).get_splat_value())
+    if name in _ARITHMETIC:
+        return _made(f"arith.{_ARITHMETIC[name]}", element, *map(_scalar, by.operands))
+    if name == "compare" and " SIGNED>" in str(by.attributes["compare_type"]):
+        how = next(n for key, n in _COMPARISONS.items() if f" {key}>" in str(by.attributes["comparison_direction"]))
+        predicate = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), how)
+        return _made("arith.cmpi", element, *map(_scalar, by.operands), predicate=predicate)
+    return _made("tensor.extract", element, value)
+
+
+def _made(name: str, result: ir.Type, *operands: ir.Value, **attributes: ir.Attribute) -> ir.Value:
+    return ir.Operation.create(name, [result], list(operands), attributes).result
 
 
 def _extents(sizes: ir.RankedTensorType, result: ir.RankedTensorType) -> str:
@@ -240,6 +276,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         if any(None in tensor.fixed for tensor in found.inputs):
             _open(module)
             function = entry.entry_function(module, name, str(source))
+        ranges.tie(function, found.inputs)
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
         ranges.tie(function, signature.inputs)

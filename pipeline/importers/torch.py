@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,27 @@ def _require_fit(program: Any, inputs: Sequence[Input], where: str) -> None:
             hint = "export it with `dynamic_shapes` for dimensions that vary"
             shape = ", ".join(map(str, value.shape))
             raise PipelineError(f"the program takes {spec.name} [{shape}], not {shapes_of([spec])}", where=where, hint=hint)
+    _require_sizes(real, inputs, where)
     if missing := [name for name in real if name not in {spec.name for spec in inputs}]:
         raise PipelineError(f"the spec does not give the input {missing[0]!r}", where=where)
     if [spec.name for spec in inputs] != list(real):
         raise PipelineError(f"the inputs must stand in the program's order: {', '.join(real)}", where=where)
+
+
+def _require_sizes(real: Mapping[str, Any], inputs: Sequence[Input], where: str) -> None:
+    """Raise PipelineError where sizes that depend on each other in the program do not in the spec: IREE takes that they do."""
+    called: dict[str, object] = {}
+    for spec in inputs:
+        for size, said, fixed in zip(real[spec.name].shape, spec.shape, _fixed(spec), strict=True):
+            if isinstance(size, int):
+                continue
+            if fixed is None and not str(size).isidentifier():
+                what = f"a size of input {spec.name!r} is {size} in the program, which a spec cannot say"
+                raise PipelineError(what, where=where, hint="give the inputs fixed sizes, or `entries` of such")
+            mine = said if fixed is None else fixed
+            if called.setdefault(str(size), mine) != mine:
+                what = f"a size of input {spec.name!r} is `{mine}`, but in the program the same as `{called[str(size)]}`"
+                raise PipelineError(what, where=where, hint="give both one name: `{name: N, min: …, max: …}`, then `{name: N}`")
 
 
 def fitted(program: Any, inputs: Sequence[Input], where: str) -> Any:

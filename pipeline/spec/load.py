@@ -41,6 +41,7 @@ from pipeline.store.base import public_url
 
 _WITH_FUNCTIONS = ("mlir", "stablehlo")  # formats whose files may hold several
 _T = TypeVar("_T", Executable, Bundle, Model)
+_LARGEST = 2**31 - 1  # size of a dimension
 _LONGEST = 200  # bytes of a file's name; while it is written, the name is longer
 
 
@@ -137,7 +138,7 @@ def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
     url = fields.text("url")
     match = re.fullmatch(r"s3://([^/]+)/(.*[^/])", url)
     if url and not match:
-        fields.problem("url", f"must be like s3://bucket/key, not {url!r}")
+        fields.problem("url", f"must be like s3://bucket/key, not {public_url(url)!r}")
     bucket, key = match.groups() if match else ("", "")
     return S3Source(bucket, key, sha256, data)
 
@@ -191,8 +192,8 @@ def _data(fields: Fields, model: str) -> Mapping[str, str]:
     return result
 
 
-def _whole(value: object, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
 
 
 class _Dimensions:
@@ -220,6 +221,8 @@ class _Dimensions:
                 fields.problem("min" if least < 1 else "multiple", "must be 1 or more")
             elif most <= least:
                 fields.problem("max", f"must be above min, which is {least}: give a fixed size as a number")
+            elif most > _LARGEST:
+                fields.problem("max", f"must be at most {_LARGEST}")
             elif least % multiple or most % multiple:
                 fields.problem("multiple", f"min and max must be multiples of {multiple}")
         if self.known.setdefault(name, made) != made:
@@ -229,8 +232,8 @@ class _Dimensions:
 
     def _bucketed(self, fields: Fields, name: str) -> Dimension:
         sizes = fields.items("buckets", required=True)
-        if not all(map(_whole, sizes)) or sorted(set(sizes)) != sizes:
-            fields.problem("buckets", f"must be whole numbers above 0 that ascend, not {sizes!r}")
+        if not all(map(_is_size, sizes)) or sorted(set(sizes)) != sizes:
+            fields.problem("buckets", f"must be whole numbers of 1 to {_LARGEST} that ascend, not {sizes!r}")
             sizes = []
         if self.buckets and name not in self.buckets:
             fields.problem(
@@ -243,7 +246,7 @@ class _Dimensions:
 def _shape(fields: Fields, name: str, dimensions: _Dimensions) -> tuple[int | Dimension, ...]:
     shape: list[int | Dimension] = []
     for index, size in enumerate(fields.items("shape")):
-        if _whole(size):
+        if _is_size(size):
             shape.append(size)
         elif isinstance(size, dict):
             where = f"{fields.where}.shape[{index}]".lstrip(".")
@@ -251,7 +254,7 @@ def _shape(fields: Fields, name: str, dimensions: _Dimensions) -> tuple[int | Di
             shape.append(dimensions.read(Fields(fields.path, where, size, fields.problems), f"_{unnamed}"[name[:1].isalpha() :]))
         else:
             hint = "one that is open is {min: 1, max: 512}"
-            fields.problem(f"shape[{index}]", f"must be a whole number above 0, not {size!r}: {hint}")
+            fields.problem(f"shape[{index}]", f"must be a whole number of 1 to {_LARGEST}, not {size!r}: {hint}")
     if "shape" not in fields.data:
         fields.problem("shape", "is missing: give the list of dimensions, [] for a scalar")
     return tuple(shape)
@@ -336,7 +339,7 @@ def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
         names = fields.texts("reference", required=True)
         paths = tuple(fields.path.parent / name for name in names)
         for path in paths:
-            if not path.is_file():
+            if not is_file(str(path)):
                 fields.problem("reference", f"there is no file {path}")
         return paths
     choices = (*EVALUATORS.get(format, ()), "baseline")
@@ -423,6 +426,9 @@ def _several(fields: Fields, format: str) -> list[Entry]:
     names = [entry.function for entry in found]
     for name in {n for n in names if names.count(n) > 1}:
         fields.problem("entries", f"two make the function {name!r}: rename one")
+    asked = [(entry.source.sha256, entry.asked) for entry in found if format == "mlir"]  # whose files stay whole
+    for _, name in {a for a in asked if asked.count(a) > 1}:
+        fields.problem("entries", f"two are the function {name!r} of one file: remove one")
     return found
 
 
@@ -472,7 +478,7 @@ def _references(
     """Note every name in `named` (file, key, names) that is not `known`. A file that could not be read has its own report."""
     for path, key, names in named:
         for index, name in enumerate(names):
-            if name not in known and not (root / f"{name}.yaml").exists():
+            if name not in known and not is_file(str(root / f"{name}.yaml")):
                 problems.add(path, f"{key}[{index}]", f"there is no {kind} {name!r}: {did_you_mean(name, known)}")
 
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline.files import is_file
 from pipeline.names import did_you_mean
+from pipeline.store.base import public_url
 
 _T = TypeVar("_T")
 
@@ -103,7 +105,8 @@ class Fields:
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             hint = ": YAML reads an exponent only after a point, as in 1.0e-3" if kind is float and _is_number(value) else ""
-            self.problem(key, f"must be {_TYPES[kind]}, not {value!r}{hint}")
+            shown = public_url(value) if isinstance(value, str) else value
+            self.problem(key, f"must be {_TYPES[kind]}, not {shown!r}{hint}")
             return default
         return value
 
@@ -123,7 +126,10 @@ class Fields:
 
     def number(self, key: str, default: float | None) -> float:
         """A number; required unless there is a default."""
-        value = float(self._take(key, float, default or 0.0, default is None))
+        try:
+            value = float(self._take(key, float, default or 0.0, default is None))
+        except OverflowError:  # of a whole number
+            value = math.inf
         if not math.isfinite(value):
             self.problem(key, f"must be a finite number, not {value}")
             return default or 0.0
@@ -187,7 +193,7 @@ class Fields:
         """An existing file, its path relative to the folder of this document."""
         text = self.text(key, default)
         path = self.path.parent / text
-        if text and not path.is_file():
+        if text and not is_file(str(path)):
             self.problem(key, f"there is no file {path}")
         return path
 

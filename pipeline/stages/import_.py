@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, write
 from pipeline.importers.child import Options, inputs_as_text
 from pipeline.sources.fetch import require
-from pipeline.spec.types import EVALUATORS, Entry
+from pipeline.spec.types import EVALUATORS, Entry, Model
 from pipeline.stages import parameters, record
 from pipeline.stages.origin import Origin
 
@@ -45,9 +45,9 @@ def import_entry(origin: Origin, entry: Entry, source: Path, folder: Path) -> No
     _run(model.format, arguments, folder / "import.log", f"{model.path}: {several}{source}")
 
 
-def _described(entry: Entry) -> dict[str, object]:
+def _described(model: Model, entry: Entry) -> dict[str, object]:
     inputs = [asdict(i) | {"file": bool(i.file)} for i in entry.inputs]
-    return {"inputs": inputs, "function": entry.function, "asked": entry.asked}
+    return {"inputs": inputs, "function": entry.function, "asked": entry.asked, "source": model.sources.index(entry.source)}
 
 
 def run(origin: Origin, folder: Path) -> None:
@@ -56,7 +56,7 @@ def run(origin: Origin, folder: Path) -> None:
     for path, entry in origin.files.items():
         require(entry.source, path)
     files = [*origin.all_files, *model.test_files]  # rewrites are proved on the test data
-    entries, revision = [_described(entry) for entry in model.entries], record.REVISIONS["import"]
+    entries, revision = [_described(model, entry) for entry in model.entries], record.REVISIONS["import"]
     key = record.key(files, entries=entries, format=model.format, parameters=model.parameters, revision=revision)
     if record.is_current(folder, key):
         return

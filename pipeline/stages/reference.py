@@ -20,7 +20,7 @@ from pipeline.importers.child import inputs_as_text
 from pipeline.importers.signature import Signature, read_all
 from pipeline.names import did_you_mean
 from pipeline.sources.fetch import require
-from pipeline.spec.types import Entry
+from pipeline.spec.types import Entry, Model
 from pipeline.stages import record
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData, settled
@@ -161,9 +161,10 @@ class _Maker:
         return settled(data, self._entry, self._where, strict)
 
 
-def _described(entry: Entry) -> dict[str, object]:
+def _described(model: Model, entry: Entry) -> dict[str, object]:
     inputs = [asdict(i) | {"file": bool(i.file)} for i in entry.inputs]
-    return {"inputs": inputs, "reference": entry.reference if isinstance(entry.reference, str) else "files"}
+    kind = entry.reference if isinstance(entry.reference, str) else "files"
+    return {"inputs": inputs, "reference": kind, "source": model.sources.index(entry.source)}
 
 
 def run(origin: Origin, imported: Path, folder: Path) -> None:
@@ -174,7 +175,7 @@ def run(origin: Origin, imported: Path, folder: Path) -> None:
     given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
     key = record.key(
         [*origin.all_files, *model.test_files, *given, imported / "signature.json"],
-        entries=[_described(entry) for entry in model.entries],
+        entries=[_described(model, entry) for entry in model.entries],
         judged=model.judged,
         revision=record.REVISIONS["reference"],
     )
