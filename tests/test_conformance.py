@@ -17,8 +17,7 @@ from tests.bench.conformance import case, outcomes, suite
 from tests.bench.conformance.case import Outcome, difference
 from tests.bench.conformance.suite import Array, Case, Suite
 
-SAMPLE, SEED = 24, 20
-RIGHT = 20  # the fewest of the sample that are right; the others are refused
+SAMPLE, PART, SEED = 24, 6, 20
 TARGETS = ("vulkan-any", "x86-64-v3", "x86-64")  # what runs here itself
 
 F32, F16 = np.float32, np.float16
@@ -29,14 +28,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return suite.download(tmp_path_factory.mktemp("onnx"))
 
 
-@pytest.mark.slow
-def test_nothing_published_is_wrong(wheel: Path, tmp_path: Path) -> None:
-    cases, _ = suite.select(Suite(wheel), sample=SAMPLE, seed=SEED)
+@pytest.mark.parametrize(
+    ("part", "right"), [pytest.param(0, 5, marks=pytest.mark.slow), pytest.param(1, 15, marks=pytest.mark.thorough)]
+)
+def test_nothing_published_is_wrong(part: int, right: int, wheel: Path, tmp_path: Path) -> None:
+    every, _ = suite.select(Suite(wheel), sample=SAMPLE, seed=SEED)
+    cases = [every[:PART], every[PART:]][part]
     found = outcomes.run(wheel, cases, tmp_path, jobs=2, tell=lambda _: None, targets=TARGETS)
     text = "\n".join(outcomes.summary(found, {}))
-    assert len(found) == SAMPLE
+    assert len(found) == len(cases)
     assert not outcomes.bad(found), text
-    assert sum(outcome.outcome == "right" for outcome in found) >= RIGHT, text
+    assert sum(outcome.outcome == "right" for outcome in found) >= right, text
     assert (
         outcomes.run(wheel, cases, tmp_path, jobs=2, tell=pytest.fail, targets=TARGETS) == found
     )  # all are in the file: nothing is done

@@ -170,6 +170,7 @@ def test_dimensions_without_a_name_are_each_their_own(targets: Path) -> None:
         (spec_of(entries={"a": entry(), "a_4": entry(inputs=[])}), "entries.a_4.inputs: must not be empty"),
         (spec_of(entries={"a": entry(source=None)}), "entries.a.source: is missing"),
         (spec_of(entries={"a": entry(reference=["y.npy"])}), "reference: files are for one size"),
+        (spec_of(entries={"a": entry()}, parameters="external", format="mlir"), "parameters: is for ONNX and TFLite files"),
         (spec_of(entries={"a": entry()}, parameters="outside"), "parameters: 'outside' is unknown"),
         (spec_of(entries={"a": entry()}, format="mlir"), "buckets are not for MLIR files"),
         (spec_of(entries={n: entry(function="f") for n in "ab"}, format="mlir"), "two are the function 'f' of one file"),

@@ -506,8 +506,9 @@ def test_a_module_of_one_entry_is_the_imported_one(tmp_path: Path) -> None:
     shutil.rmtree(folder / "second")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("is_inside", [False, True])
+@pytest.mark.parametrize(
+    "is_inside", [pytest.param(False, marks=pytest.mark.thorough), pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_large_weights_are_not_in_memory(is_inside: bool, tmp_path: Path) -> None:
     from tests.bench.weights import memory, stack
 

@@ -449,6 +449,8 @@ def _model(fields: Fields) -> Model:
         bundles=fields.texts("bundles", required=True),
         parameters=fields.text("parameters", "", ("inline", "external")),
     )
+    if model.parameters and format not in ("onnx", "tflite"):
+        fields.problem("parameters", f"is for ONNX and TFLite files: the weights of {format} stay in the vmfb")
     if not several and "entry" in fields.data and format not in _WITH_FUNCTIONS:
         fields.known.add("entry")
         fields.problem("entry", "is for MLIR and StableHLO files: others have one graph")

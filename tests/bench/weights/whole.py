@@ -50,7 +50,8 @@ after, x = memory(), np.zeros((1, int(sys.argv[3])), np.float32)
 runs = [timed(lambda: model(x))[1] for _ in range(2)]
 then = memory()
 print(f"loaded in {loaded:.2f} s, own +{after['RssAnon'] - before['RssAnon']:.0f} MB; "
-      f"runs {runs[0]:.2f} and {runs[1]:.2f} s, then own +{then['RssAnon'] - before['RssAnon']:.0f} MB, mapped +{then['RssFile'] - before['RssFile']:.0f} MB")
+      f"runs {runs[0]:.2f} and {runs[1]:.2f} s, then own +{then['RssAnon'] - before['RssAnon']:.0f} MB, "
+      f"mapped +{then['RssFile'] - before['RssFile']:.0f} MB")
 """
 
 
