@@ -279,7 +279,6 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         ranges.tie(function, found.inputs)
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
-        ranges.tie(function, signature.inputs)
         entry.finish(function, signature)
         entry.hide_others(module, function)
         mlir.strip_locations(module)
