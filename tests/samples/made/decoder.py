@@ -33,17 +33,20 @@ def _weights() -> dict[str, np.ndarray]:
 
 
 def _constants() -> dict[str, np.ndarray]:
-    whole = {"zero": 0, "one": 1, "back": np.arange(HEADS)[:, None], "first": [0], "axis": [0]}
-    return {name: np.asarray(value, np.int64) for name, value in whole.items()} | {"sharp": _SHARP}
+    whole = {"zero": 0, "one": 1, "first": [0], "axis": [0]}
+    short = {"none": 0, "single": 1, "back": np.arange(HEADS)[:, None]}
+    found = {name: np.asarray(value, np.int64) for name, value in whole.items()}
+    return found | {name: np.asarray(value, np.int32) for name, value in short.items()} | {"sharp": _SHARP}
 
 
 def _attention(length: str) -> list[NodeProto]:
     """Logits of the character after the last of `length` ones, from `all_keys` and `all_values`."""
     node = helper.make_node
     return [
-        node("Sub", [length, "one"], ["now"]),
+        node("Cast", [length], ["many"], to=TensorProto.INT32),  # for which there is code on any GPU
+        node("Sub", ["many", "single"], ["now"]),
         node("Sub", ["now", "back"], ["looked"]),  # HEADS x 1
-        node("Max", ["looked", "zero"], ["there"]),
+        node("Max", ["looked", "none"], ["there"]),
         node("Gather", ["places", "there"], ["queries"]),  # HEADS x 1 x LONGEST
         node("Transpose", ["all_keys"], ["turned"], perm=[0, 2, 1]),  # 1 x LONGEST x length
         node("MatMul", ["queries", "turned"], ["alike"]),
@@ -76,8 +79,10 @@ def prefill() -> ModelProto:
         node("Squeeze", ["size", "first"], ["length"]),
         node("Range", ["zero", "length", "one"], ["order"]),
         node("Unsqueeze", ["order", "first"], ["rows"]),
-        node("Gather", ["places", "rows"], ["all_keys"]),
-        node("Gather", ["characters", "codes"], ["all_values"]),
+        node("Cast", ["rows"], ["short_rows"], to=TensorProto.INT32),
+        node("Cast", ["codes"], ["short_codes"], to=TensorProto.INT32),
+        node("Gather", ["places", "short_rows"], ["all_keys"]),
+        node("Gather", ["characters", "short_codes"], ["all_values"]),
         *_attention("length"),
     ]
     return _model("prefill", nodes, {"codes": (TensorProto.INT64, [1, "T"])}, "T")
@@ -89,8 +94,10 @@ def step() -> ModelProto:
     nodes = [
         node("Shape", ["keys"], ["size"], start=1, end=2),
         node("Unsqueeze", ["size", "first"], ["row"]),
-        node("Gather", ["places", "row"], ["key"]),
-        node("Gather", ["characters", "code"], ["value"]),
+        node("Cast", ["row"], ["short_row"], to=TensorProto.INT32),
+        node("Cast", ["code"], ["short_code"], to=TensorProto.INT32),
+        node("Gather", ["places", "short_row"], ["key"]),
+        node("Gather", ["characters", "short_code"], ["value"]),
         node("Concat", ["keys", "key"], ["all_keys"], axis=1),
         node("Concat", ["values", "value"], ["all_values"], axis=1),
         node("Squeeze", ["size", "first"], ["before"]),
