@@ -46,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.mark.parametrize("model", ["small", "half", "int8"])
 def test_every_level_is_verified_on_a_cpu_that_takes_it(project: Project, model: str) -> None:
     manifest = json.loads((project.layout.package(model) / "manifest.json").read_text())
-    evidence = {v["name"]: v["evidence"] for v in manifest["artifacts"][0]["variants"]}
+    evidence = {v["name"]: v["evidence"][0] for v in manifest["artifacts"][0]["variants"]}
     assert {name: (evidence[name]["kind"], evidence[name]["device"]) for name in LEVELS} == {
         name: ("emulator", cpu) for name, cpu in LEVELS.items()
     }
@@ -66,7 +66,7 @@ def test_a_crash_of_what_is_played_is_a_crash(project: Project, tmp_path: Path) 
     names = [v["gated"]["name"] for v in json.loads((compiled / "compiled.json").read_text())["variants"]]
     force_variant(compiled / "linked.mlirbc", names.index("aarch64-fp16"), tmp_path / "forced.vmfb")
     weak = next(d for d in emulator.find([ARM], tmp_path)[0] if d.name == "cortex-a72")
-    inputs = project.layout.reference("half") / "given.inputs.npz"
+    inputs = project.layout.reference("half") / "0/given.inputs.npz"
     run = devices.run(tmp_path / "forced.vmfb", weak, "half", [inputs], tmp_path, "run")
     assert run.crashed
     assert "SIGILL" in run.error
@@ -97,13 +97,13 @@ def test_a_cpu_without_a_level_runs_the_one_that_it_has(
     """The published file itself, where the CPU lacks AVX2, or AVX-512."""
     compiled = Compiled.read(project.layout.compiled("small", "desktop") / "compiled.json")
     module = project.layout.compiled("small", "desktop") / "module.vmfb"
-    inputs = project.layout.reference("small") / "given.inputs.npz"
+    inputs = project.layout.reference("small") / "0/given.inputs.npz"
     run = devices.run(module, old[cpu], "small", [inputs], tmp_path, "run")
     assert run.error == ""
     assert compiled.variants[run.selected or 0].gated.name == OLD[cpu]
     assert select([v.gated for v in compiled.variants], old[cpu].facts) == OLD[cpu]
     (made,) = arrays.read(devices.outputs(tmp_path, "run"))
-    (expected,) = arrays.read(project.layout.verified("small", "desktop") / "given.outputs.npz")  # of the baseline, here
+    (expected,) = arrays.read(project.layout.verified("small", "desktop") / "0/given.outputs.npz")  # of the baseline, here
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-5)
 
 

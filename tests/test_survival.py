@@ -247,7 +247,7 @@ def test_a_store_that_lost_a_blob_gets_it_again(again: Project) -> None:
     [
         ("import/model.mlirbc", "compile"),
         ("bundles/desktop/compile/module.vmfb", "verify"),
-        ("reference/given.inputs.npz", "verify"),
+        ("reference/0/given.inputs.npz", "verify"),
         ("package/manifest.json", "publish"),
     ],
 )
