@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.mutation.__main__ import ENOUGH, SHORT_KINDS, SHORT_MODELS, measured, score
 
 
+@pytest.mark.thorough
 def test_planted_faults_are_caught(tmp_path: Path) -> None:
     results = measured(tmp_path, SHORT_MODELS, SHORT_KINDS)
     findings = [finding for result in results for finding in result.findings]

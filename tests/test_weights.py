@@ -507,7 +507,7 @@ def test_a_module_of_one_entry_is_the_imported_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "is_inside", [pytest.param(False, marks=pytest.mark.thorough), pytest.param(True, marks=pytest.mark.slow)]
+    "is_inside", [pytest.param(False, marks=pytest.mark.thorough), pytest.param(True, marks=pytest.mark.thorough)]
 )
 def test_large_weights_are_not_in_memory(is_inside: bool, tmp_path: Path) -> None:
     from tests.bench.weights import memory, stack
