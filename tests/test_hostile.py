@@ -120,8 +120,8 @@ def test_documents_that_are_none_are_refused(data: bytes) -> None:
 
 
 def test_a_manifest_of_a_newer_schema_says_what_to_do(honest: tuple[Path, dict[str, Any], bytes]) -> None:
-    with pytest.raises(PipelineError, match="has schema version 3, this program reads version 2") as caught:
-        decode(Manifest, json.dumps(honest[1] | {"schema": 3, "new": []}).encode(), "here")
+    with pytest.raises(PipelineError, match="has schema version 4, this program reads version 3") as caught:
+        decode(Manifest, json.dumps(honest[1] | {"schema": 4, "new": []}).encode(), "here")
     assert "upgrade vmfb-pipeline" in str(caught.value)
 
 
