@@ -15,8 +15,8 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_file, staged, write
-from pipeline.importers import ranges
+from pipeline.files import sha256_file, write
+from pipeline.importers import part
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
@@ -81,16 +81,10 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         signature = named(entry.read_signature(function, str(source)), inputs, str(source))
         origin = Origin(sha256_file(source), signature.entry, _name(module, function, options.function or signature.entry))
         signature = dataclasses.replace(signature, entry=mlir.symbol(function))
-        ranges.tie(function, signature.inputs)
-        entry.finish(function, signature)
         entry.hide_others(module, function)
         mlir.strip_locations(module)
-        with staged(folder / "model.mlirbc") as path:
-            mlir.save(module, path)
-    with staged(folder / "signature.json") as path:
-        signature.write(path)
-    with staged(folder / "rewrites.json") as path:
-        path.write_text("[]")
+        part.save(module, function, signature, folder)
+    part.save_rewrites([], folder)
     origin.write(folder)
 
 

@@ -6,7 +6,6 @@ several times in memory, but for large weights, and what a broken file does to a
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from iree.compiler.extras import onnx_importer
 
 from pipeline.errors import PipelineError
 from pipeline.files import staged
-from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, ranges, rewrites, weights
+from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, part, rewrites, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.child import Options, main
 from pipeline.importers.draws import at_one_size
@@ -27,7 +26,7 @@ from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import inferred, without_unused
 from pipeline.importers.signature import Signature, Tensor
-from pipeline.iree import entry, mlir
+from pipeline.iree import entry
 from pipeline.names import did_you_mean
 from pipeline.spec.types import MLIR_DTYPES, Dimension, Input
 
@@ -329,13 +328,7 @@ def translate(model: onnx.ModelProto, folder: Path, where: str, inputs: Sequence
     module, found = _imported(model, where, outside)
     with module.context:
         narrow.lower_casts(module)
-        made = entry.entry_function(module, None, where)
-        ranges.tie(made, taken)
-        entry.finish(made, signature)
-        with staged(folder / "model.mlirbc") as path:
-            mlir.save(module, path)
-    with staged(folder / "signature.json") as path:
-        signature.write(path)
+        part.save(module, entry.entry_function(module, None, where), signature, folder)
     if found:
         with staged(folder / parameters.FILE) as path:
             parameters.write(found, path)
@@ -368,8 +361,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
             translate(model, folder, str(source), inputs, options)
         except PipelineError as error:
             raise _with_fixed_sizes(error, source, inputs) from error
-        with staged(folder / "rewrites.json") as path:
-            path.write_text(json.dumps([rewrite.name for rewrite in tried if rewrite.used]))
+        part.save_rewrites([rewrite.name for rewrite in tried if rewrite.used], folder)
         store.is_kept = str(store.path) in {parameter.file for parameter in parameters.read(folder / parameters.FILE)}
 
 

@@ -17,8 +17,7 @@ from iree.compiler import ir, passmanager
 from iree.compiler.dialects import func
 
 from pipeline.errors import PipelineError
-from pipeline.files import staged
-from pipeline.importers import ranges
+from pipeline.importers import part
 from pipeline.importers.child import Options, main
 from pipeline.importers.mlir import named
 from pipeline.importers.signature import Tensor, shapes_of
@@ -276,18 +275,12 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
         if any(None in tensor.fixed for tensor in found.inputs):
             _open(module)
             function = entry.entry_function(module, name, str(source))
-        ranges.tie(function, found.inputs)
         called = tuple(replace(tensor, name=output) for tensor, output in zip(found.outputs, outputs, strict=True))
         signature = replace(found, entry=options.function or name, outputs=called)
-        entry.finish(function, signature)
         entry.hide_others(module, function)
         mlir.strip_locations(module)
-        with staged(folder / "model.mlirbc") as path:
-            mlir.save(module, path)
-    with staged(folder / "signature.json") as path:
-        signature.write(path)
-    with staged(folder / "rewrites.json") as path:
-        path.write_text("[]")
+        part.save(module, function, signature, folder)
+    part.save_rewrites([], folder)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 from iree.compiler import ir, passmanager
 
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_bytes, staged
-from pipeline.importers import ranges
+from pipeline.files import sha256_bytes
+from pipeline.importers import part
 from pipeline.importers.child import Options, main
 from pipeline.importers.signature import Signature, Tensor, shapes_of
 from pipeline.iree import entry, mlir
@@ -382,14 +382,8 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
     signature = Signature(options.function, taken, given)
     with module.context:
         function = entry.entry_function(module, options.function, where)
-        ranges.tie(function, taken)
-        entry.finish(function, signature)
-        with staged(folder / "model.mlirbc") as path:
-            mlir.save(module, path)
-    with staged(folder / "signature.json") as path:
-        signature.write(path)
-    with staged(folder / "rewrites.json") as path:
-        path.write_text("[]")
+        part.save(module, function, signature, folder)
+    part.save_rewrites([], folder)
 
 
 def _output(name: str, value: Any, where: str) -> Tensor:
