@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
+from pipeline.manifest.evidence import KINDS, VariantProof
 from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
@@ -198,6 +199,32 @@ def contradiction_lines(testimony: Testimony) -> list[str]:
     return [plain(line) for line in lines]
 
 
+def evidence_lines(testimony: Testimony) -> list[str]:
+    """`vmfb inspect --evidence`: every document, the newest first, and what each saw of each variant."""
+    lines = contradiction_lines(testimony)
+    for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
+        witness = document.witness
+        lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
+        rows = [
+            (file.bundle, proof.variant, "WRONG" if proof.problem else proof.kind, _latency(proof), _seen(Seen(proof, document)))
+            for file in document.files
+            for proof in file.variants
+        ]
+        lines += [plain(f"  {line}") for line in columns(rows, right=(3,))]
+    return lines or ["nobody has verified it"]
+
+
+def _seen(seen: Seen) -> str:
+    said = [text for text in (seen.place, seen.proof.problem, seen.proof.reason) if text]
+    return "; ".join(said)
+
+
+def _latency(proof: VariantProof) -> str:
+    if proof.latency_s is None:
+        return ""
+    return f"{proof.latency_s * 1000:.3f} ms ± {(proof.spread_s or 0) * 1000:.3f}"
+
+
 def device_line(device: Device) -> str:
     """`vmfb devices`: one device."""
     return backends.of_device(device).line(device)
@@ -238,17 +265,26 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
     return lines
 
 
-def index_lines(index: Index) -> list[str]:
-    """`vmfb list`."""
-    rows = [
-        (
-            m.name,
-            ", ".join(f"{c.channel} → {c.version}" for c in m.channels),
-            f"{len(m.versions)} versions"[: -1 if len(m.versions) == 1 else None],
-        )
-        for m in index.models
-    ]
-    return columns(rows)
+def index_lines(index: Index, verified: Mapping[tuple[str, str], str]) -> list[str]:
+    """`vmfb list`: a line for each channel. `verified`: how what a model's channel points to was, where that is known."""
+    rows = []
+    for model in index.models:
+        count = f"{len(model.versions)} versions"[: -1 if len(model.versions) == 1 else None]
+        rows += [
+            (model.name, f"{c.channel} → {c.version}", count, verified.get((model.name, c.channel), "")) for c in model.channels
+        ] or [(model.name, "", count, "")]
+    return [plain(line) for line in columns(rows)]
+
+
+def verified_briefly(testimony: Testimony, manifest: Manifest) -> str:
+    """How many variants of a release have which evidence, the strongest first."""
+    functions = [entry.function for entry in manifest.entries]
+    found = [standing for artifact in manifest.artifacts for standing in testimony.of(artifact, functions).values()]
+    kinds = [*(kind for kind in KINDS[::-1]), "WRONG"]
+    counts = dict.fromkeys(kinds, 0)
+    for standing in found:
+        counts["WRONG" if standing.wrong else standing.kind] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
 def usage_lines(usages: Sequence[Usage]) -> list[str]:

@@ -138,7 +138,9 @@ def run(check: Check, module: Path, device: Device, name: str) -> Run:
     A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash counts.)
     """
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
-    seconds = 0 if device.emulator or backends.is_software_gpu(device) else _MEASURED  # of a real device it is worth knowing how fast it is
+    seconds = (
+        0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
+    )  # of a real device it is worth knowing how fast it is
 
     def once() -> Run:
         return devices.run(
