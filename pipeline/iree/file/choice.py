@@ -58,7 +58,10 @@ def read(path: Path, module: Module) -> int:
     segment = _segment(module, str(path))
     with disk_errors(str(path)), path.open("rb") as file:
         file.seek(segment.offset)
-        return _index(file.read(segment.length), str(path))
+        index = _index(file.read(segment.length), str(path))
+    if not BY_GATES <= index < len(description.read(module, str(path))):
+        raise PipelineError(f"damaged: it has no variant number {index}, which it says it runs", where=str(path))
+    return index
 
 
 def force(path: Path, index: int, output: Path) -> None:
