@@ -65,6 +65,8 @@ def contents_lines(contents: Contents) -> list[str]:
     lines.append(f"  imports {len(module.imports)} functions of the runtime")
     if not contents.described:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
+    if contents.forced:
+        lines.append(f"  a copy that runs {contents.forced} on every device, whatever the gates say")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
     return [plain(line) for line in lines]
@@ -96,6 +98,7 @@ def contents_json(contents: Contents) -> str:
             for p in contents.parts
         ],
         "variants": [{"name": v.name, "format": v.format, "gates": [str(g) for g in v.gates]} for v in contents.variants],
+        "forced": contents.forced or None,
     }
     return json.dumps(document, indent=1)
 
