@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
-from pipeline.manifest.evidence import KINDS, VariantProof
+from pipeline.manifest.evidence import KINDS, EvidenceDocument, VariantProof
 from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
@@ -174,7 +174,8 @@ def standing_line(standing: Standing) -> str:
     missing = f"{', '.join(standing.untested)}: untested{reason}; " if standing.untested else ""
     best = standing.right[0]
     proof, error = best.proof, standing.max_abs_error
-    lanes = f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes" if proof.subgroup_sizes else ""
+    sizes = ", ".join(map(str, standing.subgroup_sizes))
+    lanes = f" with subgroups of {sizes} lanes" if sizes else ""
     how = "its twin verified on" if proof.kind == "twin" else "verified on"
     said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
     if standing.witnesses > 1:
@@ -208,18 +209,33 @@ def evidence_lines(testimony: Testimony) -> list[str]:
     for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
         witness = document.witness
         lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
-        rows = [
-            (file.bundle, proof.variant, "WRONG" if proof.problem else proof.kind, _latency(proof), _seen(Seen(proof, document)))
-            for file in document.files
-            for proof in file.variants
-        ]
-        lines += [plain(f"  {line}") for line in columns(rows, right=(3,))]
+        lines += document_lines(document)
     return lines or ["nobody has verified it"]
 
 
-def _seen(seen: Seen) -> str:
-    said = [text for text in (seen.place, seen.proof.problem, seen.proof.reason) if text]
-    return "; ".join(said)
+def document_lines(document: EvidenceDocument) -> list[str]:
+    """What a document says of each variant, a line for each device."""
+    rows = [
+        (
+            file.bundle,
+            proof.variant,
+            "WRONG" if proof.problem else proof.kind,
+            _error(proof),
+            _latency(proof),
+            _seen(proof, document),
+        )
+        for file in document.files
+        for proof in file.variants
+    ]
+    return [plain(f"  {line}") for line in columns(rows, right=(3, 4))]
+
+
+def _error(proof: VariantProof) -> str:
+    return f"{max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
+
+
+def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
+    return "; ".join(text for text in (Seen(proof, document).place, proof.problem, proof.reason) if text)
 
 
 def _latency(proof: VariantProof) -> str:
