@@ -193,7 +193,7 @@ def load(
     best = found[0] if found else None
     if best is None or best.variant is None:
         raise PipelineError(f"no device here may run {model}:\n    {refusal(found)}", hint="`vmfb explain` tells more")
-    testimony = resolver.evidence(manifest)
+    testimony = resolver.evidence(manifest, asks=True if require else None)
     standing = testimony.of(artifact, [entry.function for entry in manifest.entries])[best.variant]
     evidence.require(standing, require, model, best.variant)
     for seen in standing.wrong:
