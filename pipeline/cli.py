@@ -71,6 +71,16 @@ def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.set_defaults(module="attest")
 
 
+def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("diff", help="what differs between two releases, or files")
+    command.add_argument("before", metavar="A")
+    command.add_argument("after", metavar="B", help="FILE or MODEL[@VERSION|:CHANNEL], as A is")
+    command.add_argument("--kernels", action="store_true", help="fetch both files to tell which kernels changed")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_store(command)
+    command.set_defaults(module="diff")
+
+
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("run", help="run a file or a release on the best device for it")
     command.add_argument("what", metavar="FILE|MODEL")
@@ -113,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(module="explain")
     _add_run(commands)
     _add_attest(commands)
+    _add_diff(commands)
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")

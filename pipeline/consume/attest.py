@@ -6,11 +6,10 @@ says so.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -136,14 +135,9 @@ class Witnessing:
         return FileProof(artifact.bundle, artifact.blob.sha256, tuple(proofs))
 
 
-def _codes(contents: Contents, variant: str) -> Iterator[inspect.Part]:
-    return (part for part in contents.parts if variant in part.variants)
-
-
 def _require_code(contents: Contents, variant: VariantInfo) -> None:
     """Raise PipelineError if the file's code of the variant is not that whose digest the manifest has."""
-    pieces = sorted((part.segment.offset, part.segment.length, part.segment.sha256) for part in _codes(contents, variant.name))
-    if hashlib.sha256("".join(sha256 for _, _, sha256 in pieces).encode()).hexdigest() != variant.sha256:
+    if contents.code(variant.name) != (variant.size, variant.sha256):
         what = f"its code for {variant.name} is not the one that its manifest names"
         raise PipelineError(what, where=str(contents.path), hint="the release is damaged: tell who publishes it")
 
@@ -151,7 +145,8 @@ def _require_code(contents: Contents, variant: VariantInfo) -> None:
 def _matrix_kernels(contents: Contents, variant: VariantInfo) -> int:
     """How many of the variant's kernels use matrix cores."""
     backend = backends.of_format(variant.format)
-    return sum(backend.uses_matrix_cores(contents.read(part)) for part in _codes(contents, variant.name)) if backend else 0
+    code = (part for part in contents.parts if variant.name in part.variants)
+    return sum(backend.uses_matrix_cores(contents.read(part)) for part in code) if backend else 0
 
 
 def _judged(info: VariantInfo, device: Device, ran: Run, cases: Sequence[_Case], outputs: Sequence[Path]) -> VariantProof:

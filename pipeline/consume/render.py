@@ -17,6 +17,7 @@ from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
+    from pipeline.consume.diff import Difference
     from pipeline.consume.explain import Answer
     from pipeline.consume.inspect import Contents
     from pipeline.iree.device import Device
@@ -239,9 +240,39 @@ def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
 
 
 def _latency(proof: VariantProof) -> str:
-    if proof.latency_s is None:
-        return ""
-    return f"{proof.latency_s * 1000:.3f} ms ± {(proof.spread_s or 0) * 1000:.3f}"
+    return "" if proof.latency_s is None else _measured_ms(proof.latency_s, proof.spread_s or 0)
+
+
+def difference_lines(found: Difference) -> list[str]:
+    """`vmfb diff`: what differs, a line each."""
+    lines = [f"{found.before} → {found.after}"]
+    rows = [(change.variant, change.what, _change(change.what, change.before, change.after)) for change in found.changes]
+    lines += [f"  {line}" for line in columns(rows)] or ["  the same code for every device, and nothing else differs"]
+    for variant, names in found.kernels.items():
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        lines.append(f"  {len(names)} kernels of {variant} changed: {shown}")
+    for one in found.latencies:
+        how = "within the spread" if one.is_within_spread else "slower" if one.ratio > 1 else "faster"
+        before, after = (_measured_ms(*pair) for pair in ((one.before_s, one.before_spread_s), (one.after_s, one.after_spread_s)))
+        lines.append(f"  latency of {one.variant} on {one.device}: {before} → {after}, {one.ratio:.2f} times: {how}")
+    return [plain(line) for line in lines]
+
+
+def _measured_ms(median_s: float, spread_s: float) -> str:
+    return f"{median_s * 1000:.3f} ms ± {spread_s * 1000:.3f}"
+
+
+_SIZES = ("file", "for every device", "weights", "code")
+
+
+def _change(what: str, before: str | float | None, after: str | float | None) -> str:
+    if what in _SIZES:
+        a, b = int(before or 0), int(after or 0)
+        part = f" ({(b - a) / a:+.1%})" if a else ""
+        return f"{size(a)} → {size(b)}{part}" if a != b else f"other bytes, {size(a)} as before"
+    said = [f"{v:.1e}" if isinstance(v, float) else "nothing" if v is None or v == "" else str(v) for v in (before, after)]
+    digests = [text if len(text) != 64 else f"{text[:16]}…" for text in said]
+    return f"{digests[0]} → {digests[1]}"
 
 
 def device_line(device: Device) -> str:
