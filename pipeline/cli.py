@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.consume import choose, facts, fetch
+from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.entries import Signature, asked, fitting
 from pipeline.consume.reference import parse
-from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
+from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.files import is_file
 from pipeline.iree.device import Device
@@ -54,6 +54,10 @@ class _Release:
         self.variants = choose.gated(self.artifact, self.remote.url)
         self.bar = Bar(getattr(arguments, "quiet", False))
 
+    def require_runtime(self) -> None:
+        """Say what is known of the installed runtime with this release: an error, a note or nothing."""
+        runtimes.require(self.manifest, (), say)
+
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""
         return fetch.fetch(self.remote, self.cache, self.artifact, variants, self.bar)
@@ -80,7 +84,7 @@ def _wanted(release: _Release, device: str) -> list[str] | None:
     """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known."""
     known = device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
     if not known:
-        require_runtime(release.manifest)
+        release.require_runtime()
         try:
             found = choose.choices(release.variants, _here(device))
         except NoRuntimeError:
@@ -219,6 +223,8 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     release, archive, lacking = _Release(arguments, arguments.what), None, ""
     file = fetch.entry(release.cache, release.artifact)
     held = fetch.held(release.artifact, file.present())
+    if arguments.pretend is None:
+        release.require_runtime()
     if held and arguments.pretend is None:
         inspect.require_release(file.path, release.manifest)
     for parameters in release.manifest.parameters:
@@ -315,7 +321,7 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         _no_archive(arguments)
         release = _Release(arguments, arguments.what)
-        require_runtime(release.manifest)
+        release.require_runtime()
         good = run.good(choose.choices(release.variants, found), release.text)
         jobs = _jobs(release, arguments, given)
         archive = release.weights()

@@ -158,7 +158,7 @@ def _bundle_steps(
             f"every variant of {model.name} that this machine can run",
             _stage("verify", origin, bundle, targets, compiled, imported, reference, verified),
             (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
-            _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
+            _files(verified, "module.vmfb", "compiled.json", "evidence.json", "runtimes.json"),
             {"made": made, "judged": model.judged, "machine": machine, **_revision("verify")},
         ),
         Step(

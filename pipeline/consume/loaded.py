@@ -18,7 +18,8 @@ from pipeline.consume.facts import of_this_machine
 from pipeline.consume.fetch import Progress, fetch, fetch_weights, pick
 from pipeline.consume.inspect import require_release
 from pipeline.consume.reference import parse
-from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
+from pipeline.consume.resolve import Remote, Resolver, default_store
+from pipeline.consume.runtimes import require as require_runtime
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, open_device
@@ -172,7 +173,7 @@ def load(
     remote = Remote(store or default_store(), offline)
     resolver = Resolver(remote, kept)
     manifest = resolver.manifest(parse(model))
-    require_runtime(manifest)
+    require_runtime(manifest, (), warnings.warn)
     artifact = pick(manifest, bundle)
     found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
     best = found[0] if found else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -150,21 +148,3 @@ class Resolver:
         if (manifest.model.name, manifest.version) != (model, version):
             raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=f"{self.remote.url}/{key}")
         return manifest
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))
-
-
-def require_runtime(manifest: Manifest) -> None:
-    """Raise PipelineError if the installed runtime is older than the release needs. Nothing if none is installed."""
-    wanted = manifest.runtime
-    try:
-        found = importlib.metadata.version(wanted.package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):  # of no name at all
-        return
-    if _numbers(found) < _numbers(wanted.minimum):
-        raise PipelineError(
-            f"{manifest.model.name} {manifest.version} needs {wanted.package} {wanted.minimum} or later, here is {found}",
-            hint=f"pip install '{wanted.package}>={wanted.minimum}'",
-        )

@@ -233,6 +233,18 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class RuntimeInfo:
+    """A version of IREE's runtime that was tried: it `works`, fails, or null where it could not be tried.
+
+    `how`: what ran where, with the largest error; what the runtime says of the failure; or why it was not tried.
+    """
+
+    version: str
+    works: bool | None
+    how: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A release of a model. `parameters` are none or one."""
 

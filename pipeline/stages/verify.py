@@ -19,12 +19,12 @@ from pipeline.importers import draws as draws_of
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
-from pipeline.iree.devices import emulator
+from pipeline.iree.devices import emulator, runtimes
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.machine import fingerprint
 from pipeline.spec.types import Bundle, Executable
-from pipeline.stages import checks, record, testdata, twins
+from pipeline.stages import checks, record, testdata, tried, twins
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
@@ -33,7 +33,7 @@ from pipeline.stages.evidence import Evidence, merged, write_evidence
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, settled
 
-OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json")
+OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json", "runtimes.json")
 
 
 def _chosen(check: Check, device: Device, number: int) -> Result | None:
@@ -364,7 +364,8 @@ def run(
     for made in (compiled_folder, reference, imported):
         record.require_intact(made)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
-    present = _devices(folder.parent / "devices", variants)
+    logs, wanted = folder.parent / "devices", runtimes.wanted()
+    present = _devices(logs, variants)
     files = [*(compiled_folder / name for name in compile_stage.OUTPUTS), *testdata.files(testdata.read_all(reference))]
     key = record.key(
         files,
@@ -377,11 +378,13 @@ def run(
     )
     if record.is_current(folder, key):
         return
-    with disk_errors(str(folder)), fresh_folder(folder):
+    with disk_errors(str(folder)), fresh_folder(folder), ThreadPoolExecutor(1) as beside:
+        others = beside.submit(runtimes.find, wanted, logs)  # pip waits for the network meanwhile
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
         check, evidence = _verify(check)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
+        tried.write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
         record.write_record(folder, key, [*OUTPUTS, *data])

@@ -2,8 +2,8 @@
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "parameters", "devices"} or {"action": "run",
-"module", "parameters", "device", "sets", "repeats", "budget", "seconds"} with sets of a function, an .npz file of inputs and
-one for outputs.
+"module", "parameters", "device", "sets", "repeats", "budget", "seconds", "runtime"} with sets of a function, an .npz file of
+inputs and one for outputs, and the folder of the runtime that this process must have, if that is not the installed one.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
     median of those runs, from arguments on the device to results on it.
     """
+    if job["runtime"] and not Path(rt.__file__).is_relative_to(job["runtime"]):
+        raise PipelineError(f"Python finds another runtime first, {rt.__file__}", where=job["runtime"])
     device = open_device(job["device"])
     started = time.perf_counter()
     session = _session(job, device)
