@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -57,10 +58,10 @@ def unpacked(place: Path, fetch: Callable[[Path], Path]) -> Path:
         unfinished, busy = place.with_name(f".{place.name}.part"), "another process is fetching it, for more than 10 minutes"
         with disk_errors(str(place)), locked(place.with_name(f".{place.name}.lock"), busy, patience=600, remove=True):
             if not place.is_dir():
-                with fresh_folder(unfinished) as folder:
-                    wheel = fetch(folder)
-                    zipfile.ZipFile(wheel).extractall(folder / "wheel")  # its digest is known, here or to pip
-                    (folder / "wheel").rename(place)
-                    wheel.unlink()
-                    unfinished.rmdir()
+                try:
+                    with fresh_folder(unfinished) as folder:
+                        zipfile.ZipFile(fetch(folder)).extractall(folder / "wheel")  # its digest is known, here or to pip
+                        (folder / "wheel").rename(place)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
     return place

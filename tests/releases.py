@@ -44,7 +44,7 @@ def parameters(data: bytes, segment: int) -> m.Parameters:
 
 
 def make(
-    folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0", weights: bytes = b""
+    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b""
 ) -> tuple[m.Manifest, bytes]:
     """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)
@@ -55,8 +55,8 @@ def make(
         model=m.ModelInfo("noise", "about", "MIT", "mlir"),
         version="",
         entries=(m.EntryInfo("main", "main", source, (), (), (), (), m.Reference("files", (), (), ())),),
-        compiler=m.Compiler("iree-base-compiler", "3", "c"),
-        runtime=m.Runtime("iree-base-runtime", minimum),
+        compiler=m.Compiler("iree-base-compiler", compiler, "c"),
+        runtime=m.Runtime("iree-base-runtime", "3.13.0"),
         parameters=(parameters(weights, segment),) if weights else (),
         artifacts=(made,),
     )
