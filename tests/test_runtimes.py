@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from pipeline import arrays, wheels
+from pipeline import arrays, process, wheels
 from pipeline.consume import runtimes as consumer
 from pipeline.errors import PipelineError
 from pipeline.iree import devices
@@ -82,6 +82,9 @@ def _wheel(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "made.whl", "w") as archive:
         for number in range(20):
             archive.writestr(f"made/{number}.txt", "text" * 1000)
+        program = zipfile.ZipInfo("made/program")
+        program.external_attr = 0o100755 << 16
+        archive.writestr(program, "#!/bin/sh")
     return folder / "made.whl"
 
 
@@ -96,7 +99,9 @@ def test_a_wheel_is_unpacked_once_whoever_wants_it(tmp_path: Path) -> None:
         assert len(set(pool.map(lambda _: wheels.unpacked(tmp_path / "runtimes" / "one", fetch), range(8)))) == 1
     assert len(asked) == 1
     assert [path.name for path in (tmp_path / "runtimes").iterdir()] == ["one"]
-    assert len(list((tmp_path / "runtimes" / "one" / "made").iterdir())) == 20
+    made = list((tmp_path / "runtimes" / "one" / "made").iterdir())
+    assert len(made) == 21
+    assert [path.name for path in made if os.access(path, os.X_OK)] == ["program"]
 
 
 KILLED = """
@@ -191,6 +196,35 @@ def test_a_runtime_that_this_program_cannot_use_says_nothing_of_the_file(
     assert (broken.works, broken.how) == (None, "this program cannot use that runtime: ImportError: of another Python")
     assert empty.works is None
     assert empty.how.startswith("Python finds another runtime first")
+
+
+def test_a_device_that_an_old_runtime_cannot_open_says_nothing_of_the_file(
+    check: Check, found: dict[str, Runtime], tmp_path: Path
+) -> None:
+    """3.11 knows no Vulkan device by its path."""
+    gpus = devices.find(tmp_path, ["vulkan"])
+    (info,) = tried.runtimes(replace(check, devices=gpus), [found["3.11.0"]])
+    assert info.works is None
+    assert info.how.startswith(f"it cannot open {gpus[0].uri}: ")
+
+
+def test_what_an_interrupt_ends_is_no_failure_of_the_file(
+    check: Check, found: dict[str, Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "interrupted", lambda: True)
+    with pytest.raises(PipelineError, match="interrupted"):
+        tried.runtimes(check, [])
+
+
+def test_a_program_that_is_not_made_for_the_runtime_says_which_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """3.11 refuses the program's own module, which asks devices."""
+    monkeypatch.setattr(devices, "_child", lambda *_: {"error": "required module 'hal' version mismatch"})
+    for version, hint in {"3.11.0": f"pip install '{devices.REQUIRED_RUNTIME}'", "3.14.0": "pip install", "3.12.5": ""}.items():
+        monkeypatch.setattr(devices, "runtime_version", lambda version=version: version)
+        with pytest.raises(PipelineError, match="cannot list the local-task devices") as raised:
+            devices.find(tmp_path, ["local-task"])
+        assert hint in raised.value.hint
+        assert bool(hint) == bool(raised.value.hint)
 
 
 def test_without_a_device_nothing_is_tried(check: Check, found: dict[str, Runtime]) -> None:

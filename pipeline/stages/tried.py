@@ -11,6 +11,7 @@ from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 
+from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.iree import backends, devices
@@ -26,10 +27,16 @@ _SOURCE = re.compile(r"^.*?\bruntime/src/\S+: (?:[A-Z_]+; )?")  # where in its o
 
 
 def runtimes(check: Check, found: Sequence[Runtime]) -> list[RuntimeInfo]:
-    """How the file under test runs in each runtime: all its functions, on the first draw of each."""
+    """How the file under test runs in each runtime: all its functions, on the first draw of each.
+
+    Raises PipelineError where this run is being interrupted: what is ended then says nothing of the file.
+    """
     device = _device(check)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(_tried, repeat(check), found, repeat(device)))
+        infos = list(pool.map(_tried, repeat(check), found, repeat(device)))
+    if process.interrupted():
+        raise PipelineError("interrupted")
+    return infos
 
 
 def _device(check: Check) -> Device | None:

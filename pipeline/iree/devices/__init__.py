@@ -16,10 +16,12 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
+from pipeline.names import numbers
 
 PACKAGE = "iree-base-runtime"
-# The runtimes that this program works with, as the extra `run` says it: what files, its own among them, were tried with.
-REQUIRED_RUNTIME = f"{PACKAGE}>=3.12.0,<3.14"
+# The runtimes that this program works with: what files, its own among them, were tried with. The extra `run` says the same.
+_OLDEST, _TOO_NEW = "3.12.0", "3.14"
+REQUIRED_RUNTIME = f"{PACKAGE}>={_OLDEST},<{_TOO_NEW}"
 _RUNNER = (sys.executable, "-m", "pipeline.iree.devices.runner")
 _children = process.Forks(_RUNNER)
 
@@ -125,7 +127,9 @@ def _listed(driver: str, folder: Path, environment: Mapping[str, str] | None = N
     result = _child({"action": "devices", "driver": driver}, folder, name, 120, environment)
     if "error" in result:
         what = f"cannot list the {driver} devices of this machine: {result['error']}"
-        hint = f"this program is made for {REQUIRED_RUNTIME}, here is {runtime_version()}"
+        here = runtime_version()
+        fits = numbers(_OLDEST) <= numbers(here) < numbers(_TOO_NEW)
+        hint = "" if fits else f"this program is not made for {PACKAGE} {here}: pip install '{REQUIRED_RUNTIME}'"
         raise PipelineError(what, where=str(folder / f"{name}.log"), hint=hint)
     return [
         Device(

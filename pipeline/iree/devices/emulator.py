@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import arrays, process, wheels
-from pipeline.errors import PipelineError, disk_errors
+from pipeline.errors import PipelineError
 from pipeline.files import other_content, sha256_file
 from pipeline.iree import backends
 from pipeline.iree.backends.base import Backend, Emulation
@@ -67,12 +67,8 @@ def _installed() -> Path:
 
 def _tools(emulation: Emulation, folder: Path) -> Path:
     """The folder of the runtime's tools for another architecture."""
-    place = wheels.unpacked(runtimes.home() / emulation.sha256[:16], lambda into: _download(emulation, into, folder))
-    tools = place / _TOOLS
-    with disk_errors(str(tools)):
-        for tool in tools.glob("iree-*"):  # a wheel says which files are programs, but `zipfile` does not
-            tool.chmod(0o755)
-    return tools
+    place = runtimes.home() / emulation.sha256[:16]
+    return wheels.unpacked(place, lambda into: _download(emulation, into, folder)) / _TOOLS
 
 
 def _download(emulation: Emulation, into: Path, logs: Path) -> Path:

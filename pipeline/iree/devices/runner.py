@@ -79,9 +79,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
     median of those runs, from arguments on the device to results on it.
     """
-    if job["runtime"] and not Path(rt.__file__).is_relative_to(job["runtime"]):
-        raise PipelineError(f"Python finds another runtime first, {rt.__file__}", where=job["runtime"])
-    device = open_device(job["device"])
+    device = _opened(job["device"], job["runtime"]) if job["runtime"] else open_device(job["device"])
     started = time.perf_counter()
     session = _session(job, device)
     loaded = time.perf_counter()
@@ -114,6 +112,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "varies": varies,
         "spoiled": spoiled,
     }
+
+
+def _opened(uri: str, runtime: str) -> rt.HalDevice:
+    """The device, in another runtime than the installed one. PipelineError for what says nothing of any module."""
+    if not Path(rt.__file__).is_relative_to(runtime):
+        raise PipelineError(f"Python finds another runtime first, {rt.__file__}", where=runtime)
+    try:
+        return open_device(uri)
+    except (RuntimeError, ValueError) as error:
+        raise PipelineError(f"it cannot open {uri}: {_first_line(error)}", where=runtime) from error
 
 
 def _rounds(session: Session, job: dict[str, Any]) -> list[float]:
