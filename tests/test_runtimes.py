@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -233,17 +232,18 @@ def test_without_a_device_nothing_is_tried(check: Check, found: dict[str, Runtim
     ]
 
 
-def test_verification_keeps_what_was_found_and_does_not_repeat_it(again: Project, found: dict[str, Runtime]) -> None:
-    verified = again.layout.verified("small", "desktop")
-    assert tried.read_runtimes(verified / "runtimes.json") == []  # as the tests' other projects are built
-    shutil.rmtree(verified)
-    result = again.doit("verify", PIPELINE_RUNTIMES="3.11.0,3.12.0")
-    assert result.returncode == 0, result.stdout + result.stderr
-    made = {info.version: info.works for info in tried.read_runtimes(verified / "runtimes.json")}
-    assert made == {"3.11.0": False, "3.12.0": True}
-    result = again.doit("verify", PIPELINE_RUNTIMES=REQUIRED)
-    assert "up to date" in result.stdout
-    assert "✓ verify" not in result.stdout
+def test_verification_keeps_what_was_found_and_does_not_repeat_it(
+    built: Project, check: Check, found: dict[str, Runtime], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    layout, (model, bundle, targets) = built.layout, built.spec("small")
+    assert tried.read_runtimes(layout.verified("small", "desktop") / "runtimes.json") == []  # as tests build their projects
+    monkeypatch.setattr(verify, "_devices", lambda *_: check.devices)
+    made = [layout.compiled("small", "desktop"), layout.imported("small"), layout.reference("small")]
+    for versions in ("3.11.0,3.12.0", "3.12.0"):  # the second time there is nothing to do
+        monkeypatch.setenv(runtimes.VARIABLE, versions)
+        verify.run(Origin.of(model, layout), bundle, targets, *made, tmp_path / "verify")
+        infos = tried.read_runtimes(tmp_path / "verify" / "runtimes.json")
+        assert {info.version: info.works for info in infos} == {"3.11.0": False, "3.12.0": True}
 
 
 # What a consumer is told
