@@ -216,7 +216,7 @@ def test_what_an_interrupt_ends_is_no_failure_of_the_file(
 
 
 def test_a_program_that_is_not_made_for_the_runtime_says_which_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """3.11 refuses the program's own module, which asks devices."""
+    """It may refuse the module that asks devices."""
     monkeypatch.setattr(devices, "_child", lambda *_: {"error": "required module 'hal' version mismatch"})
     for version, hint in {"3.11.0": f"pip install '{devices.REQUIRED_RUNTIME}'", "3.14.0": "pip install", "3.12.5": ""}.items():
         monkeypatch.setattr(devices, "runtime_version", lambda version=version: version)
