@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,17 +17,25 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from pipeline import arrays, process, wheels
+from pipeline import arrays, cli, process, wheels
+from pipeline.consume import load
 from pipeline.consume import runtimes as consumer
 from pipeline.errors import PipelineError
 from pipeline.iree import devices
 from pipeline.iree.devices import runtimes
 from pipeline.iree.devices.runtimes import Runtime
 from pipeline.iree.toolchain import REQUIRED
-from pipeline.manifest.types import RuntimeInfo
+from pipeline.manifest.codec import decode, encode
+from pipeline.manifest.evidence import EvidenceDocument, FileProof, FunctionProof, RuntimeInfo, VariantProof
+from pipeline.manifest.types import Manifest
 from pipeline.stages import tried, verify
 from pipeline.stages.checks import Check
+from pipeline.stages.evidence import read_runtimes
 from pipeline.stages.origin import Origin
+from pipeline.stages.publish import publish
+from pipeline.store.base import Store
+from pipeline.store.documents import add_evidence
+from pipeline.store.open import open_store
 from tests import releases
 from tests.project import ROOT, Project
 from tests.waiting import wait_for
@@ -236,13 +245,13 @@ def test_verification_keeps_what_was_found_and_does_not_repeat_it(
     built: Project, check: Check, found: dict[str, Runtime], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     layout, (model, bundle, targets) = built.layout, built.spec("small")
-    assert tried.read_runtimes(layout.verified("small", "desktop") / "runtimes.json") == []  # as tests build their projects
+    assert read_runtimes(layout.verified("small", "desktop") / "runtimes.json") == []  # as tests build their projects
     monkeypatch.setattr(verify, "_devices", lambda *_: check.devices)
     made = [layout.compiled("small", "desktop"), layout.imported("small"), layout.reference("small")]
     for versions in ("3.11.0,3.12.0", "3.12.0"):  # the second time there is nothing to do
         monkeypatch.setenv(runtimes.VARIABLE, versions)
         verify.run(Origin.of(model, layout), bundle, targets, *made, tmp_path / "verify")
-        infos = tried.read_runtimes(tmp_path / "verify" / "runtimes.json")
+        infos = read_runtimes(tmp_path / "verify" / "runtimes.json")
         assert {info.version: info.works for info in infos} == {"3.11.0": False, "3.12.0": True}
 
 
@@ -295,14 +304,88 @@ def test_what_to_install_is_what_works() -> None:
     assert consumer.fit("3.13.0", (wrong,), "3.13.0").hint == ""
 
 
-def test_a_runtime_that_fails_is_an_error_and_an_untested_one_a_note(tmp_path: Path) -> None:
-    manifest, _ = releases.make(tmp_path, 1 << 10, 1 << 8, compiler="3.12.0")
+def test_a_runtime_that_fails_is_an_error_and_an_untested_one_a_note() -> None:
     notes: list[str] = []
     here = devices.runtime_version()
-    consumer.require(manifest, (), notes.append)
-    assert notes == [f"noise {manifest.version} is made for 3.12; here is {here}, untested"]
-    with pytest.raises(PipelineError, match=f"is made for 3.12; here is {here}, which fails: for a test") as raised:
-        consumer.require(manifest, (RuntimeInfo(here, False, "for a test"),), notes.append)
+
+    def require(*known: RuntimeInfo) -> None:
+        consumer.require("noise 1", "3.12.0", lambda: known, notes.append)
+
+    require()
+    assert notes == [f"noise 1 is made for 3.12; here is {here}, untested"]
+    with pytest.raises(PipelineError, match=f"noise 1 is made for 3.12; here is {here}, which fails: for a test") as raised:
+        require(RuntimeInfo(here, False, "for a test"))
     assert raised.value.hint == "pip install 'iree-base-runtime==3.12.0'"
-    consumer.require(manifest, (RuntimeInfo(here, True, "for a test"),), notes.append)
+    require(RuntimeInfo(here, True, "for a test"))
     assert len(notes) == 1
+
+
+def test_documents_are_asked_only_where_the_runtime_is_not_the_compilers_own() -> None:
+    def known() -> list[RuntimeInfo]:
+        pytest.fail("asked")
+
+    consumer.require("noise 1", devices.runtime_version(), known, pytest.fail)
+
+
+def _document(manifest: Manifest, made: str, runtime: str, *runtimes: RuntimeInfo, problem: str = "") -> EvidenceDocument:
+    """A witness with a runtime of this version, who ran a variant, and tried the file in these."""
+    artifact = manifest.artifacts[0]
+    functions = (FunctionProof(manifest.entries[0].function, 1, 0.0, 0.0, 0.0),)
+    nothing = dict.fromkeys(("load_s", "latency_s", "spread_s", "peak_memory", "matrix_kernels"))
+    variant = VariantProof(
+        "cpu", artifact.variants[1].sha256, "device", "", problem, "a CPU", "", (), functions, rounds=0, **nothing
+    )
+    file = FileProof(artifact.bundle, artifact.blob.sha256, (variant,), runtimes)
+    seen = releases.unseen(manifest)
+    return replace(seen, made=made, witness=replace(seen.witness, runtime=runtime), files=(file,))
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Manifest]:
+    """A store with a release by another compiler, of which this machine's runtime knows nothing."""
+    monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIPELINE_STORE", str(tmp_path / "store"))
+    releases.make(tmp_path / "package", 1 << 16, 1 << 12, compiler="3.99.0")
+    store = open_store(str(tmp_path / "store"))
+    publish(tmp_path / "package", store)
+    data = (tmp_path / "package" / "manifest.json").read_bytes()
+    return store, decode(Manifest, data, "")
+
+
+def _add(store: Store, manifest: Manifest, document: EvidenceDocument) -> None:
+    add_evidence(store, manifest.model.name, manifest.version, encode(document))
+
+
+def test_what_documents_say_of_the_runtime_here_is_obeyed_before_anything_comes(
+    old: tuple[Store, Manifest], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store, manifest = old
+    here, name = devices.runtime_version(), f"noise {manifest.version}"
+    assert cli.main(["fetch", "noise", "--device", "local"]) == 0
+    assert f"{name} is made for 3.99; here is {here}, untested" in capsys.readouterr().err
+    _add(store, manifest, _document(manifest, "2026-01-02T00:00:00Z", "3.98.0", RuntimeInfo(here, False, "wants hal 99")))
+    for command in ("fetch", "run", "explain"):
+        shutil.rmtree(tmp_path / "cache")
+        assert cli.main([command, "noise", "--device", "local"]) == 1
+        said = capsys.readouterr().err
+        assert f"{name} is made for 3.98-3.99; here is {here}, which fails: wants hal 99" in said
+        assert "pip install 'iree-base-runtime==3.99.0'" in said
+        assert not list((tmp_path / "cache").glob("blobs/*/*"))
+    with pytest.raises(PipelineError, match="which fails: wants hal 99"):
+        load("noise", device="local")
+    assert cli.main(["fetch", "noise", "--device", "avx512-server"]) == 0  # for another machine
+    assert cli.main(["inspect", "noise"]) == 0
+    assert f"works with IREE's runtime 3.98.0\n    fails with {here}: wants hal 99" in capsys.readouterr().out
+
+
+def test_a_witness_who_saw_it_right_had_a_runtime_that_works(
+    old: tuple[Store, Manifest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, manifest = old
+    here = devices.runtime_version()
+    _add(store, manifest, _document(manifest, "2026-01-02T00:00:00Z", here, problem="is wrong"))
+    assert cli.main(["fetch", "noise", "--device", "local"]) == 0
+    assert "untested" in capsys.readouterr().err
+    _add(store, manifest, _document(manifest, "2026-01-03T00:00:00Z", here))
+    assert cli.main(["fetch", "noise", "--device", "local"]) == 0
+    assert "made for" not in capsys.readouterr().err

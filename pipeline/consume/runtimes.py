@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
 from pipeline.iree.devices import PACKAGE
-from pipeline.manifest.types import Manifest, RuntimeInfo
+from pipeline.manifest.evidence import RuntimeInfo
 from pipeline.names import numbers
+
+if TYPE_CHECKING:
+    from pipeline.consume.inspect import Contents
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,27 @@ def fit(compiler: str, known: Sequence[RuntimeInfo], installed: str) -> Fit:
     return Fit(None, f"{made}; here is {installed}, untested{told}", hint)
 
 
-def require(manifest: Manifest, known: Sequence[RuntimeInfo], note: Callable[[str], None]) -> None:
-    """Raise PipelineError where the installed runtime is known to fail with the release; `note` is told where nobody knows.
+def require(what: str, compiler: str, known: Callable[[], Sequence[RuntimeInfo]], note: Callable[[str], None]) -> None:
+    """Raise PipelineError where the installed runtime is known to fail with `what`, a file by the compiler of this version.
 
-    Nothing if no runtime is installed.
+    `note` is told where nobody knows. Nothing if no runtime is installed. `known` gives what the file was tried with: it is not
+    asked where the runtime is the compiler's own, which verification has.
     """
     try:
         installed = importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         return
-    found = fit(manifest.compiler.version, known, installed)
-    text = f"{manifest.model.name} {manifest.version} is {found.text}"
+    found = Fit(True) if installed == compiler else fit(compiler, known(), installed)
     if found.works is False:
-        raise PipelineError(text, hint=found.hint)
+        raise PipelineError(f"{what} is {found.text}", hint=found.hint)
     if found.works is None:
-        note(text)
+        note(f"{what} is {found.text}")
+
+
+def require_of_file(contents: Contents, note: Callable[[str], None]) -> None:
+    """The same for a file that is not known to be of a release, by what it says of itself: `note` is told at most."""
+    if contents.identity:
+        require(str(contents.path), contents.identity.compiler.version, lambda: (), note)
 
 
 def _minor(version: str) -> tuple[int, ...]:

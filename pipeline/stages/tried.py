@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import repeat
-from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import PipelineError
-from pipeline.files import write
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
 from pipeline.iree.devices.runtimes import Runtime
 from pipeline.iree.gates import select
-from pipeline.manifest.types import RuntimeInfo
+from pipeline.manifest.evidence import RuntimeInfo
 from pipeline.stages.checks import Check, Failure, judge
-from pipeline.stages.record import canonical
 
 _TIMEOUT = 300.0  # seconds
 _SOURCE = re.compile(r"^.*?\bruntime/src/\S+: (?:[A-Z_]+; )?")  # where in its own source the runtime complains
@@ -77,16 +72,3 @@ def _tried(check: Check, runtime: Runtime, device: Device | None) -> RuntimeInfo
     if len(result.functions) < len(cases):
         return RuntimeInfo(runtime.version, None, result.reason or f"{len(result.functions)} of {len(cases)} functions in time")
     return RuntimeInfo(runtime.version, True, f"{variant} on {device.title}, max error {result.max_abs_error:.1e}")
-
-
-def write_runtimes(path: Path, tried: Sequence[RuntimeInfo]) -> None:
-    """Write as JSON, whole or not at all."""
-    write(path, canonical([asdict(info) for info in tried]))
-
-
-def read_runtimes(path: Path) -> list[RuntimeInfo]:
-    """What `write_runtimes` wrote."""
-    try:
-        return [RuntimeInfo(**item) for item in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError) as error:
-        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error

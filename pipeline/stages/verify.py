@@ -20,20 +20,18 @@ from pipeline.iree import backends, devices, mlir
 from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator, runtimes
-from pipeline.iree.file import vmfb
+from pipeline.iree.file import choice
 from pipeline.iree.gates import Gated, decide, select
-from pipeline.machine import fingerprint
+from pipeline.machine import fingerprint, now, witness
 from pipeline.spec.types import Bundle, Executable
 from pipeline.stages import checks, record, testdata, tried, twins
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
-from pipeline.stages.evidence import Evidence, merged, write_evidence
+from pipeline.stages.evidence import Evidence, merged, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, settled
-
-OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json", "runtimes.json")
 
 
 def _chosen(check: Check, device: Device, number: int) -> Result | None:
@@ -55,18 +53,11 @@ def _chosen(check: Check, device: Device, number: int) -> Result | None:
 
 
 def _forced(check: Check, device: Device, index: int) -> Result:
-    """Run a copy of the module that takes variant `index`, whose code has the same bytes."""
-    from pipeline.iree.compiler import force_variant
-
+    """Run a copy of the file that takes variant `index`."""
     variant = check.compiled.variants[index].gated.name
     name = f"forced-{variant}"
     module = check.folder / f"{name}.vmfb"
-    force_variant(check.module_folder / "linked.mlirbc", index, module)
-    held = {segment.sha256 for segment in vmfb.read(module).segments}
-    if not {piece.sha256 for piece in check.compiled.variants[index].code} <= held:
-        raise PipelineError(
-            f"the copy that runs {variant} does not hold the same code", where=str(module), hint="please report it"
-        )
+    choice.force(check.module, index, module)
     ran = checks.run(check, module, device, name)
     if not ran.error and ran.selected != index:
         raise PipelineError(
@@ -138,15 +129,13 @@ def _strongest(results: Sequence[Result], variant: str) -> Evidence:
 
 def _baseline(check: Check) -> Check:
     """Make the reference outputs with the weakest CPU variant, for a model that has no other reference."""
-    from pipeline.iree.compiler import force_variant
-
     cpu = next(filter(backends.is_cpu, check.devices))
     indices = [i for i, decision in enumerate(decide([v.gated for v in check.compiled.variants], cpu.facts)) if decision.accepted]
     if not indices:
         what = "the reference is `baseline`, but the bundle has no CPU target that this machine runs"
         raise PipelineError(what, where=str(check.model.path), hint="give .npy files")
     module = check.folder / "baseline.vmfb"
-    force_variant(check.module_folder / "linked.mlirbc", indices[-1], module)
+    choice.force(check.module, indices[-1], module)
     cases = check.cases
     given = [case.inputs for case in cases]
     moved = [path.with_name(path.name.replace(".inputs.", ".moved.")) for path in given]
@@ -357,7 +346,8 @@ def run(
     reference: Path,
     folder: Path,
 ) -> None:
-    """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data.
+    """Verify the compiled bundle; `record.VERIFIED` into `folder`: the module to release, what it holds, its evidence and test
+    data.
 
     `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
     """
@@ -385,6 +375,7 @@ def run(
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
-        tried.write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
+        write_witness(folder / "witness.json", now(), witness())
+        write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
-        record.write_record(folder, key, [*OUTPUTS, *data])
+        record.write_record(folder, key, [*record.VERIFIED, *data])
