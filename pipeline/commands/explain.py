@@ -69,7 +69,8 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
             lacking = f"its weights are not here, {size(kept.size)}: `vmfb fetch {release.text}` brings them"
     formats = list(dict.fromkeys(v.format for v in release.variants))
     answers = explain.explain(release.variants, found, held)
-    entries, known, testimony = release.manifest.entries, release.standings, release.testimony
+    entries, testimony = release.manifest.entries, release.testimony()
+    known = release.standings(testimony)
     return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, testimony)
 
 

@@ -82,9 +82,10 @@ def _require(release: Release, variant: str, kind: str) -> None:
     """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
     from pipeline.consume import evidence, render
 
-    standing = release.standings[variant]
+    testimony = release.testimony(asks=True if kind else None)
+    standing = release.standings(testimony)[variant]
     evidence.require(standing, kind, release.text, variant)
-    for line in render.contradiction_lines(release.testimony):
+    for line in render.contradiction_lines(testimony):
         say(line)
     say(f"{variant}: {render.standing_line(standing)}")
 

@@ -92,6 +92,8 @@ class Testimony:
     documents: tuple[EvidenceDocument, ...]
     refused: tuple[str, ...] = ()
 
+    __test__ = False  # pytest takes it for a test by its name
+
     def of(self, artifact: Artifact, functions: Sequence[str]) -> dict[str, Standing]:
         """What is known of each variant of a file, whose entry points are `functions`."""
         seen: dict[str, list[Seen]] = {variant.name: [] for variant in artifact.variants}

@@ -188,7 +188,7 @@ def load(
     resolver = Resolver(remote, kept)
     manifest = resolver.manifest(parse(model))
     artifact = pick(manifest, bundle)
-    testimony = resolver.evidence(manifest)
+    testimony = resolver.evidence(manifest, asks=True if require else None)
     name = f"{manifest.model.name} {manifest.version}"
     runtimes.require(name, manifest.compiler.version, lambda: testimony.runtimes(artifact), warnings.warn)
     found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
