@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.consume import choose, facts, fetch
+from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.reference import parse
@@ -44,6 +44,11 @@ class Release:
     def standings(self, testimony: Testimony) -> dict[str, Standing]:
         """What they say of each variant of the artifact."""
         return testimony.of(self.artifact, [entry.function for entry in self.manifest.entries])
+
+    def require_runtime(self) -> None:
+        """Say what is known of the installed runtime with this release: an error, a note or nothing."""
+        name = f"{self.manifest.model.name} {self.manifest.version}"
+        runtimes.require(name, self.manifest.compiler.version, lambda: self.testimony.runtimes(self.artifact), say)
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""

@@ -99,7 +99,7 @@ class Witnessing:
             if decide([variant], device.facts)[0].accepted
         ]
         if not accepted:
-            return FileProof(artifact.bundle, artifact.blob.sha256, ())
+            return FileProof(artifact.bundle, artifact.blob.sha256, (), ())
         wanted = [artifact.variants[number].name for number in sorted({number for _, number in accepted})]
         weights = fetch.fetch_weights(self._remote, self._cache, self.manifest, self._progress)
         fetched = fetch.fetch(self._remote, self._cache, artifact, wanted, self._progress)
@@ -132,7 +132,7 @@ class Witnessing:
                 raise RuntimeError(f"variant {number} was to run on {device.title}, the module ran {ran.selected}: this is a bug")
             proof = _judged(info, device, ran, cases, [devices.outputs(folder, f"run-{place}", n) for n in range(ran.done)])
             proofs.append(replace(proof, matrix_kernels=_matrix_kernels(contents, info)))
-        return FileProof(artifact.bundle, artifact.blob.sha256, tuple(proofs))
+        return FileProof(artifact.bundle, artifact.blob.sha256, tuple(proofs), ())
 
 
 def _require_code(contents: Contents, variant: VariantInfo) -> None:

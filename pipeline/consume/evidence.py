@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import decode, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex, VariantProof
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex, RuntimeInfo, VariantProof
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.store.base import Source
 
@@ -103,6 +103,19 @@ class Testimony:
                     for proof in file.variants:
                         seen[proof.variant].append(Seen(proof, document))
         return {name: _standing(name, found, functions) for name, found in seen.items()}
+
+    def runtimes(self, artifact: Artifact) -> list[RuntimeInfo]:
+        """The versions of IREE's runtime that a file was tried with, the newest word first; witnesses had one themselves."""
+        found: list[RuntimeInfo] = []
+        for document in sorted(self.documents, key=lambda d: d.made, reverse=True):
+            for file in document.files:
+                if file.bundle == artifact.bundle:
+                    found += file.runtimes
+                    right = [p for p in file.variants if p.kind == "device" and not p.problem]
+                    if right and document.witness.runtime:
+                        how = f"{right[0].variant} on {Seen(right[0], document).place}"
+                        found.append(RuntimeInfo(document.witness.runtime, True, how))
+        return found
 
     @property
     def contradictions(self) -> tuple[tuple[str, str, Seen], ...]:

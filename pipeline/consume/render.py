@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
-from pipeline.manifest.evidence import KINDS, EvidenceDocument, VariantProof
+from pipeline.manifest.evidence import KINDS, EvidenceDocument, RuntimeInfo, VariantProof
 from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
+from pipeline.names import numbers
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
@@ -122,9 +123,21 @@ def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
         known = testimony.of(artifact, [entry.function for entry in manifest.entries])
         rows = [(v.name, size(v.size), v.device, standing_line(known[v.name])) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
+        lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
     return lines
+
+
+def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
+    """In which versions of IREE's runtime a file works, fails, and was not tried: each version once, by the newest word."""
+    newest = {info.version: info for info in reversed(known)}
+    found = sorted(newest.values(), key=lambda info: numbers(info.version))
+    works = [info.version for info in found if info.works]
+    lines = [f"works with IREE's runtime {', '.join(works)}"] if works else []
+    lines += [f"fails with {info.version}: {info.how}" for info in found if info.works is False]
+    lines += [f"not tried with {info.version}: {info.how}" for info in found if info.works is None]
+    return [plain(line) for line in lines]
 
 
 def _source(entry: EntryInfo) -> str:
@@ -228,7 +241,9 @@ def document_lines(document: EvidenceDocument) -> list[str]:
         for file in document.files
         for proof in file.variants
     ]
-    return [plain(f"  {line}") for line in columns(rows, right=(3, 4))]
+    lines = columns(rows, right=(3, 4))
+    lines += [f"{file.bundle}  {line}" for file in document.files for line in runtime_lines(file.runtimes)]
+    return [plain(f"  {line}") for line in lines]
 
 
 def _error(proof: VariantProof) -> str:
