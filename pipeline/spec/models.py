@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.compare import Tolerance
 from pipeline.files import is_file
+from pipeline.spec.evaluate import read_evaluation
 from pipeline.spec.inputs import read_inputs
 from pipeline.spec.reader import Fields
 from pipeline.spec.sources import read_source
@@ -54,6 +55,7 @@ def _entries(fields: Fields, format: str, name: str, source: Source | None) -> l
         tolerance=_tolerance(fields.sub("tolerance")),
         constant=fields.texts("constant"),
         asked=asked or (name if format == "mlir" else ""),
+        evaluate=read_evaluation(fields.sub("evaluate"), inputs, format, reference),
     )
     if not dimensions.buckets:
         return [entry]
@@ -70,7 +72,7 @@ def _entries(fields: Fields, format: str, name: str, source: Source | None) -> l
     ]
 
 
-_OF_ONE = ("inputs", "entry", "reference", "tolerance", "constant")
+_OF_ONE = ("inputs", "entry", "reference", "tolerance", "constant", "evaluate")
 
 
 def _several(fields: Fields, format: str) -> list[Entry]:

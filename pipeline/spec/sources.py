@@ -15,9 +15,10 @@ _LONGEST = 200  # bytes of a file's name; while it is written, the name is longe
 
 
 def read_source(fields: Fields, own: str) -> Source:
-    """The source that `fields` describe. `own` is what its file is called here, beside which its `data` are put."""
+    """The source that `fields` describe. `own` is what its file is called here, beside which its `data` are put; empty where no
+    other files belong to it."""
     kind = fields.text("kind", choices=_SOURCES)
-    sha256, data = fields.digest(), _data(fields, own)
+    sha256, data = fields.digest(), _data(fields, own) if own else {}
     source = _SOURCES.get(kind, _path)(fields, sha256, data)
     fields.done()
     return source

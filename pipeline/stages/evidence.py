@@ -26,12 +26,26 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How well an exported function did on a data set of `samples`: its `score` by the `metric`, that of the model's `evaluator`
+    on the same samples (`reference`), and how much worse it may be (`limit`)."""
+
+    function: str
+    metric: str
+    score: float
+    reference: float
+    evaluator: str
+    samples: int
+    limit: float
+
+
+@dataclass(frozen=True)
 class Evidence:
     """How a variant was verified.
 
     `kind` is `device` (its very bytes ran on a device that its gates accept), `emulator` (on one that QEMU plays), `twin`
     (code lowered the same way ran on a software device) or `untested`, with the `reason`. A `reason` beside the other kinds
-    says what the proof leaves out. `functions`: what was measured of each.
+    says what the proof leaves out. `functions`: what was measured of each. `accuracy`: of those that have a data set.
     `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran.
     """
 
@@ -43,6 +57,7 @@ class Evidence:
     runtime: str = ""
     functions: tuple[Measured, ...] = ()
     subgroup_sizes: tuple[int, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()
 
     @property
     def max_abs_error(self) -> float | None:
@@ -91,6 +106,7 @@ def read_evidence(path: Path) -> list[Evidence]:
     try:
         found = [Evidence(**item) for item in json.loads(path.read_text())]
         found = [replace(e, functions=tuple(Measured(**f) for f in e.functions)) for e in found]  # type: ignore[arg-type]
+        found = [replace(e, accuracy=tuple(Accuracy(**a) for a in e.accuracy)) for e in found]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
             f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"

@@ -55,7 +55,7 @@ def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
 
 def _evidence(evidence: Evidence, functions: Sequence[str]) -> tuple[m.EvidenceInfo, ...]:
     """What is known of a variant's code for each of the exported functions."""
-    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions")}
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "accuracy")}
     measured = {f.function: f for f in evidence.functions}
     found = []
     for function in functions:
