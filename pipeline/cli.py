@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline import __version__
 from pipeline.consume import choose, facts, fetch
 from pipeline.consume.cache import Cache
 from pipeline.consume.entries import Signature, asked, fitting
+from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
@@ -24,7 +26,8 @@ from pipeline.files import is_file
 from pipeline.iree.device import Device
 from pipeline.iree.devices import NoRuntimeError
 from pipeline.manifest.codec import encode
-from pipeline.manifest.types import Artifact, EntryInfo, EvidenceInfo, Manifest, TensorInfo
+from pipeline.manifest.evidence import KINDS
+from pipeline.manifest.types import Artifact, EntryInfo, Manifest, TensorInfo
 from pipeline.platforms import SEPARATORS
 from pipeline.terminal import Bar, EndedError, flush, give_up_output, prepare_streams, put, say, signals_raise
 
@@ -49,10 +52,21 @@ class _Release:
         self.cache = Cache()
         self.remote = Remote(arguments.store or default_store(), arguments.offline)
         self.text = text
-        self.manifest: Manifest = Resolver(self.remote, self.cache, say).manifest(parse(text))
+        self._resolver = Resolver(self.remote, self.cache, say)
+        self.manifest: Manifest = self._resolver.manifest(parse(text))
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)
         self.bar = Bar(getattr(arguments, "quiet", False))
+
+    @cached_property
+    def testimony(self) -> Testimony:
+        """What witnesses say of it."""
+        return self._resolver.evidence(self.manifest)
+
+    @property
+    def standings(self) -> dict[str, Standing]:
+        """What is known of each variant of the artifact."""
+        return self.testimony.of(self.artifact, [entry.function for entry in self.manifest.entries])
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""
@@ -64,10 +78,11 @@ class _Release:
         return got.path if got else None
 
     def reference(self, entry: EntryInfo) -> tuple[list[Path], list[Path]]:
-        """The files of an entry point's reference inputs and outputs, fetched."""
+        """The files of an entry point's given test data, inputs and outputs, fetched."""
+        given = entry.reference.draws[0]
         inputs, outputs = (
             [fetch.fetch_blob(self.remote, self.cache, blob, self.bar) for blob in blobs]
-            for blobs in (entry.reference.inputs, entry.reference.outputs)
+            for blobs in (given.inputs, given.outputs)
         )
         return inputs, outputs
 
@@ -176,15 +191,19 @@ def _inspect(arguments: argparse.Namespace) -> None:
         put(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
     else:
         _no_archive(arguments)
-        manifest = _Release(arguments, arguments.what).manifest
-        put(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
+        release = _Release(arguments, arguments.what)
+        if arguments.json:
+            put(encode(release.manifest).decode())
+        else:
+            put("\n".join(render.manifest_lines(release.manifest, release.testimony)))
 
 
 @dataclass(frozen=True)
 class _Subject:
     """What is explained: a file's or a release's entry points, and its variants with what devices do with them.
 
-    `archive` are the weights that it needs; `lacking` says why it cannot be loaded without them.
+    `testimony` is what witnesses say of a release, `known` of its variants. `archive` are the weights that it needs; `lacking`
+    says why it cannot be loaded without them.
     """
 
     path: Path
@@ -192,9 +211,10 @@ class _Subject:
     variants: Sequence[Gated]
     formats: Sequence[str]
     answers: Sequence[Answer]
-    proofs: Mapping[str, Sequence[EvidenceInfo]]
     archive: Path | None
     lacking: str
+    known: Mapping[str, Standing] = field(default_factory=dict)
+    testimony: Testimony = field(default_factory=lambda: Testimony(()))
 
 
 def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
@@ -208,7 +228,7 @@ def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject
         except weights.MissingError as error:
             lacking = str(error)
     entries = contents.identity.entries if contents.identity else ()
-    return _Subject(contents.path, entries, contents.variants, list(contents.formats), answers, {}, archive, lacking)
+    return _Subject(contents.path, entries, contents.variants, list(contents.formats), answers, archive, lacking)
 
 
 def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
@@ -226,10 +246,10 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
         archive = kept.path
         if not kept.present().issuperset(kept.stretches):
             lacking = f"its weights are not here, {size(kept.size)}: `vmfb fetch {release.text}` brings them"
-    proofs = {v.name: v.evidence for v in release.artifact.variants}
     formats = list(dict.fromkeys(v.format for v in release.variants))
     answers = explain.explain(release.variants, found, held)
-    return _Subject(file.path, release.manifest.entries, release.variants, formats, answers, proofs, archive, lacking)
+    entries, known, testimony = release.manifest.entries, release.standings, release.testimony
+    return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, testimony)
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -244,9 +264,11 @@ def _explain(arguments: argparse.Namespace) -> None:
             put(lack)
     elif is_here and not what.lacking:
         answers = explain.ask(what.path, what.variants, answers, what.archive)
+    for line in render.contradiction_lines(what.testimony):
+        put(line)
     for answer in answers:
-        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.proofs)))
-    if what.variants and not what.proofs:
+        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known)))
+    if what.variants and not what.known:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
     for line in render.entry_lines(what.entries):
         put(line)
@@ -307,6 +329,8 @@ def _run(arguments: argparse.Namespace) -> None:
     given = [inputs.parse(text) for text in arguments.input]
     if arguments.check and (given or _is_file(arguments.what)):
         raise PipelineError("--check compares with the reference data of a release: give a MODEL, and no --input")
+    if arguments.require and _is_file(arguments.what):
+        raise PipelineError("--require is for a MODEL: a file does not tell how it was verified", where=arguments.what)
     if _is_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what), digests=False)
         good = run.runnable(contents, found)
@@ -317,6 +341,7 @@ def _run(arguments: argparse.Namespace) -> None:
         release = _Release(arguments, arguments.what)
         require_runtime(release.manifest)
         good = run.good(choose.choices(release.variants, found), release.text)
+        _require(release, good[0], arguments.require)
         jobs = _jobs(release, arguments, given)
         archive = release.weights()
         fetched = release.fetch([c.variant for c in good[: None if arguments.benchmark else 1] if c.variant])
@@ -324,6 +349,17 @@ def _run(arguments: argparse.Namespace) -> None:
         contents = inspect.inspect(fetched.path, digests=False)
     for job in jobs:
         _do(job, contents, good, archive, arguments, f"{job.function}: " if len(jobs) > 1 else "")
+
+
+def _require(release: _Release, best: choose.Choice, kind: str) -> None:
+    """Say how what will run was verified. Raises PipelineError if that is less than `kind`."""
+    from pipeline.consume import evidence, render
+
+    standing = release.standings[best.variant or ""]
+    evidence.require(standing, kind, release.text, best.variant or "")
+    for line in render.contradiction_lines(release.testimony):
+        say(line)
+    say(f"{best.variant}: {render.standing_line(standing)}")
 
 
 def _do(
@@ -337,7 +373,7 @@ def _do(
         say(f"{name}{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
         if job.entry and arguments.check:
             wanted = [inputs.load(path) for path in job.wanted]
-            put(f"{name}{run.check(ran, wanted, job.entry.reference.tolerances)}")
+            put(f"{name}{run.check(ran, wanted, job.entry.reference.draws[0].tolerances)}")
         told = job.outputs or [TensorInfo(f"output{i}", str(array.dtype), array.shape) for i, array in enumerate(ran.outputs)]
         if len(told) != len(ran.outputs):
             raise PipelineError(f"gives {len(ran.outputs)} outputs, but it says {len(told)}", where=str(contents.path))
@@ -437,6 +473,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
     command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
     command.add_argument("--function", default="", help="which entry point, or exported function (default: the only one)")
+    command.add_argument(
+        "--require", default="", choices=KINDS[:0:-1], help="refuse a variant with less evidence (default: say it)"
+    )
     command.add_argument("--check", action="store_true", help="compare with the reference data that the release ships")
     _add_parameters(command)
     command.add_argument("--benchmark", action="store_true", help="median latency and load time on every device")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,19 @@ def test_variants_are_scored_against_the_reference_and_one_that_is_worse_stops_t
     (found,) = evidence(models)["x86-64"]["accuracy"]
     assert (found["samples"], found["limit"], found["evaluator"]) == (SAMPLES, 0.01, "onnxruntime")
     assert found["score"] == found["reference"] == pytest.approx(expected())
-    assert f"top-1 {expected():.1%} (ONNX Runtime {expected():.1%})" in result.stdout
+    assert len(found["sha256"]) == 64
+    line = f"top-1 {expected():.1%} (ONNX Runtime {expected():.1%})"
+    assert line in result.stdout
+    result = models.project.doit("publish")
+    assert result.returncode == 0, result.stdout + result.stderr
+    inspected = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "inspect", "m", "--store", str(models.project.layout.store)],
+        env=models.project.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert line in inspected.stdout
 
     rewrite(models, score=expected() + 0.011)
     result = models.project.doit("verify")
@@ -218,7 +232,7 @@ def test_each_bucket_scores_the_samples_that_fit_it(models: Models, tmp_path: Pa
         ({"blank": 0}, "evaluate.blank: is for word-error-rate: remove it"),
         ({"labels": None}, "evaluate.labels: is missing: give a mapping"),
         ({"inputs": {}}, "evaluate.inputs.x: is missing: give a mapping"),
-        ({"inputs": {"z": {"kind": "path", "path": "m.onnx"}}}, "evaluate.inputs.z: is not a key here: did you mean"),
+        ({"inputs": {"z": {"kind": "path", "path": "m.onnx"}}}, "evaluate.inputs.z: is not a key here: known: x"),
         ({"labels": {"kind": "path", "path": "m.onnx"}}, "evaluate.labels.sha256: is missing"),
     ],
 )

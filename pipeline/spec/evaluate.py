@@ -22,7 +22,7 @@ def read_evaluation(fields: Fields | None, inputs: Sequence[Input], format: str,
         known = ", ".join(name for names in EVALUATORS.values() for name in names)
         fields.problem("", f"needs a reference that can be scored too: `reference` must be one of {known}")
     metric, program = _metric(fields)
-    better = fields.text("better", "higher", ("higher", "lower")) if program else ""
+    better = fields.text("better", "higher", ("higher", "lower")) if program else METRICS.get(metric, "")
     for key, metrics in _OPTIONS.items():
         if key in fields.data and metric not in metrics:
             fields.known.add(key)
@@ -35,7 +35,7 @@ def read_evaluation(fields: Fields | None, inputs: Sequence[Input], format: str,
         limit=fields.number("limit", None),
         samples=fields.integer("samples", 0),
         program=program,
-        is_loss=better == "lower" if program else METRICS.get(metric, False),
+        better=better,
         output=fields.text("output", ""),
         ignore=fields.integer("ignore", None) if "ignore" in fields.data else None,
         vocabulary=_file(vocabulary, "the vocabulary") if vocabulary else None,

@@ -39,8 +39,11 @@ EVALUATORS: Mapping[str, tuple[str, ...]] = {
     "tflite": ("litert",),
 }
 
-# The metrics that a data set may be scored by, and whether less is better.
-METRICS: Mapping[str, bool] = {"top-1": False, "top-5": False, "mean-iou": False, "cosine": False, "word-error-rate": True}
+# The metrics that a data set may be scored by, and which scores are better.
+METRICS: Mapping[str, str] = {
+    **dict.fromkeys(("top-1", "top-5", "mean-iou", "cosine"), "higher"),
+    "word-error-rate": "lower",
+}
 
 # A number, or numbers in nested lists.
 Value = Union[bool, int, float, Sequence["Value"]]  # noqa: UP007  # it names itself
@@ -276,7 +279,7 @@ class Evaluation:
     """How well an entry point does its work on a data set: see `pipeline.accuracy`.
 
     `inputs` are those of the entry point that have no value, in order. A `metric` has a name, or is `function` in the Python
-    file `program`; less of it is better where `is_loss`. The score of a variant may be at most `limit` worse than that of the
+    file `program`; `better` is `higher` or `lower`. The score of a variant may be at most `limit` worse than that of the
     reference. `samples`: the first ones; 0 for all. `output`: the one that the metric is of; empty where there is only one.
     `ignore`: the label that does not count. `vocabulary` and `blank`: tokens as words.
     """
@@ -287,7 +290,7 @@ class Evaluation:
     limit: float
     samples: int = 0
     program: Path | None = None
-    is_loss: bool = False
+    better: str = "higher"
     output: str = ""
     ignore: int | None = None
     vocabulary: DataFile | None = None

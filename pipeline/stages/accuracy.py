@@ -17,15 +17,15 @@ from pipeline.files import fresh_folder
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
 from pipeline.iree.gates import decide, select
+from pipeline.manifest.evidence import AccuracyProof
 from pipeline.stages import checks
 from pipeline.stages.checks import Check, Failure, Result
-from pipeline.stages.evidence import Accuracy, Evidence
+from pipeline.stages.evidence import Evidence
 from pipeline.stages.scored import Trial
 
 _PATIENCE = 1800.0  # seconds for a variant on a data set
 _CALLS = 256  # of one child process
 _BYTES = 256 << 20  # of inputs and outputs on the disk at a time
-_ROUNDING = 1e-9  # 0.913 - 0.903 is more than 0.01
 _HINT = "`limit` in `evaluate` says how much worse a variant may be"
 
 
@@ -54,7 +54,7 @@ def _scored(check: Check, trials: Sequence[Trial], proof: Evidence) -> Result:
         except _CrashedError as error:
             return Failure(proof.variant, checks.place(proof.kind, device), str(error))
         proof = replace(proof, accuracy=(*proof.accuracy, found))
-        if problem := _problem(found, trial):
+        if problem := _problem(found):
             return Failure(proof.variant, checks.place(proof.kind, device), problem, hint=_HINT)
     return proof
 
@@ -66,7 +66,7 @@ def _device(check: Check, index: int, proof: Evidence) -> Device:
     return next(device for device in same if decide([gated], device.facts)[0].accepted)
 
 
-def _one(check: Check, index: int, device: Device, trial: Trial) -> Accuracy:
+def _one(check: Check, index: int, device: Device, trial: Trial) -> AccuracyProof:
     """The variant's score: on all samples, or on a part where a CPU plays the device."""
     numbers = trial.numbers(everything=not (device.emulator or backends.is_software_gpu(device)))
     metric = metrics.metric(trial.evaluation, trial.outputs, trial.data.vocabulary, trial.spec)
@@ -74,14 +74,16 @@ def _one(check: Check, index: int, device: Device, trial: Trial) -> Accuracy:
         for number, of_sample in call.each(outputs, trial.data.where):
             metric.add(of_sample, trial.data.labels[number])
     whole = len(numbers) == len(trial.scored.numbers)
-    return Accuracy(
+    return AccuracyProof(
         trial.scored.function,
         trial.evaluation.metric,
+        trial.evaluation.better,
         round(metric.score(), 9),
         round(trial.scored.score if whole else trial.scored.part, 9),
         trial.scored.evaluator,
         len(numbers),
         round(trial.allowed(numbers), 9),
+        trial.sha256,
     )
 
 
@@ -114,10 +116,9 @@ def _run(check: Check, index: int, device: Device, trial: Trial, numbers: Sequen
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _problem(found: Accuracy, trial: Trial) -> str:
+def _problem(found: AccuracyProof) -> str:
     """What is wrong with the score; empty where it is as good as it must be."""
-    worse = (found.score - found.reference) * (1 if trial.evaluation.is_loss else -1)
-    if worse <= found.limit + _ROUNDING:
+    if found.is_within:
         return ""
     said, reference, limit = (text.score(found.metric, value) for value in (found.score, found.reference, found.limit))
     of = f"{text.named(found.metric)} of {found.function} is {said} on {found.samples} samples"

@@ -25,6 +25,7 @@ from pipeline.stages.evidence import Evidence, Measured
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData
 
+_MEASURED = 0.25  # seconds in which inferences are repeated
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
@@ -138,9 +139,13 @@ class Check:
 def run(check: Check, module: Path, device: Device, name: str) -> Run:
     """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same."""
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
+    # Of a real device it is worth knowing how fast it is.
+    seconds = 0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
 
     def once() -> Run:
-        return devices.run(module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1)
+        return devices.run(
+            module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1, seconds=seconds
+        )
 
     return asked_again(once, device)
 
@@ -239,9 +244,13 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         reason="its own outputs are the reference" if itself else "",
         device=device.name,
         driver=device.driver_info,
-        runtime=devices.runtime_version(),
         functions=_measured(check, results, ran),
         subgroup_sizes=(size,) if (size := backends.subgroup_size(device)) else (),
+        load_s=ran.load_s or None,
+        latency_s=ran.latency_s,
+        spread_s=ran.spread_s,
+        rounds=ran.rounds,
+        peak_memory=ran.peak_memory,
     )
 
 

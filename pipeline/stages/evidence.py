@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import write
+from pipeline.manifest.evidence import AccuracyProof, Witness
 from pipeline.stages.record import canonical
 
 
@@ -26,27 +27,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """How well an exported function did on a data set of `samples`: its `score` by the `metric`, that of the model's `evaluator`
-    on the same samples (`reference`), and how much worse it may be (`limit`)."""
-
-    function: str
-    metric: str
-    score: float
-    reference: float
-    evaluator: str
-    samples: int
-    limit: float
-
-
-@dataclass(frozen=True)
 class Evidence:
     """How a variant was verified.
 
     `kind` is `device` (its very bytes ran on a device that its gates accept), `emulator` (on one that QEMU plays), `twin`
     (code lowered the same way ran on a software device) or `untested`, with the `reason`. A `reason` beside the other kinds
-    says what the proof leaves out. `functions`: what was measured of each. `accuracy`: of those that have a data set.
-    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran.
+    says what the proof leaves out. `functions`: what was measured of each.
+    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran. The last seven are what
+    `manifest.evidence.VariantProof` has.
     """
 
     variant: str
@@ -54,10 +42,15 @@ class Evidence:
     reason: str = ""
     device: str = ""
     driver: str = ""
-    runtime: str = ""
     functions: tuple[Measured, ...] = ()
     subgroup_sizes: tuple[int, ...] = ()
-    accuracy: tuple[Accuracy, ...] = ()
+    load_s: float | None = None
+    latency_s: float | None = None
+    spread_s: float | None = None
+    rounds: int = 0
+    peak_memory: int | None = None
+    matrix_kernels: int | None = None
+    accuracy: tuple[AccuracyProof, ...] = ()
 
     @property
     def max_abs_error(self) -> float | None:
@@ -101,12 +94,26 @@ def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
     write(path, canonical([asdict(e) for e in evidence]))
 
 
+def write_witness(path: Path, made: str, witness: Witness) -> None:
+    """Write who saw it, and when."""
+    write(path, canonical({"made": made, "witness": asdict(witness)}))
+
+
+def read_witness(path: Path) -> tuple[str, Witness]:
+    """What `write_witness` wrote."""
+    try:
+        said = json.loads(path.read_text())
+        return said["made"], Witness(**said["witness"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+
+
 def read_evidence(path: Path) -> list[Evidence]:
     """What `write_evidence` wrote."""
     try:
         found = [Evidence(**item) for item in json.loads(path.read_text())]
         found = [replace(e, functions=tuple(Measured(**f) for f in e.functions)) for e in found]  # type: ignore[arg-type]
-        found = [replace(e, accuracy=tuple(Accuracy(**a) for a in e.accuracy)) for e in found]  # type: ignore[arg-type]
+        found = [replace(e, accuracy=tuple(AccuracyProof(**a) for a in e.accuracy)) for e in found]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
             f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"

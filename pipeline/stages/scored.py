@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.accuracy.dataset import PART, DataSet
-from pipeline.files import sha256_file, write
+from pipeline.files import sha256_bytes, sha256_file, write
 from pipeline.importers import signature
 from pipeline.spec.types import Evaluation
 from pipeline.stages.origin import Origin
@@ -42,6 +42,11 @@ class Trial:
     data: DataSet
     outputs: tuple[str, ...]
     spec: str
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the data set and the metric."""
+        return sha256_bytes(canonical(described(replace(self.evaluation, limit=0.0))))
 
     def numbers(self, everything: bool) -> tuple[int, ...]:
         """The samples to score: all, or the first PART."""
