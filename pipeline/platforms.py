@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -135,6 +136,23 @@ def may_have_data(descriptor: int, offset: int, end: int) -> bool:
         return os.lseek(descriptor, offset, os.SEEK_HOLE) >= end
     except OSError:
         return False
+
+
+def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data, from offset to end, in order; all of it where the system does not tell its holes."""
+    size, end = os.fstat(descriptor).st_size, 0
+    if sys.platform == "win32":
+        yield 0, size
+        return
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which says that the rest is a hole
+                yield end, size
+            return
+        yield start, end
 
 
 def cache_folder() -> Path:

@@ -11,9 +11,9 @@ import pytest
 from pipeline import arrays
 from pipeline.errors import PipelineError
 from pipeline.iree import devices
-from pipeline.iree.compiler import force_variant
 from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
+from pipeline.iree.file import choice
 from pipeline.iree.gates import Facts, Gate, Gated, select
 from pipeline.stages import verify
 from pipeline.stages.compiled import Compiled
@@ -63,7 +63,7 @@ def test_a_crash_of_what_is_played_is_a_crash(project: Project, tmp_path: Path) 
     """Code for a CPU that has more dies of an illegal instruction, as it would there."""
     compiled = project.layout.compiled("half", "desktop")
     names = [v["gated"]["name"] for v in json.loads((compiled / "compiled.json").read_text())["variants"]]
-    force_variant(compiled / "linked.mlirbc", names.index("aarch64-fp16"), tmp_path / "forced.vmfb")
+    choice.force(compiled / "module.vmfb", names.index("aarch64-fp16"), tmp_path / "forced.vmfb")
     weak = next(d for d in emulator.find([ARM], tmp_path)[0] if d.name == "cortex-a72")
     inputs = project.layout.reference("half") / "0/given.inputs.npz"
     run = devices.run(tmp_path / "forced.vmfb", weak, "half", [inputs], tmp_path, "run")

@@ -70,6 +70,12 @@ class Standing:
         return "" if day.startswith("1970") else day
 
     @property
+    def subgroup_sizes(self) -> tuple[int, ...]:
+        """Those that the device of the newest proof had, as anybody saw it right."""
+        same = (s for s in self._strongest if s.place == self.right[0].place)
+        return tuple(sorted({lanes for s in same for lanes in s.proof.subgroup_sizes}))
+
+    @property
     def max_abs_error(self) -> float | None:
         """The largest absolute error among those of the strongest kind."""
         return max((f.max_abs_error for s in self._strongest for f in s.proof.functions), default=None)

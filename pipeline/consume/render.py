@@ -13,6 +13,7 @@ from pipeline.accuracy.text import line as accuracy_line
 from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
+from pipeline.manifest.evidence import KINDS, EvidenceDocument, VariantProof
 from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
@@ -65,6 +66,8 @@ def contents_lines(contents: Contents) -> list[str]:
     lines.append(f"  imports {len(module.imports)} functions of the runtime")
     if not contents.described:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
+    if contents.forced:
+        lines.append(f"  a copy that runs {contents.forced} on every device, whatever the gates say")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
     return [plain(line) for line in lines]
@@ -96,6 +99,7 @@ def contents_json(contents: Contents) -> str:
             for p in contents.parts
         ],
         "variants": [{"name": v.name, "format": v.format, "gates": [str(g) for g in v.gates]} for v in contents.variants],
+        "forced": contents.forced or None,
     }
     return json.dumps(document, indent=1)
 
@@ -171,7 +175,8 @@ def standing_line(standing: Standing) -> str:
     missing = f"{', '.join(standing.untested)}: untested{reason}; " if standing.untested else ""
     best = standing.right[0]
     proof, error = best.proof, standing.max_abs_error
-    lanes = f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes" if proof.subgroup_sizes else ""
+    sizes = ", ".join(map(str, standing.subgroup_sizes))
+    lanes = f" with subgroups of {sizes} lanes" if sizes else ""
     how = "its twin verified on" if proof.kind == "twin" else "verified on"
     said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
     for scored in standing.accuracy:
@@ -200,6 +205,47 @@ def contradiction_lines(testimony: Testimony) -> list[str]:
         )
     lines += [f"! this evidence does not count: {text}" for text in testimony.refused]
     return [plain(line) for line in lines]
+
+
+def evidence_lines(testimony: Testimony) -> list[str]:
+    """`vmfb inspect --evidence`: every document, the newest first, and what each saw of each variant."""
+    lines = contradiction_lines(testimony)
+    for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
+        witness = document.witness
+        lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
+        lines += document_lines(document)
+    return lines or ["nobody has verified it"]
+
+
+def document_lines(document: EvidenceDocument) -> list[str]:
+    """What a document says of each variant, a line for each device."""
+    rows = [
+        (
+            file.bundle,
+            proof.variant,
+            "WRONG" if proof.problem else proof.kind,
+            _error(proof),
+            _latency(proof),
+            _seen(proof, document),
+        )
+        for file in document.files
+        for proof in file.variants
+    ]
+    return [plain(f"  {line}") for line in columns(rows, right=(3, 4))]
+
+
+def _error(proof: VariantProof) -> str:
+    return f"{max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
+
+
+def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
+    return "; ".join(text for text in (Seen(proof, document).place, proof.problem, proof.reason) if text)
+
+
+def _latency(proof: VariantProof) -> str:
+    if proof.latency_s is None:
+        return ""
+    return f"{proof.latency_s * 1000:.3f} ms ± {(proof.spread_s or 0) * 1000:.3f}"
 
 
 def device_line(device: Device) -> str:
@@ -242,17 +288,26 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
     return lines
 
 
-def index_lines(index: Index) -> list[str]:
-    """`vmfb list`."""
-    rows = [
-        (
-            m.name,
-            ", ".join(f"{c.channel} → {c.version}" for c in m.channels),
-            f"{len(m.versions)} versions"[: -1 if len(m.versions) == 1 else None],
-        )
-        for m in index.models
-    ]
-    return columns(rows)
+def index_lines(index: Index, verified: Mapping[tuple[str, str], str]) -> list[str]:
+    """`vmfb list`: a line for each channel. `verified`: how what a model's channel points to was, where that is known."""
+    rows = []
+    for model in index.models:
+        count = f"{len(model.versions)} versions"[: -1 if len(model.versions) == 1 else None]
+        rows += [
+            (model.name, f"{c.channel} → {c.version}", count, verified.get((model.name, c.channel), "")) for c in model.channels
+        ] or [(model.name, "", count, "")]
+    return [plain(line) for line in columns(rows)]
+
+
+def verified_briefly(testimony: Testimony, manifest: Manifest) -> str:
+    """How many variants of a release have which evidence, the strongest first."""
+    functions = [entry.function for entry in manifest.entries]
+    found = [standing for artifact in manifest.artifacts for standing in testimony.of(artifact, functions).values()]
+    kinds = [*(kind for kind in KINDS[::-1]), "WRONG"]
+    counts = dict.fromkeys(kinds, 0)
+    for standing in found:
+        counts["WRONG" if standing.wrong else standing.kind] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
 def usage_lines(usages: Sequence[Usage]) -> list[str]:

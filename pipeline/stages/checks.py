@@ -11,12 +11,11 @@ from pathlib import Path
 from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Comparison, compare
-from pipeline.errors import PipelineError
 from pipeline.files import sha256_file
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
-from pipeline.iree.file import vmfb
+from pipeline.iree.file import choice
 from pipeline.manifest.types import Identity
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages import parameters
@@ -166,18 +165,10 @@ def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run
 
 
 def forced(check: Check, index: int) -> Path:
-    """A copy of the module that takes variant `index`, whose code has the same bytes."""
-    from pipeline.iree.compiler import force_variant
-
-    variant = check.compiled.variants[index].gated.name
-    module = check.folder / f"forced-{variant}.vmfb"
+    """A copy of the file that takes variant `index`."""
+    module = check.folder / f"forced-{check.compiled.variants[index].gated.name}.vmfb"
     if not module.exists():
-        force_variant(check.module_folder / "linked.mlirbc", index, module)
-        held = {segment.sha256 for segment in vmfb.read(module).segments}
-        if not {piece.sha256 for piece in check.compiled.variants[index].code} <= held:
-            raise PipelineError(
-                f"the copy that runs {variant} does not hold the same code", where=str(module), hint="please report it"
-            )
+        choice.force(check.module, index, module)
     return module
 
 

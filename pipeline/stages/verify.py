@@ -20,6 +20,7 @@ from pipeline.iree import backends, devices, mlir
 from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
+from pipeline.iree.file import choice
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.machine import fingerprint, now, witness
 from pipeline.spec.types import Bundle, Executable
@@ -53,7 +54,7 @@ def _chosen(check: Check, device: Device, number: int) -> Result | None:
 
 
 def _forced(check: Check, device: Device, index: int) -> Result:
-    """Run a copy of the module that takes variant `index`, whose code has the same bytes."""
+    """Run a copy of the file that takes variant `index`."""
     variant = check.compiled.variants[index].gated.name
     name, module = f"forced-{variant}", checks.forced(check, index)
     ran = checks.run(check, module, device, name)
@@ -127,15 +128,13 @@ def _strongest(results: Sequence[Result], variant: str) -> Evidence:
 
 def _baseline(check: Check) -> Check:
     """Make the reference outputs with the weakest CPU variant, for a model that has no other reference."""
-    from pipeline.iree.compiler import force_variant
-
     cpu = next(filter(backends.is_cpu, check.devices))
     indices = [i for i, decision in enumerate(decide([v.gated for v in check.compiled.variants], cpu.facts)) if decision.accepted]
     if not indices:
         what = "the reference is `baseline`, but the bundle has no CPU target that this machine runs"
         raise PipelineError(what, where=str(check.model.path), hint="give .npy files")
     module = check.folder / "baseline.vmfb"
-    force_variant(check.module_folder / "linked.mlirbc", indices[-1], module)
+    choice.force(check.module, indices[-1], module)
     cases = check.cases
     given = [case.inputs for case in cases]
     moved = [path.with_name(path.name.replace(".inputs.", ".moved.")) for path in given]
