@@ -243,6 +243,21 @@ def test_a_mistake_in_the_spec_is_named(models: Models, changes: dict[str, Any],
     assert complaint in str(caught.value)
 
 
+def test_each_entry_point_may_have_a_data_set(models: Models) -> None:
+    path = models.write(limit=-1)
+    spec = yaml.safe_load(path.read_text())
+    entry = {key: spec.pop(key) for key in ("source", "inputs", "evaluate")}
+    plain = {key: value for key, value in entry.items() if key != "evaluate"}
+    path.write_text(yaml.safe_dump({**spec, "entries": {"a": entry, "b": plain}}))
+    with pytest.raises(ManyProblemsError, match=r"entries\.a\.evaluate\.limit: must not be negative"):
+        load(models.project.targets)
+    entry["evaluate"]["limit"] = 0.5
+    path.write_text(yaml.safe_dump({**spec, "entries": {"a": entry, "b": plain}}))
+    a, b = models.origin().model.entries
+    assert (a.evaluate and a.evaluate.limit, b.evaluate) == (0.5, None)
+    assert {file.where for file in models.origin().data} == {"entries.a.evaluate.inputs.x", "entries.a.evaluate.labels"}
+
+
 def test_a_reference_that_nobody_computes_has_no_score(models: Models) -> None:
     path = models.write()
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"reference": "baseline"}))

@@ -71,7 +71,7 @@ def _read(file: DataFile, path: Path) -> Array | list[Array] | list[str]:
             found = _opened(path, file)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise PipelineError(f"{file.name} are no .npy, .npz or text file: {error}", where=file.where) from error
-    if file.array and (isinstance(found, np.ndarray) and not zipfile.is_zipfile(path)):
+    if file.array and not zipfile.is_zipfile(path):
         raise PipelineError(f"`array` is for .npz files, and {file.name} are none", where=file.where, hint="remove it")
     if isinstance(found, np.ndarray) and not found.ndim:
         raise PipelineError(f"{file.name} are one number, without an axis of samples", where=file.where)

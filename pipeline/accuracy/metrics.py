@@ -83,7 +83,7 @@ class _MeanIou:
             axes = [a for a in range(found.ndim) if found.shape[:a] + found.shape[a + 1 :] == wanted.shape]
             if not axes:
                 raise ValueError(f"labels of shape {list(wanted.shape)} are none of an output of shape {list(output.shape)}")
-            classes, found = found.shape[axes[0]], found.argmax(axes[0])
+            classes, found = found.shape[axes[0]], np.asarray(found.argmax(axes[0]))
         elif found.dtype.kind not in "iu":
             raise ValueError(f"an output of the labels' shape must be whole numbers, the class of each, not {output.dtype}")
         wanted, found = wanted[counts], found[counts].astype(np.int64)

@@ -50,16 +50,13 @@ def _prepared(evaluator: str, source: Path, folder: Path, inputs: Sequence[Input
 
 
 def run(evaluator: str, source: Path, folder: Path, inputs: Sequence[Input], job: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of the samples that the function takes; the first that it does not take, and why; the score on those that it
-    does, and on the first PART of them; and the bytes of inputs and outputs of a call."""
+    """How many samples there are, and the numbers of those that the function takes; the score on these, and on the first PART of
+    them, null where there are none; and the bytes of inputs and outputs of a call."""
     evaluation, spec = _evaluation(job["evaluation"]), job["spec"]
     paths = {file: file.source.path for file in evaluation.files if isinstance(file.source, PathSource)}
     data = DataSet(evaluation, [one for one in inputs if one.value is None], paths, spec)
     whole, part = (metrics.metric(evaluation, job["outputs"], data.vocabulary, spec) for _ in range(2))
     numbers, size = data.fitting(), 0
-    other = (
-        next((number for number in range(data.count) if number not in set(numbers)), None) if len(numbers) < data.count else None
-    )
     count = 0
     with _prepared(evaluator, source, folder, inputs) as call_model:
         for call in data.calls(numbers):
@@ -75,8 +72,8 @@ def run(evaluator: str, source: Path, folder: Path, inputs: Sequence[Input], job
                     part.add(of_sample, data.labels[number])
                 count += 1
     return {
+        "count": data.count,
         "numbers": numbers,
-        "other": None if other is None else [other, data.misfit(other)],
         "score": whole.score() if numbers else None,
         "part": part.score() if numbers else None,
         "bytes": size,

@@ -7,6 +7,7 @@ reference value, times are seconds, memory is bytes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 EVIDENCE_SCHEMA = 1
@@ -57,7 +58,7 @@ class AccuracyProof:
     def is_within(self) -> bool:
         """Whether the score is as good as it must be."""
         worse = (self.score - self.reference) * (1 if self.better == "lower" else -1)
-        return worse <= self.limit + _ROUNDING
+        return math.isfinite(self.score) and worse <= self.limit + _ROUNDING
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ def _inputs(fields: Fields, names: Sequence[str]) -> tuple[DataFile, ...]:
     sub = fields.sub("inputs", required=True)
     if sub is None:
         return ()
+    if not names:
+        fields.problem("inputs", "the model takes none, so there is nothing to score")
     found = tuple(_file(sub.sub(name, required=True), f"the samples of {name!r}") for name in names)
     sub.done()
     return found

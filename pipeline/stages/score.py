@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import process
 from pipeline.accuracy import text
+from pipeline.accuracy.dataset import DataSet
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers import signature
@@ -53,12 +54,17 @@ def _scored(entry: Entry, own: Signature, found: Mapping[str, Any], where: str) 
     return Scored(own.entry, evaluator, tuple(found["numbers"]), score, found["part"], found["bytes"])
 
 
-def _require_taken(name: str, found: list[Mapping[str, Any]], where: str) -> None:
-    """Raise PipelineError for a sample that no function of this name takes."""
-    taken = {number for one in found for number in one["numbers"]}
-    for number, why in (one["other"] for one in found if one["other"]):
-        if number not in taken:
-            raise PipelineError(f"sample {number} is none that {name} takes: {why}", where=where)
+def _require_taken(origin: Origin, found: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raise PipelineError for a sample that no bucket of an entry point takes. `found` is by the numbers of the entries."""
+    model = origin.model
+    for name in {model.entries[number].name for number in found}:
+        mine = {n: one for n, one in found.items() if model.entries[n].name == name}
+        taken = {number for one in mine.values() for number in one["numbers"]}
+        left = next((number for number in range(max(one["count"] for one in mine.values())) if number not in taken), None)
+        entry = model.entries[max(mine)]
+        if left is not None and entry.evaluate:
+            why = DataSet(entry.evaluate, entry.given, origin.data, str(model.path)).misfit(left)
+            raise PipelineError(f"sample {left} is none that {name} takes: {why}", where=str(model.path))
 
 
 def run(origin: Origin, imported: Path, folder: Path) -> None:
@@ -70,7 +76,7 @@ def run(origin: Origin, imported: Path, folder: Path) -> None:
         require(file.source, path)
     entries = [
         {
-            "inputs": inputs_as_text(entry.inputs),
+            "inputs": repr([(spec.name, spec.shape, spec.dtype, spec.value) for spec in entry.inputs]),
             "reference": str(entry.reference),
             "source": model.sources.index(entry.source),
             "evaluate": described(replace(entry.evaluate, limit=0.0)),  # which decides nothing here
@@ -83,15 +89,11 @@ def run(origin: Origin, imported: Path, folder: Path) -> None:
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        scores: list[Scored] = []
-        found: dict[str, list[Mapping[str, Any]]] = {}
         signatures = signature.read_all(imported / "signature.json")
-        for number, (entry, source, own) in enumerate(zip(model.entries, origin.sources, signatures, strict=True)):
-            if entry.evaluate:
-                found.setdefault(entry.name, []).append(_asked(origin, entry, source, own, folder / str(number)))
-                if found[entry.name][-1]["numbers"]:
-                    scores.append(_scored(entry, own, found[entry.name][-1], str(model.path)))
-        for name, of_name in found.items():
-            _require_taken(name, of_name, str(model.path))
+        three = enumerate(zip(model.entries, origin.sources, signatures, strict=True))
+        found = {n: _asked(origin, entry, source, own, folder / str(n)) for n, (entry, source, own) in three if entry.evaluate}
+        _require_taken(origin, found)
+        scored = [(model.entries[n], signatures[n], one) for n, one in found.items() if one["numbers"]]
+        scores = [_scored(entry, own, one, str(model.path)) for entry, own, one in scored]
         write_scores(folder, scores)
     record.write_record(folder, key, [NAME])
