@@ -137,14 +137,15 @@ def _score_steps(origin: Origin, layout: Layout, inputs: str) -> list[Step]:
     model = origin.model
     if not model.data_files:
         return []
-    imported, scored = layout.imported(model.name), layout.scored(model.name)
+    imported, reference, scored = layout.imported(model.name), layout.reference(model.name), layout.scored(model.name)
     evaluated = [(e.reference, replace(e.evaluate, limit=0.0)) for e in model.entries if e.evaluate]
     return [
         Step(
             f"score:{model.name}",
             f"the reference of {model.name} on its data set",
             _stage("score", origin, imported, scored),
-            (*origin.all_files, *origin.data.values(), *model.metrics, imported / "signature.json"),
+            # After the reference: what the evaluator does not run at all is told there.
+            (*origin.all_files, *origin.data.values(), *model.metrics, imported / "signature.json", reference / "record.json"),
             _files(scored, "scores.json", "record.json"),
             {"inputs": inputs, "evaluated": repr(evaluated), **_revision("score")},
         )

@@ -251,10 +251,10 @@ def test_each_entry_point_may_have_a_data_set(models: Models) -> None:
     path.write_text(yaml.safe_dump({**spec, "entries": {"a": entry, "b": plain}}))
     with pytest.raises(ManyProblemsError, match=r"entries\.a\.evaluate\.limit: must not be negative"):
         load(models.project.targets)
-    entry["evaluate"]["limit"] = 0.5
+    entry["evaluate"] |= {"limit": 0.5, "ignore": -100}
     path.write_text(yaml.safe_dump({**spec, "entries": {"a": entry, "b": plain}}))
     a, b = models.origin().model.entries
-    assert (a.evaluate and a.evaluate.limit, b.evaluate) == (0.5, None)
+    assert (a.evaluate and (a.evaluate.limit, a.evaluate.ignore), b.evaluate) == ((0.5, -100), None)
     assert {file.where for file in models.origin().data} == {"entries.a.evaluate.inputs.x", "entries.a.evaluate.labels"}
 
 

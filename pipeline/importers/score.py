@@ -56,8 +56,7 @@ def run(evaluator: str, source: Path, folder: Path, inputs: Sequence[Input], job
     paths = {file: file.source.path for file in evaluation.files if isinstance(file.source, PathSource)}
     data = DataSet(evaluation, [one for one in inputs if one.value is None], paths, spec)
     whole, part = (metrics.metric(evaluation, job["outputs"], data.vocabulary, spec) for _ in range(2))
-    numbers, size = data.fitting(), 0
-    count = 0
+    numbers, size, count = data.fitting(), 0, 0
     with _prepared(evaluator, source, folder, inputs) as call_model:
         for call in data.calls(numbers):
             try:

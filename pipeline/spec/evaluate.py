@@ -37,7 +37,7 @@ def read_evaluation(fields: Fields | None, inputs: Sequence[Input], format: str,
         program=program,
         better=better,
         output=fields.text("output", ""),
-        ignore=fields.integer("ignore", None) if "ignore" in fields.data else None,
+        ignore=fields.integer("ignore", None, signed=True) if "ignore" in fields.data else None,
         vocabulary=_file(vocabulary, "the vocabulary") if vocabulary else None,
         blank=fields.integer("blank", None) if "blank" in fields.data else None,
     )
