@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline.accuracy.dataset import DataSet
 from pipeline.accuracy.metrics import edits, metric
 from pipeline.arrays import Array
 from pipeline.errors import PipelineError
+from pipeline.manifest.codec import decode
+from pipeline.manifest.evidence import AccuracyProof, EvidenceDocument, FileProof, FunctionProof, VariantProof, Witness
 from pipeline.spec.types import DataFile, Dimension, Evaluation, Input, PathSource
 
 SPEC = "targets/models/m.yaml"
@@ -163,6 +166,35 @@ def test_a_function_that_fails_is_named_with_its_line(tmp_path: Path, program: s
 def test_scores_are_told_in_short() -> None:
     assert text.line("top-1", 0.9124, 0.913, "onnxruntime") == "top-1 91.2% (ONNX Runtime 91.3%)"
     assert text.line("f1", 0.91237, 2, "torch") == "f1 0.9124 (PyTorch 2)"
+
+
+@pytest.mark.parametrize(
+    ("better", "score", "is_within"),
+    [
+        ("higher", 0.903, True),
+        ("higher", 0.9029, False),
+        ("higher", 1.0, True),
+        ("higher", math.nan, False),
+        ("lower", 0.923, True),
+        ("lower", 0.9231, False),
+        ("lower", 0.1, True),
+        ("lower", -math.inf, False),
+    ],
+)
+def test_a_score_may_be_so_much_worse_and_evidence_that_says_otherwise_does_not_count(
+    better: str, score: float, is_within: bool
+) -> None:
+    accuracy = AccuracyProof("main", "f", better, score, 0.913, "onnxruntime", 100, 0.01, "0" * 64)
+    assert accuracy.is_within == is_within
+    seen = ("device", "", "", "a CPU", "", (), (FunctionProof("main", 3, 0.0, 0.0, 0.0),), None, None, None, 0, None, None)
+    files = (FileProof("cpus", "1" * 64, (VariantProof("x86-64", "2" * 64, *seen, accuracy=(accuracy,)),)),)
+    document = EvidenceDocument(1, "m", "3" * 64, (), "2026-01-31T12:00:00Z", Witness("", "", "", ""), files)
+    data = json.dumps(asdict(document)).encode()
+    if is_within:
+        assert decode(EvidenceDocument, data, "it") == document
+    else:
+        with pytest.raises(PipelineError, match=r"accuracy.*(is called right, and is beyond its limit|is no number here)"):
+            decode(EvidenceDocument, data, "it")
 
 
 # --- Data sets ---
