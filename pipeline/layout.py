@@ -41,6 +41,14 @@ class Layout:
         """The model's file of this number as it was fetched; files that belong to it are beside it."""
         return self._model(model) / "source" / str(number) / f"model.{suffix}"
 
+    def data(self, model: str) -> Path:
+        """The folder of the model's data sets, as they were fetched: each file in a folder named by its digest."""
+        return self._model(model) / "data"
+
+    def scored(self, model: str) -> Path:
+        """The folder of the score stage: `scores.json`, a folder of logs for each entry point."""
+        return self._model(model) / "score"
+
     def imported(self, model: str) -> Path:
         """The folder of the import stage: `model.mlirbc`, `signature.json`, and a folder of logs for each entry point."""
         return self._model(model) / "import"

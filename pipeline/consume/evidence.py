@@ -13,7 +13,15 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import decode, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex, RuntimeInfo, VariantProof
+from pipeline.manifest.evidence import (
+    EVIDENCE_SCHEMA,
+    KINDS,
+    AccuracyProof,
+    EvidenceDocument,
+    EvidenceIndex,
+    RuntimeInfo,
+    VariantProof,
+)
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.store.base import Source
 
@@ -79,6 +87,15 @@ class Standing:
     def max_abs_error(self) -> float | None:
         """The largest absolute error among those of the strongest kind."""
         return max((f.max_abs_error for s in self._strongest for f in s.proof.functions), default=None)
+
+    @property
+    def accuracy(self) -> tuple[AccuracyProof, ...]:
+        """For each function that was scored on a data set, how well: of those who saw it right the one with the most samples."""
+        found: dict[str, AccuracyProof] = {}
+        for proof in (proof for seen in self.right for proof in seen.proof.accuracy):
+            if proof.function not in found or proof.samples > found[proof.function].samples:
+                found[proof.function] = proof
+        return tuple(found.values())
 
     def is_at_least(self, kind: str) -> bool:
         """Whether the evidence is as strong as `kind`, and nobody saw it wrong."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pipeline.accuracy.text import line as accuracy_line
 from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
@@ -192,6 +193,9 @@ def standing_line(standing: Standing) -> str:
     lanes = f" with subgroups of {sizes} lanes" if sizes else ""
     how = "its twin verified on" if proof.kind == "twin" else "verified on"
     said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
+    for scored in standing.accuracy:
+        function = f"{scored.function}: " if len(standing.accuracy) > 1 else ""
+        said += plain(f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}")
     if standing.witnesses > 1:
         said += f" (and {standing.witnesses - 1} more, the newest of {standing.newest})"
     return missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else "")

@@ -204,6 +204,10 @@ def _check_evidence(evidence: EvidenceDocument) -> None:
         for j, proof in enumerate(file.variants):
             where = f"files[{i}].variants[{j}]"
             _require(proof.kind in KINDS, f"{where}.kind", f"{proof.kind!r:.100} is none of {', '.join(KINDS)}")
+            for accuracy in proof.accuracy:
+                _require(accuracy.better in ("higher", "lower"), f"{where}.accuracy", f"{accuracy.better!r:.100} is no direction")
+                is_right = bool(proof.problem) or accuracy.is_within
+                _require(is_right and accuracy.samples > 0, f"{where}.accuracy", "is called right, and is beyond its limit")
             known = [f.function for f in proof.functions]
             _require(len(set(known)) == len(known), f"{where}.functions", "has one twice")
             if proof.kind == "untested":
@@ -308,7 +312,15 @@ def _proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
     for said in variant["evidence"]:
         same = {key: said[key] for key in ("kind", "reason", "device", "driver", "subgroup_sizes")}
         unknown = dict.fromkeys(("load_s", "latency_s", "spread_s", "peak_memory", "matrix_kernels"))
-        proof = {"variant": variant["name"], "sha256": variant["sha256"], "problem": "", "rounds": 0, **unknown, **same}
+        proof = {
+            "variant": variant["name"],
+            "sha256": variant["sha256"],
+            "problem": "",
+            "rounds": 0,
+            "accuracy": [],
+            **unknown,
+            **same,
+        }
         kept = found.setdefault(json.dumps(same, sort_keys=True), {**proof, "functions": []})
         if said["kind"] != "untested":
             numbers = {key: said[key] or 0.0 for key in measured}

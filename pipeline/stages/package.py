@@ -55,7 +55,7 @@ def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
 
 def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str]) -> VariantProof:
     """What was seen of a variant; functions for which there was no time are left out, and the reason says so."""
-    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason")}
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason", "accuracy")}
     found = tuple(
         FunctionProof(f.function, f.draws, f.max_abs_error, f.max_rel_error, f.of_tolerance) for f in evidence.functions
     )
@@ -63,7 +63,9 @@ def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str])
     reasons = [evidence.reason] if evidence.reason else []
     if missing:
         reasons.append(f"not run, for other functions took all the time that there was: {', '.join(missing)}")
-    return VariantProof(variant.name, variant.sha256, reason="; ".join(reasons), problem="", functions=found, **known)
+    return VariantProof(
+        variant.name, variant.sha256, reason="; ".join(reasons), problem="", functions=found, accuracy=evidence.accuracy, **known
+    )
 
 
 def _evidence(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDocument:
