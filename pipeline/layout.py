@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,3 +95,25 @@ def release_key(model: str, version: str) -> str:
 def channel_key(model: str, channel: str) -> str:
     """The key of a channel, the mutable pointer to a release."""
     return f"channels/{model}/{channel}.json"
+
+
+def evidence_folder(model: str, version: str) -> str:
+    """The prefix of the keys of the evidence for a release."""
+    return f"evidence/{model}/{version}/"
+
+
+def evidence_key(model: str, version: str, sha256: str) -> str:
+    """The key of a document of evidence with this digest: immutable, of any number of witnesses."""
+    return f"{evidence_folder(model, version)}{sha256}.json"
+
+
+def evidence_index_key(model: str, version: str) -> str:
+    """The key of the list of a release's evidence, made from the other keys, for stores that cannot be listed."""
+    return f"{evidence_folder(model, version)}index.json"
+
+
+def evidence_digests(keys: Iterable[str], model: str, version: str) -> tuple[str, ...]:
+    """The digests of the documents among `keys`, those of a release's evidence, in alphabetical order."""
+    folder = evidence_folder(model, version)
+    matches = (re.fullmatch(r"([0-9a-f]{64})\.json", key.removeprefix(folder)) for key in keys)
+    return tuple(sorted(match[1] for match in matches if match))

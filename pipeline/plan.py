@@ -13,7 +13,7 @@ from pipeline.layout import Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
-from pipeline.stages.record import REVISIONS
+from pipeline.stages.record import REVISIONS, VERIFIED
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _bundle_steps(
             f"every variant of {model.name} that this machine can run",
             _stage("verify", origin, bundle, targets, compiled, imported, reference, verified),
             (*_files(compiled, "module.vmfb", "compiled.json"), *_files(reference, "record.json")),
-            _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
+            _files(verified, *VERIFIED),
             {"made": made, "judged": model.judged, "machine": machine, **_revision("verify")},
         ),
         Step(
@@ -205,7 +205,6 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
             "sources": repr(model.sources),
             "judged": model.judged,
         }
-        names = ("module.vmfb", "compiled.json", "evidence.json")
         result.append(
             Step(
                 f"package:{model.name}",
@@ -213,9 +212,9 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 _stage("package", model, imported, verified, package),
                 (
                     *_files(imported, "signature.json", "rewrites.json", "record.json"),
-                    *(p / n for p in verified.values() for n in names),
+                    *(p / n for p in verified.values() for n in VERIFIED),
                 ),
-                _files(package, "manifest.json"),
+                _files(package, "manifest.json", "evidence.json"),
                 {**info, **_revision("package")},
             )
         )
@@ -225,7 +224,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
                 _stage("publish", package, target.store, target.version, target.channel, receipt),
-                _files(package, "manifest.json"),
+                _files(package, "manifest.json", "evidence.json"),
                 (receipt,),
                 {"store": target.store, "version": target.version, "channel": target.channel},
             )

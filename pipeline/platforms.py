@@ -26,6 +26,7 @@ if sys.platform == "win32":
     ENDING_SIGNALS = (signal.SIGTERM, signal.SIGBREAK)
 else:
     import fcntl
+    import resource
     import select
 
     ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -257,6 +258,14 @@ def cpu_name() -> str:
         lines = []
     found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return found[0] if found else platform.machine() or "CPU"
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has had; None on Windows, where nothing in Python tells."""
+    if sys.platform == "win32":
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def traits() -> list[str]:

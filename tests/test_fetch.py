@@ -747,7 +747,7 @@ def test_a_manifest_of_another_release_is_refused(noise: tuple[Path, m.Manifest,
 def test_a_runtime_that_is_too_old_is_told_before_anything_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.stages.publish import publish
 
-    releases.make(tmp_path / "package", 1 << 20, 1 << 16, minimum="99.1.0")
+    releases.make(tmp_path / "package", 1 << 20, 1 << 16, compiler="99.1.0")
     publish(tmp_path / "package", open_store(str(tmp_path / "store")))
     with web.serve(tmp_path / "store") as server:
         assert cli.main(["fetch", "noise", "--store", server.url]) == 1

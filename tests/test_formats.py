@@ -20,6 +20,7 @@ from pipeline.importers.child import Options
 from pipeline.iree import mlir
 from pipeline.spec.types import Dimension, Input
 from tests.project import Project
+from tests.project import evidence as seen
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +68,8 @@ def built(
 
 def evidence(project: Project) -> tuple[str, dict[str, str]]:
     """Who computed the reference, and how each variant was verified."""
-    manifest = json.loads((project.layout.package("it") / "manifest.json").read_text())
-    text = json.dumps(manifest)
-    kinds = {
-        v["name"]: next(iter(json.dumps(v).split('"kind": "')[1:]), "").split('"')[0]
-        for v in manifest["artifacts"][0]["variants"]
-    }
-    return text, kinds
+    text = (project.layout.package("it") / "manifest.json").read_text()
+    return json.dumps(json.loads(text)), {name: proof.kind for name, proof in seen(project, "it").items()}
 
 
 # --- StableHLO ---

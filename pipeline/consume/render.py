@@ -6,12 +6,14 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.consume.entries import Signature, describe, groups, plain
+from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
-from pipeline.manifest.types import Blob, EntryInfo, EvidenceInfo, Identity, Index, Manifest
+from pipeline.manifest.evidence import KINDS, VariantProof
+from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
@@ -101,22 +103,23 @@ def contents_json(contents: Contents) -> str:
     return json.dumps(document, indent=1)
 
 
-def manifest_lines(manifest: Manifest) -> list[str]:
-    """`vmfb inspect` of a release."""
+def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
+    """`vmfb inspect` of a release, with what witnesses say of it."""
     model, compiler = manifest.model, manifest.compiler
-    lines = [f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
+    lines = [*contradiction_lines(testimony), f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
     several = len(manifest.entries) > 1
     for name, group in groups(manifest.entries).items():
         margin = "    " if several else "  "
         lines += [f"  {plain(name)}{_functions(name, group)}"] if several else []
         lines += [f"{margin}source  {model.format}, {line}" for line in dict.fromkeys(map(_source, group))]
         lines += [f"{margin}{line}" for line in _signature(group)]
-    lines.append(f"  made by {compiler.package} {compiler.version}, needs {manifest.runtime.package} {manifest.runtime.minimum}")
+    lines.append(f"  made by {compiler.package} {compiler.version}")
     lines += [f"  weights {_weights(p.blob)}, fetched with any of its files" for p in manifest.parameters]
     for artifact in manifest.artifacts:
         shared = sum(s.length for s in artifact.segments if not s.variants)
         lines.append(f"  {artifact.blob.name}: {size(artifact.blob.size)}, of which {size(shared)} for every device")
-        rows = [(v.name, size(v.size), v.device, line) for v in artifact.variants for line in [evidence(v.evidence)]]
+        known = testimony.of(artifact, [entry.function for entry in manifest.entries])
+        rows = [(v.name, size(v.size), v.device, standing_line(known[v.name])) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
@@ -163,32 +166,66 @@ def identity_lines(identity: Identity) -> list[str]:
     return [*lines, *(f"  weights {_weights(blob)}" for blob in identity.parameters)]
 
 
-_KINDS = ("untested", "twin", "emulator", "device")  # the weakest first
+def standing_line(standing: Standing) -> str:
+    """How a variant was verified, in a line: what nobody ran first, then the strongest and newest that speaks for it."""
+    reason = f": {standing.reason}" if standing.reason else ""
+    if not standing.right:
+        return f"untested{reason}"
+    missing = f"{', '.join(standing.untested)}: untested{reason}; " if standing.untested else ""
+    best = standing.right[0]
+    proof, error = best.proof, standing.max_abs_error
+    lanes = f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes" if proof.subgroup_sizes else ""
+    how = "its twin verified on" if proof.kind == "twin" else "verified on"
+    said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
+    if standing.witnesses > 1:
+        said += f" (and {standing.witnesses - 1} more, the newest of {standing.newest})"
+    return missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else "")
 
 
-def evidence(proofs: Sequence[EvidenceInfo]) -> str:
-    """How a variant was verified, in a line: as one what was verified alike, else the weakest entry point first."""
-    alike: dict[EvidenceInfo, list[EvidenceInfo]] = {}
-    for proof in proofs:
-        known = replace(proof, function="", max_abs_error=None, max_rel_error=None, of_tolerance=None, draws=0)
-        alike.setdefault(known, []).append(proof)
-    found = sorted(alike.values(), key=lambda group: _KINDS.index(group[0].kind) if group[0].kind in _KINDS else 0)
-    said = [(_evidence(group), ", ".join(proof.function for proof in group)) for group in found]
-    return "; ".join(f"{functions}: {line}" for line, functions in said) if len(said) > 1 else said[0][0]
+def contradiction_lines(testimony: Testimony) -> list[str]:
+    """Variants that somebody saw wrong, and documents that do not count: shown before all else."""
+    lines = []
+    for bundle, variant, seen in testimony.contradictions:
+        others = [
+            Seen(proof, document)
+            for document in testimony.documents
+            for file in document.files
+            for proof in file.variants
+            if (file.bundle, proof.variant) == (bundle, variant) and proof.kind != "untested" and not proof.problem
+        ]
+        right = f"; right on {', '.join(dict.fromkeys(s.place for s in others))}" if others else ""
+        lines.append(
+            f"! {variant} of {bundle} is WRONG on {seen.place} ({seen.document.witness.system}, {seen.document.made[:10]}): "
+            f"{seen.proof.problem}{right}"
+        )
+    lines += [f"! this evidence does not count: {text}" for text in testimony.refused]
+    return [plain(line) for line in lines]
 
 
-def _evidence(proofs: Sequence[EvidenceInfo]) -> str:
-    """How entry points that were verified alike were, with the largest error."""
-    proof = proofs[0]
-    if proof.kind == "untested":
-        return f"untested: {proof.reason}"
-    errors = [p.max_abs_error for p in proofs if p.max_abs_error is not None]
-    error = f", max error {max(errors):.1e}" if errors else ""
-    place = f"{proof.device} played by {proof.driver}" if proof.kind == "emulator" else proof.driver or proof.device
-    if proof.subgroup_sizes:
-        place += f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes"
-    how = {"device": "verified on", "emulator": "verified on"}.get(proof.kind, "its twin verified on")
-    return f"{how} {place}{error}" + (f" ({proof.reason})" if proof.reason else "")
+def evidence_lines(testimony: Testimony) -> list[str]:
+    """`vmfb inspect --evidence`: every document, the newest first, and what each saw of each variant."""
+    lines = contradiction_lines(testimony)
+    for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
+        witness = document.witness
+        lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
+        rows = [
+            (file.bundle, proof.variant, "WRONG" if proof.problem else proof.kind, _latency(proof), _seen(Seen(proof, document)))
+            for file in document.files
+            for proof in file.variants
+        ]
+        lines += [plain(f"  {line}") for line in columns(rows, right=(3,))]
+    return lines or ["nobody has verified it"]
+
+
+def _seen(seen: Seen) -> str:
+    said = [text for text in (seen.place, seen.proof.problem, seen.proof.reason) if text]
+    return "; ".join(said)
+
+
+def _latency(proof: VariantProof) -> str:
+    if proof.latency_s is None:
+        return ""
+    return f"{proof.latency_s * 1000:.3f} ms ± {(proof.spread_s or 0) * 1000:.3f}"
 
 
 def device_line(device: Device) -> str:
@@ -196,9 +233,9 @@ def device_line(device: Device) -> str:
     return backends.of_device(device).line(device)
 
 
-def _decision(decision: Decision, selected: bool, proofs: Sequence[EvidenceInfo]) -> list[str]:
+def _decision(decision: Decision, selected: bool, standing: Standing | None) -> list[str]:
     mark = "→" if selected else "·" if decision.accepted else "✗"
-    verified = f"; {evidence(proofs)}" if proofs and decision.accepted else ""
+    verified = f"; {standing_line(standing)}" if standing and decision.accepted else ""
     reasons = decision.reason.split("; ") if not decision.accepted else []
     said = reasons or ["the first whose gates all hold" if selected else "would do too"]
     width = 16
@@ -207,8 +244,8 @@ def _decision(decision: Decision, selected: bool, proofs: Sequence[EvidenceInfo]
     ]
 
 
-def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str, Sequence[EvidenceInfo]]) -> list[str]:
-    """`vmfb explain`: what one device does. `formats` are those of the variants, `proofs` their evidence where known."""
+def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing]) -> list[str]:
+    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release."""
     choice = answer.choice
     device = choice.device
     note = backends.of_device(device).note(device)
@@ -218,7 +255,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     others = [d.variant for d in choice.decisions if formats.get(d.variant) not in device.facts.formats]
     for decision in choice.decisions:
         if decision.variant not in others:
-            lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant, ()))
+            lines += _decision(decision, decision.variant == choice.variant, known.get(decision.variant))
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:
@@ -231,17 +268,26 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     return lines
 
 
-def index_lines(index: Index) -> list[str]:
-    """`vmfb list`."""
-    rows = [
-        (
-            m.name,
-            ", ".join(f"{c.channel} → {c.version}" for c in m.channels),
-            f"{len(m.versions)} versions"[: -1 if len(m.versions) == 1 else None],
-        )
-        for m in index.models
-    ]
-    return columns(rows)
+def index_lines(index: Index, verified: Mapping[tuple[str, str], str]) -> list[str]:
+    """`vmfb list`: a line for each channel. `verified`: how what a model's channel points to was, where that is known."""
+    rows = []
+    for model in index.models:
+        count = f"{len(model.versions)} versions"[: -1 if len(model.versions) == 1 else None]
+        rows += [
+            (model.name, f"{c.channel} → {c.version}", count, verified.get((model.name, c.channel), "")) for c in model.channels
+        ] or [(model.name, "", count, "")]
+    return [plain(line) for line in columns(rows)]
+
+
+def verified_briefly(testimony: Testimony, manifest: Manifest) -> str:
+    """How many variants of a release have which evidence, the strongest first."""
+    functions = [entry.function for entry in manifest.entries]
+    found = [standing for artifact in manifest.artifacts for standing in testimony.of(artifact, functions).values()]
+    kinds = [*(kind for kind in KINDS[::-1]), "WRONG"]
+    counts = dict.fromkeys(kinds, 0)
+    for standing in found:
+        counts["WRONG" if standing.wrong else standing.kind] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
 def usage_lines(usages: Sequence[Usage]) -> list[str]:

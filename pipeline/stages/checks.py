@@ -23,6 +23,7 @@ from pipeline.stages.evidence import Evidence, Measured
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData
 
+_MEASURED = 0.25  # seconds in which inferences are repeated
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
@@ -137,9 +138,14 @@ def run(check: Check, module: Path, device: Device, name: str) -> Run:
     A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash counts.)
     """
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
+    seconds = (
+        0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
+    )  # of a real device it is worth knowing how fast it is
 
     def once() -> Run:
-        return devices.run(module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1)
+        return devices.run(
+            module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1, seconds=seconds
+        )
 
     ran = once()
     return once() if ran.error and not ran.slow and not ran.crashed and device.software else ran
@@ -215,9 +221,13 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         reason="its own outputs are the reference" if itself else "",
         device=device.name,
         driver=device.driver_info,
-        runtime=devices.runtime_version(),
         functions=_measured(check, results, ran),
         subgroup_sizes=(size,) if (size := backends.subgroup_size(device)) else (),
+        load_s=ran.load_s or None,
+        latency_s=ran.latency_s,
+        spread_s=ran.spread_s,
+        rounds=ran.rounds,
+        peak_memory=ran.peak_memory,
     )
 
 

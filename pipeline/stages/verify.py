@@ -22,18 +22,16 @@ from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
 from pipeline.iree.file import choice
 from pipeline.iree.gates import Gated, decide, select
-from pipeline.machine import fingerprint
+from pipeline.machine import fingerprint, now, witness
 from pipeline.spec.types import Bundle, Executable
 from pipeline.stages import checks, record, testdata, twins
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
-from pipeline.stages.evidence import Evidence, merged, write_evidence
+from pipeline.stages.evidence import Evidence, merged, write_evidence, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, settled
-
-OUTPUTS = ("module.vmfb", "compiled.json", "evidence.json")
 
 
 def _chosen(check: Check, device: Device, number: int) -> Result | None:
@@ -348,7 +346,8 @@ def run(
     reference: Path,
     folder: Path,
 ) -> None:
-    """Verify the compiled bundle; OUTPUTS into `folder`: the module to release, what it holds, its evidence and test data.
+    """Verify the compiled bundle; `record.VERIFIED` into `folder`: the module to release, what it holds, its evidence and test
+    data.
 
     `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
     """
@@ -374,5 +373,6 @@ def run(
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
+        write_witness(folder / "witness.json", now(), witness())
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
-        record.write_record(folder, key, [*OUTPUTS, *data])
+        record.write_record(folder, key, [*record.VERIFIED, *data])

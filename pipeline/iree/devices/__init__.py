@@ -25,8 +25,9 @@ class Run:
     """How a run ended: `error` is empty if it returned. `selected`: the index the module itself says it chose.
 
     `done` sets of inputs were run, each in so many seconds of `runs_s`, of which `varies` gave other outputs when they were run
-    again, and `spoiled` had their inputs written over. `latency_s` is the median
-    of `rounds` more runs. `slow`: it did not end in time; `crashed`: a signal ended it.
+    again, and `spoiled` had their inputs written over. `latency_s` is the median of `rounds` more runs, `spread_s` the distance
+    of their quartiles, `peak_memory` the most bytes that the process had. `slow`: it did not end in time; `crashed`: a signal
+    ended it.
     """
 
     error: str
@@ -34,7 +35,9 @@ class Run:
     load_s: float = 0.0
     runs_s: Sequence[float] = ()
     latency_s: float | None = None
+    spread_s: float | None = None
     rounds: int = 0
+    peak_memory: int | None = None
     done: int = 0
     varies: int = 0
     spoiled: int = 0

@@ -17,7 +17,7 @@ from typing import Any
 
 import iree.runtime as rt
 
-from pipeline import arrays, process
+from pipeline import arrays, platforms, process
 from pipeline.errors import PipelineError
 from pipeline.iree import backends
 from pipeline.iree.devices.session import FACTS, Session, open_device
@@ -77,7 +77,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Each set runs `repeats` times more, but for the first only in the first seconds: `varies` counts the sets whose outputs were
     not the same then, and `spoiled` those whose inputs were not. When `budget` seconds
     are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
-    median of those runs, from arguments on the device to results on it.
+    median of those runs, from arguments on the device to results on it, `spread_s` the distance of their quartiles.
+    `peak_memory` is the most that this process had, in bytes.
     """
     device = open_device(job["device"])
     started = time.perf_counter()
@@ -107,7 +108,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "load_s": loaded - started,
         "runs_s": runs,
         "latency_s": statistics.median(rounds) if rounds else None,
+        "spread_s": _spread(rounds) if rounds else None,
         "rounds": len(rounds),
+        "peak_memory": platforms.peak_memory(),
         "done": done,
         "varies": varies,
         "spoiled": spoiled,
@@ -120,11 +123,17 @@ def _rounds(session: Session, job: dict[str, Any]) -> list[float]:
     function, inputs, _ = job["sets"][0]
     arguments = session.place(arrays.read(Path(inputs))) if job["seconds"] else []
     end = time.perf_counter() + job["seconds"]
-    while job["seconds"] and len(rounds) < _ROUNDS and (len(rounds) < 3 or time.perf_counter() < end):
+    longest = end + 9 * job["seconds"]  # of a slow one too, three rounds are measured if it is not too slow
+    while job["seconds"] and len(rounds) < _ROUNDS and time.perf_counter() < (end if len(rounds) >= 3 else longest):
         before = time.perf_counter()
         session.call(function, arguments)
         rounds.append(time.perf_counter() - before)
     return rounds
+
+
+def _spread(rounds: list[float]) -> float:
+    low, _, high = statistics.quantiles(rounds, n=4) if len(rounds) > 1 else (0.0, 0.0, 0.0)
+    return high - low
 
 
 def _first_line(error: Exception) -> str:

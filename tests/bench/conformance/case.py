@@ -41,7 +41,7 @@ from pipeline.tasks import end_on_signals
 from tests.bench.conformance import openings
 from tests.bench.conformance.openings import Place
 from tests.bench.conformance.suite import Array, Suite, input_names, output_names, settings
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, evidence
 
 MODEL, BUNDLE = "case", "desktop"
 STAGES = ("fetch", "import", "reference", "compile", "verify", "package")
@@ -238,7 +238,7 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
     problems: dict[str, str] = {}
     for variant, error, outputs in runs(published, found):
         problems[variant] = problems.get(variant) or error or difference(outputs, wanted)
-    reference = [np.load(published.blob(blob.sha256)) for blob in published.manifest.entries[0].reference.outputs]
+    reference = [np.load(published.blob(blob.sha256)) for blob in published.manifest.entries[0].reference.draws[0].outputs]
     wrong = {variant: problem for variant, problem in problems.items() if problem}
     return Outcome(
         name,
@@ -246,7 +246,7 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
         message=next(iter(wrong.values()), ""),
         right=tuple(variant for variant in problems if variant not in wrong),
         wrong=wrong,
-        unchecked={v.name: v.evidence[0].kind for v in published.artifact.variants if v.name not in problems},
+        unchecked={n: proof.kind for n, proof in evidence(published.project, MODEL).items() if n not in problems},
         dropped={d.name: d.reason for d in published.artifact.dropped},
         reference=difference(reference, wanted),
     )
