@@ -57,6 +57,30 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.set_defaults(module="fetch")
 
 
+def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("attest", help="run all that the devices here accept, and put what was seen beside the release")
+    command.add_argument("model", nargs="?", metavar="MODEL[@VERSION|:CHANNEL]")
+    command.add_argument("--all", action="store_true", help="what the channels of all models point to")
+    command.add_argument("--since", default="", metavar="DAY", help="with --all: not what this machine has since attested (7d)")
+    command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
+    command.add_argument("--seconds", type=float, default=0.5, help="of measuring latency, for each variant (default: 0.5)")
+    command.add_argument("--store", metavar="URL", help="s3://… or a folder (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("--bundle", default="", help="only this one of the release's files (default: all)")
+    command.add_argument("-o", "--output", metavar="FILE", help="write the document there instead of to the store; -: print it")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    command.set_defaults(module="attest")
+
+
+def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("diff", help="what differs between two releases, or files")
+    command.add_argument("before", metavar="A")
+    command.add_argument("after", metavar="B", help="FILE or MODEL[@VERSION|:CHANNEL], as A is")
+    command.add_argument("--kernels", action="store_true", help="fetch both files to tell which kernels changed")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_store(command)
+    command.set_defaults(module="diff")
+
+
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("run", help="run a file or a release on the best device for it")
     command.add_argument("what", metavar="FILE|MODEL")
@@ -98,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(command)
     command.set_defaults(module="explain")
     _add_run(commands)
+    _add_attest(commands)
+    _add_diff(commands)
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")

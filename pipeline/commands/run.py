@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.commands.release import Release, here, names_file, refuse_archive
 from pipeline.consume import choose
 from pipeline.consume.entries import asked, fitting
-from pipeline.consume.resolve import require_runtime
 from pipeline.errors import PipelineError
 from pipeline.manifest.types import EntryInfo, TensorInfo
 from pipeline.terminal import put, say
@@ -51,7 +50,7 @@ def _jobs(release: Release, arguments: argparse.Namespace, given: Sequence[np.nd
 def run(arguments: argparse.Namespace) -> None:
     """Run what the arguments name, once or to measure. PipelineError where it cannot run, or is wrong."""
     found = here(arguments.device)  # says what to install where the runtime is not, and numpy neither
-    from pipeline.consume import inputs, inspect, run, weights
+    from pipeline.consume import inputs, inspect, run, runtimes, weights
 
     given = [inputs.parse(text) for text in arguments.input]
     if arguments.check and (given or names_file(arguments.what)):
@@ -60,13 +59,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise PipelineError("--require is for a MODEL: a file does not tell how it was verified", where=arguments.what)
     if names_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what), digests=False)
+        runtimes.require_of_file(contents, say)
         good = run.runnable(contents, found)
         jobs = [_Job(function, given, outputs) for function, outputs in [run.entry_of(contents, given, arguments.function)]]
         archive = weights.of_file(contents, arguments.parameters)
     else:
         refuse_archive(arguments)
         release = Release(arguments, arguments.what)
-        require_runtime(release.manifest)
+        release.require_runtime()
         good = run.good(choose.choices(release.variants, found), release.text)
         _require(release, good[0].variant or "", arguments.require)
         jobs = _jobs(release, arguments, given)
@@ -82,9 +82,10 @@ def _require(release: Release, variant: str, kind: str) -> None:
     """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
     from pipeline.consume import evidence, render
 
-    standing = release.standings[variant]
+    testimony = release.testimony(asks=True if kind else None)
+    standing = release.standings(testimony)[variant]
     evidence.require(standing, kind, release.text, variant)
-    for line in render.contradiction_lines(release.testimony):
+    for line in render.contradiction_lines(testimony):
         say(line)
     say(f"{variant}: {render.standing_line(standing)}")
 

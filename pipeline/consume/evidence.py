@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import decode, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex, VariantProof
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex, RuntimeInfo, VariantProof
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.store.base import Source
 
@@ -70,6 +70,12 @@ class Standing:
         return "" if day.startswith("1970") else day
 
     @property
+    def subgroup_sizes(self) -> tuple[int, ...]:
+        """Those that the device of the newest proof had, as anybody saw it right."""
+        same = (s for s in self._strongest if s.place == self.right[0].place)
+        return tuple(sorted({lanes for s in same for lanes in s.proof.subgroup_sizes}))
+
+    @property
     def max_abs_error(self) -> float | None:
         """The largest absolute error among those of the strongest kind."""
         return max((f.max_abs_error for s in self._strongest for f in s.proof.functions), default=None)
@@ -86,6 +92,8 @@ class Testimony:
     documents: tuple[EvidenceDocument, ...]
     refused: tuple[str, ...] = ()
 
+    __test__ = False  # pytest takes it for a test by its name
+
     def of(self, artifact: Artifact, functions: Sequence[str]) -> dict[str, Standing]:
         """What is known of each variant of a file, whose entry points are `functions`."""
         seen: dict[str, list[Seen]] = {variant.name: [] for variant in artifact.variants}
@@ -95,6 +103,19 @@ class Testimony:
                     for proof in file.variants:
                         seen[proof.variant].append(Seen(proof, document))
         return {name: _standing(name, found, functions) for name, found in seen.items()}
+
+    def runtimes(self, artifact: Artifact) -> list[RuntimeInfo]:
+        """The versions of IREE's runtime that a file was tried with, the newest word first; witnesses had one themselves."""
+        found: list[RuntimeInfo] = []
+        for document in sorted(self.documents, key=lambda d: d.made, reverse=True):
+            for file in document.files:
+                if file.bundle == artifact.bundle:
+                    found += file.runtimes
+                    right = [p for p in file.variants if p.kind == "device" and not p.problem]
+                    if right and document.witness.runtime:
+                        how = f"{right[0].variant} on {Seen(right[0], document).place}"
+                        found.append(RuntimeInfo(document.witness.runtime, True, how))
+        return found
 
     @property
     def contradictions(self) -> tuple[tuple[str, str, Seen], ...]:

@@ -199,6 +199,8 @@ def _check_evidence(evidence: EvidenceDocument) -> None:
     """That kinds are kinds, and that what is called right is within its limit."""
     _require(bool(_TIME.fullmatch(evidence.made)), "made", f"{evidence.made!r:.100} is no time such as 2026-01-31T12:00:00Z")
     for i, file in enumerate(evidence.files):
+        for j, runtime in enumerate(file.runtimes):
+            _require(is_version(runtime.version), f"files[{i}].runtimes[{j}].version", f"{runtime.version!r:.100} is no version")
         for j, proof in enumerate(file.variants):
             where = f"files[{i}].variants[{j}]"
             _require(proof.kind in KINDS, f"{where}.kind", f"{proof.kind!r:.100} is none of {', '.join(KINDS)}")
@@ -291,6 +293,7 @@ def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | Non
                 "bundle": artifact["bundle"],
                 "sha256": artifact["blob"]["sha256"],
                 "variants": [proof for v in artifact["variants"] for proof in _proofs(v)],
+                "runtimes": [],
             }
             for artifact in value["artifacts"]
         ],
@@ -352,7 +355,7 @@ def decode_identity(text: str, where: str) -> Identity:
     return found
 
 
-_SCALARS = {str: {"type": "string"}, float: {"type": "number"}, type(None): {"type": "null"}}
+_SCALARS = {str: {"type": "string"}, bool: {"type": "boolean"}, float: {"type": "number"}, type(None): {"type": "null"}}
 
 
 def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -67,12 +67,28 @@ class VariantProof:
 
 
 @dataclass(frozen=True)
+class RuntimeInfo:
+    """A version of IREE's runtime that was tried with a file: it `works`, fails, or null where it could not be tried.
+
+    `how`: which variant ran where, with the largest error; what the runtime says of the failure; or why it was not tried.
+    """
+
+    version: str
+    works: bool | None
+    how: str
+
+
+@dataclass(frozen=True)
 class FileProof:
-    """What was seen of the file of a bundle, whose digest is `sha256`. Of a variant there may be several proofs: one a device."""
+    """What was seen of the file of a bundle, whose digest is `sha256`. Of a variant there may be several proofs: one a device.
+
+    `runtimes` are versions of the runtime that it was tried with beside the witness's own.
+    """
 
     bundle: str
     sha256: str
     variants: tuple[VariantProof, ...]
+    runtimes: tuple[RuntimeInfo, ...]
 
 
 @dataclass(frozen=True)

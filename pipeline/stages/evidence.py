@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import write
-from pipeline.manifest.evidence import Witness
+from pipeline.manifest.evidence import RuntimeInfo, Witness
 from pipeline.stages.record import canonical
 
 
@@ -104,6 +104,19 @@ def read_witness(path: Path) -> tuple[str, Witness]:
         said = json.loads(path.read_text())
         return said["made"], Witness(**said["witness"])
     except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+
+
+def write_runtimes(path: Path, tried: Sequence[RuntimeInfo]) -> None:
+    """Write as JSON, whole or not at all."""
+    write(path, canonical([asdict(info) for info in tried]))
+
+
+def read_runtimes(path: Path) -> list[RuntimeInfo]:
+    """What `write_runtimes` wrote."""
+    try:
+        return [RuntimeInfo(**item) for item in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
         raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
 
 

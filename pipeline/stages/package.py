@@ -25,7 +25,7 @@ from pipeline.spec.types import Entry, Model, Source
 from pipeline.stages import identity as identities
 from pipeline.stages import parameters, record
 from pipeline.stages.compiled import Compiled, Variant
-from pipeline.stages.evidence import Evidence, read_evidence, read_witness
+from pipeline.stages.evidence import Evidence, read_evidence, read_runtimes, read_witness
 from pipeline.stages.testdata import TestData, files, read_all
 
 # Of all draws of an entry point but the first: what a release carries so that others can verify it.
@@ -72,7 +72,8 @@ def _evidence(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDoc
     for artifact in manifest.artifacts:
         found = {e.variant: e for e in read_evidence(verified[artifact.bundle] / "evidence.json")}
         proofs = tuple(_proof(variant, found[variant.name], functions) for variant in artifact.variants)
-        files.append(FileProof(artifact.bundle, artifact.blob.sha256, proofs))
+        others = read_runtimes(verified[artifact.bundle] / "runtimes.json")
+        files.append(FileProof(artifact.bundle, artifact.blob.sha256, proofs, tuple(others)))
         witnesses.append(read_witness(verified[artifact.bundle] / "witness.json"))
     made, witness = max(witnesses, key=lambda pair: pair[0])
     weights = tuple(p.blob.sha256 for p in manifest.parameters)

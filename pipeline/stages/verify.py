@@ -19,17 +19,17 @@ from pipeline.importers import draws as draws_of
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
-from pipeline.iree.devices import emulator
+from pipeline.iree.devices import emulator, runtimes
 from pipeline.iree.file import choice
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.machine import fingerprint, now, witness
 from pipeline.spec.types import Bundle, Executable
-from pipeline.stages import checks, record, testdata, twins
+from pipeline.stages import checks, record, testdata, tried, twins
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
-from pipeline.stages.evidence import Evidence, merged, write_evidence, write_witness
+from pipeline.stages.evidence import Evidence, merged, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, settled
 
@@ -354,7 +354,8 @@ def run(
     for made in (compiled_folder, reference, imported):
         record.require_intact(made)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
-    present = _devices(folder.parent / "devices", variants)
+    logs, wanted = folder.parent / "devices", runtimes.wanted()
+    present = _devices(logs, variants)
     files = [*(compiled_folder / name for name in compile_stage.OUTPUTS), *testdata.files(testdata.read_all(reference))]
     key = record.key(
         files,
@@ -367,12 +368,14 @@ def run(
     )
     if record.is_current(folder, key):
         return
-    with disk_errors(str(folder)), fresh_folder(folder):
+    with disk_errors(str(folder)), fresh_folder(folder), ThreadPoolExecutor(1) as beside:
+        others = beside.submit(runtimes.find, wanted, logs)  # pip waits for the network meanwhile
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
         check, evidence = _verify(check)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
         write_witness(folder / "witness.json", now(), witness())
+        write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
         record.write_record(folder, key, [*record.VERIFIED, *data])
