@@ -69,7 +69,7 @@ def contents_lines(contents: Contents) -> list[str]:
     if not contents.described:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
     if contents.forced:
-        lines.append(f"  a copy that runs {contents.forced} on every device, whatever the gates say")
+        lines.append(f"  a copy that runs {contents.forced} wherever it loads, whatever the gates say")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
     return [plain(line) for line in lines]
