@@ -48,7 +48,7 @@ class Release:
     def require_runtime(self) -> None:
         """Say what is known of the installed runtime with this release: an error, a note or nothing."""
         name = f"{self.manifest.model.name} {self.manifest.version}"
-        runtimes.require(name, self.manifest.compiler.version, lambda: self.testimony.runtimes(self.artifact), say)
+        runtimes.require(name, self.manifest.compiler.version, lambda: self.testimony(None).runtimes(self.artifact), say)
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""
