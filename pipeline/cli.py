@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,6 +17,7 @@ from pipeline import __version__
 from pipeline.consume import choose, facts, fetch
 from pipeline.consume.cache import Cache
 from pipeline.consume.entries import Signature, asked, fitting
+from pipeline.consume.meanwhile import Watched, meanwhile
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
 from pipeline.errors import PipelineError
@@ -72,21 +73,21 @@ class _Release:
         return inputs, outputs
 
 
-def _here(name: str) -> list[Device]:
-    return choose.named(facts.of_this_machine(Cache(), say), name)
+def _here(name: str, note: Callable[[str], None] = say) -> list[Device]:
+    return choose.named(facts.of_this_machine(Cache(), note), name)
 
 
-def _wanted(release: _Release, device: str) -> list[str] | None:
-    """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known."""
+def _wanted(release: _Release, device: str, note: Callable[[str], None] = say) -> list[str] | None:
+    """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known. `note` is told why."""
     known = device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
     if not known:
         require_runtime(release.manifest)
         try:
-            found = choose.choices(release.variants, _here(device))
+            found = choose.choices(release.variants, _here(device, note))
         except NoRuntimeError:
             if device != "auto":
                 raise
-            say("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
+            note("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
             return None
     else:
         found = choose.choices(release.variants, facts.of_machine(device))
@@ -107,6 +108,22 @@ def _target(output: str | None, name: Path) -> Path | None:
         raise PipelineError("names no file", where="--output", hint="give -o FILE, or -o FOLDER/")
     is_folder = output.endswith(SEPARATORS) or Path(output).is_dir()  # there or not; Path drops the slash
     return Path(output) / name if is_folder else Path(output)
+
+
+def _wanted_with_weights(release: _Release, device: str) -> tuple[list[str] | None, int]:
+    """As `_wanted`, while the release's weights come into the cache; and how many bytes of them came.
+
+    A machine is asked for its devices by a child for each driver, seconds for the first time; weights are for all of them.
+    """
+    if not release.manifest.parameters:
+        return _wanted(release, device), 0
+    notes: list[str] = []
+    with meanwhile(lambda: _wanted(release, device, notes.append)) as wanted:
+        got = fetch.fetch_weights(release.remote, release.cache, release.manifest, Watched(release.bar, wanted))
+        variants = wanted.result()
+    for note in notes:
+        say(note)
+    return variants, got.came if got else 0
 
 
 def _fetch_weights(release: _Release, target: Path | None) -> tuple[fetch.Brought, Path] | None:
@@ -134,7 +151,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
             say(f"{name}: {_came(weights[0])}; its weights are {size(weights[0].present)}")
         put(weights[1])
         return
-    variants = None if arguments.full else _wanted(release, arguments.device)
+    variants, came = (None, 0) if arguments.full else _wanted_with_weights(release, arguments.device)
     weights = _fetch_weights(release, beside(target) if target else None)  # first: a file is there when all of it is
     if target:
         fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, target, release.bar)
@@ -146,14 +163,14 @@ def _fetch(arguments: argparse.Namespace) -> None:
         part = "all of it" if fetched.present == total else f"{size(fetched.present)} of {size(total)}"
         say(f"{name}: {_came(fetched)}; here is {part}, for {', '.join(fetched.variants)}")
         if weights:
-            say(f"its weights, {size(weights[0].present)}: {_came(weights[0])}; they are {weights[1]}")
+            say(f"its weights, {size(weights[0].present)}: {_came(weights[0], came)}; they are {weights[1]}")
     put(path)
 
 
-def _came(got: fetch.Brought) -> str:
+def _came(got: fetch.Brought, before: int = 0) -> str:
     from pipeline.consume.render import size
 
-    return f"fetched {size(got.came)}" if got.came else "nothing to fetch"
+    return f"fetched {size(got.came + before)}" if got.came + before else "nothing to fetch"
 
 
 def _list(arguments: argparse.Namespace) -> None:
