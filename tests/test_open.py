@@ -132,6 +132,27 @@ def lists() -> Opened:
     return model
 
 
+def convolved() -> Opened:
+    image, line, volume = [BATCH, 4, HEIGHT, WIDTH], [BATCH, 3, WIDTH], [1, 2, 3, HEIGHT, WIDTH]
+    shapes: Mapping[str, Sequence[int | Dimension]] = {
+        "image": image,
+        "line": line,
+        "volume": volume,
+        "open_batch": [BATCH, 2, 9],
+    }
+    model = Opened({name: ("float32", shape, -1, 1) for name, shape in shapes.items()})
+    uneven = {"strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 0, 3]}
+    model.add("uneven", "Conv", "image", floats(5, 4, 3, 2), floats(5), **uneven)
+    model.add("stacked", "Conv", "uneven", floats(3, 5, 2, 3), pads=[1, 1, 1, 1])
+    model.add("upper", "Conv", "image", floats(5, 4, 2, 4), auto_pad="SAME_UPPER")
+    model.add("single", "Conv", "image", floats(5, 4, 1, 1), floats(5), strides=[2, 3])
+    model.add("dilated", "Conv", "line", floats(2, 3, 3), floats(2), dilations=[2], pads=[2, 2])
+    model.add("lower", "Conv", "line", floats(2, 3, 4), auto_pad="SAME_LOWER")
+    model.add("space", "Conv", "volume", floats(3, 2, 2, 3, 2), pads=[0, 1, 0, 1, 1, 0], strides=[1, 2, 1])
+    model.add("of_any_batch", "Conv", "open_batch", floats(3, 2, 3), strides=[2])
+    return model
+
+
 def wrong(model: Opened, folder: Path, here: list[Device], targets: Sequence[str]) -> set[tuple[str, str, str]]:
     """What is not as ONNX Runtime has it: the target, the output, the sizes."""
     inputs = model.save(folder)
@@ -160,10 +181,23 @@ def wrong(model: Opened, folder: Path, here: list[Device], targets: Sequence[str
     return bad
 
 
-@pytest.mark.parametrize("kind", [images, lists], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [images, lists, pytest.param(convolved, marks=pytest.mark.thorough)])
 def test_all_sizes_are_right(kind: object, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     assert callable(kind)
     assert not wrong(kind(), tmp_path, present, ("vulkan-any", "x86-64"))
+
+
+def test_convolutions_over_open_sizes_are_products(tmp_path: Path) -> None:
+    inputs = convolved().save(tmp_path)
+    model, tried = importer.prepared(tmp_path / "model.onnx", inputs)
+    assert [(t.used, t.problem) for t in tried if t.name == "windows"] == [(True, "")]
+    assert not [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def test_convolutions_over_fixed_sizes_stay(tmp_path: Path) -> None:
+    fixed = [i.at({"N": 1, "H": 5, "W": 6}) for i in convolved().save(tmp_path)]
+    model, _ = importer.prepared(tmp_path / "model.onnx", fixed)
+    assert len([node for node in model.graph.node if node.op_type == "Conv"]) == 8
 
 
 def reshaped() -> Opened:
