@@ -2,8 +2,8 @@
 
 Compiles small models with random weights with fixed sizes and with open ones, for the highest x86-64 level that this CPU has and
 for `vulkan-any`. All compute the same at one size, in turn, `--rounds` times. It judges nothing: it prints a table of the
-milliseconds of an inference with fixed sizes (the median of the rounds) and of how many times as long it takes with open ones (the
-median of each round's own ratio). `--untold` adds open sizes of which the compiler is not told the range.
+milliseconds of an inference with fixed sizes (the median of the rounds) and of how many times as long it takes with open ones
+(the median of each round's own ratio). `--untold` adds open sizes of which the compiler is not told the range.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
     if any(axis.before or axis.after for axis in axes):
         pads = [0, *(a.before for a in axes), 0, 0, *(a.after for a in axes), 0]
         x = nodes("Pad", x, nodes.integers(*pads), scope.add(np.zeros(()), type_))
+    by_place = np.moveaxis(weights, (1, 0), (-2, -1))
     total = ""
     for place in itertools.product(*map(range, rows)):
         row = x
@@ -49,8 +50,7 @@ def _change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | No
             row = _seen(nodes, row, number + 1, axis, index)
         parts = [_seen(nodes, row, count, axes[-1], index) for index in range(width)]
         windows = nodes("Concat", *parts, axis=count + 1) if width > 1 else parts[0]
-        kernel = weights[(slice(None), slice(None), *place)].transpose(2, 1, 0).reshape(width * shape[1], shape[0])
-        product = nodes("MatMul", windows, scope.add(np.ascontiguousarray(kernel), type_))
+        product = nodes("MatMul", windows, scope.add(by_place[place].reshape(width * shape[1], shape[0]), type_))
         total = nodes("Add", total, product) if total else product
     if len(node.input) > 2 and node.input[2]:
         total = nodes("Add", total, node.input[2])
