@@ -364,6 +364,21 @@ def test_every_function_of_a_file_refuses_other_sizes(format: ModuleType, tmp_pa
             assert bool(said) == bool(run.error)
 
 
+def test_a_size_that_is_open_in_the_file_alone_is_checked(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    (tmp_path / "model.mlir").write_text(TWO_OF_ONE_FILE)
+    inputs = [Input(i, (4,), "uint32", 0, 0.0, 1.0, None) for i in "ab"]
+    mlir_importer.convert(tmp_path / "model.mlir", tmp_path, inputs, Options("product", "product"))
+    (target,) = executables("x86-64")
+    compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+    for sizes, said in (((4, 4), ""), ((6, 6), "expected shape `4`"), ((4, 3), "expected shape `4`")):
+        np.savez(tmp_path / "inputs.npz", **{str(n): np.ones(size, np.uint32) for n, size in enumerate(sizes)})
+        run = devices.run(
+            tmp_path / "module.vmfb", on(present, "local-task"), "product", [tmp_path / "inputs.npz"], tmp_path, "run"
+        )
+        assert said in run.error
+        assert bool(said) == bool(run.error)
+
+
 # As JAX writes it of inputs of b and 2 * b rows.
 RELATED = """
 func.func public @main(%a: tensor<?xi32>, %b: tensor<?xi32>) -> tensor<?xi32> {
