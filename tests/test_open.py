@@ -22,7 +22,7 @@ from pipeline.importers.child import Options
 from pipeline.importers.draws import draws
 from pipeline.importers.merge import merge
 from pipeline.importers.onnxruntime import session
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import Signature, read_all
 from pipeline.iree import compiler, devices, entry, mlir
 from pipeline.iree.codegen.front import FrontHalfError
 from pipeline.iree.device import Device
@@ -30,6 +30,7 @@ from pipeline.iree.targets import resolve
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.spec.types import Dimension, Input
+from pipeline.stages.compiled import Compiled
 from tests.project import Project
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 
@@ -314,6 +315,32 @@ def test_what_is_compiled_with_fixed_sizes_alone_says_so(tmp_path: Path) -> None
     assert "onnx.Resize" in raised.value.what
     assert raised.value.what.endswith("with fixed sizes it is compiled for x86-64, not with H, W open")
     assert "buckets" in raised.value.hint
+
+
+@pytest.mark.slow
+def test_a_target_that_has_no_code_for_a_range_is_dropped_by_name(tmp_path: Path) -> None:
+    """And the others keep the range."""
+    project = Project(tmp_path, bundle={"targets": ["vulkan-any", "x86-64"], "on_failure": "drop"})
+    model, folder = Opened({"x": ("float64", [LENGTH, 8], -1, 1)}), project.targets / "models"
+    model.add("y", "Mul", "x", "x")
+    model.save(folder)
+    spec = {
+        "about": "a test",
+        "licence": "MIT",
+        "format": "onnx",
+        "source": {"kind": "path", "path": "model.onnx", "sha256": sha256_file(folder / "model.onnx")},
+        "inputs": [{"name": "x", "shape": [{"name": "T", "min": 2, "max": 9}, 8], "dtype": "float64", "low": -1, "high": 1}],
+        "bundles": ["desktop"],
+    }
+    (folder / "m.yaml").write_text(yaml.safe_dump(spec))
+    planned = {step.name.split(":")[0]: step for step in steps(load(project.targets), project.layout, Target("nowhere"))}
+    for stage in ("fetch", "import", "compile"):
+        planned[stage].action()
+    compiled = Compiled.read(project.layout.compiled("m", "desktop") / "compiled.json")
+    assert [d.name for d in compiled.dropped] == ["vulkan-any"]
+    assert "does not compile: onnx.Mul (node 'the y')" in compiled.dropped[0].reason
+    assert [v.gated.name for v in compiled.variants] == ["x86-64"]
+    assert read_all(project.layout.imported("m") / "signature.json")[0].dimensions == (LENGTH,)
 
 
 TWO_OF_ONE_FILE = """

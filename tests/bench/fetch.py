@@ -40,7 +40,7 @@ from pipeline.store.open import open_store
 from tests import releases, servers, web
 from tests.project import ROOT
 
-OURS, VERIFIED = "vmfb fetch", "s5cmd cp, sha256sum"
+OURS, VERIFIED = "vmfb fetch", "s5cmd cp, openssl sha256"
 VMFB = [str(Path(sys.executable).with_name("vmfb"))]
 
 
@@ -126,7 +126,7 @@ def _against_others(target: Path, size: int, url: str, object_: str, known: Path
     commands = {
         OURS: fetch_,
         "s5cmd cp": copy,
-        VERIFIED: ["sh", "-c", f"{shlex.join(copy)} && sha256sum {target}/x"],
+        VERIFIED: ["sh", "-c", f"{shlex.join(copy)} && openssl sha256 {target}/x"],
         "the machine's first vmfb fetch": fetch_,
         **({"aws s3 cp": ["aws", "s3", "cp", "--quiet", object_, f"{target}/x"]} if shutil.which("aws") else {}),
     }
