@@ -20,6 +20,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache for this session of tests: nobody's own is read, filled or asked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
         for name in ("PIPELINE_CACHE", "PIPELINE_CACHE_READ_ONLY", "PIPELINE_CACHE_SIZE", "PIPELINE_SCHEDULER"):
             patch.delenv(name, raising=False)
         yield

@@ -21,6 +21,7 @@ from pipeline.iree.backends.vulkan import barriers
 from pipeline.iree.backends.vulkan import corrections as vulkan
 from pipeline.iree.codegen import convolutions, reading
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Input
@@ -169,7 +170,7 @@ def test_products_of_odd_width_are_right_at_every_cpu_level(
     for index, decision in enumerate(decide(made.variants, device.facts)):
         if decision.accepted:
             forced = tmp_path / f"{decision.variant}.vmfb"
-            compiler.force_variant(tmp_path / "linked.mlirbc", index, forced)
+            choice.force(tmp_path / "module.vmfb", index, forced)
             run = devices.run(forced, device, "main", [tmp_path / "inputs.npz"], tmp_path, decision.variant)
             assert not run.error
             np.testing.assert_allclose(outputs(tmp_path, decision.variant), expected, atol=1e-5)

@@ -45,13 +45,17 @@ class Export:
 
 @dataclass(frozen=True)
 class Module:
-    """What a vmfb holds. The head is everything before the first segment."""
+    """What a vmfb holds. The head is everything before the first of `segments`.
+
+    `inline` are the segments inside the head: small ones, such as strings. They have neither names nor digests.
+    """
 
     name: str
     size: int
     exports: tuple[Export, ...]
     imports: tuple[str, ...]
     segments: tuple[Segment, ...]
+    inline: tuple[Segment, ...] = ()
 
 
 def _members(path: Path) -> dict[int, str]:
@@ -88,7 +92,7 @@ def _parse(data: memoryview, members: Mapping[int, str], digests: bool) -> Modul
         ordinal = export.scalar(1, "i")
         attributes = signatures[ordinal].tables(1) if 0 <= ordinal < len(signatures) else []
         exports.append(Export(export.string(0), {a.string(0): a.string(1) for a in attributes}))
-    segments = []
+    segments, inline = [], []
     for number, segment in enumerate(root.tables(9)[:_LIMIT]):
         offset, size = base + segment.scalar(3, "Q"), segment.scalar(4, "Q")
         if size:
@@ -96,8 +100,11 @@ def _parse(data: memoryview, members: Mapping[int, str], digests: bool) -> Modul
                 raise MalformedError(f"a segment of {size} bytes at {offset} runs past the end of the file")
             digest = sha256_bytes(data[offset : offset + size]) if digests else ""
             segments.append(Segment(number, members.get(offset, ""), offset, size, digest))
+        else:
+            at, size = segment.stretch(2)
+            inline.append(Segment(number, "", start + 4 + at, size, ""))
     imports = tuple(i.string(0) for i in root.tables(6)[:_LIMIT])
-    return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments))
+    return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments), tuple(inline))
 
 
 def read(path: Path, digests: bool = True) -> Module:

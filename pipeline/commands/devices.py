@@ -1,0 +1,20 @@
+"""`vmfb devices`: the devices of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pipeline.commands.release import here
+from pipeline.consume import facts
+from pipeline.consume.render import device_line
+from pipeline.terminal import put
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the devices, for people or as JSON. PipelineError where the runtime is missing."""
+    found = here("auto")
+    if arguments.json:
+        put(json.dumps(facts.to_json(found), indent=1))
+    else:
+        put("\n".join(device_line(device) for device in found))
