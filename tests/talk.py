@@ -29,7 +29,7 @@ from pipeline.spec.types import Bundle, Dimension, Entry, Input, Model, PathSour
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import package, parameters, record
 from pipeline.stages.compiled import Compiled
-from pipeline.stages.evidence import Evidence, Measured, write_evidence, write_witness
+from pipeline.stages.evidence import Evidence, Measured, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.publish import publish
 from pipeline.stages.testdata import Draw, TestData
@@ -136,6 +136,7 @@ def _verify(compiled: Path) -> None:
     names = [v.gated.name for v in Compiled.read(compiled / "compiled.json").variants]
     found = [Evidence(name, "device", "", device="a CPU", functions=measured) for name in names]
     write_evidence(compiled / "evidence.json", found)
+    write_runtimes(compiled / "runtimes.json", [])
     write_witness(compiled / "witness.json", "2026-01-31T12:00:00Z", Witness("a test", "3.13.0", "a system", "a CPU"))
 
 

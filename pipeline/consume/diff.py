@@ -123,7 +123,6 @@ def of_file(contents: Contents) -> Side:
     facts: dict[str, Value] = {"file": contents.module.size}
     if identity := contents.identity:
         facts["compiler"] = f"{identity.compiler.package} {identity.compiler.version} ({identity.compiler.commit[:12]})"
-        facts["flags"] = " ".join(identity.flags)
         facts["weights' sha256"] = ", ".join(blob.sha256 for blob in identity.parameters)
         for entry in identity.entries:
             facts |= _signature(entry.function, describe(entry.inputs, [entry]), describe(entry.outputs, [entry]))

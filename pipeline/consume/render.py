@@ -69,7 +69,7 @@ def contents_lines(contents: Contents) -> list[str]:
     if not contents.described:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
     if contents.forced:
-        lines.append(f"  a copy that runs {contents.forced} on every device, whatever the gates say")
+        lines.append(f"  a copy that runs {contents.forced} wherever it loads, whatever the gates say")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
     return [plain(line) for line in lines]
@@ -269,7 +269,7 @@ def difference_lines(found: Difference) -> list[str]:
     lines += [f"  {line}" for line in columns(rows)] or ["  the same code for every device, and nothing else differs"]
     for variant, names in found.kernels.items():
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        lines.append(f"  {len(names)} kernels of {variant} changed: {shown}")
+        lines.append(f"  {len(names)} kernel{'s' * (len(names) != 1)} of {variant} changed: {shown}")
     for one in found.latencies:
         how = "within the spread" if one.is_within_spread else "slower" if one.ratio > 1 else "faster"
         before, after = (_measured_ms(*pair) for pair in ((one.before_s, one.before_spread_s), (one.after_s, one.after_spread_s)))

@@ -115,7 +115,7 @@ class FileProof:
     bundle: str
     sha256: str
     variants: tuple[VariantProof, ...]
-    runtimes: tuple[RuntimeInfo, ...]
+    runtimes: tuple[RuntimeInfo, ...] = ()
 
 
 @dataclass(frozen=True)
