@@ -15,7 +15,7 @@ from pipeline.files import sha256_bytes, sha256_file, write
 
 NAME = "record.json"
 # Raise a stage's when the way that it works changes: what it made before is then made again.
-REVISIONS = {"import": 11, "reference": 9, "compile": 8, "verify": 7, "package": 6}
+REVISIONS = {"import": 11, "reference": 9, "compile": 9, "verify": 7, "package": 6}
 
 
 def canonical(value: Any) -> bytes:
