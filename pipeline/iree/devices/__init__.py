@@ -17,6 +17,7 @@ from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 
 REQUIRED_RUNTIME = "3.13.0"
+SCOPE = "model"  # the name under which modules ask for weights that they do not hold
 _children = process.Forks([sys.executable, "-m", "pipeline.iree.devices.runner"])
 
 
