@@ -61,9 +61,9 @@ def profile(
     ended = process.execute([*words, f"--device_profiling_output={capture}"], log, timeout=timeout, env=device.environment)
     if ended.returncode:
         raise _refusal(ended, device)
-    process.run(
-        [_tool("iree-profile"), "export", "--format=ireeperf-jsonl", f"--output={report}", capture], folder / "report.log"
-    )
+    export: list[str | Path] = [_tool("iree-profile"), "export", "--format=ireeperf-jsonl", f"--output={report}", capture]
+    if (told := process.execute(export, folder / "export.log", timeout=timeout)).returncode:
+        raise PipelineError(f"iree-profile: {told.ending}\n{process.tail(told.log)}", where=device.title)
     with disk_errors(str(report)), report.open("rb") as lines:
         return _timings(_events(lines, str(report)), runs)
 
