@@ -154,6 +154,8 @@ def _nodes(row: Row) -> str:
 
 
 def _time(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
     return f"{seconds * 1e3:.3f} ms" if seconds < 10 else f"{seconds:.2f} s"
 
 
