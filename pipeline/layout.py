@@ -78,6 +78,10 @@ class Layout:
         """The folder of a reduction: `report.txt`, the smallest part that fails as `NAME.onnx`, logs."""
         return self._model(model) / "bundles" / bundle / "reduce"
 
+    def reported(self, model: str, bundle: str) -> Path:
+        """The folder of a report on what a compile costs: `report.txt`, `report.json`."""
+        return self._model(model) / "bundles" / bundle / "report"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`."""
         return self._model(model) / "package"

@@ -41,6 +41,7 @@ GROUPS: Mapping[str, str] = {
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
+    "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
 
 
@@ -62,7 +63,7 @@ class Target:
 @dataclass(frozen=True)
 class Asked:
     """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, and the only model that is reduced, if one is named."""
+    seconds that a reduction may take, and the only model that is reduced or reported on, if one is named."""
 
     sample: int = 20
     seconds: int = 600
@@ -202,6 +203,14 @@ def _bundle_steps(
             _files(reduced, "report.txt"),
             always=True,
         ),
+        Step(
+            f"report:{model.name}:{bundle.name}",
+            f"what the kernels of {model.name} cost",
+            _stage("report", compiled, layout.reported(model.name, bundle.name), f"{model.name} / {bundle.name}"),
+            _files(compiled, "module.vmfb", "compiled.json"),
+            _files(layout.reported(model.name, bundle.name), "report.txt", "report.json"),
+            always=True,
+        ),
     ]
 
 
@@ -264,4 +273,5 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
             always=True,
         )
     )
-    return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith("reduce:")]
+    of_one = ("reduce:", "report:")  # what `model=` is about
+    return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

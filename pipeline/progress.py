@@ -160,7 +160,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             self._ran += 1
             self._seconds[task.name] = seconds = self._line.end(task.name)
             self._line.say(f"✓ {task.name}  {seconds:.1f} s")
-            if task.name.startswith(("reduce:", "runtimes:")):
+            if task.name.startswith(("reduce:", "report:", "runtimes:")):
                 self._line.say(Path(task.targets[0]).read_text().rstrip())
 
     def skip_uptodate(self, task: Any) -> None:

@@ -152,7 +152,7 @@ def test_code_that_a_target_has_none_for_is_told_by_the_nodes_of_its_kernel(tmp_
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(*targets)], {"vulkan-any": ()})
     what = caught.value.what.removeprefix("vulkan-any: ")
     kernels = reduction.Kernels(tmp_path / "model.mlirbc", tmp_path, targets, ())
-    assert kernels.nodes(what) == ["kept"]
+    assert list(kernels.nodes(what)) == ["kept"]
     assert "node 'kept'" in reduction.together(kernels.called(what))
     job = Job(str(path), inputs_as_text(inputs), (resolve(*targets),), (), 120, suspects=("kept",))
     refusal.smallest(job, tmp_path, lambda *both: found.append(both))

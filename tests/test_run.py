@@ -483,7 +483,7 @@ def test_what_a_consumer_imports_needs_neither_numpy_nor_compiler(tmp_path: Path
     ):
         done = run(*arguments)
         assert done.returncode == 0, done.stderr
-    for command in ("run", "explain", "devices"):
+    for command in ("run", "profile", "explain", "devices"):
         done = run(*[w for w in (command, "small" if command != "devices" else "") if w])
         assert done.returncode == 1
         assert "iree-base-runtime is not installed" in done.stderr

@@ -22,6 +22,7 @@ PACKAGE = "iree-base-runtime"
 # The runtimes that this program works with: what files, its own among them, were tried with. The extra `run` says the same.
 _OLDEST, _TOO_NEW = "3.12.0", "3.14"
 REQUIRED_RUNTIME = f"{PACKAGE}>={_OLDEST},<{_TOO_NEW}"
+SCOPE = "model"  # the name under which modules ask for weights that they do not hold
 _RUNNER = (sys.executable, "-m", "pipeline.iree.devices.runner")
 _children = process.Forks(_RUNNER)
 

@@ -22,8 +22,7 @@ from pipeline.files import other_content, sha256_file
 from pipeline.iree import backends
 from pipeline.iree.backends.base import Backend, Emulation
 from pipeline.iree.device import Device
-from pipeline.iree.devices import runtimes
-from pipeline.iree.devices.session import SCOPE
+from pipeline.iree.devices import SCOPE, runtimes
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import SELECTED, Facts
 

@@ -11,11 +11,11 @@ import iree.runtime as rt
 import numpy as np
 
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.iree.devices import SCOPE
 from pipeline.iree.gates import SELECTED
 
 # Asks a device every query: see `linking.facts`, which makes it.
 FACTS = Path(__file__).with_name("facts.vmfb")
-SCOPE = "model"  # the name under which modules ask for weights that they do not hold
 
 
 def open_device(uri: str) -> rt.HalDevice:
