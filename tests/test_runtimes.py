@@ -251,7 +251,7 @@ def test_verification_keeps_what_was_found_and_does_not_repeat_it(
     made = [layout.compiled("small", "desktop"), layout.imported("small"), layout.reference("small")]
     for versions in ("3.11.0,3.12.0", "3.12.0"):  # the second time there is nothing to do
         monkeypatch.setenv(runtimes.VARIABLE, versions)
-        verify.run(Origin.of(model, layout), bundle, targets, *made, tmp_path / "verify")
+        verify.run(Origin.of(model, layout), bundle, targets, *made, tmp_path / "no scores", tmp_path / "verify")
         infos = read_runtimes(tmp_path / "verify" / "runtimes.json")
         assert {info.version: info.works for info in infos} == {"3.11.0": False, "3.12.0": True}
 
