@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.consume import facts
 from pipeline.errors import PipelineError
+from pipeline.manifest.evidence import KINDS
 from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
 
 
@@ -56,11 +57,36 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.set_defaults(module="fetch")
 
 
+def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("attest", help="run all that the devices here accept, and put what was seen beside the release")
+    command.add_argument("model", nargs="?", metavar="MODEL[@VERSION|:CHANNEL]")
+    command.add_argument("--all", action="store_true", help="what the channels of all models point to")
+    command.add_argument("--since", default="", metavar="DAY", help="with --all: not what this machine has since attested (7d)")
+    command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
+    command.add_argument("--seconds", type=float, default=0.5, help="of measuring latency, for each variant (default: 0.5)")
+    command.add_argument("--store", metavar="URL", help="s3://… or a folder (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("--bundle", default="", help="only this one of the release's files (default: all)")
+    command.add_argument("-o", "--output", metavar="FILE", help="write the document there instead of to the store; -: print it")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    command.set_defaults(module="attest")
+
+
+def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("diff", help="what differs between two releases, or files")
+    command.add_argument("before", metavar="A")
+    command.add_argument("after", metavar="B", help="FILE or MODEL[@VERSION|:CHANNEL], as A is")
+    command.add_argument("--kernels", action="store_true", help="fetch both files to tell which kernels changed")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_store(command)
+    command.set_defaults(module="diff")
+
+
 def _add_what_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("what", metavar="FILE|MODEL")
     command.add_argument("--device", default="auto", help="auto (the best), local, vulkan or another driver, or a device's name")
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
     command.add_argument("--function", default="", help="which entry point, or exported function (default: the only one)")
+    command.add_argument("--require", default="", choices=KINDS[:0:-1], help="refuse a variant that has less evidence")
     _add_parameters(command)
 
 
@@ -97,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("what", metavar="FILE|MODEL")
     command.add_argument("--json", action="store_true", help="for programs")
     _add_store(command)
+    command.add_argument("--evidence", action="store_true", help="who verified the release, when, on what, and how fast it was")
     command.set_defaults(module="inspect")
     _add_parameters(command)
     command = commands.add_parser("explain", help="which code each device runs, and why")
@@ -109,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(module="explain")
     _add_run(commands)
     _add_profile(commands)
+    _add_attest(commands)
+    _add_diff(commands)
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")

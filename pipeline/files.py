@@ -16,6 +16,7 @@ from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 
 _CHUNK = 1 << 20
+_BLOCK = 1 << 16  # NTFS has holes of no less
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -92,6 +93,17 @@ def copy(source: IO[bytes], path: Path, expected_sha256: str, what: str, hint: s
             out.write(chunk)
         if digest.hexdigest() != expected_sha256:
             raise other_content(digest.hexdigest(), expected_sha256, what, hint)
+
+
+def copy_sparse(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy a file to an empty one, both open. Holes stay holes; what is all zeros may become one."""
+    platforms.resize(target.fileno(), os.fstat(source.fileno()).st_size)
+    for start, end in platforms.data_ranges(source.fileno()):
+        for offset in range(start, end, _BLOCK):
+            data = platforms.read_at(source.fileno(), min(_BLOCK, end - offset), offset)
+            if data != bytes(len(data)):
+                target.seek(offset)
+                target.write(data)
 
 
 def _same_file(file: IO[bytes], path: Path) -> bool:

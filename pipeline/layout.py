@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,14 @@ class Layout:
     def source(self, model: str, number: int, suffix: str) -> Path:
         """The model's file of this number as it was fetched; files that belong to it are beside it."""
         return self._model(model) / "source" / str(number) / f"model.{suffix}"
+
+    def data(self, model: str) -> Path:
+        """The folder of the model's data sets, as they were fetched: each file in a folder named by its digest."""
+        return self._model(model) / "data"
+
+    def scored(self, model: str) -> Path:
+        """The folder of the score stage: `scores.json`, a folder of logs for each entry point."""
+        return self._model(model) / "score"
 
     def imported(self, model: str) -> Path:
         """The folder of the import stage: `model.mlirbc`, `signature.json`, and a folder of logs for each entry point."""
@@ -97,3 +107,25 @@ def release_key(model: str, version: str) -> str:
 def channel_key(model: str, channel: str) -> str:
     """The key of a channel, the mutable pointer to a release."""
     return f"channels/{model}/{channel}.json"
+
+
+def evidence_folder(model: str, version: str) -> str:
+    """The prefix of the keys of the evidence for a release."""
+    return f"evidence/{model}/{version}/"
+
+
+def evidence_key(model: str, version: str, sha256: str) -> str:
+    """The key of a document of evidence with this digest: immutable, of any number of witnesses."""
+    return f"{evidence_folder(model, version)}{sha256}.json"
+
+
+def evidence_index_key(model: str, version: str) -> str:
+    """The key of the list of a release's evidence, made from the other keys, for stores that cannot be listed."""
+    return f"{evidence_folder(model, version)}index.json"
+
+
+def evidence_digests(keys: Iterable[str], model: str, version: str) -> tuple[str, ...]:
+    """The digests of the documents among `keys`, those of a release's evidence, in alphabetical order."""
+    folder = evidence_folder(model, version)
+    matches = (re.fullmatch(r"([0-9a-f]{64})\.json", key.removeprefix(folder)) for key in keys)
+    return tuple(sorted(match[1] for match in matches if match))

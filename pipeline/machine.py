@@ -1,16 +1,19 @@
-"""What this machine is to verification, cheaply: not its devices, only whether they may have changed."""
+"""What this machine is to verification, cheaply: not its devices, only whether they may have changed, and what is told of it."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
+import platform
 import re
 from pathlib import Path
 
-from pipeline import platforms
+from pipeline import __version__, platforms
 from pipeline.files import sha256_bytes
 from pipeline.iree import backends
 from pipeline.iree.devices import runtime_version
+from pipeline.manifest.evidence import Witness
 
 _PATTERNS = (
     ("/etc/vulkan/icd.d", "*.json"),
@@ -49,3 +52,14 @@ def fingerprint() -> str:
     if cpu.exists():
         parts += [line for line in cpu.read_text("utf-8", "replace").splitlines() if line.startswith(("flags", "Features"))][:1]
     return sha256_bytes("\n".join(parts).encode())
+
+
+def witness() -> Witness:
+    """This machine and its programs, as evidence names them."""
+    system = f"{platform.system()} {platform.release()} {platforms.machine()}"
+    return Witness(f"vmfb-pipeline {__version__}", runtime_version(), system, platforms.cpu_name())
+
+
+def now() -> str:
+    """The time as evidence has it, UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

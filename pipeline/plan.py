@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.layout import Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
-from pipeline.stages.record import REVISIONS
+from pipeline.stages.record import REVISIONS, VERIFIED
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ GROUPS: Mapping[str, str] = {
     "fetch": "get each model's file and check its digest",
     "import": "translate each model to MLIR with fixed shapes",
     "reference": "make each model's test inputs and reference outputs",
+    "score": "score each model's reference on its data set, where it has one",
     "compile": "compile each model for each of its bundles into one fat vmfb",
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
@@ -86,9 +87,9 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 
 
 def _source_files(model: Model) -> tuple[Path, ...]:
-    """The files of this repository that the model's sources are or are made by."""
+    """The files of this repository that the model's sources and data sets are or are made by."""
     found: list[Path] = []
-    for source in model.sources:
+    for source in dict.fromkeys((*model.sources, *(file.source for file in model.data_files))):
         if isinstance(source, PathSource):
             found += source_files(source, source.path)
         elif isinstance(source, ScriptSource):
@@ -108,8 +109,8 @@ def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
             model.about,
             _stage("source", origin),
             _source_files(model),
-            outputs=sources,
-            options={"source": repr(model.sources)},
+            outputs=(*sources, *dict.fromkeys(origin.data.values())),
+            options={"source": repr(model.sources), **({"data": repr(model.data_files)} if model.data_files else {})},
         ),
         Step(
             f"import:{model.name}",
@@ -128,6 +129,27 @@ def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
             _files(reference, "record.json"),
             {"inputs": inputs, **judged, **_revision("reference")},
         ),
+        *_score_steps(origin, layout, inputs),
+    ]
+
+
+def _score_steps(origin: Origin, layout: Layout, inputs: str) -> list[Step]:
+    """The step of a model that has a data set."""
+    model = origin.model
+    if not model.data_files:
+        return []
+    imported, reference, scored = layout.imported(model.name), layout.reference(model.name), layout.scored(model.name)
+    evaluated = [(e.reference, replace(e.evaluate, limit=0.0)) for e in model.entries if e.evaluate]
+    return [
+        Step(
+            f"score:{model.name}",
+            f"the reference of {model.name} on its data set",
+            _stage("score", origin, imported, scored),
+            # After the reference: what the evaluator does not run at all is told there.
+            (*origin.all_files, *origin.data.values(), *model.metrics, imported / "signature.json", reference / "record.json"),
+            _files(scored, "scores.json", "record.json"),
+            {"inputs": inputs, "evaluated": repr(evaluated), **_revision("score")},
+        )
     ]
 
 
@@ -144,23 +166,25 @@ def _bundle_steps(
     model = origin.model
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
-    reduced = layout.reduced(model.name, bundle.name)
+    reduced, scored = layout.reduced(model.name, bundle.name), layout.scored(model.name)
+    data = (*_files(scored, "scores.json"), *origin.data.values(), *model.metrics) if model.data_files else ()
+    evaluated = {"evaluated": repr([e.evaluate for e in model.entries])} if model.data_files else {}
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
             f"{model.name} for {', '.join(bundle.targets)}",
             _stage("compile", origin, imported, compiled, bundle, targets),
             _files(imported, "model.mlirbc", "signature.json", "record.json"),
-            _files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"),
+            _files(compiled, "module.vmfb", "compiled.json"),
             {"made": made, "sources": repr(model.sources)},
         ),
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", origin, bundle, targets, compiled, imported, reference, verified),
-            (*_files(compiled, "module.vmfb", "linked.mlirbc", "compiled.json"), *_files(reference, "record.json")),
-            _files(verified, "module.vmfb", "compiled.json", "evidence.json"),
-            {"made": made, "judged": model.judged, "machine": machine, **_revision("verify")},
+            _stage("verify", origin, bundle, targets, compiled, imported, reference, scored, verified),
+            (*_files(compiled, "module.vmfb", "compiled.json"), *_files(reference, "record.json"), *data),
+            _files(verified, *VERIFIED),
+            {"made": made, "judged": model.judged, "machine": machine, **evaluated, **_revision("verify")},
         ),
         Step(
             f"audit:{model.name}:{bundle.name}",
@@ -214,7 +238,6 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
             "sources": repr(model.sources),
             "judged": model.judged,
         }
-        names = ("module.vmfb", "compiled.json", "evidence.json")
         result.append(
             Step(
                 f"package:{model.name}",
@@ -222,9 +245,9 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 _stage("package", model, imported, verified, package),
                 (
                     *_files(imported, "signature.json", "rewrites.json", "record.json"),
-                    *(p / n for p in verified.values() for n in names),
+                    *(p / n for p in verified.values() for n in VERIFIED),
                 ),
-                _files(package, "manifest.json"),
+                _files(package, "manifest.json", "evidence.json"),
                 {**info, **_revision("package")},
             )
         )
@@ -234,7 +257,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
                 _stage("publish", package, target.store, target.version, target.channel, receipt),
-                _files(package, "manifest.json"),
+                _files(package, "manifest.json", "evidence.json"),
                 (receipt,),
                 {"store": target.store, "version": target.version, "channel": target.channel},
             )

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -25,6 +26,7 @@ if sys.platform == "win32":
     ENDING_SIGNALS = (signal.SIGTERM, signal.SIGBREAK)
 else:
     import fcntl
+    import resource
     import select
 
     ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -136,6 +138,23 @@ def may_have_data(descriptor: int, offset: int, end: int) -> bool:
         return False
 
 
+def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data, from offset to end, in order; all of it where the system does not tell its holes."""
+    size, end = os.fstat(descriptor).st_size, 0
+    if sys.platform == "win32":
+        yield 0, size
+        return
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which says that the rest is a hole
+                yield end, size
+            return
+        yield start, end
+
+
 def cache_folder() -> Path:
     """Where programs keep what can be fetched again. Raises RuntimeError for a user without a home."""
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
@@ -239,6 +258,14 @@ def cpu_name() -> str:
         lines = []
     found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return found[0] if found else platform.machine() or "CPU"
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has had; None on Windows, where nothing in Python tells."""
+    if sys.platform == "win32":
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def traits() -> list[str]:

@@ -15,6 +15,7 @@ from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
 from pipeline import activity, process
+from pipeline.accuracy import text
 from pipeline.layout import stamp
 from pipeline.snapshot import Snapshot
 
@@ -88,7 +89,8 @@ def _where(evidence: dict[str, Any]) -> str:
     place = evidence["driver"] or evidence["device"]
     if evidence["kind"] == "emulator":
         place = f"{evidence['device']}, played by {place}"
-    return f"{place}; {evidence['reason']}" if place and evidence["reason"] else place or evidence["reason"]
+    scores = [text.line(a["metric"], a["score"], a["reference"], a["evaluator"]) for a in evidence["accuracy"]]
+    return "; ".join(filter(None, [*scores, place, evidence["reason"]]))
 
 
 def table(name: str, verified: Path) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.layout import Layout
 from pipeline.manifest.codec import decode
+from pipeline.manifest.evidence import EvidenceDocument, VariantProof
 from pipeline.manifest.types import Manifest
 from pipeline.spec.load import load
 from pipeline.spec.types import Bundle, Entry, Executable, Input, Model, Source
@@ -111,6 +112,12 @@ class Project:
 def manifest(project: Project) -> Manifest:
     path = project.layout.package("small") / "manifest.json"
     return decode(Manifest, path.read_bytes(), str(path))
+
+
+def evidence(project: Project, model: str = "small") -> dict[str, VariantProof]:
+    """What was seen of each variant of the model's first bundle."""
+    path = project.layout.package(model) / "evidence.json"
+    return {proof.variant: proof for proof in decode(EvidenceDocument, path.read_bytes(), str(path)).files[0].variants}
 
 
 def leftovers(project: Project) -> list[Path]:

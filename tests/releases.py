@@ -9,11 +9,13 @@ import numpy as np
 
 from pipeline.files import sha256_bytes, write
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, encode
+from pipeline.manifest.codec import content_version, encode, reference_digest
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, Witness
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 
 VARIANTS = ("gpu", "cpu")
+REFERENCE = m.Reference("files", (m.DrawInfo("given", (), (), (), ()),))
 
 
 def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
@@ -26,9 +28,8 @@ def artifact(data: bytes, segment: int, bundle: str = "desktop") -> m.Artifact:
         if offset + segment >= len(data):
             kind, users = "directory", ()
         segments.append(m.SegmentInfo(kind, offset, len(part), sha256_bytes(part), users))
-    proof = m.EvidenceInfo("main", "untested", "noise", "", "", "", None, None, None, 0, ())
     variants = tuple(
-        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, (), (proof,))
+        m.VariantInfo(name, "llvm-cpu", name, (), "", format_, (), 0, "0" * 64, ())
         for name, format_ in (("gpu", "vulkan-spirv-fb"), ("cpu", "embedded-elf-x86_64"))
     )
     return m.Artifact(
@@ -43,8 +44,16 @@ def parameters(data: bytes, segment: int) -> m.Parameters:
     return m.Parameters("model", m.Blob("noise.irpa", sha256_bytes(data), len(data)), segments)
 
 
+def unseen(manifest: m.Manifest) -> EvidenceDocument:
+    """The document of a witness who ran nothing of the release."""
+    weights = tuple(p.blob.sha256 for p in manifest.parameters)
+    witness = Witness("a test", "3", "a system", "a CPU")
+    made = "2026-01-31T12:00:00Z"
+    return EvidenceDocument(EVIDENCE_SCHEMA, manifest.model.name, reference_digest(manifest), weights, made, witness, ())
+
+
 def make(
-    folder: Path, size: int, segment: int, seed: int = 0, minimum: str = "3.0", weights: bytes = b""
+    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b""
 ) -> tuple[m.Manifest, bytes]:
     """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)
@@ -54,9 +63,8 @@ def make(
         schema=m.MANIFEST_SCHEMA,
         model=m.ModelInfo("noise", "about", "MIT", "mlir"),
         version="",
-        entries=(m.EntryInfo("main", "main", source, (), (), (), (), m.Reference("files", (), (), ())),),
-        compiler=m.Compiler("iree-base-compiler", "3", "c"),
-        runtime=m.Runtime("iree-base-runtime", minimum),
+        entries=(m.EntryInfo("main", "main", source, (), (), (), (), REFERENCE),),
+        compiler=m.Compiler("iree-base-compiler", compiler, "c"),
         parameters=(parameters(weights, segment),) if weights else (),
         artifacts=(made,),
     )
@@ -64,6 +72,7 @@ def make(
     for blob, content in zip(manifest.blobs(), (data, weights), strict=False):
         write(folder / "blobs" / blob.sha256, content)
     write(folder / "manifest.json", encode(manifest))
+    write(folder / "evidence.json", encode(unseen(manifest)))
     return manifest, data
 
 

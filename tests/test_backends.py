@@ -17,7 +17,7 @@ from pipeline.iree.gates import Facts, Gate, Gated, select
 from pipeline.iree.targets import resolve
 from pipeline.spec.load import load
 from pipeline.spec.types import Executable
-from tests.project import ROOT, Project, manifest
+from tests.project import ROOT, Project, evidence, manifest
 from tests.test_pieces import SMALL
 
 PACKAGE = Path(pipeline.__file__).parent
@@ -178,10 +178,10 @@ def test_the_evidence_says_what_was_inspected_and_what_was_wrong_is_left_out(tmp
     bundle: dict[str, object] = {"targets": ["cuda-sm80", "x86-64"], "on_failure": "drop"}
     project = Project(tmp_path / "project", "small", bundle=bundle)
     assert project.doit().returncode == 0
-    cuda, cpu = manifest(project).artifacts[0].variants
-    assert (cuda.evidence[0].kind, cpu.evidence[0].kind) == ("untested", "device")
-    assert "this machine has no NVIDIA GPU" in cuda.evidence[0].reason
-    assert "not run, but inspected: ptxas assembles every kernel for sm_80" in cuda.evidence[0].reason
+    cuda, cpu = evidence(project).values()
+    assert (cuda.kind, cpu.kind) == ("untested", "device")
+    assert "this machine has no NVIDIA GPU" in cuda.reason
+    assert "not run, but inspected: ptxas assembles every kernel for sm_80" in cuda.reason
     tool = tmp_path / "other/nvidia/cuda_nvcc/bin/ptxas"
     tool.parent.mkdir(parents=True)
     for said, names in {

@@ -13,6 +13,7 @@ from pipeline.iree import compiler, devices
 from pipeline.iree.backends.cpu import corrections as cpu
 from pipeline.iree.backends.vulkan import corrections as vulkan
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
@@ -48,7 +49,7 @@ def wrong(folder: Path, present: list[Device], kind: str) -> set[tuple[str, str]
         for index, decision in enumerate(decide(made.variants, device.facts)):
             if decision.accepted:
                 name = decision.variant
-                compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{name}.vmfb")
+                choice.force(folder / "module.vmfb", index, folder / f"{name}.vmfb")
                 run = devices.run(folder / f"{name}.vmfb", device, "main", [folder / "inputs.npz"], folder, name)
                 assert not run.error
                 with np.load(devices.outputs(folder, name)) as arrays:

@@ -12,14 +12,14 @@ from typing import cast
 
 import numpy as np
 import pytest
+from iree.compiler import ir
 
 from pipeline.errors import PipelineError
 from pipeline.iree import backends, compiler, devices, mlir, toolchain
 from pipeline.iree.backends.vulkan import spirv
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import FACTS
-from pipeline.iree.file import vmfb
-from pipeline.iree.gates import Gate, decide, select
+from pipeline.iree.gates import Gate, select
 from pipeline.iree.linking import facts, straighten
 from pipeline.iree.targets import resolve
 from pipeline.spec.load import load
@@ -94,13 +94,19 @@ def test_the_code_of_a_variant_lies_side_by_side_behind_the_data(small: tuple[Pa
     assert not any("error:" in log.read_text() for log in folder.glob("*.log"))
 
 
-def test_executables_are_created_without_a_branch_for_every_dispatch(small: tuple[Path, compiler.Compiled]) -> None:
+def test_executables_are_created_without_a_branch_for_every_dispatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A branch each makes IREE's last passes quadratic."""
-    with mlir.opened(small[0] / "linked.mlirbc") as module:
+    straight, found = straighten.straighten, []
+
+    def observed(module: ir.Module, variants: Sequence[str]) -> None:
+        straight(module, variants)
         (creates,) = (o for o in mlir.operations(module, "util.initializer") if "cf.switch" in str(o))
-        stores = mlir.operations(creates, "util.global.store")
-        assert len(list(creates.regions[0].blocks)) == len(DESKTOP) + 3
-        assert len(stores) == len(DESKTOP) * len({code.dispatch for code in small[1].code["x86-64"]})
+        found.append((len(list(creates.regions[0].blocks)), len(mlir.operations(creates, "util.global.store"))))
+
+    monkeypatch.setattr(straighten, "straighten", observed)
+    names = ("x86-64-v3", "x86-64")
+    made = build(DATA / "small.mlir", tmp_path, executables(*names))
+    assert found == [(len(names) + 3, len(names) * len({code.dispatch for code in made.code["x86-64"]}))]
 
 
 @pytest.mark.parametrize("name", ["say \\22hi\\22", "na\u00efve", "a.b$c"])
@@ -191,22 +197,6 @@ def test_the_chosen_code_is_what_runs_and_nothing_else_is_touched(
         assert bool(run.error) is not works, name
         if works:
             np.testing.assert_allclose(outputs(tmp_path, name), inputs[1], rtol=1e-4)
-
-
-def test_every_cpu_level_can_be_forced_with_the_same_bytes(
-    small: tuple[Path, compiler.Compiled], inputs: tuple[Path, np.ndarray], present: list[Device], tmp_path: Path
-) -> None:
-    folder, made = small
-    device = on(present, "local-task")
-    for index, decision in enumerate(decide(made.variants, device.facts)):
-        if not decision.accepted:
-            continue
-        forced = tmp_path / f"{decision.variant}.vmfb"
-        compiler.force_variant(folder / "linked.mlirbc", index, forced)
-        assert {p.segment.sha256 for p in made.code[decision.variant]} <= {s.sha256 for s in vmfb.read(forced).segments}
-        run = devices.run(forced, device, "small", [inputs[0]], tmp_path, decision.variant)
-        assert (run.error, run.selected) == ("", index)
-        np.testing.assert_allclose(outputs(tmp_path, decision.variant), inputs[1], rtol=1e-4)
 
 
 def test_a_device_that_no_gate_accepts_is_refused_cleanly(

@@ -11,13 +11,13 @@ import pytest
 from pipeline import arrays
 from pipeline.errors import PipelineError
 from pipeline.iree import devices
-from pipeline.iree.compiler import force_variant
 from pipeline.iree.device import Device
 from pipeline.iree.devices import emulator
+from pipeline.iree.file import choice
 from pipeline.iree.gates import Facts, Gate, Gated, select
 from pipeline.stages import verify
 from pipeline.stages.compiled import Compiled
-from tests.project import Project
+from tests.project import Project, evidence
 
 ARM = "embedded-elf-arm_64"
 LEVELS = {"aarch64-fp16": "max", "aarch64": "cortex-a72"}
@@ -45,13 +45,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.mark.parametrize("model", ["small", "half", "int8"])
 def test_every_level_is_verified_on_a_cpu_that_takes_it(project: Project, model: str) -> None:
-    manifest = json.loads((project.layout.package(model) / "manifest.json").read_text())
-    evidence = {v["name"]: v["evidence"][0] for v in manifest["artifacts"][0]["variants"]}
-    assert {name: (evidence[name]["kind"], evidence[name]["device"]) for name in LEVELS} == {
+    found = evidence(project, model)
+    assert {name: (found[name].kind, found[name].device) for name in LEVELS} == {
         name: ("emulator", cpu) for name, cpu in LEVELS.items()
     }
-    assert all(e["driver"].startswith("QEMU ") for name, e in evidence.items() if name in LEVELS)
-    assert evidence["x86-64"]["kind"] == "device"
+    assert all(e.driver.startswith("QEMU ") for name, e in found.items() if name in LEVELS)
+    assert found["x86-64"].kind == "device"
 
 
 def test_cpus_answer_for_what_they_have(tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_a_crash_of_what_is_played_is_a_crash(project: Project, tmp_path: Path) 
     """Code for a CPU that has more dies of an illegal instruction, as it would there."""
     compiled = project.layout.compiled("half", "desktop")
     names = [v["gated"]["name"] for v in json.loads((compiled / "compiled.json").read_text())["variants"]]
-    force_variant(compiled / "linked.mlirbc", names.index("aarch64-fp16"), tmp_path / "forced.vmfb")
+    choice.force(compiled / "module.vmfb", names.index("aarch64-fp16"), tmp_path / "forced.vmfb")
     weak = next(d for d in emulator.find([ARM], tmp_path)[0] if d.name == "cortex-a72")
     inputs = project.layout.reference("half") / "0/given.inputs.npz"
     run = devices.run(tmp_path / "forced.vmfb", weak, "half", [inputs], tmp_path, "run")

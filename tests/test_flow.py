@@ -20,6 +20,7 @@ from pipeline.importers.rewrites.proof import without_names
 from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Input, PathSource
 from pipeline.stages import import_, reference
@@ -413,7 +414,7 @@ def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # n
     names = [t.name for t in Signature.read(tmp_path / "signature.json").outputs]
     expected = session(without_names(whole)).run(names, feeds)
     for index, driver in enumerate(("vulkan", "local-task")):
-        compiler.force_variant(tmp_path / "linked.mlirbc", index, tmp_path / f"{driver}.vmfb")
+        choice.force(tmp_path / "module.vmfb", index, tmp_path / f"{driver}.vmfb")
         ran = devices.run(tmp_path / f"{driver}.vmfb", on(present, driver), "main", [tmp_path / "inputs.npz"], tmp_path, driver)
         assert not ran.error
         with np.load(devices.outputs(tmp_path, driver)) as arrays:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 from pipeline.iree import compiler, devices
 from pipeline.iree.backends.cpu import halves
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
@@ -132,7 +133,7 @@ def different(got: np.ndarray, expected: np.ndarray) -> int:
 
 
 def run_on(level: str, index: int, device: Device, folder: Path, entry: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{level}.vmfb")
+    choice.force(folder / "module.vmfb", index, folder / f"{level}.vmfb")
     np.savez(folder / "inputs.npz", **{str(position): array for position, array in enumerate(inputs)})
     run = devices.run(folder / f"{level}.vmfb", device, entry, [folder / "inputs.npz"], folder, level)
     assert not run.error

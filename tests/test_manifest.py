@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from pipeline.consume.evidence import misfit
 from pipeline.errors import PipelineError
 from pipeline.manifest import codec
+from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import MANIFEST_SCHEMA, Manifest
 from tests.project import DATA
 
@@ -19,7 +22,8 @@ GOLDEN = Path(__file__).parent / "golden" / "manifest.json"
 
 
 def test_the_published_schema_is_the_one_of_the_types() -> None:
-    assert SCHEMA.read_bytes() == codec.json_schema()
+    assert SCHEMA.read_bytes() == codec.json_schema(Manifest)
+    assert SCHEMA.with_name("evidence.schema.json").read_bytes() == codec.json_schema(EvidenceDocument)
 
 
 def test_the_golden_manifest_round_trips_and_fits_the_schema() -> None:
@@ -31,14 +35,15 @@ def test_the_golden_manifest_round_trips_and_fits_the_schema() -> None:
 def test_the_derived_version_depends_on_content_alone() -> None:
     manifest = codec.decode(Manifest, GOLDEN.read_bytes(), "golden")
     assert codec.content_version(dataclasses.replace(manifest, version="9")) == manifest.version
-    other = dataclasses.replace(manifest, runtime=dataclasses.replace(manifest.runtime, minimum="9"))
+    assert re.fullmatch("c[0-9a-f]{32}", manifest.version)
+    other = dataclasses.replace(manifest, compiler=dataclasses.replace(manifest.compiler, version="9"))
     assert codec.content_version(other) != manifest.version
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema": 4}, "has schema version 4, this program reads version 3"),
+        ({"schema": 5}, "has schema version 5, this program reads version 4"),
         ({"schema": None}, "has schema version None"),
         ({"surprise": 1}, "surprise: is not a key here"),
         ({"version": 1}, "version: 1 is no str"),
@@ -75,7 +80,6 @@ def weights(name: str = "w.irpa", length: int = 5) -> dict[str, object]:
     [
         ({"entries": []}, "entries: there are none"),
         ({"entries": entry()["entries"] * 2}, "entries: two have the same function"),  # type: ignore[operator]
-        (entry(function="other"), r"evidence: is for \['small'\], not for \['other'\]"),
         (entry(inputs=tensor(["T"])), "inputs.0..shape: names a dimension that has no range"),
         (entry(inputs=tensor(["T"]), dimensions=[size(3, 2)]), "dimensions: T goes from 3 to 2"),
         (entry(inputs=tensor(["T"]), dimensions=[size(0, 2)]), "dimensions: T goes from 0 to 2"),
@@ -107,19 +111,25 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes) -> None:
         codec.decode(Manifest, data, "test")
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_a_manifest_of_an_older_schema_is_read(schema: int) -> None:
     """The documents are what earlier versions of this program published of the same model."""
     data = (DATA / "manifests" / f"{schema}.json").read_bytes()
     old, found = json.loads(data), codec.decode(Manifest, data, "test")
+    one = old["entries"][0] if schema == 3 else old
     jsonschema.validate(json.loads(codec.encode(found)), json.loads(SCHEMA.read_text()))
     (entry,) = found.entries
     assert (found.schema, found.version, found.parameters) == (MANIFEST_SCHEMA, old["version"], ())
-    assert (entry.name, entry.function) == ("small", "small")
-    assert entry.source.sha256 == old["model"]["source"]["sha256"]
+    assert (entry.name, entry.function) == ("main" if schema == 3 else "small", "small")
+    assert entry.source.sha256 == (one if schema == 3 else old["model"])["source"]["sha256"]
     assert [t.name for t in entry.inputs] == ["a", "b"]
-    assert [b.sha256 for b in entry.reference.inputs] == [b["sha256"] for b in old["reference"]["inputs"]]
-    assert {e.function for a in found.artifacts for v in a.variants for e in v.evidence} == {"small"}
+    assert [b.sha256 for b in entry.reference.draws[0].inputs] == [b["sha256"] for b in one["reference"]["inputs"]]
+    evidence = codec.embedded_evidence(data, found)
+    assert evidence is not None
+    assert misfit(evidence, found) == ""
+    said = [v["evidence"] for v in old["artifacts"][0]["variants"]]
+    kinds = [(e[0] if schema == 3 else e)["kind"] for e in said]
+    assert [proof.kind for proof in evidence.files[0].variants] == kinds
     assert [s.sha256 for s in found.artifacts[0].segments] == [s["sha256"] for s in old["artifacts"][0]["segments"]]
 
 

@@ -26,6 +26,7 @@ from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices, entry, mlir
 from pipeline.iree.codegen.front import FrontHalfError
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.targets import resolve
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
@@ -145,7 +146,7 @@ def wrong(model: Opened, folder: Path, here: list[Device], targets: Sequence[str
     assert {"smallest", "largest"} <= data.keys()
     bad = set()
     for index, target in enumerate(targets):
-        compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{target}.vmfb")
+        choice.force(folder / "module.vmfb", index, folder / f"{target}.vmfb")
         device = on(here, "local-task" if target.startswith("x86") else "vulkan")
         files = [folder / f"{draw}.npz" for draw in data]
         run = devices.run(folder / f"{target}.vmfb", device, ["main"] * len(data), files, folder, target)

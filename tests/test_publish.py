@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import INDEX_KEY, blob_key, channel_key, release_key
+from pipeline.layout import INDEX_KEY, blob_key, channel_key, evidence_index_key, evidence_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, decode, encode
 from pipeline.stages import record
@@ -46,7 +46,8 @@ def package(tmp_path: Path) -> Package:
         # The second input is the same blob as the first, as happens with real models.
         inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
         outputs = (blob("output_0.npy", b"output"),)
-        reference = m.Reference("files", inputs, outputs, (m.ToleranceInfo(0.0, 0.0, 0.0, None),))
+        draw = m.DrawInfo("given", inputs, outputs, (m.ToleranceInfo(0.0, 0.0, 0.0, None),), ())
+        reference = m.Reference("files", (draw,))
         source = m.Source("path", "tiny.mlir", "0" * 64, ())
         manifest = m.Manifest(
             schema=m.MANIFEST_SCHEMA,
@@ -54,12 +55,12 @@ def package(tmp_path: Path) -> Package:
             version="",
             entries=(m.EntryInfo("main", "main", source, (), (), (), (), reference),),
             compiler=m.Compiler("iree-base-compiler", "3", "c"),
-            runtime=m.Runtime("iree-base-runtime", "3"),
             parameters=(),
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
-        record.write_record(folder, "key", ["manifest.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])
+        write(folder / "evidence.json", encode(releases.unseen(manifest)))
+        record.write_record(folder, "key", ["manifest.json", "evidence.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])
         return folder
 
     return make
@@ -159,12 +160,17 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     spy = Spy(store)
     receipt = publish(folder, spy)
     blobs = dict.fromkeys(("upload", blob_key(b.sha256)) for b in manifest.blobs())
-    assert spy.writes == [*blobs, ("create", release_key(MODEL, manifest.version)), ("replace", LATEST), ("replace", INDEX_KEY)]
+    document = (folder / "evidence.json").read_bytes()
+    evidence = evidence_key(MODEL, manifest.version, sha256_bytes(document))
+    release, listed = release_key(MODEL, manifest.version), evidence_index_key(MODEL, manifest.version)
+    written = [("create", release), ("create", evidence), ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]
+    assert spy.writes == [*blobs, *written]
+    assert (found := store.get(evidence)) and found.data == document
     assert pointed_at(store) == manifest.version
     assert receipt == {
         "store": store.url,
         "release": f"{MODEL}@{manifest.version}",
-        "objects": [f"{store.url}/{key}" for key in (release_key(MODEL, manifest.version), *(key for _, key in blobs), LATEST)],
+        "objects": [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), evidence, LATEST)],
         "blobs_sent": 3,
         "manifest_created": True,
         "channel_moved": True,
@@ -210,7 +216,7 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     publish(package("one"), store)
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
-    assert [name for name, _ in spy.writes] == ["upload", "create", "replace", "replace"]
+    assert [name for name, _ in spy.writes] == ["upload", "create", "create", "replace", "replace", "replace"]
 
 
 def test_other_content_under_a_published_version_is_refused_and_changes_nothing(store: Store, package: Package) -> None:

@@ -106,6 +106,7 @@ def test_a_crash_of_the_compiler_is_told_by_operator_and_node_and_written_as_its
     assert "iree-compile faulty.mlir" in said
 
 
+@pytest.mark.thorough
 def test_the_first_wrong_value_is_told_and_its_node_written_with_its_data(tmp_path: Path) -> None:
     """IREE 3.13 divides by the pivots of a determinant, of which one may be 0: here a whole row is."""
     nodes = [
@@ -169,6 +170,7 @@ def run_of_block(folder: Path, device: Device) -> Job:
     return Job(str(folder / "block.onnx"), inputs, (target,), CONVOLUTIONS, 300, run=Run(device, str(folder / "given.npz")))
 
 
+@pytest.mark.thorough
 def test_code_for_a_gpu_that_is_wrong_is_traced_to_its_node(
     tmp_path: Path,
     present: list[Device],  # noqa: F811

@@ -28,6 +28,7 @@ from pipeline.importers.signature import Signature
 from pipeline.iree import compiler, devices
 from pipeline.iree.codegen import front
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.targets import resolve
 from pipeline.iree.toolchain import CompilerRefusedError
 from pipeline.spec.types import Input
@@ -264,7 +265,7 @@ def wrong(cases: Cases, folder: Path, present: Sequence[Device], targets: Sequen
     names = [t.name for t in Signature.read(folder / "signature.json").outputs]
     bad = set()
     for index, target in enumerate(targets):
-        compiler.force_variant(folder / "linked.mlirbc", index, folder / f"{target}.vmfb")
+        choice.force(folder / "module.vmfb", index, folder / f"{target}.vmfb")
         device = on(list(present), "local-task" if target.startswith("x86") else "vulkan")
         run = devices.run(folder / f"{target}.vmfb", device, "main", [folder / "inputs.npz"], folder, target)
         assert not run.error
@@ -281,6 +282,7 @@ def test_they_are_right(kind: str, tmp_path: Path, present: list[Device]) -> Non
     assert not wrong(CASES[kind], tmp_path, present, targets)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in ("refused", "refused_forms", "doubles")])
 def test_they_would_be_wrong_without(
     kind: str,

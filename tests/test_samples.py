@@ -13,7 +13,7 @@ from pipeline.consume import load
 from pipeline.iree.file import vmfb
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Manifest
-from tests.project import Project
+from tests.project import Project, evidence
 from tests.samples.made import decoder
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -50,10 +50,9 @@ def test_every_function_has_evidence_of_its_own(built: Project) -> None:
         "words": ["main_16", "main_64", "main_128"],
         "int8": ["main"],
     }.items():
-        for variant in manifest(built, model).artifacts[0].variants:
-            assert [e.function for e in variant.evidence] == functions
-            assert {e.kind for e in variant.evidence} == {"device"}
-            assert all(e.draws > 2 for e in variant.evidence)
+        for proof in evidence(built, model).values():
+            assert ([f.function for f in proof.functions], proof.kind) == (functions, "device")
+            assert all(f.draws > 2 for f in proof.functions)
 
 
 def test_weights_that_functions_share_are_in_the_file_once(built: Project) -> None:

@@ -21,6 +21,7 @@ from pipeline.iree.backends.vulkan import barriers
 from pipeline.iree.backends.vulkan import corrections as vulkan
 from pipeline.iree.codegen import convolutions, reading
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Input
@@ -70,7 +71,14 @@ def error(folder: Path, present: list[Device], twin: bool, target: str, flags: t
 
 
 @pytest.mark.parametrize("flags", [(), CONVOLUTIONS])
-@pytest.mark.parametrize(("target", "twin"), [("vulkan-any", False), ("amd-rdna3", True), ("nvidia-ampere", True)])
+@pytest.mark.parametrize(
+    ("target", "twin"),
+    [
+        ("vulkan-any", False),
+        pytest.param("amd-rdna3", True, marks=pytest.mark.thorough),
+        pytest.param("nvidia-ampere", True, marks=pytest.mark.thorough),
+    ],
+)
 def test_padded_depthwise_convolutions_are_right(
     tmp_path: Path,
     present: list[Device],  # noqa: F811
@@ -90,6 +98,7 @@ def aligned(_function: object) -> bool:
     return False
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "replacement"), [("align_loops", nothing), ("_stores_unaligned", aligned)])
 def test_they_would_be_wrong_without_the_workaround(
     tmp_path: Path,
@@ -149,6 +158,7 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
     return made, tiles
 
 
+@pytest.mark.thorough
 def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the compiler's own tiles are wide, `widen_product` is no longer needed."""
     _, tiles = narrow_products(tmp_path, monkeypatch)
@@ -169,7 +179,7 @@ def test_products_of_odd_width_are_right_at_every_cpu_level(
     for index, decision in enumerate(decide(made.variants, device.facts)):
         if decision.accepted:
             forced = tmp_path / f"{decision.variant}.vmfb"
-            compiler.force_variant(tmp_path / "linked.mlirbc", index, forced)
+            choice.force(tmp_path / "module.vmfb", index, forced)
             run = devices.run(forced, device, "main", [tmp_path / "inputs.npz"], tmp_path, decision.variant)
             assert not run.error
             np.testing.assert_allclose(outputs(tmp_path, decision.variant), expected, atol=1e-5)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.commands.release import Release, here, names_file, refuse_archive
-from pipeline.consume import explain, facts, fetch, inspect, render, weights
+from pipeline.consume import explain, facts, fetch, inspect, render, runtimes, weights
 from pipeline.consume.entries import Signature
+from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.explain import Answer
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated
-from pipeline.manifest.types import EvidenceInfo
-from pipeline.terminal import put
+from pipeline.terminal import put, say
 
 
 @dataclass(frozen=True)
 class _Subject:
     """What is explained: a file's or a release's entry points, and its variants with what devices do with them.
 
-    `archive` are the weights that it needs; `lacking` says why it cannot be loaded without them.
+    `testimony` is what witnesses say of a release, `known` of its variants. `archive` are the weights that it needs; `lacking`
+    says why it cannot be loaded without them.
     """
 
     path: Path
@@ -30,9 +31,10 @@ class _Subject:
     variants: Sequence[Gated]
     formats: Sequence[str]
     answers: Sequence[Answer]
-    proofs: Mapping[str, Sequence[EvidenceInfo]]
     archive: Path | None
     lacking: str
+    known: Mapping[str, Standing] = field(default_factory=dict)
+    testimony: Testimony = field(default_factory=lambda: Testimony(()))
 
 
 def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
@@ -40,12 +42,13 @@ def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject
     contents, archive, lacking = inspect.inspect(Path(arguments.what), digests=False), None, ""
     answers = explain.explain_file(contents, found)
     if arguments.pretend is None:
+        runtimes.require_of_file(contents, say)
         try:
             archive = weights.of_file(contents, arguments.parameters)
         except weights.MissingError as error:
             lacking = str(error)
     entries = contents.identity.entries if contents.identity else ()
-    return _Subject(contents.path, entries, contents.variants, list(contents.formats), answers, {}, archive, lacking)
+    return _Subject(contents.path, entries, contents.variants, list(contents.formats), answers, archive, lacking)
 
 
 def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject:
@@ -55,6 +58,8 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     release, archive, lacking = Release(arguments, arguments.what), None, ""
     file = fetch.entry(release.cache, release.artifact)
     held = fetch.held(release.artifact, file.present())
+    if arguments.pretend is None:
+        release.require_runtime()
     if held and arguments.pretend is None:
         inspect.require_release(file.path, release.manifest)
     for parameters in release.manifest.parameters:
@@ -62,10 +67,11 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
         archive = kept.path
         if not kept.present().issuperset(kept.stretches):
             lacking = f"its weights are not here, {size(kept.size)}: `vmfb fetch {release.text}` brings them"
-    proofs = {v.name: v.evidence for v in release.artifact.variants}
     formats = list(dict.fromkeys(v.format for v in release.variants))
     answers = explain.explain(release.variants, found, held)
-    return _Subject(file.path, release.manifest.entries, release.variants, formats, answers, proofs, archive, lacking)
+    entries, testimony = release.manifest.entries, release.testimony()
+    known = release.standings(testimony)
+    return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, testimony)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -79,9 +85,11 @@ def run(arguments: argparse.Namespace) -> None:
             put(lack)
     elif is_here and not what.lacking:
         answers = explain.ask(what.path, what.variants, answers, what.archive)
+    for line in render.contradiction_lines(what.testimony):
+        put(line)
     for answer in answers:
-        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.proofs)))
-    if what.variants and not what.proofs:
+        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known)))
+    if what.variants and not what.known:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
     for line in render.entry_lines(what.entries):
         put(line)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.commands.release import Release, here
 from pipeline.consume import choose, facts, fetch
-from pipeline.consume.resolve import require_runtime
 from pipeline.errors import PipelineError
 from pipeline.files import is_file
 from pipeline.iree.devices import NoRuntimeError
@@ -21,7 +20,7 @@ def _wanted(release: Release, device: str) -> list[str] | None:
     """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known."""
     known = device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
     if not known:
-        require_runtime(release.manifest)
+        release.require_runtime()
         try:
             found = choose.choices(release.variants, here(device))
         except NoRuntimeError:

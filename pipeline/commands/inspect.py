@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.commands.release import Release, names_file, refuse_archive
 from pipeline.consume import inspect, render, weights
+from pipeline.errors import PipelineError
 from pipeline.manifest.codec import encode
 from pipeline.terminal import put
 
@@ -14,11 +17,20 @@ from pipeline.terminal import put
 def run(arguments: argparse.Namespace) -> None:
     """Print what the file, or the release's manifest, says. PipelineError for what is neither."""
     if names_file(arguments.what):
+        if arguments.evidence:
+            raise PipelineError("a file does not tell how it was verified: give a MODEL", where=arguments.what)
         contents = inspect.inspect(Path(arguments.what))
         if arguments.parameters:
             weights.of_file(contents, arguments.parameters, whole=True)
         put(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
     else:
         refuse_archive(arguments)
-        manifest = Release(arguments, arguments.what).manifest
-        put(encode(manifest).decode() if arguments.json else "\n".join(render.manifest_lines(manifest)))
+        release = Release(arguments, arguments.what)
+        if arguments.evidence:
+            said = release.testimony()
+            lines = [json.dumps([asdict(d) for d in said.documents], indent=1)] if arguments.json else render.evidence_lines(said)
+            put("\n".join(lines))
+        elif arguments.json:
+            put(encode(release.manifest).decode())
+        else:
+            put("\n".join(render.manifest_lines(release.manifest, release.testimony())))

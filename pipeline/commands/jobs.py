@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.commands.release import Release, here, names_file, refuse_archive
 from pipeline.consume import choose
 from pipeline.consume.entries import asked, fitting
-from pipeline.consume.resolve import require_runtime
+from pipeline.errors import PipelineError
 from pipeline.manifest.types import EntryInfo, TensorInfo
+from pipeline.terminal import say
 
 if TYPE_CHECKING:  # numpy may not be installed: what is missing is said first
     import numpy as np
@@ -48,18 +49,22 @@ def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = Fa
     here may run it.
     """
     found = here(arguments.device)  # says what to install where the runtime is not, and numpy neither
-    from pipeline.consume import inputs, inspect, run, weights
+    from pipeline.consume import inputs, inspect, run, runtimes, weights
 
     given = [inputs.parse(text) for text in arguments.input]
+    if arguments.require and names_file(arguments.what):
+        raise PipelineError("--require is for a MODEL: a file does not tell how it was verified", where=arguments.what)
     if names_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what), digests=False)
+        runtimes.require_of_file(contents, say)
         good = run.runnable(contents, found)
         function, outputs = run.entry_of(contents, given, arguments.function)
         return Work([Job(function, given, outputs)], contents, good, weights.of_file(contents, arguments.parameters))
     refuse_archive(arguments)
     release = Release(arguments, arguments.what)
-    require_runtime(release.manifest)
+    release.require_runtime()
     good = run.good(choose.choices(release.variants, found), release.text)
+    _require(release, good[0].variant or "", arguments.require)
     jobs = _jobs(release, arguments.function, given, on_reference)
     archive = release.weights()
     fetched = release.fetch([c.variant for c in good[: None if on_all else 1] if c.variant])
@@ -80,3 +85,15 @@ def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]]
         taken, wanted = release.reference(entry)
         jobs.append(Job(entry.function, [inputs.load(path) for path in taken], entry.outputs, entry, wanted))
     return jobs
+
+
+def _require(release: Release, variant: str, kind: str) -> None:
+    """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
+    from pipeline.consume import evidence, render
+
+    testimony = release.testimony(asks=True if kind else None)
+    standing = release.standings(testimony)[variant]
+    evidence.require(standing, kind, release.text, variant)
+    for line in render.contradiction_lines(testimony):
+        say(line)
+    say(f"{variant}: {render.standing_line(standing)}")

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.consume.cache import Cache
-from pipeline.consume.render import index_lines
+from pipeline.consume.reference import Reference
+from pipeline.consume.render import index_lines, verified_briefly
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import encode
 from pipeline.terminal import put, say
 
+_AT_A_TIME = 4  # releases that are looked up
+
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the store's index, for people or as JSON."""
+    """Print the store's index, with the evidence for what each channel points to, or as JSON."""
     if arguments.url and arguments.store:
         raise PipelineError("two stores are named", hint="give STORE or --store")
     remote = Remote(arguments.url or arguments.store or default_store(), arguments.offline)
     index = Resolver(remote, Cache(), say).index()
-    put(encode(index).decode() if arguments.json else "\n".join(index_lines(index)))
+    if arguments.json:
+        put(encode(index).decode())
+        return
+    channels = [(model.name, channel.channel) for model in index.models for channel in model.channels]
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        found = pool.map(lambda pair: _verified(remote, *pair), channels)
+        put("\n".join(index_lines(index, dict(zip(channels, found, strict=True)))))
+
+
+def _verified(remote: Remote, model: str, channel: str) -> str:
+    """How the release was verified; what is wrong with it, where it cannot be told: other models are still listed."""
+    resolver = Resolver(remote, Cache())
+    try:
+        manifest = resolver.manifest(Reference(model, channel=channel))
+        return verified_briefly(resolver.evidence(manifest), manifest)
+    except PipelineError as error:
+        return f"! {error.what}"

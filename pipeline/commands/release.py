@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.consume import choose, facts, fetch
+from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
+from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
@@ -30,10 +31,24 @@ class Release:
         self.cache = Cache()
         self.remote = Remote(arguments.store or default_store(), arguments.offline)
         self.text = text
-        self.manifest: Manifest = Resolver(self.remote, self.cache, say).manifest(parse(text))
+        self._resolver = Resolver(self.remote, self.cache, say)
+        self.manifest: Manifest = self._resolver.manifest(parse(text))
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)
         self.bar = Bar(getattr(arguments, "quiet", False))
+
+    def testimony(self, asks: bool | None = True) -> Testimony:
+        """What witnesses say of it. The store is asked; None: if it was asked for the release."""
+        return self._resolver.evidence(self.manifest, asks)
+
+    def standings(self, testimony: Testimony) -> dict[str, Standing]:
+        """What they say of each variant of the artifact."""
+        return testimony.of(self.artifact, [entry.function for entry in self.manifest.entries])
+
+    def require_runtime(self) -> None:
+        """Say what is known of the installed runtime with this release: an error, a note or nothing."""
+        name = f"{self.manifest.model.name} {self.manifest.version}"
+        runtimes.require(name, self.manifest.compiler.version, lambda: self.testimony(None).runtimes(self.artifact), say)
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""
@@ -45,10 +60,11 @@ class Release:
         return got.path if got else None
 
     def reference(self, entry: EntryInfo) -> tuple[list[Path], list[Path]]:
-        """The files of an entry point's reference inputs and outputs, fetched."""
+        """The files of an entry point's given test data, inputs and outputs, fetched."""
+        given = entry.reference.draws[0]
         inputs, outputs = (
             [fetch.fetch_blob(self.remote, self.cache, blob, self.bar) for blob in blobs]
-            for blobs in (entry.reference.inputs, entry.reference.outputs)
+            for blobs in (given.inputs, given.outputs)
         )
         return inputs, outputs
 

@@ -31,7 +31,7 @@ def _do(job: Job, work: Work, arguments: argparse.Namespace, name: str) -> None:
         say(f"{name}{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")
         if job.entry and arguments.check:
             wanted = [inputs.load(path) for path in job.wanted]
-            put(f"{name}{run.check(ran, wanted, job.entry.reference.tolerances)}")
+            put(f"{name}{run.check(ran, wanted, job.entry.reference.draws[0].tolerances)}")
         told = job.outputs or [TensorInfo(f"output{i}", str(array.dtype), array.shape) for i, array in enumerate(ran.outputs)]
         if len(told) != len(ran.outputs):
             raise PipelineError(f"gives {len(ran.outputs)} outputs, but it says {len(told)}", where=str(contents.path))

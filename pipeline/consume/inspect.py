@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes
 from pipeline.iree import backends
-from pipeline.iree.file import description, vmfb
+from pipeline.iree.file import choice, description, vmfb
 from pipeline.iree.file.description import Described
 from pipeline.iree.gates import Gated
 from pipeline.manifest.codec import decode_identity
@@ -32,7 +34,8 @@ class Part:
 class Contents:
     """A vmfb's contents. `described` are the variants of a gated file, in order; empty for a file of plain iree-compile.
 
-    `identity` is which model the file says it is, None where it does not.
+    `identity` is which model the file says it is, None where it does not. `forced` is the variant that it runs whatever the
+    gates say, in a copy made for that; empty where the gates choose.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class Contents:
     parts: tuple[Part, ...]
     described: tuple[Described, ...]
     identity: Identity | None
+    forced: str = ""
 
     @property
     def needs_parameters(self) -> bool:
@@ -69,6 +73,11 @@ class Contents:
     def holds(self, variant: str) -> bool:
         """Whether all code of `variant` is in the file, and not left out by a fetch for other devices."""
         return all(part.fetched for part in self.parts if variant in part.variants)
+
+    def code(self, variant: str) -> tuple[int, str]:
+        """The bytes of a variant's code, and its digest, as a manifest has them: over the digests of its parts in file order."""
+        parts = sorted({(p.segment.offset, p.segment.length, p.segment.sha256) for p in self.parts if variant in p.variants})
+        return sum(length for _, length, _ in parts), sha256_bytes("".join(sha256 for *_, sha256 in parts).encode())
 
     @property
     def entries(self) -> tuple[vmfb.Export, ...]:
@@ -111,7 +120,12 @@ def inspect(path: Path, digests: bool = True) -> Contents:
                 data += file.read(segment.length - len(data))
             used = users.get(segment.number, [])
             parts.append(_part(segment, data, tuple(d.gated.name for d in used), used[0].gated.format if used else ""))
-    return Contents(path, module, tuple(parts), described, identity)
+    return Contents(path, module, tuple(parts), described, identity, _forced(module, described, path))
+
+
+def _forced(module: vmfb.Module, described: Sequence[Described], path: Path) -> str:
+    index = choice.read(path, module) if described and description.choice(module) else choice.BY_GATES
+    return "" if index == choice.BY_GATES else described[index].gated.name
 
 
 def _identity(module: vmfb.Module, path: Path) -> Identity | None:

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.consume import entries, inputs
+from pipeline.consume import entries, evidence, inputs, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import choices, gated, named, refusal
+from pipeline.consume.evidence import Standing
 from pipeline.consume.facts import of_this_machine
 from pipeline.consume.fetch import Progress, fetch, fetch_weights, pick
 from pipeline.consume.inspect import require_release
 from pipeline.consume.reference import parse
-from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
+from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, open_device
+from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import EntryInfo, Manifest, TensorInfo
 
 _device = functools.cache(open_device)  # so that models on one device take each other's tensors
@@ -97,12 +99,21 @@ class Model:
     """A release loaded on a device. Calling it takes one array for each input, in order, and returns the outputs in order.
 
     Of several entry points `model["step"]` is one, and iterating gives their names. `manifest` is the release's, `variant` the
-    code that runs, `device` where, `parameters` the archive of the weights that are not in the file, or None.
+    code that runs, `device` where, `parameters` the archive of the weights that are not in the file, or None, and `evidence` what
+    witnesses say of the variant.
     """
 
-    def __init__(self, manifest: Manifest, path: Path, variant: str, device: Device, parameters: Path | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        path: Path,
+        variant: str,
+        device: Device,
+        parameters: Path | None = None,
+        evidence: Standing | None = None,
+    ) -> None:
         self.manifest, self.path, self.variant, self.device = manifest, path, variant, device
-        self.parameters = parameters
+        self.parameters, self.evidence = parameters, evidence
         try:
             self._session = Session(path, _device(device.uri), parameters)
         except (RuntimeError, ValueError) as error:  # the runtime's own
@@ -160,28 +171,38 @@ def load(
     store: str = "",
     device: str = "auto",
     bundle: str = "",
+    require: str = "",
     offline: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Fetch what the best device here needs of `model` (`NAME`, `NAME@VERSION` or `NAME:CHANNEL`) and load it.
 
-    `store` is a URL or folder (default: PIPELINE_STORE), `device` as `vmfb run --device` takes it. Raises PipelineError.
+    `store` is a URL or folder (default: PIPELINE_STORE), `device` as `vmfb run --device` takes it, `require` the evidence that
+    the variant must have at least: `device`, `emulator` or `twin`. Raises PipelineError.
     """
+    if require and require not in KINDS[1:]:
+        raise PipelineError(f"require={require!r} is no kind of evidence", hint=f"one of: {', '.join(KINDS[:0:-1])}")
     kept = Cache(cache)
     remote = Remote(store or default_store(), offline)
     resolver = Resolver(remote, kept)
     manifest = resolver.manifest(parse(model))
-    require_runtime(manifest)
     artifact = pick(manifest, bundle)
+    testimony = resolver.evidence(manifest, asks=True if require else None)
+    name = f"{manifest.model.name} {manifest.version}"
+    runtimes.require(name, manifest.compiler.version, lambda: testimony.runtimes(artifact), warnings.warn)
     found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
     best = found[0] if found else None
     if best is None or best.variant is None:
         raise PipelineError(f"no device here may run {model}:\n    {refusal(found)}", hint="`vmfb explain` tells more")
+    standing = testimony.of(artifact, [entry.function for entry in manifest.entries])[best.variant]
+    evidence.require(standing, require, model, best.variant)
+    for seen in standing.wrong:
+        warnings.warn(f"{best.variant} of {model} was wrong on {seen.place}: {seen.proof.problem}", stacklevel=2)
     weights = fetch_weights(remote, kept, manifest, progress or Quiet())
     fetched = fetch(remote, kept, artifact, [best.variant], progress or Quiet())
     require_release(fetched.path, manifest)
-    made = Model(manifest, fetched.path, best.variant, best.device, weights.path if weights else None)
+    made = Model(manifest, fetched.path, best.variant, best.device, weights.path if weights else None, standing)
     _require_same(made, [v.name for v in artifact.variants])
     return made
 

@@ -6,15 +6,20 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pipeline.accuracy.text import line as accuracy_line
 from pipeline.consume.entries import Signature, describe, groups, plain
+from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
-from pipeline.manifest.types import Blob, EntryInfo, EvidenceInfo, Identity, Index, Manifest
+from pipeline.manifest.evidence import KINDS, EvidenceDocument, RuntimeInfo, VariantProof
+from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
+from pipeline.names import numbers
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
+    from pipeline.consume.diff import Difference
     from pipeline.consume.explain import Answer
     from pipeline.consume.inspect import Contents
     from pipeline.iree.device import Device
@@ -63,6 +68,8 @@ def contents_lines(contents: Contents) -> list[str]:
     lines.append(f"  imports {len(module.imports)} functions of the runtime")
     if not contents.described:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
+    if contents.forced:
+        lines.append(f"  a copy that runs {contents.forced} wherever it loads, whatever the gates say")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
     return [plain(line) for line in lines]
@@ -94,30 +101,44 @@ def contents_json(contents: Contents) -> str:
             for p in contents.parts
         ],
         "variants": [{"name": v.name, "format": v.format, "gates": [str(g) for g in v.gates]} for v in contents.variants],
+        "forced": contents.forced or None,
     }
     return json.dumps(document, indent=1)
 
 
-def manifest_lines(manifest: Manifest) -> list[str]:
-    """`vmfb inspect` of a release."""
+def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
+    """`vmfb inspect` of a release, with what witnesses say of it."""
     model, compiler = manifest.model, manifest.compiler
-    lines = [f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
+    lines = [*contradiction_lines(testimony), f"{model.name}@{manifest.version}: {model.about} ({model.licence})"]
     several = len(manifest.entries) > 1
     for name, group in groups(manifest.entries).items():
         margin = "    " if several else "  "
         lines += [f"  {plain(name)}{_functions(name, group)}"] if several else []
         lines += [f"{margin}source  {model.format}, {line}" for line in dict.fromkeys(map(_source, group))]
         lines += [f"{margin}{line}" for line in _signature(group)]
-    lines.append(f"  made by {compiler.package} {compiler.version}, needs {manifest.runtime.package} {manifest.runtime.minimum}")
+    lines.append(f"  made by {compiler.package} {compiler.version}")
     lines += [f"  weights {_weights(p.blob)}, fetched with any of its files" for p in manifest.parameters]
     for artifact in manifest.artifacts:
         shared = sum(s.length for s in artifact.segments if not s.variants)
         lines.append(f"  {artifact.blob.name}: {size(artifact.blob.size)}, of which {size(shared)} for every device")
-        rows = [(v.name, size(v.size), v.device, line) for v in artifact.variants for line in [evidence(v.evidence)]]
+        known = testimony.of(artifact, [entry.function for entry in manifest.entries])
+        rows = [(v.name, size(v.size), v.device, standing_line(known[v.name])) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
+        lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
     return lines
+
+
+def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
+    """In which versions of IREE's runtime a file works, fails, and was not tried: each version once, by the newest word."""
+    newest = {info.version: info for info in reversed(known)}
+    found = sorted(newest.values(), key=lambda info: numbers(info.version))
+    works = [info.version for info in found if info.works]
+    lines = [f"works with IREE's runtime {', '.join(works)}"] if works else []
+    lines += [f"fails with {info.version}: {info.how}" for info in found if info.works is False]
+    lines += [f"not tried with {info.version}: {info.how}" for info in found if info.works is None]
+    return [plain(line) for line in lines]
 
 
 def _source(entry: EntryInfo) -> str:
@@ -160,32 +181,117 @@ def identity_lines(identity: Identity) -> list[str]:
     return [*lines, *(f"  weights {_weights(blob)}" for blob in identity.parameters)]
 
 
-_KINDS = ("untested", "twin", "emulator", "device")  # the weakest first
+def standing_line(standing: Standing) -> str:
+    """How a variant was verified, in a line: what nobody ran first, then the strongest and newest that speaks for it."""
+    reason = f": {standing.reason}" if standing.reason else ""
+    if not standing.right:
+        return f"untested{reason}"
+    missing = f"{', '.join(standing.untested)}: untested{reason}; " if standing.untested else ""
+    best = standing.right[0]
+    proof, error = best.proof, standing.max_abs_error
+    sizes = ", ".join(map(str, standing.subgroup_sizes))
+    lanes = f" with subgroups of {sizes} lanes" if sizes else ""
+    how = "its twin verified on" if proof.kind == "twin" else "verified on"
+    said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
+    for scored in standing.accuracy:
+        function = f"{scored.function}: " if len(standing.accuracy) > 1 else ""
+        said += plain(f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}")
+    if standing.witnesses > 1:
+        said += f" (and {standing.witnesses - 1} more, the newest of {standing.newest})"
+    return missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else "")
 
 
-def evidence(proofs: Sequence[EvidenceInfo]) -> str:
-    """How a variant was verified, in a line: as one what was verified alike, else the weakest entry point first."""
-    alike: dict[EvidenceInfo, list[EvidenceInfo]] = {}
-    for proof in proofs:
-        known = replace(proof, function="", max_abs_error=None, max_rel_error=None, of_tolerance=None, draws=0)
-        alike.setdefault(known, []).append(proof)
-    found = sorted(alike.values(), key=lambda group: _KINDS.index(group[0].kind) if group[0].kind in _KINDS else 0)
-    said = [(_evidence(group), ", ".join(proof.function for proof in group)) for group in found]
-    return "; ".join(f"{functions}: {line}" for line, functions in said) if len(said) > 1 else said[0][0]
+def contradiction_lines(testimony: Testimony) -> list[str]:
+    """Variants that somebody saw wrong, and documents that do not count: shown before all else."""
+    lines = []
+    for bundle, variant, seen in testimony.contradictions:
+        others = [
+            Seen(proof, document)
+            for document in testimony.documents
+            for file in document.files
+            for proof in file.variants
+            if (file.bundle, proof.variant) == (bundle, variant) and proof.kind != "untested" and not proof.problem
+        ]
+        right = f"; right on {', '.join(dict.fromkeys(s.place for s in others))}" if others else ""
+        lines.append(
+            f"! {variant} of {bundle} is WRONG on {seen.place} ({seen.document.witness.system}, {seen.document.made[:10]}): "
+            f"{seen.proof.problem}{right}"
+        )
+    lines += [f"! this evidence does not count: {text}" for text in testimony.refused]
+    return [plain(line) for line in lines]
 
 
-def _evidence(proofs: Sequence[EvidenceInfo]) -> str:
-    """How entry points that were verified alike were, with the largest error."""
-    proof = proofs[0]
-    if proof.kind == "untested":
-        return f"untested: {proof.reason}"
-    errors = [p.max_abs_error for p in proofs if p.max_abs_error is not None]
-    error = f", max error {max(errors):.1e}" if errors else ""
-    place = f"{proof.device} played by {proof.driver}" if proof.kind == "emulator" else proof.driver or proof.device
-    if proof.subgroup_sizes:
-        place += f" with subgroups of {', '.join(map(str, proof.subgroup_sizes))} lanes"
-    how = {"device": "verified on", "emulator": "verified on"}.get(proof.kind, "its twin verified on")
-    return f"{how} {place}{error}" + (f" ({proof.reason})" if proof.reason else "")
+def evidence_lines(testimony: Testimony) -> list[str]:
+    """`vmfb inspect --evidence`: every document, the newest first, and what each saw of each variant."""
+    lines = contradiction_lines(testimony)
+    for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
+        witness = document.witness
+        lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
+        lines += document_lines(document)
+    return lines or ["nobody has verified it"]
+
+
+def document_lines(document: EvidenceDocument) -> list[str]:
+    """What a document says of each variant, a line for each device."""
+    rows = [
+        (
+            file.bundle,
+            proof.variant,
+            "WRONG" if proof.problem else proof.kind,
+            _error(proof),
+            _latency(proof),
+            _seen(proof, document),
+        )
+        for file in document.files
+        for proof in file.variants
+    ]
+    lines = columns(rows, right=(3, 4))
+    lines += [f"{file.bundle}  {line}" for file in document.files for line in runtime_lines(file.runtimes)]
+    return [plain(f"  {line}") for line in lines]
+
+
+def _error(proof: VariantProof) -> str:
+    return f"{max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
+
+
+def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
+    return "; ".join(text for text in (Seen(proof, document).place, proof.problem, proof.reason) if text)
+
+
+def _latency(proof: VariantProof) -> str:
+    return "" if proof.latency_s is None else _measured_ms(proof.latency_s, proof.spread_s or 0)
+
+
+def difference_lines(found: Difference) -> list[str]:
+    """`vmfb diff`: what differs, a line each."""
+    lines = [f"{found.before} → {found.after}"]
+    rows = [(change.variant, change.what, _change(change.what, change.before, change.after)) for change in found.changes]
+    lines += [f"  {line}" for line in columns(rows)] or ["  the same code for every device, and nothing else differs"]
+    for variant, names in found.kernels.items():
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        lines.append(f"  {len(names)} kernel{'s' * (len(names) != 1)} of {variant} changed: {shown}")
+    for one in found.latencies:
+        how = "within the spread" if one.is_within_spread else "slower" if one.ratio > 1 else "faster"
+        before, after = (_measured_ms(*pair) for pair in ((one.before_s, one.before_spread_s), (one.after_s, one.after_spread_s)))
+        lines.append(f"  latency of {one.variant} on {one.device}: {before} → {after}, {one.ratio:.2f} times: {how}")
+    return [plain(line) for line in lines]
+
+
+def _measured_ms(median_s: float, spread_s: float) -> str:
+    return f"{median_s * 1000:.3f} ms ± {spread_s * 1000:.3f}"
+
+
+_SIZES = ("file", "for every device", "weights", "code")
+
+
+def _change(what: str, before: str | float | None, after: str | float | None) -> str:
+    if what in _SIZES:
+        a, b = int(before or 0), int(after or 0)
+        part = f" ({(b - a) / a:+.1%})" if a else ""
+        return f"{size(a)} → {size(b)}{part}" if a != b else f"other bytes, {size(a)} as before"
+    said = [f"{v:.1e}" if isinstance(v, float) else "nothing" if v is None or v == "" else str(v) for v in (before, after)]
+    digests = [text if len(text) != 64 else f"{text[:16]}…" for text in said]
+    return f"{digests[0]} → {digests[1]}"
 
 
 def device_line(device: Device) -> str:
@@ -193,9 +299,9 @@ def device_line(device: Device) -> str:
     return backends.of_device(device).line(device)
 
 
-def _decision(decision: Decision, selected: bool, proofs: Sequence[EvidenceInfo]) -> list[str]:
+def _decision(decision: Decision, selected: bool, standing: Standing | None) -> list[str]:
     mark = "→" if selected else "·" if decision.accepted else "✗"
-    verified = f"; {evidence(proofs)}" if proofs and decision.accepted else ""
+    verified = f"; {standing_line(standing)}" if standing and decision.accepted else ""
     reasons = decision.reason.split("; ") if not decision.accepted else []
     said = reasons or ["the first whose gates all hold" if selected else "would do too"]
     width = 16
@@ -204,8 +310,8 @@ def _decision(decision: Decision, selected: bool, proofs: Sequence[EvidenceInfo]
     ]
 
 
-def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str, Sequence[EvidenceInfo]]) -> list[str]:
-    """`vmfb explain`: what one device does. `formats` are those of the variants, `proofs` their evidence where known."""
+def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing]) -> list[str]:
+    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release."""
     choice = answer.choice
     device = choice.device
     note = backends.of_device(device).note(device)
@@ -215,7 +321,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     others = [d.variant for d in choice.decisions if formats.get(d.variant) not in device.facts.formats]
     for decision in choice.decisions:
         if decision.variant not in others:
-            lines += _decision(decision, decision.variant == choice.variant, proofs.get(decision.variant, ()))
+            lines += _decision(decision, decision.variant == choice.variant, known.get(decision.variant))
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:
@@ -228,17 +334,26 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], proofs: Mapping[str
     return lines
 
 
-def index_lines(index: Index) -> list[str]:
-    """`vmfb list`."""
-    rows = [
-        (
-            m.name,
-            ", ".join(f"{c.channel} → {c.version}" for c in m.channels),
-            f"{len(m.versions)} versions"[: -1 if len(m.versions) == 1 else None],
-        )
-        for m in index.models
-    ]
-    return columns(rows)
+def index_lines(index: Index, verified: Mapping[tuple[str, str], str]) -> list[str]:
+    """`vmfb list`: a line for each channel. `verified`: how what a model's channel points to was, where that is known."""
+    rows = []
+    for model in index.models:
+        count = f"{len(model.versions)} versions"[: -1 if len(model.versions) == 1 else None]
+        rows += [
+            (model.name, f"{c.channel} → {c.version}", count, verified.get((model.name, c.channel), "")) for c in model.channels
+        ] or [(model.name, "", count, "")]
+    return [plain(line) for line in columns(rows)]
+
+
+def verified_briefly(testimony: Testimony, manifest: Manifest) -> str:
+    """How many variants of a release have which evidence, the strongest first."""
+    functions = [entry.function for entry in manifest.entries]
+    found = [standing for artifact in manifest.artifacts for standing in testimony.of(artifact, functions).values()]
+    kinds = [*(kind for kind in KINDS[::-1]), "WRONG"]
+    counts = dict.fromkeys(kinds, 0)
+    for standing in found:
+        counts["WRONG" if standing.wrong else standing.kind] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
 def usage_lines(usages: Sequence[Usage]) -> list[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.consume.cache import Cache
+from pipeline.consume.evidence import Gatherer, Testimony
 from pipeline.consume.reference import Reference
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import expanded, sha256_bytes
 from pipeline.layout import INDEX_KEY, channel_key, release_key
-from pipeline.manifest.codec import decode
+from pipeline.manifest.codec import decode, embedded_evidence
+from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import SCHEMA, Channel, Index, Manifest
 from pipeline.names import did_you_mean
 from pipeline.store.base import BrokenTransferError, Source, public_url
@@ -66,6 +66,8 @@ class Resolver:
 
     def __init__(self, remote: Remote, cache: Cache, note: Callable[[str], None] = lambda _: None) -> None:
         self.remote, self._cache, self._note = remote, cache, note
+        self._embedded: dict[tuple[str, str], EvidenceDocument] = {}
+        self._asked = False
 
     def _where(self, key: str) -> str:
         return f"{self.remote.url}/{key}"
@@ -127,11 +129,13 @@ class Resolver:
     def _release(self, reference: Reference, version: str, sha256: str | None) -> Manifest:
         key = release_key(reference.model, version)
         data = self._cache.document(self.remote.cached_as, key)
+        self._asked = sha256 is not None
         if data is not None and (sha256 is None or sha256_bytes(data) == sha256):
             try:
                 return self._checked(data, reference.model, version, key)
             except PipelineError:
                 pass  # damaged in the cache: the store has the right one
+        self._asked = True
         found = self.remote.source.get(key)
         if found is None:
             raise self._unknown(reference)
@@ -149,22 +153,16 @@ class Resolver:
         manifest = decode(Manifest, data, f"{self.remote.url}/{key}")
         if (manifest.model.name, manifest.version) != (model, version):
             raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=f"{self.remote.url}/{key}")
+        if embedded := embedded_evidence(data, manifest):
+            self._embedded[model, version] = embedded
         return manifest
 
+    def evidence(self, manifest: Manifest, asks: bool | None = None) -> Testimony:
+        """What witnesses say of a release that was resolved here.
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))
-
-
-def require_runtime(manifest: Manifest) -> None:
-    """Raise PipelineError if the installed runtime is older than the release needs. Nothing if none is installed."""
-    wanted = manifest.runtime
-    try:
-        found = importlib.metadata.version(wanted.package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):  # of no name at all
-        return
-    if _numbers(found) < _numbers(wanted.minimum):
-        raise PipelineError(
-            f"{manifest.model.name} {manifest.version} needs {wanted.package} {wanted.minimum} or later, here is {found}",
-            hint=f"pip install '{wanted.package}>={wanted.minimum}'",
-        )
+        The store is asked for it if `asks`; by default, if it was asked for the release.
+        """
+        gatherer = Gatherer(lambda: self.remote.source, self.remote.cached_as, self._cache, self._note)
+        embedded = self._embedded.get((manifest.model.name, manifest.version))
+        asks = (self._asked if asks is None else asks) and not self.remote.offline
+        return gatherer.gather(manifest, asks, [embedded] if embedded else [])

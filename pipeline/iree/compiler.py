@@ -16,7 +16,7 @@ from pipeline.iree import backends, mlir
 from pipeline.iree.codegen import batches, pieces
 from pipeline.iree.codegen.front import FrontHalf, front_half
 from pipeline.iree.codegen.pieces import Code, Dispatches, Piece
-from pipeline.iree.file import description, kernels, vmfb
+from pipeline.iree.file import choice, description, kernels, vmfb
 from pipeline.iree.gates import Gate, Gated, GateError, unreachable
 from pipeline.iree.linking import link, straighten, warm_up
 from pipeline.iree.targets import Target
@@ -218,6 +218,8 @@ def _read_back(
     described = {d.gated.name: d.segments(module) for d in description.read(module, str(path))}
     if described != {name: {piece.segment for piece in pieces} for name, pieces in code.items()}:
         raise PipelineError("the file's own description of its variants is not what it holds", where=str(path))
+    if choice.read(path, module) != choice.BY_GATES:
+        raise PipelineError("the gates do not choose among its variants", where=str(path))
     return {name: tuple(pieces) for name, pieces in code.items()}, module
 
 
@@ -234,10 +236,10 @@ def compile_module(
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
     `declared` are the gates of the specs; the rest is derived from target attributes and generated code. Also leaves
-    `folder/linked.mlirbc`, from which `force_variant` makes copies that run one variant, `folder/pieces.json`, the `Counts`,
-    and `folder/kernels.json`, what is known of the kernels. Code comes from `cache` (default: what the environment names)
-    where it has been generated before: the bytes of the file are the same. Kernels that compute across a subgroup are those of
-    `narrow`, if that is given. `identity` is what the file says of itself, JSON values, to which flags are added.
+    `folder/pieces.json`, the `Counts`, and `folder/kernels.json`, what is known of the kernels. Code comes from `cache`
+    (default: what the environment names) where it has been generated before: the bytes of the file are the same. Kernels that
+    compute across a subgroup are those of `narrow`, if that is given. `identity` is what the file says of itself, JSON values,
+    to which flags are added.
     """
     cache = cache or from_environment()
     generated, found, own = _generate(source, folder, targets, flags, cache, narrow)
@@ -257,17 +259,7 @@ def compile_module(
         link.order_code(module, owners, order, said)
         mlir.save(module, folder / "ordered.mlirbc")
     iree_compile(folder / "ordered.mlirbc", folder / "module.vmfb", ["--compile-from=vm", *LINK_FLAGS], folder / "module.log")
-    for name in ("vm", "ordered"):
+    for name in ("linked", "vm", "ordered"):
         (folder / f"{name}.mlirbc").unlink()
     code, module_ = _read_back(folder / "module.vmfb", found, owners, variants)
     return Compiled(variants, own, code, module_)
-
-
-def force_variant(linked: Path, index: int, output: Path) -> None:
-    """From a `linked.mlirbc`, a vmfb that runs variant `index` without asking the device. The code's bytes are the same."""
-    forced = output.with_suffix(".mlirbc")
-    with mlir.opened(linked) as module:
-        link.force(module, index)
-        mlir.save(module, forced)
-    iree_compile(forced, output, ["--compile-from=hal", *LINK_FLAGS], output.with_suffix(".log"))
-    forced.unlink()

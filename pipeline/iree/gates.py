@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 SELECTED = "__selected_variant"
 # The attribute of that function that tells, as JSON, the variants with their gates and where their code is.
 DESCRIPTION = "vmfb.variants"
+# Where it tells which segment of the file, by its number among all, is the constant of `file.choice`.
+CHOICE = "vmfb.choice"
 # Where it says which model it is: see `manifest.types.Identity`.
 IDENTITY = "vmfb.identity"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import (
     DTYPES,
     MANIFEST_SCHEMA,
@@ -31,12 +33,20 @@ from pipeline.manifest.types import (
 )
 from pipeline.names import did_you_mean, is_file_name, is_name, is_version
 
-T = TypeVar("T", Manifest, Channel, Index)
+T = TypeVar("T", Manifest, Channel, Index, EvidenceDocument, EvidenceIndex)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_SCHEMAS = {
+    Manifest: MANIFEST_SCHEMA,
+    Channel: SCHEMA,
+    Index: SCHEMA,
+    EvidenceDocument: EVIDENCE_SCHEMA,
+    EvidenceIndex: EVIDENCE_SCHEMA,
+}
 
 
-def encode(document: Manifest | Channel | Index) -> bytes:
+def encode(document: Manifest | Channel | Index | EvidenceDocument | EvidenceIndex) -> bytes:
     """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end."""
     return (
         json.dumps(dataclasses.asdict(document), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -44,8 +54,23 @@ def encode(document: Manifest | Channel | Index) -> bytes:
 
 
 def content_version(manifest: Manifest) -> str:
-    """A version derived from everything in the manifest but its version: `c` and 12 hex digits."""
-    return "c" + sha256_bytes(encode(dataclasses.replace(manifest, version="")))[:12]
+    """A version derived from everything in the manifest but its version: `c` and 32 hex digits."""
+    return "c" + sha256_bytes(encode(dataclasses.replace(manifest, version="")))[:32]
+
+
+def reference_digest(manifest: Manifest) -> str:
+    """A digest of all test data of a release, with the tolerances: what evidence was found with.
+
+    It stays what it is when later schemas say more: so these are the names of the first that had it.
+    """
+    said = [
+        [entry.function, draw.name]
+        + [[blob.sha256 for blob in blobs] for blobs in (draw.inputs, draw.outputs)]
+        + [[[t.absolute, t.relative, t.scaled, t.rms] for t in draw.tolerances], list(draw.spared)]
+        for entry in manifest.entries
+        for draw in entry.reference.draws
+    ]
+    return sha256_bytes(json.dumps(said, separators=(",", ":"), allow_nan=False).encode())
 
 
 class _MisfitError(Exception):
@@ -74,12 +99,14 @@ def _decode(type_: Any, value: Any, path: str, lenient: bool = False) -> Any:
         item = typing.get_args(type_)[0]
         return tuple(_decode(item, v, f"{path}[{i}]", lenient) for i, v in enumerate(value))
     choices = _union(type_)
-    if float in choices and isinstance(value, int) and not isinstance(value, bool):
+    if float in choices and type(value) is int and abs(value) < 1 << 1000:
         return float(value)
     if type(value) not in choices:
         raise _MisfitError(f"{path}: {value!r:.100} is no {' or '.join(c.__name__ for c in choices)}")
     if type(value) is int and value < 0:
         raise _MisfitError(f"{path}: must not be negative")
+    if type(value) is float and not math.isfinite(value):
+        raise _MisfitError(f"{path}: {value} is no number here")
     if path.endswith("sha256") and not _DIGEST.fullmatch(value):
         raise _MisfitError(f"{path}: {value!r:.100} is no SHA-256")
     return value
@@ -90,14 +117,11 @@ def _require(holds: bool, path: str, what: str) -> None:
         raise _MisfitError(f"{path}: {what}")
 
 
-def _check_artifact(artifact: Artifact, functions: Sequence[str], path: str) -> None:
-    """That names are names, and that evidence is of what there is."""
+def _check_artifact(artifact: Artifact, path: str) -> None:
+    """That names are names, and that segments are of what there is."""
     _require(is_name(artifact.bundle), f"{path}.bundle", f"{artifact.bundle!r} is no name")
     names = [v.name for v in artifact.variants]
     _require(len(set(names)) == len(names), f"{path}.variants", "two have the same name")
-    for i, variant in enumerate(artifact.variants):
-        known = [e.function for e in variant.evidence]
-        _require(known == list(functions), f"{path}.variants[{i}].evidence", f"is for {known}, not for {list(functions)}")
     for i, segment in enumerate(artifact.segments):
         fits = set(segment.variants) <= set(names)
         _require(fits, f"{path}.segments[{i}]", f"variants {segment.variants} are not all in the artifact")
@@ -121,12 +145,14 @@ def _check_segments(segments: Sequence[SegmentInfo], size: int, path: str) -> No
 
 def _check_entry(entry: EntryInfo, path: str) -> None:
     """That there is a tolerance for each output, and what `_check_signature` asks for."""
-    reference = entry.reference
-    for kind, blobs in (("inputs", reference.inputs), ("outputs", reference.outputs)):
-        for i, blob in enumerate(blobs):
-            _check_blob(blob, f"{path}.reference.{kind}[{i}]")
-    fits = len(reference.tolerances) == len(reference.outputs)
-    _require(fits, f"{path}.reference.tolerances", "are not as many as outputs")
+    _require(bool(entry.reference.draws), f"{path}.reference.draws", "there are none")
+    for number, draw in enumerate(entry.reference.draws):
+        where = f"{path}.reference.draws[{number}]"
+        for kind, blobs in (("inputs", draw.inputs), ("outputs", draw.outputs)):
+            for i, blob in enumerate(blobs):
+                _check_blob(blob, f"{where}.{kind}[{i}]")
+        _require(len(draw.tolerances) == len(draw.outputs), f"{where}.tolerances", "are not as many as outputs")
+        _require(all(i < len(draw.outputs) for i in draw.spared), f"{where}.spared", "names an output that there is not")
     _check_signature(entry, path)
 
 
@@ -154,7 +180,7 @@ def _check_manifest(manifest: Manifest) -> None:
     _require(len(set(functions)) == len(functions), "entries", "two have the same function")
     _require(len(manifest.parameters) <= 1, "parameters", "are more than one")
     for i, artifact in enumerate(manifest.artifacts):
-        _check_artifact(artifact, functions, f"artifacts[{i}]")
+        _check_artifact(artifact, f"artifacts[{i}]")
         _check_blob(artifact.blob, f"artifacts[{i}].blob")
     for i, entry in enumerate(manifest.entries):
         _check_entry(entry, f"entries[{i}]")
@@ -169,12 +195,41 @@ def _check_index(index: Index) -> None:
         _require(is_name(model.name), f"models[{i}].name", f"{model.name!r} is no name")
 
 
-def _check(document: Manifest | Channel | Index) -> None:
+def _check_evidence(evidence: EvidenceDocument) -> None:
+    """That kinds are kinds, and that what is called right is within its limit."""
+    _require(bool(_TIME.fullmatch(evidence.made)), "made", f"{evidence.made!r:.100} is no time such as 2026-01-31T12:00:00Z")
+    for i, file in enumerate(evidence.files):
+        for j, runtime in enumerate(file.runtimes):
+            _require(is_version(runtime.version), f"files[{i}].runtimes[{j}].version", f"{runtime.version!r:.100} is no version")
+        for j, proof in enumerate(file.variants):
+            where = f"files[{i}].variants[{j}]"
+            _require(proof.kind in KINDS, f"{where}.kind", f"{proof.kind!r:.100} is none of {', '.join(KINDS)}")
+            for accuracy in proof.accuracy:
+                _require(accuracy.better in ("higher", "lower"), f"{where}.accuracy", f"{accuracy.better!r:.100} is no direction")
+                is_right = bool(proof.problem) or accuracy.is_within
+                _require(is_right and accuracy.samples > 0, f"{where}.accuracy", "is called right, and is beyond its limit")
+            known = [f.function for f in proof.functions]
+            _require(len(set(known)) == len(known), f"{where}.functions", "has one twice")
+            if proof.kind == "untested":
+                _require(not known and not proof.problem, where, "is untested, and says what was seen")
+            elif not proof.problem:
+                _require(bool(known), f"{where}.functions", "are none: nothing was compared")
+                for function in proof.functions:
+                    is_within = function.of_tolerance <= 1 and function.draws > 0
+                    _require(is_within, f"{where}.functions", "is called right, and is beyond its limit")
+
+
+def _check(document: Manifest | Channel | Index | EvidenceDocument | EvidenceIndex) -> None:
     """What types do not say. Channels are compared whole with what was asked for, by those who read them."""
     if isinstance(document, Manifest):
         _check_manifest(document)
     elif isinstance(document, Index):
         _check_index(document)
+    elif isinstance(document, EvidenceDocument):
+        _check_evidence(document)
+    elif isinstance(document, EvidenceIndex):
+        for i, digest in enumerate(document.documents):
+            _require(bool(_DIGEST.fullmatch(digest)), f"documents[{i}]", f"{digest!r:.100} is no SHA-256")
 
 
 def _second(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -200,12 +255,77 @@ def _third(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "entries": [entry], "parameters": []}
 
 
-def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
+def _fourth(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema 3 as one of schema 4, beside which evidence is, and which may have several draws of test data."""
+    manifest.pop("runtime")
+    for entry in manifest["entries"]:
+        reference = entry["reference"]
+        draw = {key: reference.pop(key) for key in ("inputs", "outputs", "tolerances")}
+        reference["draws"] = [{"name": "given", "spared": [], **draw}]
+    for artifact in manifest["artifacts"]:
+        for variant in artifact["variants"]:
+            variant.pop("evidence")
+    return manifest
+
+
+def _upgraded(manifest: dict[str, Any], newest: int = MANIFEST_SCHEMA) -> dict[str, Any]:
     """A manifest of an older schema as one of this. Where it is not what it should be, as it is."""
+    steps = {1: _second, 2: _third, 3: _fourth}
     with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
-        manifest = _second(manifest) if manifest["schema"] == 1 else manifest
-        manifest = _third(manifest)
-    return {**manifest, "schema": MANIFEST_SCHEMA}
+        for schema in range(manifest["schema"], newest):
+            manifest = steps[schema](manifest)
+    return {**manifest, "schema": newest}
+
+
+def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | None:
+    """What a manifest of an older schema, the bytes `data`, says itself of how its variants were verified; None for a newer
+    one."""
+    value = json.loads(data)
+    if value["schema"] >= MANIFEST_SCHEMA:
+        return None
+    value = _upgraded(value, 3)
+    runtimes = [e["runtime"] for a in value["artifacts"] for v in a["variants"] for e in v["evidence"]]
+    said = {
+        "schema": EVIDENCE_SCHEMA,
+        "model": manifest.model.name,
+        "reference": reference_digest(manifest),
+        "parameters": [p.blob.sha256 for p in manifest.parameters],
+        "made": "1970-01-01T00:00:00Z",  # these do not say when
+        "witness": {"program": "", "runtime": max(runtimes, default=""), "system": "", "cpu": ""},
+        "files": [
+            {
+                "bundle": artifact["bundle"],
+                "sha256": artifact["blob"]["sha256"],
+                "variants": [proof for v in artifact["variants"] for proof in _proofs(v)],
+                "runtimes": [],
+            }
+            for artifact in value["artifacts"]
+        ],
+    }
+    return decode(EvidenceDocument, json.dumps(said).encode(), "the evidence in the manifest")
+
+
+def _proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a manifest of schema 3 says of a variant: as one proof for what was seen on one device."""
+    found: dict[str, dict[str, Any]] = {}
+    measured = ("max_abs_error", "max_rel_error", "of_tolerance")
+    for said in variant["evidence"]:
+        same = {key: said[key] for key in ("kind", "reason", "device", "driver", "subgroup_sizes")}
+        unknown = dict.fromkeys(("load_s", "latency_s", "spread_s", "peak_memory", "matrix_kernels"))
+        proof = {
+            "variant": variant["name"],
+            "sha256": variant["sha256"],
+            "problem": "",
+            "rounds": 0,
+            "accuracy": [],
+            **unknown,
+            **same,
+        }
+        kept = found.setdefault(json.dumps(same, sort_keys=True), {**proof, "functions": []})
+        if said["kind"] != "untested":
+            numbers = {key: said[key] or 0.0 for key in measured}
+            kept["functions"].append({"function": said["function"], "draws": max(said["draws"], 1), **numbers})
+    return list(found.values())
 
 
 def decode(type_: type[T], data: bytes, where: str) -> T:
@@ -214,8 +334,8 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"not JSON: {error}", where=where) from error
-    found, newest = value.get("schema") if isinstance(value, dict) else None, MANIFEST_SCHEMA if type_ is Manifest else SCHEMA
-    if newest == MANIFEST_SCHEMA and type(found) is int and 0 < found < newest:
+    found, newest = value.get("schema") if isinstance(value, dict) else None, _SCHEMAS[type_]
+    if type_ is Manifest and type(found) is int and 0 < found < newest:
         value, found = _upgraded(value), newest
     if found != newest:
         raise PipelineError(
@@ -247,7 +367,7 @@ def decode_identity(text: str, where: str) -> Identity:
     return found
 
 
-_SCALARS = {str: {"type": "string"}, float: {"type": "number"}, type(None): {"type": "null"}}
+_SCALARS = {str: {"type": "string"}, bool: {"type": "boolean"}, float: {"type": "number"}, type(None): {"type": "null"}}
 
 
 def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -275,14 +395,21 @@ def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return _SCALARS.get(type_, {"type": "integer", "minimum": 0})
 
 
-def json_schema() -> bytes:
-    """The JSON Schema (2020-12) of a release manifest; kept in `schema.json` beside this module."""
+_PUBLISHED: dict[type, tuple[str, int]] = {
+    Manifest: ("release manifest", MANIFEST_SCHEMA),
+    EvidenceDocument: ("evidence of a release", EVIDENCE_SCHEMA),
+}
+
+
+def json_schema(type_: type[Manifest] | type[EvidenceDocument]) -> bytes:
+    """The JSON Schema (2020-12) of a document; beside this module `schema.json` is that of manifests, `evidence.schema.json`
+    that of evidence."""
     definitions: dict[str, Any] = {}
-    root = _schema(Manifest, definitions)
-    definitions["Manifest"]["properties"]["schema"] = {"const": MANIFEST_SCHEMA}
+    root, (title, schema) = _schema(type_, definitions), _PUBLISHED[type_]
+    definitions[type_.__name__]["properties"]["schema"] = {"const": schema}
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"vmfb-pipeline release manifest, schema {MANIFEST_SCHEMA}",
+        "title": f"vmfb-pipeline {title}, schema {schema}",
         **root,
         "$defs": definitions,
     }

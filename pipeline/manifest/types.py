@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MANIFEST_SCHEMA = 3
+MANIFEST_SCHEMA = 4
 SCHEMA = 1  # of channels and the index
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
@@ -84,14 +84,6 @@ class Compiler:
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """What loads the artifacts: the smallest version of the package that does."""
-
-    package: str
-    minimum: str
-
-
-@dataclass(frozen=True)
 class ToleranceInfo:
     """How far an output may be from its reference: each value, and all values together.
 
@@ -107,17 +99,30 @@ class ToleranceInfo:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Test inputs and the outputs they must give, .npy files by position. `kind`: who computed the outputs.
+class DrawInfo:
+    """A set of test inputs and the outputs they must give, .npy files by position, with the outputs' tolerances in order.
 
-    `onnxruntime`, `jax`, `torch`, `litert`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first
-    artifact). `tolerances` are those of the outputs, in order.
+    `spared` are the positions of outputs of which it tells nothing.
     """
 
-    kind: str
+    name: str
     inputs: tuple[Blob, ...]
     outputs: tuple[Blob, ...]
     tolerances: tuple[ToleranceInfo, ...]
+    spared: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The test data of an entry point; its first draw is the one that was given, others were made. `kind`: who computed the
+    outputs.
+
+    `onnxruntime`, `jax`, `torch`, `litert`, `files` (given with the model) or `baseline` (the weakest CPU variant of the first
+    artifact).
+    """
+
+    kind: str
+    draws: tuple[DrawInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -139,33 +144,11 @@ class EntryInfo:
 
 
 @dataclass(frozen=True)
-class EvidenceInfo:
-    """How a variant's code for an entry point, the exported `function`, was verified: on a `device`, on one that an `emulator`
-    plays, by its `twin` on a software device, or `untested` with the reason.
-
-    A reason beside the other kinds says what the proof leaves out. `of_tolerance` is the largest part of a tolerance that an
-    error was, `draws` how many sets of test data were compared, `subgroup_sizes` those of the Vulkan device as it ran.
-    """
-
-    function: str
-    kind: str
-    reason: str
-    device: str
-    driver: str
-    runtime: str
-    max_abs_error: float | None
-    max_rel_error: float | None
-    of_tolerance: float | None
-    draws: int
-    subgroup_sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class VariantInfo:
     """One target's code. `flags` went into its target attribute. `size` and `sha256` are over its code in file order,
     shared code included.
 
-    `shares` names the variants that some of its code is identical with, to the byte. `evidence`: one for each entry point.
+    `shares` names the variants that some of its code is identical with, to the byte.
     """
 
     name: str
@@ -178,7 +161,6 @@ class VariantInfo:
     size: int
     sha256: str
     shares: tuple[str, ...]
-    evidence: tuple[EvidenceInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -234,20 +216,23 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A release of a model. `parameters` are none or one."""
+    """A release of a model. `parameters` are none or one.
+
+    How its variants were verified, and on which runtimes it runs, others say: see `manifest.evidence`.
+    """
 
     schema: int
     model: ModelInfo
     version: str
     entries: tuple[EntryInfo, ...]
     compiler: Compiler
-    runtime: Runtime
     parameters: tuple[Parameters, ...]
     artifacts: tuple[Artifact, ...]
 
     def blobs(self) -> tuple[Blob, ...]:
         """Every blob the release needs, artifacts and parameters first."""
-        data = (blob for entry in self.entries for blob in (*entry.reference.inputs, *entry.reference.outputs))
+        draws = (draw for entry in self.entries for draw in entry.reference.draws)
+        data = (blob for draw in draws for blob in (*draw.inputs, *draw.outputs))
         return (*(a.blob for a in self.artifacts), *(p.blob for p in self.parameters), *data)
 
 

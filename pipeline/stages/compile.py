@@ -18,8 +18,7 @@ from pipeline.stages import record
 from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 from pipeline.stages.origin import Origin
 
-# linked.mlirbc lets verify make copies of the module that run one variant.
-OUTPUTS = ("module.vmfb", "linked.mlirbc", "compiled.json")
+OUTPUTS = ("module.vmfb", "compiled.json")
 
 
 def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import write
+from pipeline.manifest.evidence import AccuracyProof, RuntimeInfo, Witness
 from pipeline.stages.record import canonical
 
 
@@ -32,7 +33,8 @@ class Evidence:
     `kind` is `device` (its very bytes ran on a device that its gates accept), `emulator` (on one that QEMU plays), `twin`
     (code lowered the same way ran on a software device) or `untested`, with the `reason`. A `reason` beside the other kinds
     says what the proof leaves out. `functions`: what was measured of each.
-    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran.
+    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran. The last seven are what
+    `manifest.evidence.VariantProof` has.
     """
 
     variant: str
@@ -40,9 +42,15 @@ class Evidence:
     reason: str = ""
     device: str = ""
     driver: str = ""
-    runtime: str = ""
     functions: tuple[Measured, ...] = ()
     subgroup_sizes: tuple[int, ...] = ()
+    load_s: float | None = None
+    latency_s: float | None = None
+    spread_s: float | None = None
+    rounds: int = 0
+    peak_memory: int | None = None
+    matrix_kernels: int | None = None
+    accuracy: tuple[AccuracyProof, ...] = ()
 
     @property
     def max_abs_error(self) -> float | None:
@@ -86,11 +94,39 @@ def write_evidence(path: Path, evidence: Sequence[Evidence]) -> None:
     write(path, canonical([asdict(e) for e in evidence]))
 
 
+def write_witness(path: Path, made: str, witness: Witness) -> None:
+    """Write who saw it, and when."""
+    write(path, canonical({"made": made, "witness": asdict(witness)}))
+
+
+def read_witness(path: Path) -> tuple[str, Witness]:
+    """What `write_witness` wrote."""
+    try:
+        said = json.loads(path.read_text())
+        return said["made"], Witness(**said["witness"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+
+
+def write_runtimes(path: Path, tried: Sequence[RuntimeInfo]) -> None:
+    """Write as JSON, whole or not at all."""
+    write(path, canonical([asdict(info) for info in tried]))
+
+
+def read_runtimes(path: Path) -> list[RuntimeInfo]:
+    """What `write_runtimes` wrote."""
+    try:
+        return [RuntimeInfo(**item) for item in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+
+
 def read_evidence(path: Path) -> list[Evidence]:
     """What `write_evidence` wrote."""
     try:
         found = [Evidence(**item) for item in json.loads(path.read_text())]
         found = [replace(e, functions=tuple(Measured(**f) for f in e.functions)) for e in found]  # type: ignore[arg-type]
+        found = [replace(e, accuracy=tuple(AccuracyProof(**a) for a in e.accuracy)) for e in found]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
             f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"

@@ -1,4 +1,4 @@
-"""Package: everything verified about a model → `manifest.json` and the blobs it names, ready to be published."""
+"""Package: everything verified about a model → `manifest.json`, `evidence.json` and the blobs it names, ready to be published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import arrays
 from pipeline.errors import disk_errors
@@ -20,16 +19,17 @@ from pipeline.importers.signature import Signature
 from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, encode
+from pipeline.manifest.codec import content_version, encode, reference_digest
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, FileProof, FunctionProof, VariantProof
 from pipeline.spec.types import Entry, Model, Source
 from pipeline.stages import identity as identities
 from pipeline.stages import parameters, record
 from pipeline.stages.compiled import Compiled, Variant
-from pipeline.stages.evidence import Evidence, read_evidence
+from pipeline.stages.evidence import Evidence, read_evidence, read_runtimes, read_witness
 from pipeline.stages.testdata import TestData, files, read_all
 
-# The VM bytecode of one release is not promised to load in an older one.
-MINIMUM_RUNTIME = "3.13.0"
+# Of all draws of an entry point but the first: what a release carries so that others can verify it.
+_DRAWS_LIMIT = 16 << 20  # bytes
 _FILE_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -53,23 +53,38 @@ def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
     return tuple(blobs)
 
 
-def _evidence(evidence: Evidence, functions: Sequence[str]) -> tuple[m.EvidenceInfo, ...]:
-    """What is known of a variant's code for each of the exported functions."""
-    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions")}
-    measured = {f.function: f for f in evidence.functions}
-    found = []
-    for function in functions:
-        numbers: dict[str, Any] = {"max_abs_error": None, "max_rel_error": None, "of_tolerance": None, "draws": 0}
-        said = dict(known)
-        if function in measured:
-            numbers = {k: v for k, v in asdict(measured[function]).items() if k in numbers}
-        elif evidence.kind != "untested":
-            said |= {"kind": "untested", "reason": f"other functions took all the time that there was on {evidence.device}"}
-        found.append(m.EvidenceInfo(function=function, **said, **numbers))
-    return tuple(found)
+def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str]) -> VariantProof:
+    """What was seen of a variant; functions for which there was no time are left out, and the reason says so."""
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason", "accuracy")}
+    found = tuple(
+        FunctionProof(f.function, f.draws, f.max_abs_error, f.max_rel_error, f.of_tolerance) for f in evidence.functions
+    )
+    missing = [name for name in functions if name not in {f.function for f in found}] if found else []
+    reasons = [evidence.reason] if evidence.reason else []
+    if missing:
+        reasons.append(f"not run, for other functions took all the time that there was: {', '.join(missing)}")
+    return VariantProof(
+        variant.name, variant.sha256, reason="; ".join(reasons), problem="", functions=found, accuracy=evidence.accuracy, **known
+    )
 
 
-def _variant(variant: Variant, evidence: Evidence, functions: Sequence[str]) -> m.VariantInfo:
+def _evidence(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDocument:
+    """What was seen of the release when its bundles were verified."""
+    functions, files, witnesses = [entry.function for entry in manifest.entries], [], []
+    for artifact in manifest.artifacts:
+        found = {e.variant: e for e in read_evidence(verified[artifact.bundle] / "evidence.json")}
+        proofs = tuple(_proof(variant, found[variant.name], functions) for variant in artifact.variants)
+        others = read_runtimes(verified[artifact.bundle] / "runtimes.json")
+        files.append(FileProof(artifact.bundle, artifact.blob.sha256, proofs, tuple(others)))
+        witnesses.append(read_witness(verified[artifact.bundle] / "witness.json"))
+    made, witness = max(witnesses, key=lambda pair: pair[0])
+    weights = tuple(p.blob.sha256 for p in manifest.parameters)
+    return EvidenceDocument(
+        EVIDENCE_SCHEMA, manifest.model.name, reference_digest(manifest), weights, made, witness, tuple(files)
+    )
+
+
+def _variant(variant: Variant) -> m.VariantInfo:
     pieces = sorted({(p.offset, p.length, p.sha256) for p in variant.code})
     digest = hashlib.sha256("".join(sha256 for _, _, sha256 in pieces).encode())
     return m.VariantInfo(
@@ -83,7 +98,6 @@ def _variant(variant: Variant, evidence: Evidence, functions: Sequence[str]) -> 
         size=sum(length for _, length, _ in pieces),
         sha256=digest.hexdigest(),
         shares=tuple(sorted({p.owner for p in variant.code} - {variant.gated.name})),
-        evidence=_evidence(evidence, functions),
     )
 
 
@@ -134,18 +148,17 @@ def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.Se
 def _artifact(model: str, bundle: str, verified: Path, data: Sequence[TestData], blobs: Path) -> tuple[m.Artifact, Compiled]:
     path = verified / "module.vmfb"
     compiled = Compiled.read(verified / "compiled.json")
-    evidence = {e.variant: e for e in read_evidence(verified / "evidence.json")}
     module = vmfb.read(path)
     blob = m.Blob(f"{model}-{bundle}.vmfb", sha256_file(path), module.size)
     with path.open("rb") as file:
         copy(file, blobs / blob.sha256, blob.sha256, str(path))
-    functions, several = [one.function for one in data], len(data) > 1
+    several = len(data) > 1
     told = [f"{one.function}: {one.note}" if several else one.note for one in data if one.note]
     artifact = m.Artifact(
         bundle=bundle,
         blob=blob,
         flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
-        variants=_with_shares([_variant(v, evidence[v.gated.name], functions) for v in compiled.variants]),
+        variants=_with_shares([_variant(v) for v in compiled.variants]),
         segments=_segments(path, module, compiled),
         dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in compiled.dropped),
         notes=(*compiled.notes, *dict.fromkeys(told)),
@@ -153,22 +166,35 @@ def _artifact(model: str, bundle: str, verified: Path, data: Sequence[TestData],
     return artifact, compiled
 
 
+def _draws(data: TestData, blobs: Path) -> tuple[m.DrawInfo, ...]:
+    """The test data of an entry point; of what was drawn beside what the spec gives, as much as is not too large."""
+    prefix = f"{data.function}." if _FILE_NAME.fullmatch(data.function) else ""
+    found: list[m.DrawInfo] = []
+    room = _DRAWS_LIMIT
+    for draw in data.draws:
+        paths = (data.inputs_of(draw), data.outputs_of(draw))
+        room -= sum(path.stat().st_size for path in paths) if found else 0
+        if room < 0:
+            break
+        name = f"{prefix}{draw.name}." if found else prefix
+        inputs, outputs = (_arrays(path, blobs, f"{name}{kind}") for path, kind in zip(paths, ("input", "output"), strict=True))
+        tolerances = tuple(m.ToleranceInfo(**asdict(t)) for t in draw.tolerances)
+        found.append(m.DrawInfo(draw.name, inputs, outputs, tolerances, draw.spared))
+    return tuple(found)
+
+
 def _entry(
     entry: Entry, identified: m.IdentifiedEntry, rewrites: Sequence[str], data: TestData, signature: Signature, blobs: Path
 ) -> m.EntryInfo:
-    """An entry point, with the draw that the spec gives as reference data."""
-    kind, given = entry.reference if isinstance(entry.reference, str) else "files", data.draws[0]
-    prefix = f"{data.function}." if _FILE_NAME.fullmatch(data.function) else ""
-    inputs = _arrays(data.inputs_of(given), blobs, f"{prefix}input")
-    outputs = _arrays(data.outputs_of(given), blobs, f"{prefix}output")
-    reference = m.Reference(kind, inputs, outputs, tuple(m.ToleranceInfo(**asdict(t)) for t in given.tolerances))
+    """An entry point with its test data."""
+    reference = m.Reference(entry.reference if isinstance(entry.reference, str) else "files", _draws(data, blobs))
     return m.EntryInfo(
         name=identified.name,
         function=identified.function,
         source=_source(entry.source),
         rewrites=tuple(rewrites),
         inputs=identified.inputs,
-        outputs=_outputs(identified.outputs, reference.outputs, signature, blobs),
+        outputs=_outputs(identified.outputs, reference.draws[0].outputs, signature, blobs),
         dimensions=identified.dimensions,
         reference=reference,
     )
@@ -197,12 +223,13 @@ def _archive(imported: Path, outside: m.Parameters, blobs: Path) -> None:
 
 
 def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
-    """Write `manifest.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the model's bundles."""
+    """Write `manifest.json`, `evidence.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the
+    model's bundles."""
     data = {bundle: read_all(path) for bundle, path in verified.items()}
     record_of_import = imported / record.NAME  # which has the digests of all that is there
     kept = [record_of_import]
     for bundle, path in verified.items():
-        kept += [*(path / name for name in ("module.vmfb", "compiled.json", "evidence.json")), *files(data[bundle])]
+        kept += [*(path / name for name in record.VERIFIED), *files(data[bundle])]
     for path in (imported, *verified.values()):
         record.require_intact(path)
     identity = identities.describe(model, imported)
@@ -239,10 +266,10 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
             version="",
             entries=tuple(_entry(e, i, rewrites[i.function], d, s, blobs) for e, i, d, s in four),
             compiler=identity.compiler,
-            runtime=m.Runtime("iree-base-runtime", MINIMUM_RUNTIME),
             parameters=(outside,) if outside else (),
             artifacts=tuple(artifact for artifact, _ in made),
         )
         manifest = replace(manifest, version=content_version(manifest))
         write(folder / "manifest.json", encode(manifest))
-        record.write_record(folder, key, ["manifest.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])
+        write(folder / "evidence.json", encode(_evidence(manifest, verified)))
+        record.write_record(folder, key, ["manifest.json", "evidence.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])

@@ -1,10 +1,9 @@
-"""Publish: blobs by content first, the manifest last and create-only, then channel and index by compare-and-swap."""
+"""Publish: blobs by content first, the manifest last and create-only, then evidence, then channel and index by
+compare-and-swap."""
 
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,14 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import INDEX_KEY, blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
+from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Index, IndexedChannel, IndexedModel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.stages import record
 from pipeline.stages.record import canonical
 from pipeline.store.base import Object, Store
+from pipeline.store.documents import add_evidence, swap
 from pipeline.store.open import open_store
-
-_ATTEMPTS = 40
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -58,19 +57,6 @@ def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     return False
 
 
-def _swap(store: Store, key: str, wanted: Callable[[Object | None], bytes]) -> bool:
-    """Put what `wanted` makes of the object at `key`, by compare-and-swap; whether that changed it."""
-    for attempt in range(_ATTEMPTS):
-        current = store.get(key)
-        data = wanted(current)
-        if current is not None and current.data == data:
-            return False
-        if store.replace(key, data, current.tag if current else None):
-            return True
-        time.sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311  # others are at it too
-    raise PipelineError(f"changed {_ATTEMPTS} times while it was being written", where=f"{store.url}/{key}", hint="publish again")
-
-
 def _move_channel(store: Store, channel: Channel) -> bool:
     key = channel_key(channel.model, channel.channel)
 
@@ -83,7 +69,7 @@ def _move_channel(store: Store, channel: Channel) -> bool:
                 raise PipelineError(error.what, where=error.where, hint=hint) from error
         return encode(channel)
 
-    return _swap(store, key, wanted)
+    return swap(store, key, wanted)
 
 
 def make_index(store: Store) -> Index:
@@ -125,7 +111,15 @@ def _update_index(store: Store, channel: Channel) -> bool:
         channels[channel.channel] = channel.version
         return encode(_index(known))
 
-    return _swap(store, INDEX_KEY, wanted)
+    return swap(store, INDEX_KEY, wanted)
+
+
+def _add_evidence(store: Store, manifest: Manifest, path: Path) -> str:
+    """Put what was seen when the package was verified beside the release; its key."""
+    with disk_errors(str(path)):
+        data = path.read_bytes()
+    decode(EvidenceDocument, data, str(path))
+    return add_evidence(store, manifest.model.name, manifest.version, data)
 
 
 def publish(
@@ -153,6 +147,7 @@ def publish(
             note(f"sent {blob.name}, {blob.size} bytes")
             sent += 1
     created = _create_manifest(store, manifest, data)
+    evidence = _add_evidence(store, manifest, package / "evidence.json")
     key = release_key(manifest.model.name, manifest.version)
     pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
     moved = _move_channel(store, pointer)
@@ -160,7 +155,7 @@ def publish(
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",
-        "objects": [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), channel_key(pointer.model, channel))],
+        "objects": [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), evidence, channel_key(pointer.model, channel))],
         "blobs_sent": sent,
         "manifest_created": created,
         "channel_moved": moved,

@@ -51,6 +51,10 @@ class Source(Protocol):
     def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
         """`length` bytes of the object at `key` from `offset` on, to be read while the block lasts."""
 
+    def listed(self, prefix: str) -> list[str] | None:
+        """The keys that begin with `prefix`, in alphabetical order; None where the store cannot be listed, or not by this
+        user."""
+
 
 @dataclass(frozen=True)
 class Rest:

@@ -76,6 +76,10 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def listed(self, prefix: str) -> list[str]:
+        """`keys`."""
+        return self.keys(prefix)
+
     def upload(self, key: str, path: Path, sha256: str) -> None:
         """Copy the file, then rename it into place."""
         digest = hashlib.sha256()

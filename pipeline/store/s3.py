@@ -175,9 +175,22 @@ class S3Store:
     def keys(self, prefix: str) -> list[str]:
         """By ListObjectsV2, sorted here: SeaweedFS has another order."""
         with self._errors(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            cut = len(self.prefix) + 1 if self.prefix else 0
-            return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
+            return self._keys(self._client, prefix)
+
+    def listed(self, prefix: str) -> list[str] | None:
+        """`keys`; None where that is not permitted."""
+        with self._errors(prefix):
+            try:
+                return self._keys(self._reader, prefix)
+            except ClientError as error:
+                if _code(error) in ("AccessDenied", "403"):
+                    return None
+                raise
+
+    def _keys(self, client: Any, prefix: str) -> list[str]:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
 
     def upload(self, key: str, path: Path, sha256: str) -> None:
         """Put the file, in parallel parts where it is large. S3 shows it only when it is complete."""

@@ -199,6 +199,9 @@ class WebSource(_Site):
                 raise PipelineError("the server sends a part without saying which", where=where)
             yield WebBody(is_ranged(content_range, offset, length, where), answer, where, self._patience)
 
+    def listed(self, _prefix: str) -> None:
+        """A web server does not list."""
+
 
 class WebFile(_Site):
     """The file at a URL. User and password in it, and `headers`, go to that host only."""

@@ -2,8 +2,8 @@
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "parameters", "devices"} or {"action": "run",
-"module", "parameters", "device", "sets", "repeats", "budget", "seconds"} with sets of a function, an .npz file of inputs and
-one for outputs.
+"module", "parameters", "device", "sets", "repeats", "budget", "seconds", "runtime"} with sets of a function, an .npz file of
+inputs and one for outputs, and the folder of the runtime that this process must have, if that is not the installed one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import iree.runtime as rt
 
-from pipeline import arrays, process
+from pipeline import arrays, platforms, process
 from pipeline.errors import PipelineError
 from pipeline.iree import backends
 from pipeline.iree.devices.session import FACTS, Session, open_device
@@ -77,9 +77,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Each set runs `repeats` times more, but for the first only in the first seconds: `varies` counts the sets whose outputs were
     not the same then, and `spoiled` those whose inputs were not. When `budget` seconds
     are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
-    median of those runs, from arguments on the device to results on it.
+    median of those runs, from arguments on the device to results on it, `spread_s` the distance of their quartiles.
+    `peak_memory` is the most that this process had, in bytes.
     """
-    device = open_device(job["device"])
+    device = _opened(job["device"], job["runtime"]) if job["runtime"] else open_device(job["device"])
     started = time.perf_counter()
     session = _session(job, device)
     loaded = time.perf_counter()
@@ -107,11 +108,23 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "load_s": loaded - started,
         "runs_s": runs,
         "latency_s": statistics.median(rounds) if rounds else None,
+        "spread_s": _spread(rounds) if rounds else None,
         "rounds": len(rounds),
+        "peak_memory": platforms.peak_memory(),
         "done": done,
         "varies": varies,
         "spoiled": spoiled,
     }
+
+
+def _opened(uri: str, runtime: str) -> rt.HalDevice:
+    """The device, in another runtime than the installed one. PipelineError for what says nothing of any module."""
+    if not Path(rt.__file__).is_relative_to(runtime):
+        raise PipelineError(f"Python finds another runtime first, {rt.__file__}", where=runtime)
+    try:
+        return open_device(uri)
+    except (RuntimeError, ValueError) as error:
+        raise PipelineError(f"it cannot open {uri}: {_first_line(error)}", where=runtime) from error
 
 
 def _rounds(session: Session, job: dict[str, Any]) -> list[float]:
@@ -120,11 +133,17 @@ def _rounds(session: Session, job: dict[str, Any]) -> list[float]:
     function, inputs, _ = job["sets"][0]
     arguments = session.place(arrays.read(Path(inputs))) if job["seconds"] else []
     end = time.perf_counter() + job["seconds"]
-    while job["seconds"] and len(rounds) < _ROUNDS and (len(rounds) < 3 or time.perf_counter() < end):
+    longest = end + 9 * job["seconds"]  # of a slow one too, three rounds are measured if it is not too slow
+    while job["seconds"] and len(rounds) < _ROUNDS and time.perf_counter() < (end if len(rounds) >= 3 else longest):
         before = time.perf_counter()
         session.call(function, arguments)
         rounds.append(time.perf_counter() - before)
     return rounds
+
+
+def _spread(rounds: list[float]) -> float:
+    low, _, high = statistics.quantiles(rounds, n=4) if len(rounds) > 1 else (0.0, 0.0, 0.0)
+    return high - low
 
 
 def _first_line(error: Exception) -> str:

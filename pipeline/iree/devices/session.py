@@ -55,7 +55,7 @@ _OTHER_WEIGHTS = "these are the weights of another model, or of another version:
 def _weights_error(error: Exception, path: Path, parameters: Path | None) -> PipelineError | None:
     """What the runtime's refusal of a module says of its weights; None where they are not what it is about."""
     text = str(error)
-    if "required module 'io_parameters'" in text:
+    if not parameters and "required module 'io_parameters'" in text:
         return PipelineError("needs weights that it does not hold", where=str(path), hint="--parameters FILE.irpa")
     if parameters and "io_parameters." in text:
         what = f"does not hold the weights that {path.name} asks for: {_reason(error)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.iree.file.vmfb import Module, Segment
-from pipeline.iree.gates import DESCRIPTION, IDENTITY, SELECTED, Gate, Gated, GateError
+from pipeline.iree.gates import CHOICE, DESCRIPTION, IDENTITY, SELECTED, Gate, Gated, GateError
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ def _said(module: Module, key: str) -> str:
 def identity(module: Module) -> str:
     """Which model the file says it is, JSON; empty for one that does not say."""
     return _said(module, IDENTITY)
+
+
+def choice(module: Module) -> str:
+    """The number of the segment that says which variant runs; empty for a file that does not say."""
+    return _said(module, CHOICE)
 
 
 def read(module: Module, where: str) -> tuple[Described, ...]:

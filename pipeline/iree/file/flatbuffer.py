@@ -67,10 +67,15 @@ class Table:
             raise MalformedError(f"a vector of {count} items at {start} runs past the end")
         return start + 4, count
 
-    def bytes_vector(self, index: int, item_size: int = 1) -> memoryview:
-        """The raw bytes of the scalar or struct vector `index` with items of `item_size` bytes."""
+    def stretch(self, index: int, item_size: int = 1) -> tuple[int, int]:
+        """Where in `data` the scalar or struct vector `index` with items of `item_size` bytes is: offset, length in bytes."""
         start, count = self._vector(index, item_size)
-        return self.data[start : start + count * item_size]
+        return start, count * item_size
+
+    def bytes_vector(self, index: int, item_size: int = 1) -> memoryview:
+        """The raw bytes of that vector."""
+        start, length = self.stretch(index, item_size)
+        return self.data[start : start + length]
 
     def tables(self, index: int) -> list[Table]:
         """The tables of the vector of tables `index`; empty where it is absent."""

@@ -46,13 +46,17 @@ class Export:
 
 @dataclass(frozen=True)
 class Module:
-    """What a vmfb holds. The head is everything before the first segment."""
+    """What a vmfb holds. The head is everything before the first of `segments`.
+
+    `inline` are the segments inside the head: small ones, such as strings. They have neither names nor digests.
+    """
 
     name: str
     size: int
     exports: tuple[Export, ...]
     imports: tuple[str, ...]
     segments: tuple[Segment, ...]
+    inline: tuple[Segment, ...] = ()
 
 
 def _name(data: memoryview, offset: int) -> str:
@@ -87,7 +91,7 @@ def _parse(data: memoryview, digests: bool) -> Module:
         ordinal = export.scalar(1, "i")
         attributes = signatures[ordinal].tables(1) if 0 <= ordinal < len(signatures) else []
         exports.append(Export(export.string(0), {a.string(0): a.string(1) for a in attributes}))
-    segments = []
+    segments, inline = [], []
     for number, segment in enumerate(root.tables(9)[:_LIMIT]):
         offset, size = base + segment.scalar(3, "Q"), segment.scalar(4, "Q")
         if size:
@@ -95,8 +99,11 @@ def _parse(data: memoryview, digests: bool) -> Module:
                 raise MalformedError(f"a segment of {size} bytes at {offset} runs past the end of the file")
             digest = sha256_bytes(data[offset : offset + size]) if digests else ""
             segments.append(Segment(number, _name(data, offset), offset, size, digest))
+        else:
+            at, size = segment.stretch(2)
+            inline.append(Segment(number, "", start + 4 + at, size, ""))
     imports = tuple(i.string(0) for i in root.tables(6)[:_LIMIT])
-    return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments))
+    return Module(root.string(0), len(data), tuple(exports), imports, tuple(segments), tuple(inline))
 
 
 def read(path: Path, digests: bool = True) -> Module:

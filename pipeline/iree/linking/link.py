@@ -19,8 +19,10 @@ import jinja2
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 
+from pipeline.errors import PipelineError
 from pipeline.iree import backends
-from pipeline.iree.gates import DESCRIPTION, IDENTITY, SELECTED, Gated
+from pipeline.iree.file import choice
+from pipeline.iree.gates import CHOICE, DESCRIPTION, IDENTITY, SELECTED, Gated
 from pipeline.iree.mlir import body, operations, symbol
 
 MARKER = "vmfb.variant"
@@ -109,6 +111,8 @@ def selection(variants: Sequence[Gated], warm_ups: Sequence[WarmUp] = ()) -> str
         formats=list(dict.fromkeys(v.format for v in variants)),
         queries=sorted({(g.category, g.key) for v in asked for g in v.gates}),
         warm_ups=warm_ups,
+        choice=choice.encode(),
+        choice_offset=len(choice.MAGIC),
         description=describe(variants).replace('"', "\\22"),
     )
 
@@ -261,15 +265,34 @@ def _stretches(numbers: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def _describe_code(module: ir.Module, held: Mapping[str, Sequence[int]], identity: str) -> None:
-    """Add to the file's description of each variant its `code`, stretches of segments as [first, count], and the `identity`."""
+def _is_choice(rodata: ir.Operation) -> bool:
+    """Whether a `vm.rodata` is the constant that the choice looks at. A model's constants have another type."""
+    value, held = rodata.attributes["value"], choice.encode()
+    is_vector = isinstance(value, ir.DenseElementsAttr) and str(value.type) == f"vector<{len(held)}xi8>"
+    return is_vector and memoryview(value).tobytes() == held
+
+
+def _find_choice(module: ir.Module) -> str:
+    """The symbol of that constant. PipelineError if the compiler has merged it with another, or left it out."""
+    found = [symbol(rodata) for rodata in operations(module, "vm.rodata") if _is_choice(rodata)]
+    users = [ir.FlatSymbolRefAttr(user.attributes["rodata"]).value for user in operations(module, "vm.const.ref.rodata")]
+    if len(found) != 1 or users.count(found[0]) != 1:
+        raise PipelineError("the compiler did not keep the constant that says which variant runs", hint="please report it")
+    return found[0]
+
+
+def _describe_code(module: ir.Module, held: Mapping[str, Sequence[int]], choice_number: int, identity: str) -> None:
+    """Add to the file's description of each variant its `code`, stretches of segments as [first, count].
+
+    Beside it the number of the segment that is the choice's constant, and the `identity`.
+    """
     for operation in (*operations(module, "vm.func"), *operations(module, "vm.export")):
         if "iree.reflection" in operation.attributes:
             reflection = ir.DictAttr(operation.attributes["iree.reflection"])
             if DESCRIPTION in reflection:
                 variants = json.loads(ir.StringAttr(reflection[DESCRIPTION]).value)
                 text = json.dumps([v | {"code": _stretches(held[v["name"]])} for v in variants], separators=(",", ":"))
-                said = {DESCRIPTION: text, **({IDENTITY: identity} if identity else {})}
+                said = {DESCRIPTION: text, CHOICE: str(choice_number), **({IDENTITY: identity} if identity else {})}
                 strings = {key: ir.StringAttr.get(value) for key, value in said.items()}
                 operation.attributes["iree.reflection"] = ir.DictAttr.get(strings)
 
@@ -277,8 +300,8 @@ def _describe_code(module: ir.Module, held: Mapping[str, Sequence[int]], identit
 def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: Sequence[str], identity: str) -> None:
     """In a `vm` phase module, put each variant's code side by side, behind all data: a device needs few stretches of a file.
 
-    Then note in the file's own description which of its segments each variant's code is, by their place among all, and the
-    file's `identity`, if there is one to tell.
+    Then note in the file's own description which of its segments each variant's code is, by their place among all, which
+    one the choice looks at, and the file's `identity`, if there is one to tell.
     """
     places = {_rodata(owner, dispatch): order.index(owner) for (_, dispatch), owner in owners.items()}
     (content,) = (body(m) for m in operations(module, "vm.module"))
@@ -292,13 +315,5 @@ def order_code(module: ir.Module, owners: Mapping[tuple[str, str], str], order: 
     held: dict[str, set[int]] = {variant: set() for variant in order}
     for (variant, dispatch), owner in owners.items():
         held[variant].add(numbers[_rodata(owner, dispatch)])
-    _describe_code(module, {variant: sorted(found) for variant, found in held.items()}, identity)
-
-
-def force(module: ir.Module, index: int) -> None:
-    """Make a linked module choose variant `index` without asking the device: for verifying one variant's very bytes."""
-    for store in operations(module, "util.global.store"):
-        if ir.FlatSymbolRefAttr(store.attributes["global"]).value == f"{SELECTED}_index":
-            i32 = ir.IntegerType.get_signless(32)
-            with ir.InsertionPoint(store):
-                store.operands[0] = arith.ConstantOp(i32, ir.IntegerAttr.get(i32, index)).result
+    code_of = {variant: sorted(found) for variant, found in held.items()}
+    _describe_code(module, code_of, numbers[_find_choice(module)], identity)

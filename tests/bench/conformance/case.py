@@ -29,20 +29,19 @@ from pipeline.consume.facts import from_json
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.iree import devices
-from pipeline.iree.compiler import force_variant
 from pipeline.iree.device import Device
+from pipeline.iree.file import choice
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.spec.types import Dimension
-from pipeline.stages.compiled import Compiled
 from pipeline.tasks import end_on_signals
 from tests.bench.conformance import openings
 from tests.bench.conformance.openings import Place
 from tests.bench.conformance.suite import Array, Suite, input_names, output_names, settings
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, evidence
 
 MODEL, BUNDLE = "case", "desktop"
 STAGES = ("fetch", "import", "reference", "compile", "verify", "package")
@@ -195,14 +194,10 @@ class Published:
         return gated(self.artifact, "the manifest")
 
     def forced(self, variant: str) -> Path:
-        """A copy of the file that runs `variant` whatever the device is. Its code is the published one, or this raises."""
-        layout = self.project.layout
-        compiled, verified = layout.compiled(MODEL, BUNDLE), layout.verified(MODEL, BUNDLE)
-        made = [v.gated.name for v in Compiled.read(compiled / "compiled.json").variants]
-        if _code(compiled, variant) != _code(verified, variant):
-            raise RuntimeError(f"the published code of {variant} is not what was compiled first")
+        """A copy of the published file that runs `variant` whatever the device is."""
         output = self.folder / f"{variant}.vmfb"
-        force_variant(compiled / "linked.mlirbc", made.index(variant), output)
+        names = [v.name for v in self.variants]
+        choice.force(self.blob(self.artifact.blob.sha256), names.index(variant), output)
         return output
 
     def run(self, module: Path, device: Device, name: str) -> tuple[devices.Run, list[Array]]:
@@ -213,11 +208,6 @@ class Published:
             return ran, []
         with np.load(devices.outputs(self.folder, name)) as arrays:
             return ran, [arrays[key] for key in sorted(arrays, key=int)]
-
-
-def _code(folder: Path, variant: str) -> set[str]:
-    (found,) = [v for v in Compiled.read(folder / "compiled.json").variants if v.gated.name == variant]
-    return {piece.sha256 for piece in found.code}
 
 
 def runs(published: Published, found: Sequence[Device]) -> Iterator[tuple[str, str, list[Array]]]:
@@ -248,7 +238,7 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
     problems: dict[str, str] = {}
     for variant, error, outputs in runs(published, found):
         problems[variant] = problems.get(variant) or error or difference(outputs, wanted)
-    reference = [np.load(published.blob(blob.sha256)) for blob in published.manifest.entries[0].reference.outputs]
+    reference = [np.load(published.blob(blob.sha256)) for blob in published.manifest.entries[0].reference.draws[0].outputs]
     wrong = {variant: problem for variant, problem in problems.items() if problem}
     return Outcome(
         name,
@@ -256,7 +246,7 @@ def judge(published: Published, name: str, found: Sequence[Device], wanted: Sequ
         message=next(iter(wrong.values()), ""),
         right=tuple(variant for variant in problems if variant not in wrong),
         wrong=wrong,
-        unchecked={v.name: v.evidence[0].kind for v in published.artifact.variants if v.name not in problems},
+        unchecked={n: proof.kind for n, proof in evidence(published.project, MODEL).items() if n not in problems},
         dropped={d.name: d.reason for d in published.artifact.dropped},
         reference=difference(reference, wanted),
     )

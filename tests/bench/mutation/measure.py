@@ -19,9 +19,9 @@ from pipeline.files import sha256_file
 from pipeline.importers.draws import moved
 from pipeline.importers.onnxruntime import session, with_moved_weights
 from pipeline.iree import devices
-from pipeline.iree.compiler import force_variant
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
+from pipeline.iree.file import choice
 from pipeline.iree.toolchain import iree_compile
 from pipeline.layout import Layout
 from pipeline.spec.types import Bundle, Executable, Model, PathSource
@@ -147,7 +147,7 @@ def run_intact(case: Case) -> list[str]:
     for index, target in enumerate(case.targets):
         name = f"intact-{target.name}"
         module = case.check.folder / f"{name}.vmfb"
-        force_variant(case.check.module_folder / "linked.mlirbc", index, module)
+        choice.force(case.check.module, index, module)
         ran = checks.run(case.check, module, case.device, name)
         result = checks.judge(case.check, target.name, "device", case.device, ran, name)
         if isinstance(result, Failure):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from pipeline.importers.baked import bake
 from pipeline.iree import devices
 from pipeline.iree.gates import select
 from pipeline.manifest.codec import decode
+from pipeline.manifest.evidence import VariantProof
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.spec.load import load
 from pipeline.tasks import end_on_signals
 from tests.bench import comparison
 from tests.bench.fat import latency
 from tests.bench.sweep.case import Built
-from tests.project import Project
+from tests.project import Project, evidence
 
 LIMIT = 900.0  # seconds for one model
 ROUNDS, SECONDS = 3, 0.5  # of measuring, and of ONNX Runtime's runs in one of them
@@ -116,13 +117,17 @@ def _published(project: Project, name: str) -> Manifest:
     return decode(Manifest, path.read_bytes(), str(path))
 
 
-def described(outcome: Outcome, artifact: Artifact) -> Outcome:
-    """`outcome` with what the manifest says of the file."""
-    proofs = {v.name: v.evidence[0] for v in artifact.variants}
+def _variant(proof: VariantProof) -> Variant:
+    worst = max(proof.functions, key=lambda f: f.of_tolerance, default=None)
+    return Variant(proof.kind, worst.max_abs_error if worst else None, worst.of_tolerance if worst else None)
+
+
+def described(outcome: Outcome, artifact: Artifact, proofs: Mapping[str, VariantProof]) -> Outcome:
+    """`outcome` with what the manifest says of the file, and the evidence of its variants."""
     return replace(
         outcome,
         vmfb=artifact.blob.size,
-        variants={name: Variant(e.kind, e.max_abs_error, e.of_tolerance) for name, e in proofs.items()},
+        variants={name: _variant(proof) for name, proof in proofs.items()},
         dropped={d.name: d.reason for d in artifact.dropped},
         notes=artifact.notes,
     )
@@ -162,7 +167,9 @@ def main(arguments: list[str]) -> int:
     outcome = built(name, folder, targets)
     if outcome.outcome == "published":
         manifest = _published(project, name)
-        outcome = replace(described(outcome, manifest.artifacts[0]), rewrites=manifest.entries[0].rewrites)
+        outcome = replace(
+            described(outcome, manifest.artifacts[0], evidence(project, name)), rewrites=manifest.entries[0].rewrites
+        )
         try:
             outcome = timed(outcome, project, manifest, folder)
         except PipelineError as error:

@@ -1,0 +1,51 @@
+"""Documents in a store that more than one may write: those that move, by compare-and-swap, and evidence, which is only added."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes
+from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
+from pipeline.manifest.codec import encode
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceIndex
+from pipeline.store.base import Object, Store
+
+_ATTEMPTS = 40
+
+
+def swap(store: Store, key: str, wanted: Callable[[Object | None], bytes]) -> bool:
+    """Put what `wanted` makes of the object at `key`, by compare-and-swap; whether that changed it."""
+    for attempt in range(_ATTEMPTS):
+        current = store.get(key)
+        data = wanted(current)
+        if current is not None and current.data == data:
+            return False
+        if store.replace(key, data, current.tag if current else None):
+            return True
+        time.sleep(random.uniform(0, 0.05 * min(attempt, 10)))  # noqa: S311  # others are at it too
+    raise PipelineError(f"changed {_ATTEMPTS} times while it was being written", where=f"{store.url}/{key}", hint="publish again")
+
+
+def add_evidence(store: Store, model: str, version: str, data: bytes) -> str:
+    """Put a document of evidence beside a release, if it is not there, and list it. Returns its key."""
+    key = evidence_key(model, version, sha256_bytes(data))
+    store.create(key, data)
+    list_evidence(store, model, version)
+    return key
+
+
+def list_evidence(store: Store, model: str, version: str) -> None:
+    """Write the list of a release's evidence anew, where it is not up to date.
+
+    Whoever adds a document lists all after it: so however several interleave, the last list has all.
+    """
+    folder = evidence_folder(model, version)
+    # The object is read before the keys are: what is added in between changes its tag, and the list is made again.
+    swap(
+        store,
+        evidence_index_key(model, version),
+        lambda _: encode(EvidenceIndex(EVIDENCE_SCHEMA, evidence_digests(store.keys(folder), model, version))),
+    )
