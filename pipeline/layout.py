@@ -34,6 +34,11 @@ class Layout:
         """How every file looked when doit last had nothing to do."""
         return self.root / ".nothing.json"
 
+    @property
+    def runtimes(self) -> Path:
+        """The folder of what releases did in other runtimes: `report.txt`, logs, and what was fetched of them."""
+        return self.root / "runtimes"
+
     def _model(self, model: str) -> Path:
         return self.root / "models" / model
 

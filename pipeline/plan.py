@@ -38,6 +38,7 @@ GROUPS: Mapping[str, str] = {
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
+    "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
@@ -262,5 +263,15 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 {"store": target.store, "version": target.version, "channel": target.channel},
             )
         )
+    tried = layout.runtimes
+    result.append(
+        Step(
+            "runtimes:releases",
+            f"the releases in {target.store}, in other releases of IREE's runtime",
+            _stage("runtimes", target.store, tuple(spec.models), tried),
+            outputs=_files(tried, "report.txt"),
+            always=True,
+        )
+    )
     of_one = ("reduce:", "report:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

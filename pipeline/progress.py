@@ -160,7 +160,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             self._ran += 1
             self._seconds[task.name] = seconds = self._line.end(task.name)
             self._line.say(f"✓ {task.name}  {seconds:.1f} s")
-            if task.name.startswith(("reduce:", "report:")):
+            if task.name.startswith(("reduce:", "report:", "runtimes:")):
                 self._line.say(Path(task.targets[0]).read_text().rstrip())
 
     def skip_uptodate(self, task: Any) -> None:
@@ -235,3 +235,4 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             if name.startswith("publish:") and name in self._seconds:
                 receipt = json.loads(Path(task.targets[0]).read_text())
                 sys.stdout.write(f"published {receipt['release']} to {receipt['store']}\n")
+                sys.stdout.write("".join(f"  {line}\n" for line in receipt["differs"]))

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, platforms
+from pipeline.consume import facts, transfer
 from pipeline.consume import fetch as fetching
-from pipeline.consume import transfer
 from pipeline.consume.cache import Cache, Stretch
 from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
+from pipeline.iree.device import Device
 from pipeline.layout import blob_key, channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.store.base import Store
@@ -228,6 +230,51 @@ def test_a_copy_is_there_when_its_weights_are(tmp_path: Path) -> None:
         assert cli.main(["fetch", "noise", "--full", "--store", server.url, "-o", str(target)]) == 0
     assert target.with_suffix(".irpa").read_bytes() == WEIGHTS
     assert target.exists()
+
+
+def slow_to_list(monkeypatch: pytest.MonkeyPatch, server: web.Web, found: list[Device]) -> None:
+    """Let drivers tell of these devices only when weights have begun to come."""
+
+    def find(*_: object) -> list[Device]:
+        wait_for(lambda: server.sent > 200_000)
+        return found
+
+    monkeypatch.setattr(facts, "of_this_machine", find)
+
+
+def test_weights_come_while_the_machine_is_asked_for_its_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    with web.serve(tmp_path / "store") as server:
+        slow_to_list(monkeypatch, server, facts.of_machine("avx512-server"))
+        assert cli.main(["fetch", "noise", "--store", server.url, "-o", str(tmp_path / "out.vmfb")]) == 0
+        assert (tmp_path / "out.irpa").read_bytes() == WEIGHTS
+        assert sum_of_blobs(server) == len(WEIGHTS) + (1 << 20) - 5 * (1 << 16)  # without the GPU's code and the directory
+
+
+def test_a_refusal_ends_the_transfer_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    with web.serve(tmp_path / "store", web.Manners(rate=1e6)) as server:
+        slow_to_list(monkeypatch, server, [])
+        assert cli.main(["fetch", "noise", "--store", server.url, "-o", str(tmp_path / "out.vmfb")]) == 1
+        assert server.sent < len(WEIGHTS)
+    assert "no device may run noise" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_interrupt_ends_whoever_is_asked_for_devices(tmp_path: Path) -> None:
+    releases.release(open_store(str(tmp_path / "store")), tmp_path / "package", weights=WEIGHTS)
+    with web.serve(tmp_path / "store", web.Manners(stall_after=300_000)) as server:
+        process = vmfb("fetch", "noise", "--store", server.url)
+        children = Path(f"/proc/{process.pid}/task")
+        wait_for(lambda: server.sent > 200_000 and any(path.read_text() for path in children.glob("*/children")))
+        (child,) = "".join(path.read_text() for path in children.glob("*/children")).split()
+        os.kill(int(child), signal.SIGSTOP)  # so that it does not end by itself
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_weights_above_what_memory_holds_come_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from pipeline.iree.toolchain import REQUIRED
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, FileProof, FunctionProof, RuntimeInfo, VariantProof
 from pipeline.manifest.types import Manifest
+from pipeline.stages import runtimes as releases_stage
 from pipeline.stages import tried, verify
 from pipeline.stages.checks import Check
 from pipeline.stages.evidence import read_runtimes
@@ -389,3 +390,50 @@ def test_a_witness_who_saw_it_right_had_a_runtime_that_works(
     _add(store, manifest, _document(manifest, "2026-01-03T00:00:00Z", here))
     assert cli.main(["fetch", "noise", "--device", "local"]) == 0
     assert "made for" not in capsys.readouterr().err
+
+
+# What was published before
+
+
+def test_releases_are_tried_in_runtimes_that_nobody_tried(
+    again: Project, found: dict[str, Runtime], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(runtimes.VARIABLE, "3.11.0,3.12.0,3.99.0")
+    store = again.layout.store
+    documents = set(store.glob("evidence/small/*/*.json"))
+    releases_stage.run(str(store), ["small"], tmp_path)
+    (added,) = set(store.glob("evidence/small/*/*.json")) - documents
+    document = decode(EvidenceDocument, added.read_bytes(), str(added))
+    assert [(info.version, info.works) for file in document.files for info in file.runtimes] == [
+        ("3.11.0", False),
+        ("3.12.0", True),
+    ]
+    assert document.files[0].runtimes[1].how.startswith("x86-64")
+    report = (tmp_path / "report.txt").read_text()
+    assert f"works with IREE's runtime 3.12.0, {REQUIRED}\n  fails with 3.11.0: required module 'hal'" in report
+    assert "not tried with 3.99.0: it cannot be had: No matching distribution" in report
+    releases_stage.run(str(store), ["small"], tmp_path)
+    assert len(set(store.glob("evidence/small/*/*.json")) - documents) == 1  # nothing is left to try
+    assert again.doit().returncode == 0
+    assert (tmp_path / "report.txt").read_text() == report
+
+
+def test_what_a_new_runtime_breaks_is_to_be_built_again(
+    old: tuple[Store, Manifest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(runtimes.VARIABLE, "none")
+    store, manifest = old
+    older, newer = RuntimeInfo("3.98.0", False, "wants less"), RuntimeInfo("3.100.0", False, "wants more")
+    _add(store, manifest, _document(manifest, "2026-01-02T00:00:00Z", "3.99.0", older))
+    releases_stage.run(str(tmp_path / "store"), [], tmp_path / "tried")  # what is older was never promised
+    _add(store, manifest, _document(manifest, "2026-01-03T00:00:00Z", "3.99.0", newer))
+    for models, hint in {
+        ("noise",): "build again with iree-base-compiler 3.100.0: `doit publish:noise`",
+        (): "noise: not built in this project",
+    }.items():
+        with pytest.raises(PipelineError) as raised:
+            releases_stage.run(str(tmp_path / "store"), models, tmp_path / "tried")
+        assert raised.value.what == f"noise@{manifest.version} (latest) desktop fails with 3.100.0: wants more"
+        assert raised.value.hint == hint
+    _add(store, manifest, _document(manifest, "2026-01-04T00:00:00Z", "3.99.0", replace(newer, works=True)))
+    releases_stage.run(str(tmp_path / "store"), [], tmp_path / "tried")  # by the newest word

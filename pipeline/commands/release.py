@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.consume import choose, facts, fetch, runtimes
@@ -69,9 +69,12 @@ class Release:
         return inputs, outputs
 
 
-def here(name: str) -> list[Device]:
-    """The devices of this machine that `--device` means. PipelineError where there is none, or no runtime to ask."""
-    return choose.named(facts.of_this_machine(Cache(), say), name)
+def here(name: str, note: Callable[[str], None] = say) -> list[Device]:
+    """The devices of this machine that `--device` means. PipelineError where there is none, or no runtime to ask.
+
+    `note` is told of drivers that cannot be asked.
+    """
+    return choose.named(facts.of_this_machine(Cache(), note), name)
 
 
 def refuse_archive(arguments: argparse.Namespace) -> None:

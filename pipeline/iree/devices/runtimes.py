@@ -1,6 +1,7 @@
-"""Other versions of IREE's runtime, each in a folder of its own that a child process puts before all others.
+"""Other versions of IREE's runtime, and how a file runs in them.
 
-They come by pip, are kept beside this machine's cache of code, and change nothing in the running environment.
+Each is in a folder of its own that a child process puts before all others. They come by pip, are kept beside this machine's cache
+of code, and change nothing in the running environment.
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ import re
 import sys
 import sysconfig
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pipeline import cache, wheels
+from pipeline import cache, process, wheels
 from pipeline.errors import PipelineError
-from pipeline.iree.devices import PACKAGE, runtime_version
+from pipeline.iree import backends
+from pipeline.iree.device import Device
+from pipeline.iree.devices import PACKAGE, Run, run, runtime_version
+from pipeline.iree.gates import Gated, select
 from pipeline.iree.toolchain import REQUIRED
+from pipeline.manifest.evidence import RuntimeInfo
 from pipeline.names import numbers
 
 VARIABLE = "PIPELINE_RUNTIMES"
 _OLDER = 2  # minor releases before the pinned one
+_TIMEOUT = 300.0  # seconds for a file in a runtime
+_SOURCE = re.compile(r"^.*?\bruntime/src/\S+: (?:[A-Z_]+; )?")  # where in its own source the runtime complains
 _log = logging.getLogger(__name__)
 _found: dict[tuple[str, tuple[str, ...] | None], list[Runtime]] = {}  # by the folder that they are kept in, and what was wanted
 _finding = threading.Lock()
@@ -99,3 +108,55 @@ def _fetched(version: str, logs: Path) -> Runtime:
         )
     except PipelineError as error:
         return Runtime(version, problem=f"it cannot be had: {error.what}")
+
+
+def device_for(variants: Sequence[Gated], found: Sequence[Device]) -> Device | None:
+    """What a file of these variants is tried on: the CPU if it has code for it, else a software device, else a real one.
+
+    What a runtime refuses it refuses on all devices, and a CPU takes no time to compile shaders. None that is played.
+    """
+    takes = [device for device in found if not device.emulator and select(variants, device.facts) is not None]
+    return min(takes, key=lambda device: (not backends.is_cpu(device), not device.software), default=None)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a file is tried: each of `functions` on one file of `inputs`, on the `device`. Logs and outputs go into `folder`.
+
+    `parameters` is the archive of weights that it needs. `judge` says of a run and its name whether it `works`, and `how`: see
+    `RuntimeInfo`.
+    """
+
+    module: Path
+    device: Device | None
+    functions: Sequence[str]
+    inputs: Sequence[Path]
+    folder: Path
+    parameters: Path | None
+    judge: Callable[[Run, str, Device], tuple[bool | None, str]]
+
+    def of(self, found: Sequence[Runtime]) -> list[RuntimeInfo]:
+        """How it runs in each runtime, several at a time.
+
+        Raises PipelineError where this run is being interrupted: what is ended then says nothing of the file.
+        """
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            infos = list(pool.map(self._of, found))
+        if process.interrupted():
+            raise PipelineError("interrupted")
+        return infos
+
+    def _of(self, runtime: Runtime) -> RuntimeInfo:
+        name, version = f"runtime-{runtime.version}", runtime.version
+        if runtime.problem or self.device is None:
+            return RuntimeInfo(version, None, runtime.problem or "no device here runs any code of the file")
+        asked = partial(run, parameters=self.parameters, timeout=_TIMEOUT, runtime=runtime.folder)
+        try:
+            ran = asked(self.module, self.device, self.functions, self.inputs, self.folder, name)
+        except PipelineError as error:
+            return RuntimeInfo(version, None, error.what)
+        if ran.error:
+            return RuntimeInfo(version, None if ran.slow else False, _SOURCE.sub("", ran.error))
+        if ran.done < len(self.functions):
+            return RuntimeInfo(version, None, f"there was time for {ran.done} of {len(self.functions)} functions")
+        return RuntimeInfo(version, *self.judge(ran, name, self.device))
