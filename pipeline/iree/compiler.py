@@ -149,6 +149,7 @@ def _generate(
     front = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
     with mlir.opened(front.sources) as module:
+        mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
         dispatches = Dispatches(module, targets, flags)
         if not dispatches.pieces:
             raise PipelineError("the model has no dispatch: nothing in it computes", where=str(source))

@@ -22,7 +22,7 @@ _STEP = ("--compile-to=executable-sources", "--emit-mlir-bytecode")
 
 @dataclass(frozen=True)
 class FrontHalf:
-    """A model's dispatches: `sources` is the module of the `executable-sources` phase, without places in the model.
+    """A model's dispatches: `sources` is the module of the `executable-sources` phase, which has names of nodes as locations.
 
     `flags` are those that the model itself needed for that. `nodes` are those of the model that each kernel computes, by its
     name, with the operators of each; as far as the compiler kept track.
@@ -62,7 +62,8 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
     own = front_flags(source, folder, flags, cache)
     flags = [*own, *flags]
     made_of = [sha256_file(source), devices, flags, toolchain.digest()]
-    keys = [sha256_bytes(json.dumps([what, *made_of]).encode()) for what in ("front half", "nodes of kernels")]
+    readers = [sha256_file(Path(file)) for file in (__file__, mlir.__file__)]
+    keys = [sha256_bytes(json.dumps(key).encode()) for key in (["front half, named", *made_of], ["nodes", *made_of, *readers])]
     sources, nodes = map(cache.get, keys)
     if sources is not None and nodes is not None:
         output.write_bytes(sources)
@@ -81,22 +82,18 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
 def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: Path) -> dict[str, dict[str, list[str]]]:
     """Write the `executable-sources` phase of the model; the nodes of each kernel.
 
-    The compiler is given the names of the model's nodes, so that its complaints have them too. They are taken away from what it
-    makes: the code of a kernel is the same wherever it comes from. It makes the same as if they had been taken away before.
+    The compiler is given the names of the model's nodes, so that its complaints have them too. But for locations it makes the
+    same with them as without.
     """
-    given, made = output.with_name("input.mlirbc"), output.with_name("named.mlirbc")
+    given = output.with_name("input.mlirbc")
     with mlir.opened(source) as module:
         operators = mlir.operators(module)
         mlir.set_targets(module, devices)
         mlir.save(module, given)
-    iree_compile(given, made, [*_STEP, *flags], log)
-    with mlir.opened(made) as module:
-        found = _nodes(module, operators)
-        mlir.strip_locations(module)
-        mlir.save(module, output)
-    for path in (given, made):
-        path.unlink()
-    return found
+    iree_compile(given, output, [*_STEP, *flags], log)
+    given.unlink()
+    with mlir.opened(output) as module:
+        return _nodes(module, operators)
 
 
 def _nodes(module: ir.Module, operators: Mapping[str, list[str]]) -> dict[str, dict[str, list[str]]]:
