@@ -248,11 +248,12 @@ def test_the_front_half_knows_nodes_and_makes_the_same_without_them(tmp_path: Pa
         "product": ["onnx.MatMul"],
         "weights": ["onnx.Softmax"],
     }
-    assert set(named.nodes) == set(plain.nodes)
+    assert [list(nodes) for nodes in named.called_for.values()] == [["product"], ["weights"]]
+    assert set(named.nodes) == set(plain.nodes) == set(named.called_for)
     assert not any(plain.nodes.values())
     assert made[0] == made[1]
     again = front.front_half(tmp_path / "model.mlirbc", tmp_path, [], (), LocalCache(tmp_path / "cache", 1 << 30))
-    assert again.nodes == named.nodes  # from the cache
+    assert (again.nodes, again.called_for) == (named.nodes, named.called_for)  # from the cache
 
 
 def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:

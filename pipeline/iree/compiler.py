@@ -181,7 +181,8 @@ def _kernels(dispatches: Dispatches, code: Mapping[str, Code], front: FrontHalf)
     for dispatch, mine in found.items():
         made = {target: kernels.Made(piece.symbol, code[piece.key].seconds) for target, piece in mine.items()}
         name = dispatches.name(next(iter(mine.values())).symbol)
-        result.append(kernels.Kernel(dispatch, name, front.nodes.get(name, {}), made))
+        nodes = {**front.called_for.get(name, {}), **front.nodes.get(name, {})}
+        result.append(kernels.Kernel(dispatch, name, nodes, made))
     return result
 
 
