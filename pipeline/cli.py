@@ -86,7 +86,6 @@ def _add_what_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="auto (the best), local, vulkan or another driver, or a device's name")
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
     command.add_argument("--function", default="", help="which entry point, or exported function (default: the only one)")
-    command.add_argument("--require", default="", choices=KINDS[:0:-1], help="refuse a variant that has less evidence")
     _add_parameters(command)
 
 
@@ -94,6 +93,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command = commands.add_parser("run", help="run a file or a release on the best device for it")
     _add_what_runs(command)
     command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
+    command.add_argument("--require", default="", choices=KINDS[:0:-1], help="refuse a variant that has less evidence")
     command.add_argument("--check", action="store_true", help="compare with the reference data that the release ships")
     command.add_argument("--benchmark", action="store_true", help="median latency and load time on every device")
     _add_store(command)
@@ -135,9 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(command)
     command.set_defaults(module="explain")
     _add_run(commands)
-    _add_profile(commands)
     _add_attest(commands)
     _add_diff(commands)
+    _add_profile(commands)
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")

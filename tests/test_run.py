@@ -218,7 +218,8 @@ def test_wrong_outputs_are_an_error(capsys: pytest.CaptureFixture[str], built: P
     blob = Blob("output_0.npy", sha256_bytes(wrong.read_bytes()), wrong.stat().st_size)
     write(store / blob_key(blob.sha256), wrong.read_bytes())
     (entry,) = real.entries
-    entry = replace(entry, reference=replace(entry.reference, outputs=(blob,)))
+    given = replace(entry.reference.draws[0], outputs=(blob,))
+    entry = replace(entry, reference=replace(entry.reference, draws=(given,)))
     other = replace(real, version="wrong", entries=(entry,))
     write(store / release_key("small", "wrong"), encode(other))
     text = vmfb(capsys, "run", "small@wrong", "--check", "--store", store, code=1)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.commands.release import Release, here, names_file, refuse_archive
 from pipeline.consume import choose
 from pipeline.consume.entries import asked, fitting
-from pipeline.errors import PipelineError
 from pipeline.manifest.types import EntryInfo, TensorInfo
 from pipeline.terminal import say
 
@@ -42,18 +41,16 @@ class Work:
     archive: Path | None
 
 
-def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = False) -> Work:
+def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = False, require: str = "") -> Work:
     """What the arguments of `vmfb run` and its like name. A release is fetched, with code for the best device, or `on_all`.
 
     Without `--input` a release's functions run on its reference data, if `on_reference`. Raises PipelineError where no device
-    here may run it.
+    here may run it, or there is less evidence for what runs than `require`.
     """
     found = here(arguments.device)  # says what to install where the runtime is not, and numpy neither
     from pipeline.consume import inputs, inspect, run, runtimes, weights
 
     given = [inputs.parse(text) for text in arguments.input]
-    if arguments.require and names_file(arguments.what):
-        raise PipelineError("--require is for a MODEL: a file does not tell how it was verified", where=arguments.what)
     if names_file(arguments.what):
         contents = inspect.inspect(Path(arguments.what), digests=False)
         runtimes.require_of_file(contents, say)
@@ -64,12 +61,24 @@ def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = Fa
     release = Release(arguments, arguments.what)
     release.require_runtime()
     good = run.good(choose.choices(release.variants, found), release.text)
-    _require(release, good[0].variant or "", arguments.require)
+    _require(release, good[0].variant or "", require)
     jobs = _jobs(release, arguments.function, given, on_reference)
     archive = release.weights()
     fetched = release.fetch([c.variant for c in good[: None if on_all else 1] if c.variant])
     inspect.require_release(fetched.path, release.manifest)
     return Work(jobs, inspect.inspect(fetched.path, digests=False), good, archive)
+
+
+def _require(release: Release, variant: str, kind: str) -> None:
+    """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
+    from pipeline.consume import evidence, render
+
+    testimony = release.testimony(asks=True if kind else None)
+    standing = release.standings(testimony)[variant]
+    evidence.require(standing, kind, release.text, variant)
+    for line in render.contradiction_lines(testimony):
+        say(line)
+    say(f"{variant}: {render.standing_line(standing)}")
 
 
 def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]], on_reference: bool) -> list[Job]:
@@ -85,15 +94,3 @@ def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]]
         taken, wanted = release.reference(entry)
         jobs.append(Job(entry.function, [inputs.load(path) for path in taken], entry.outputs, entry, wanted))
     return jobs
-
-
-def _require(release: Release, variant: str, kind: str) -> None:
-    """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
-    from pipeline.consume import evidence, render
-
-    testimony = release.testimony(asks=True if kind else None)
-    standing = release.standings(testimony)[variant]
-    evidence.require(standing, kind, release.text, variant)
-    for line in render.contradiction_lines(testimony):
-        say(line)
-    say(f"{variant}: {render.standing_line(standing)}")

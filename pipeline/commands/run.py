@@ -16,7 +16,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Run what the arguments name, once or to measure. PipelineError where it cannot run, or is wrong."""
     if arguments.check and (arguments.input or names_file(arguments.what)):
         raise PipelineError("--check compares with the reference data of a release: give a MODEL, and no --input")
-    work = prepare(arguments, on_reference=arguments.check or arguments.benchmark, on_all=arguments.benchmark)
+    if arguments.require and names_file(arguments.what):
+        raise PipelineError("--require is for a MODEL: a file does not tell how it was verified", where=arguments.what)
+    measured = arguments.benchmark
+    work = prepare(arguments, on_reference=arguments.check or measured, on_all=measured, require=arguments.require)
     for job in work.jobs:
         _do(job, work, arguments, f"{job.function}: " if len(work.jobs) > 1 else "")
 

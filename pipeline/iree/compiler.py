@@ -238,10 +238,10 @@ def compile_module(
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
     `declared` are the gates of the specs; the rest is derived from target attributes and generated code. Also leaves
-    `folder/pieces.json`, the `Counts`, and `folder/kernels.json`, what is known of the kernels. Code comes from `cache`
-    (default: what the environment names) where it has been generated before: the bytes of the file are the same. Kernels that
-    compute across a subgroup are those of `narrow`, if that is given. `identity` is what the file says of itself, JSON values,
-    to which flags are added.
+    `folder/pieces.json`, the `Counts`, and `folder/kernels.json`, what is known of the kernels. Code comes from `cache` (default:
+    what the environment names) where it has been generated before: the bytes of the file are the same. Kernels that compute
+    across a subgroup are those of `narrow`, if that is given. `identity` is what the file says of itself, JSON values, to which
+    flags are added.
     """
     cache = cache or from_environment()
     generated, found, own = _generate(source, folder, targets, flags, cache, narrow)
