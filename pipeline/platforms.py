@@ -262,10 +262,10 @@ def cpu_name() -> str:
 
 def peak_memory() -> int | None:
     """The most bytes of memory that this process has had; None on Windows, where nothing in Python tells."""
-    if sys.platform == "win32":
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    if sys.platform != "win32":
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+    return None
 
 
 def traits() -> list[str]:

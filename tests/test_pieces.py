@@ -14,12 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from iree.compiler import passmanager
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline import process
 from pipeline.cache import Cache, LocalCache
 from pipeline.errors import PipelineError
+from pipeline.importers import onnx as importer
 from pipeline.iree import backends, compiler, devices, mlir, toolchain
 from pipeline.iree.backends.base import Corrections
 from pipeline.iree.codegen import front, pieces
@@ -31,6 +34,7 @@ from pipeline.iree.linking import link
 from pipeline.iree.mlir import ir, operations, symbol
 from pipeline.iree.targets import Target, device, resolve
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS, CompilerCrashedError, CompilerRefusedError, iree_compile
+from pipeline.spec.types import Input
 from tests.project import DATA, ROOT
 from tests.test_compile import DESKTOP, executables, inputs, on, outputs, present  # noqa: F401  # fixtures
 
@@ -217,6 +221,39 @@ def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ta
     folder = tmp_path_factory.mktemp("apart")
     targets = [resolve(e) for e in executables(*DESKTOP)]
     return front.front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30)).sources, targets
+
+
+def test_the_front_half_knows_nodes_and_makes_the_same_without_them(tmp_path: Path) -> None:
+    """Names of nodes are in no piece, and in nothing that the host's part is made of."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"], "product"), helper.make_node("Softmax", ["p"], ["y"], "weights")]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, (7, 16))
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, (7, 9))
+    weights = numpy_helper.from_array(np.random.default_rng(1).random((16, 9), np.float32), "w")
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [given], [result], [weights]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    importer.convert(tmp_path / "m.onnx", tmp_path, [Input("x", (7, 16), "float32", 0, -1.0, 1.0, None)])
+    with mlir.opened(tmp_path / "model.mlirbc") as module:
+        mlir.strip_locations(module)
+        mlir.save(module, tmp_path / "plain.mlirbc")
+    found, made = [], []
+    for source in ("model.mlirbc", "plain.mlirbc"):
+        found.append(front.front_half(tmp_path / source, tmp_path, [], (), LocalCache(tmp_path / "cache", 1 << 30)))
+        with mlir.opened(found[-1].sources) as module:
+            mlir.strip_locations(module)
+            made.append(mlir.to_bytes(module))
+    named, plain = found
+    assert {node: list(names) for kernel in named.nodes.values() for node, names in kernel.items()} == {
+        "product": ["onnx.MatMul"],
+        "weights": ["onnx.Softmax"],
+    }
+    assert [list(nodes) for nodes in named.called_for.values()] == [["product"], ["weights"]]
+    assert set(named.nodes) == set(plain.nodes) == set(named.called_for)
+    assert not any(plain.nodes.values())
+    assert made[0] == made[1]
+    again = front.front_half(tmp_path / "model.mlirbc", tmp_path, [], (), LocalCache(tmp_path / "cache", 1 << 30))
+    assert (again.nodes, again.called_for) == (named.nodes, named.called_for)  # from the cache
 
 
 def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:

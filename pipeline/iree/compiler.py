@@ -149,6 +149,7 @@ def _generate(
     front = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
     with mlir.opened(front.sources) as module:
+        mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
         dispatches = Dispatches(module, targets, flags)
         if not dispatches.pieces:
             raise PipelineError("the model has no dispatch: nothing in it computes", where=str(source))
@@ -180,7 +181,8 @@ def _kernels(dispatches: Dispatches, code: Mapping[str, Code], front: FrontHalf)
     for dispatch, mine in found.items():
         made = {target: kernels.Made(piece.symbol, code[piece.key].seconds) for target, piece in mine.items()}
         name = dispatches.name(next(iter(mine.values())).symbol)
-        result.append(kernels.Kernel(dispatch, name, front.nodes.get(name, {}), made))
+        nodes = {**front.called_for.get(name, {}), **front.nodes.get(name, {})}
+        result.append(kernels.Kernel(dispatch, name, nodes, made))
     return result
 
 

@@ -121,13 +121,18 @@ def node(operation: ir.Operation) -> str:
     return next(filter(None, named.groups()), "") if named else ""
 
 
+def nodes_of(operation: ir.Operation) -> list[str]:
+    """The names of all nodes of the graph that `operation` itself comes from, in order."""
+    return re.findall(r'"([^"]+)"(?!:\d)', str(operation.location))  # and no "file":line:column
+
+
 def nodes_inside(operation: ir.Operation) -> list[str]:
     """The names of the graph's nodes that anything computed inside `operation` comes from, in order."""
     found: dict[str, None] = {}
 
     def visit(inner: ir.Operation) -> ir.WalkResult:
         if inner.name.startswith(("linalg.", "iree_linalg_ext.")):
-            found.update(dict.fromkeys(re.findall(r'"([^"]+)"(?!:\d)', str(inner.location))))  # and no "file":line:column
+            found.update(dict.fromkeys(nodes_of(inner)))
         return ir.WalkResult.ADVANCE
 
     operation.walk(visit)

@@ -20,17 +20,22 @@ from pipeline.iree.toolchain import CompilerCrashedError, CompilerRefusedError, 
 _STEP = ("--compile-to=executable-sources", "--emit-mlir-bytecode")
 
 
+Nodes = Mapping[str, Mapping[str, Sequence[str]]]  # kernel → node → operators
+
+
 @dataclass(frozen=True)
 class FrontHalf:
-    """A model's dispatches: `sources` is the module of the `executable-sources` phase, without places in the model.
+    """A model's dispatches: `sources` is the module of the `executable-sources` phase, which has names of nodes as locations.
 
-    `flags` are those that the model itself needed for that. `nodes` are those of the model that each kernel computes, by its
-    name, with the operators of each; as far as the compiler kept track.
+    `flags` are those that the model itself needed for that. By the name of each kernel, `nodes` are those of the model that are
+    in it, and `called_for` those that it is called for, each with its operators; as far as the compiler kept track. Nodes that
+    compute the same share a kernel, which has the first one's in it.
     """
 
     sources: Path
     flags: tuple[str, ...]
-    nodes: Mapping[str, Mapping[str, Sequence[str]]]
+    nodes: Nodes
+    called_for: Nodes
 
 
 class FrontHalfError(PipelineError):
@@ -62,11 +67,12 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
     own = front_flags(source, folder, flags, cache)
     flags = [*own, *flags]
     made_of = [sha256_file(source), devices, flags, toolchain.digest()]
-    keys = [sha256_bytes(json.dumps([what, *made_of]).encode()) for what in ("front half", "nodes of kernels")]
+    readers = [sha256_file(Path(file)) for file in (__file__, mlir.__file__)]
+    keys = [sha256_bytes(json.dumps(key).encode()) for key in (["front half, named", *made_of], ["nodes", *made_of, *readers])]
     sources, nodes = map(cache.get, keys)
     if sources is not None and nodes is not None:
         output.write_bytes(sources)
-        return FrontHalf(output, own, json.loads(nodes))
+        return FrontHalf(output, own, *json.loads(nodes))
     try:
         found = _lower(source, output, devices, flags, folder / "sources.log")
     except CompilerCrashedError as error:
@@ -75,37 +81,43 @@ def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Seq
         raise FrontHalfError(error.what, where=str(source), hint=error.hint) from error
     for key, data in zip(keys, (output.read_bytes(), json.dumps(found).encode()), strict=True):
         cache.put(key, data)
-    return FrontHalf(output, own, found)
+    return FrontHalf(output, own, *found)
 
 
-def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: Path) -> dict[str, dict[str, list[str]]]:
-    """Write the `executable-sources` phase of the model; the nodes of each kernel.
+def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: Path) -> tuple[Nodes, Nodes]:
+    """Write the `executable-sources` phase of the model; the nodes that are in each kernel, and those that it is called for.
 
-    The compiler is given the names of the model's nodes, so that its complaints have them too. They are taken away from what it
-    makes: the code of a kernel is the same wherever it comes from. It makes the same as if they had been taken away before.
+    The compiler is given the names of the model's nodes, so that its complaints have them too. But for locations it makes the
+    same with them as without.
     """
-    given, made = output.with_name("input.mlirbc"), output.with_name("named.mlirbc")
+    given = output.with_name("input.mlirbc")
     with mlir.opened(source) as module:
         operators = mlir.operators(module)
         mlir.set_targets(module, devices)
         mlir.save(module, given)
-    iree_compile(given, made, [*_STEP, *flags], log)
-    with mlir.opened(made) as module:
-        found = _nodes(module, operators)
-        mlir.strip_locations(module)
-        mlir.save(module, output)
-    for path in (given, made):
-        path.unlink()
-    return found
+    iree_compile(given, output, [*_STEP, *flags], log)
+    given.unlink()
+    with mlir.opened(output) as module:
+        return _nodes(module, operators), _called_for(module, operators)
 
 
-def _nodes(module: ir.Module, operators: Mapping[str, list[str]]) -> dict[str, dict[str, list[str]]]:
-    """The nodes that each kernel of an `executable-sources` module computes, by its name, with their `operators`."""
+def _nodes(module: ir.Module, operators: Mapping[str, list[str]]) -> Nodes:
+    """The nodes that are in each kernel of an `executable-sources` module, with their `operators`."""
     found = {}
     for executable in mlir.operations(module, "hal.executable"):
         inside = {node: operators.get(node, []) for node in mlir.nodes_inside(executable)}
         for export in mlir.operations(executable, "hal.executable.export"):
             found[mlir.symbol(export)] = inside
+    return found
+
+
+def _called_for(module: ir.Module, operators: Mapping[str, list[str]]) -> Nodes:
+    """The nodes that each kernel of an `executable-sources` module is called for, with their `operators`."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for dispatch in mlir.operations(module, "stream.cmd.dispatch"):
+        for kernel in ir.ArrayAttr(dispatch.attributes["entry_points"]):
+            name = str(ir.SymbolRefAttr(kernel).value[-1])
+            found.setdefault(name, {}).update({node: operators.get(node, []) for node in mlir.nodes_of(dispatch)})
     return found
 
 

@@ -65,7 +65,7 @@ def profile(
     if (told := process.execute(export, folder / "export.log", timeout=timeout)).returncode:
         raise PipelineError(f"iree-profile: {told.ending}\n{process.tail(told.log)}", where=device.title)
     with disk_errors(str(report)), report.open("rb") as lines:
-        return _timings(_events(lines, str(report)), runs)
+        return _timings(_events(lines, device.title), runs)
 
 
 def _tool(name: str) -> Path:

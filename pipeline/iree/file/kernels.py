@@ -29,7 +29,8 @@ class Made:
 class Kernel:
     """A kernel of a model: its dispatch, the compiler's name for it, and its code by variant.
 
-    `nodes` are those of the model that it computes, each with its operators, as far as the compiler kept track.
+    `nodes` are those of the model that it computes, each with its operators, as far as the compiler kept track: first those that
+    it is called for.
     """
 
     dispatch: str
