@@ -20,7 +20,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache for this session of tests: nobody's own is read, filled or asked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        for name in ("PIPELINE_CACHE", "PIPELINE_CACHE_READ_ONLY", "PIPELINE_CACHE_SIZE", "PIPELINE_SCHEDULER"):
+        for name in (
+            "PIPELINE_CACHE",
+            "PIPELINE_CACHE_READ_ONLY",
+            "PIPELINE_CACHE_SIZE",
+            "PIPELINE_SCHEDULER",
+            "PIPELINE_WITNESSES",
+        ):
             patch.delenv(name, raising=False)
         yield
 

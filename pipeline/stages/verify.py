@@ -32,6 +32,8 @@ from pipeline.stages.compiled import Compiled, Dropped, Variant
 from pipeline.stages.evidence import Evidence, merged, write_evidence, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, settled
+from pipeline.stages.witnesses import answers, asking
+from pipeline.stages.witnesses.answers import Heard
 
 
 def _chosen(check: Check, device: Device, number: int) -> Result | None:
@@ -251,15 +253,20 @@ def _tried_both_ways(check: Check) -> tuple[Check, list[Result], list[Failure]]:
     return check, results, failures
 
 
-def _verify(check: Check) -> tuple[Check, list[Evidence]]:
-    """Run all variants, and refuse or drop those that fail."""
+def _verify(check: Check, witnesses: Sequence[str]) -> tuple[Check, list[Evidence], list[Heard]]:
+    """Run all variants, ask the witnesses about those that are right here, and refuse or drop those that fail anywhere."""
     check, results, failures = _tried_both_ways(check)
-    while failures:
+    while True:
+        heard = [] if failures else asking.ask(check, witnesses)
+        failures = failures or asking.failures(heard)
+        if not failures:
+            break
         if check.bundle.on_failure == "fail" or len(_failed(failures)) == len(check.compiled.variants):
             raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
         check = _without_failed(check, failures)
         results, failures = _tried(check)
-    return check, [_strongest(results, v.gated.name) for v in check.compiled.variants]
+    found = [_strongest(results, v.gated.name) for v in check.compiled.variants]
+    return check, [asking.explained(evidence, heard) for evidence in found], heard
 
 
 def _prepare(
@@ -345,9 +352,10 @@ def run(
     imported: Path,
     reference: Path,
     folder: Path,
+    witnesses: Sequence[str] = (),
 ) -> None:
     """Verify the compiled bundle; `record.VERIFIED` into `folder`: the module to release, what it holds, its evidence and test
-    data.
+    data, with what the `witnesses` say (see `witnesses.address`).
 
     `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
     """
@@ -363,16 +371,18 @@ def run(
         devices=[[d.title, sorted(d.facts.answers.items())] for d in present],
         inspectors=backends.inspectors(),
         runtime=devices.runtime_version(),
+        witnesses=list(witnesses),
         revision=record.REVISIONS["verify"],
     )
-    if record.is_current(folder, key):
+    # What devices witnesses have is not known, nor whether those that were away are back: they are asked whenever this runs.
+    if not witnesses and record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
-        check, evidence = _verify(check)
+        check, evidence, heard = _verify(check, witnesses)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
         write_witness(folder / "witness.json", now(), witness())
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
-        record.write_record(folder, key, [*record.VERIFIED, *data])
+        record.write_record(folder, key, [*dict.fromkeys((*record.VERIFIED, *answers.keep(heard, folder), *data))])
