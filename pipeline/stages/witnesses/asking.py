@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 
 from pipeline import activity
 from pipeline.consume.entries import plain
@@ -32,15 +33,15 @@ def ask(check: Check, witnesses: Sequence[str]) -> list[Heard]:
         file = File(check.module, check.compiled, check.data)
         job = prepare(check.model, check.bundle.name, check.imported, file, store)
 
-        def one(text: str) -> list[Heard]:
+        def one(number: int, text: str) -> list[Heard]:
             if address := parse(text):
-                return [ssh.ask(address, job, folder, seconds)]
+                return [ssh.ask(address, job, folder / f"asked-{number}", seconds)]
             from pipeline.stages.witnesses import dask
 
             return dask.ask(job, seconds)
 
         with ThreadPoolExecutor(len(witnesses)) as pool:
-            return [heard for several in pool.map(one, witnesses) for heard in several]
+            return [heard for several in pool.map(one, count(), witnesses) for heard in several]
     finally:
         activity.say("")
         shutil.rmtree(store, ignore_errors=True)

@@ -23,12 +23,13 @@ _OF_SSH, _NO_COMMAND = 255, 127
 
 
 def ask(address: SshAddress, job: Job, folder: Path, seconds: float) -> Heard:
-    """Let the machine attest the job; its answer as it came and a log go into `folder`.
+    """Let the machine attest the job; its answer as it came and a log go into `folder`, which is made.
 
     Raises PipelineError only where this run is interrupted, or has no ssh.
     """
-    name = address.name.replace(":", "-")
-    answer, log = folder / f"{name}.answer", folder / f"{name}.log"
+    with disk_errors(str(folder)):
+        folder.mkdir()
+    answer, log = folder / "answer", folder / "log"
     there = shlex.join(["sh", "-c", _THERE, "sh", address.command, job.release])
     words = ["sh", "-c", _HERE, "sh", str(ANSWER_LIMIT // 512), str(job.folder), "ssh", *_OPTIONS, *address.words, there]
     try:
