@@ -238,17 +238,26 @@ rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 """
 
 
-def witness_policy(condition: dict[str, object] | None = None) -> dict[str, object]:
-    """The policy of the bucket `WITNESSED` where there are policies: what the user `witness` may do."""
-    here, witness = f"arn:aws:s3:::{WITNESSED}", {"AWS": ["arn:aws:iam:::user/witness"]}
-    writes = {"Effect": "Allow", "Principal": witness, "Action": ["s3:PutObject"], "Resource": [f"{here}/evidence/*"]}
+def witness_policy() -> dict[str, object]:
+    """The policy of the bucket `WITNESSED` where there are policies: what the user `witness` may do.
+
+    With Ceph what a witness puts is its own: not even the bucket's owner may read it, unless the policy says so.
+    """
+    here = f"arn:aws:s3:::{WITNESSED}"
+    owner, witness = "arn:aws:iam:::user/owner", "arn:aws:iam:::user/witness"
     reads = {
         "Effect": "Allow",
-        "Principal": witness,
+        "Principal": {"AWS": [owner, witness]},
         "Action": ["s3:GetObject", "s3:ListBucket"],
         "Resource": [here, f"{here}/*"],
     }
-    return {"Version": "2012-10-17", "Statement": [reads, {**writes, **({"Condition": condition} if condition else {})}]}
+    writes = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [witness]},
+        "Action": ["s3:PutObject"],
+        "Resource": [f"{here}/evidence/*"],
+    }
+    return {"Version": "2012-10-17", "Statement": [reads, writes]}
 
 
 def _start_ceph(server: Server, folder: Path, port: int, programs: Sequence[str], monitor: str) -> None:

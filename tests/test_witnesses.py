@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import encode
 from pipeline.stages import verify
@@ -18,11 +19,14 @@ from pipeline.stages.assembly import File
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence
 from pipeline.stages.origin import Origin
+from pipeline.stages.publish import publish
 from pipeline.stages.testdata import read_all
 from pipeline.stages.witnesses import answers, asking, ssh
 from pipeline.stages.witnesses.address import SshAddress, addresses, parse
 from pipeline.stages.witnesses.answers import Heard
 from pipeline.stages.witnesses.job import Job, prepare
+from pipeline.store.open import open_store
+from tests import servers
 from tests.project import Project, documents
 from tests.sshd import Sshd, sshd
 
@@ -221,3 +225,20 @@ def test_the_reason_of_what_stays_untested_names_those_that_were_asked() -> None
         "no device here; witness gpu-box: it cannot be reached"
     )
     assert asking.explained(Evidence("a", "twin"), [away]) == Evidence("a", "twin")
+
+
+@pytest.mark.slow  # the test of `add_evidence` with this key is not
+def test_attest_needs_no_more_than_a_witness_key(
+    server: Sshd, project: Project, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("seaweedfs", "ceph"):
+        endpoint = request.getfixturevalue(name).endpoint
+        servers.use_aws(monkeypatch, endpoint)
+        store = open_store(url := f"s3://{servers.WITNESSED}")
+        publish(project.layout.package("small"), store)
+        before = store.keys("evidence/small/")
+        servers.use_aws(monkeypatch, endpoint, servers.WITNESS)
+        monkeypatch.setenv("VMFB_CACHE", str(tmp_path / name))
+        assert cli.main(["attest", "small", "--store", url, "--quiet", "--device", "local"]) == 0
+        servers.use_aws(monkeypatch, endpoint)
+        assert len(store.keys("evidence/small/")) == len(before) + 1
