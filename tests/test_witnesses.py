@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import cli
 from pipeline.errors import PipelineError
@@ -22,12 +25,14 @@ from pipeline.stages.origin import Origin
 from pipeline.stages.publish import publish
 from pipeline.stages.testdata import read_all
 from pipeline.stages.witnesses import answers, asking, ssh
+from pipeline.stages.witnesses import dask as dask_witnesses
 from pipeline.stages.witnesses.address import SshAddress, addresses, parse
 from pipeline.stages.witnesses.answers import Heard
 from pipeline.stages.witnesses.job import Job, prepare
 from pipeline.store.open import open_store
 from tests import servers
-from tests.project import Project, documents
+from tests.cluster import Dask
+from tests.project import ROOT, Project, documents
 from tests.sshd import Sshd, sshd
 
 BUNDLE = {"targets": ["vulkan-any", "x86-64"]}
@@ -210,6 +215,18 @@ def test_nothing_is_left_at_the_witness(server: Sshd, job: Job, tmp_path: Path) 
     assert not Path(cache.partition("=")[2]).parent.exists()
 
 
+def test_the_examples_are_what_systemd_and_github_read() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "attest.yaml").read_text())
+    said = [step["run"] for step in workflow["jobs"]["attest"]["steps"] if "run" in step][-1]
+    units = [ROOT / "targets" / "witness" / f"vmfb-attest.{kind}" for kind in ("service", "timer")]
+    said = said.partition(" ")[2]
+    assert f"ExecStart=/usr/bin/env vmfb {said}" in units[0].read_text()
+    assert cli._parser().parse_args(shlex.split(said)).all
+    if analyze := shutil.which("systemd-analyze"):
+        done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_addresses_are_read() -> None:
     assert addresses(" ssh://a, ssh://b:22/opt/vmfb,ssh://a,") == ("ssh://a", "ssh://b:22/opt/vmfb")
     assert parse("ssh://me@gpu-box:2222/opt/v/bin/vmfb") == SshAddress("gpu-box", "me", 2222, "/opt/v/bin/vmfb")
@@ -242,3 +259,29 @@ def test_attest_needs_no_more_than_a_witness_key(
         assert cli.main(["attest", "small", "--store", url, "--quiet", "--device", "local"]) == 0
         servers.use_aws(monkeypatch, endpoint)
         assert len(store.keys("evidence/small/")) == len(before) + 1
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_that_have_a_device_are_witnesses(
+    project: Project, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dask = Dask(tmp_path)
+    monkeypatch.setenv("PIPELINE_SCHEDULER", dask.address)
+    try:
+        dask.scheduler()
+        (none,) = dask_witnesses.ask(job, 1000)
+        assert "has no worker that was started with --resources device=1" in none.problem
+        dask.worker("without")
+        dask.worker("gpu", "--resources", "device=1")
+        dask.worker("blind", "--resources", "device=1", VK_DRIVER_FILES=os.devnull, VK_ICD_FILENAMES=os.devnull)
+        heard = {one.witness: one for one in dask_witnesses.ask(job, 1000)}
+        seen = {
+            name: {p.variant for p in one.document.files[0].variants} if one.document else one.problem
+            for name, one in heard.items()
+        }
+        assert seen == {"gpu": {"vulkan-any", "x86-64"}, "blind": {"x86-64"}}
+        (slow, *_) = dask_witnesses.ask(job, 0.2)
+        assert slow.document is None
+        assert "within" in slow.problem
+    finally:
+        dask.close()

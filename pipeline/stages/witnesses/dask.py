@@ -24,7 +24,18 @@ def attest(packed: bytes, release: str, seconds: float) -> tuple[bytes, str]:
         folder = Path(name)
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(folder / "store", filter="data")
-        words = [sys.executable, "-m", "pipeline.cli", "attest", release, "--store", folder / "store", "--quiet", "-o", "-"]
+        words: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "attest",
+            release,
+            "--store",
+            folder / "store",
+            "--quiet",
+            "-o",
+            "-",
+        ]
         answer, log = folder / "answer", folder / "log"
         try:
             environment = {"VMFB_CACHE": str(folder / "cache")}
