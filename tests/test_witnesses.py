@@ -34,6 +34,7 @@ from tests import servers
 from tests.cluster import Dask
 from tests.project import ROOT, Project, documents
 from tests.sshd import Sshd, sshd
+from tests.waiting import wait_for
 
 BUNDLE = {"targets": ["vulkan-any", "x86-64"]}
 ATTEST = 'exec $VMFB "$@"'
@@ -202,7 +203,10 @@ def test_a_broken_witness_is_named_with_its_reason(server: Sshd, job: Job, tmp_p
 
 
 def test_a_slow_witness_is_given_up_and_one_without_the_program_is_told(server: Sshd, job: Job, tmp_path: Path) -> None:
-    assert _ask(server, job, tmp_path, "sleep 1000", seconds=2).problem == "it did not answer within 2 s"
+    heard = _ask(server, job, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 1000", seconds=3)
+    assert heard.problem == "it did not answer within 3 s"
+    if (tmp_path / "pid").exists():  # nor does it go on there
+        wait_for(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists())
     lost = ssh.ask(SshAddress("127.0.0.1", port=server.port, command="no-vmfb"), job, tmp_path / "lost", 1000)
     assert lost.problem.startswith("there is no `no-vmfb`: ")
 

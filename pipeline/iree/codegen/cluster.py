@@ -101,22 +101,33 @@ def each(address: str, resource: str, call: Callable[..., T], *arguments: Any, s
     """
     with _connecting:
         client = _connect(address)
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    except (OSError, CancelledError) as error:
+        raise PipelineError(f"the Dask scheduler went away ({error})", where=address, hint=_HINT) from error
     able = {at: str(info["name"]) for at, info in workers.items() if info["resources"].get(resource)}
     options = {"allow_other_workers": False, "resources": {resource: 1}, "pure": False, "retries": 0}
-    futures = {name: client.submit(call, *arguments, workers=[at], **options) for at, name in able.items()}
-    deadline, found = time.monotonic() + seconds, list[tuple[str, T | str]]()
+    futures = {at: client.submit(call, *arguments, workers=[at], **options) for at in able}
+    deadline = time.monotonic() + seconds
     try:
-        for name, future in futures.items():
-            try:
-                found.append((name, future.result(timeout=max(deadline - time.monotonic(), 0.1))))
-            except (TimeoutError, CancelledError):
-                found.append((name, f"it did not answer within {seconds:.0f} s"))
-            except Exception as error:  # whatever went wrong over there
-                found.append((name, f"it failed: {type(error).__name__}: {error}"))
+        return [
+            (able[at], _ended(future, deadline, f"it did not answer within {seconds:.0f} s")) for at, future in futures.items()
+        ]
     finally:
         client.cancel(list(futures.values()))
-    return found
+
+
+def _ended(future: Any, deadline: float, late: str) -> Any:
+    """What a call returned, or in words why it did not: `late` where the deadline passed."""
+    while not future.done() and time.monotonic() < deadline:
+        process.pause(0.1)
+    try:
+        if future.status == "finished":
+            return future.result(timeout=_patience())
+        error = future.exception(timeout=_patience()) if future.status == "error" else None
+    except (OSError, CancelledError):
+        return late
+    return f"it failed: {type(error).__name__}: {error}" if error else late
 
 
 class Cluster:

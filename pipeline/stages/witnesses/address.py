@@ -57,10 +57,14 @@ def parse(text: str) -> SshAddress | None:
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """The witnesses that the value of PIPELINE_WITNESSES names, each once. Raises PipelineError for what names none."""
+    """The witnesses that the value of PIPELINE_WITNESSES names, each once.
+
+    Raises PipelineError for what names none, and for what the other variables say of them and is wrong.
+    """
     found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for one in found:
         parse(one)
+        patience()
     if DASK in found and not os.environ.get("PIPELINE_SCHEDULER"):
         raise PipelineError("dask is a witness, but PIPELINE_SCHEDULER is not set", where=VARIABLE, hint=_HINT)
     return found

@@ -22,20 +22,10 @@ def attest(packed: bytes, release: str, seconds: float) -> tuple[bytes, str]:
     """On a worker: the document about a release in the store that is packed; or why there is none."""
     with tempfile.TemporaryDirectory(prefix="witness-") as name:
         folder = Path(name)
+        store = str(folder / "store")
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder / "store", filter="data")
-        words: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "pipeline.cli",
-            "attest",
-            release,
-            "--store",
-            folder / "store",
-            "--quiet",
-            "-o",
-            "-",
-        ]
+            archive.extractall(store, filter="data")
+        words = [sys.executable, "-m", "pipeline.cli", "attest", release, "--store", store, "--quiet", "-o", "-"]
         answer, log = folder / "answer", folder / "log"
         try:
             environment = {"VMFB_CACHE": str(folder / "cache")}
@@ -56,6 +46,8 @@ def ask(job: Job, seconds: float) -> list[Heard]:
     try:
         answers = cluster.each(address, RESOURCE, attest, packed, job.release, seconds, seconds=seconds)
     except PipelineError as error:
+        if process.interrupted():
+            raise
         return [Heard("dask", problem=f"{error.where}: {error.what}")]
     if not answers:
         return [Heard("dask", problem=f"{address} has no worker that was started with --resources {RESOURCE}=1")]

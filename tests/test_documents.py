@@ -197,7 +197,7 @@ def test_witnesses_that_write_at_once_and_are_killed_lose_nothing_and_leave_no_h
     if longest > 0.1:
         servers.use_aws(monkeypatch, request.getfixturevalue("seaweedfs").endpoint)
         url = f"s3://{servers.BUCKET}/{random.randbytes(8).hex()}"
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.test_evidence", "pipeline.store.s3"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.test_documents", "pipeline.store.s3"])
     store = open_store(url)
     manifest, _ = releases.release(store, tmp_path / "package")
     model, version = manifest.model.name, manifest.version
