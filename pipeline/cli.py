@@ -71,19 +71,42 @@ def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.set_defaults(module="attest")
 
 
-def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("run", help="run a file or a release on the best device for it")
+def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("diff", help="what differs between two releases, or files")
+    command.add_argument("before", metavar="A")
+    command.add_argument("after", metavar="B", help="FILE or MODEL[@VERSION|:CHANNEL], as A is")
+    command.add_argument("--kernels", action="store_true", help="fetch both files to tell which kernels changed")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_store(command)
+    command.set_defaults(module="diff")
+
+
+def _add_what_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("what", metavar="FILE|MODEL")
     command.add_argument("--device", default="auto", help="auto (the best), local, vulkan or another driver, or a device's name")
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
-    command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
     command.add_argument("--function", default="", help="which entry point, or exported function (default: the only one)")
+    _add_parameters(command)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("run", help="run a file or a release on the best device for it")
+    _add_what_runs(command)
+    command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
     command.add_argument("--require", default="", choices=KINDS[:0:-1], help="refuse a variant that has less evidence")
     command.add_argument("--check", action="store_true", help="compare with the reference data that the release ships")
-    _add_parameters(command)
     command.add_argument("--benchmark", action="store_true", help="median latency and load time on every device")
     _add_store(command)
     command.set_defaults(module="run")
+
+
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("profile", help="the kernels that a run's time goes to, on the best device")
+    _add_what_runs(command)
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="a flame graph, for https://www.speedscope.app")
+    _add_store(command)
+    command.set_defaults(module="profile")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(module="explain")
     _add_run(commands)
     _add_attest(commands)
+    _add_diff(commands)
+    _add_profile(commands)
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")

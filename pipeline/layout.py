@@ -34,12 +34,25 @@ class Layout:
         """How every file looked when doit last had nothing to do."""
         return self.root / ".nothing.json"
 
+    @property
+    def runtimes(self) -> Path:
+        """The folder of what releases did in other runtimes: `report.txt`, logs, and what was fetched of them."""
+        return self.root / "runtimes"
+
     def _model(self, model: str) -> Path:
         return self.root / "models" / model
 
     def source(self, model: str, number: int, suffix: str) -> Path:
         """The model's file of this number as it was fetched; files that belong to it are beside it."""
         return self._model(model) / "source" / str(number) / f"model.{suffix}"
+
+    def data(self, model: str) -> Path:
+        """The folder of the model's data sets, as they were fetched: each file in a folder named by its digest."""
+        return self._model(model) / "data"
+
+    def scored(self, model: str) -> Path:
+        """The folder of the score stage: `scores.json`, a folder of logs for each entry point."""
+        return self._model(model) / "score"
 
     def imported(self, model: str) -> Path:
         """The folder of the import stage: `model.mlirbc`, `signature.json`, and a folder of logs for each entry point."""
@@ -65,6 +78,10 @@ class Layout:
     def reduced(self, model: str, bundle: str) -> Path:
         """The folder of a reduction: `report.txt`, the smallest part that fails as `NAME.onnx`, logs."""
         return self._model(model) / "bundles" / bundle / "reduce"
+
+    def reported(self, model: str, bundle: str) -> Path:
+        """The folder of a report on what a compile costs: `report.txt`, `report.json`."""
+        return self._model(model) / "bundles" / bundle / "report"
 
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""

@@ -34,3 +34,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     choices = sorted(known)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices) or 'none'}"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version of a package, to compare: 3.13.0rc1 has those of 3.13.0."""
+    return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))

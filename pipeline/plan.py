@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,15 @@ GROUPS: Mapping[str, str] = {
     "fetch": "get each model's file and check its digest",
     "import": "translate each model to MLIR with fixed shapes",
     "reference": "make each model's test inputs and reference outputs",
+    "score": "score each model's reference on its data set, where it has one",
     "compile": "compile each model for each of its bundles into one fat vmfb",
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
+    "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
+    "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
 
 
@@ -60,7 +63,7 @@ class Target:
 @dataclass(frozen=True)
 class Asked:
     """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, and the only model that is reduced, if one is named."""
+    seconds that a reduction may take, and the only model that is reduced or reported on, if one is named."""
 
     sample: int = 20
     seconds: int = 600
@@ -85,9 +88,9 @@ def _files(folder: Path, *names: str) -> tuple[Path, ...]:
 
 
 def _source_files(model: Model) -> tuple[Path, ...]:
-    """The files of this repository that the model's sources are or are made by."""
+    """The files of this repository that the model's sources and data sets are or are made by."""
     found: list[Path] = []
-    for source in model.sources:
+    for source in dict.fromkeys((*model.sources, *(file.source for file in model.data_files))):
         if isinstance(source, PathSource):
             found += source_files(source, source.path)
         elif isinstance(source, ScriptSource):
@@ -107,8 +110,8 @@ def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
             model.about,
             _stage("source", origin),
             _source_files(model),
-            outputs=sources,
-            options={"source": repr(model.sources)},
+            outputs=(*sources, *dict.fromkeys(origin.data.values())),
+            options={"source": repr(model.sources), **({"data": repr(model.data_files)} if model.data_files else {})},
         ),
         Step(
             f"import:{model.name}",
@@ -127,6 +130,27 @@ def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
             _files(reference, "record.json"),
             {"inputs": inputs, **judged, **_revision("reference")},
         ),
+        *_score_steps(origin, layout, inputs),
+    ]
+
+
+def _score_steps(origin: Origin, layout: Layout, inputs: str) -> list[Step]:
+    """The step of a model that has a data set."""
+    model = origin.model
+    if not model.data_files:
+        return []
+    imported, reference, scored = layout.imported(model.name), layout.reference(model.name), layout.scored(model.name)
+    evaluated = [(e.reference, replace(e.evaluate, limit=0.0)) for e in model.entries if e.evaluate]
+    return [
+        Step(
+            f"score:{model.name}",
+            f"the reference of {model.name} on its data set",
+            _stage("score", origin, imported, scored),
+            # After the reference: what the evaluator does not run at all is told there.
+            (*origin.all_files, *origin.data.values(), *model.metrics, imported / "signature.json", reference / "record.json"),
+            _files(scored, "scores.json", "record.json"),
+            {"inputs": inputs, "evaluated": repr(evaluated), **_revision("score")},
+        )
     ]
 
 
@@ -144,7 +168,9 @@ def _bundle_steps(
     model = origin.model
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
-    reduced = layout.reduced(model.name, bundle.name)
+    reduced, scored = layout.reduced(model.name, bundle.name), layout.scored(model.name)
+    data = (*_files(scored, "scores.json"), *origin.data.values(), *model.metrics) if model.data_files else ()
+    evaluated = {"evaluated": repr([e.evaluate for e in model.entries])} if model.data_files else {}
     return [
         Step(
             f"compile:{model.name}:{bundle.name}",
@@ -157,10 +183,17 @@ def _bundle_steps(
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", origin, bundle, targets, compiled, imported, reference, verified, witnesses),
-            (*_files(compiled, "module.vmfb", "compiled.json"), *_files(reference, "record.json")),
+            _stage("verify", origin, bundle, targets, compiled, imported, reference, scored, verified, witnesses),
+            (*_files(compiled, "module.vmfb", "compiled.json"), *_files(reference, "record.json"), *data),
             _files(verified, *VERIFIED),
-            {"made": made, "judged": model.judged, "machine": machine, "witnesses": witnesses, **_revision("verify")},
+            {
+                "made": made,
+                "judged": model.judged,
+                "machine": machine,
+                "witnesses": witnesses,
+                **evaluated,
+                **_revision("verify"),
+            },
         ),
         Step(
             f"audit:{model.name}:{bundle.name}",
@@ -176,6 +209,14 @@ def _bundle_steps(
             _stage("reduce", origin, bundle, targets, imported, reference, reduced, asked.seconds),
             _files(imported, "model.mlirbc"),
             _files(reduced, "report.txt"),
+            always=True,
+        ),
+        Step(
+            f"report:{model.name}:{bundle.name}",
+            f"what the kernels of {model.name} cost",
+            _stage("report", compiled, layout.reported(model.name, bundle.name), f"{model.name} / {bundle.name}"),
+            _files(compiled, "module.vmfb", "compiled.json"),
+            _files(layout.reported(model.name, bundle.name), "report.txt", "report.json"),
             always=True,
         ),
     ]
@@ -238,4 +279,15 @@ def steps(
                 {"store": target.store, "version": target.version, "channel": target.channel},
             )
         )
-    return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith("reduce:")]
+    tried = layout.runtimes
+    result.append(
+        Step(
+            "runtimes:releases",
+            f"the releases in {target.store}, in other releases of IREE's runtime",
+            _stage("runtimes", target.store, tuple(spec.models), tried),
+            outputs=_files(tried, "report.txt"),
+            always=True,
+        )
+    )
+    of_one = ("reduce:", "report:")  # what `model=` is about
+    return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

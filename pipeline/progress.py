@@ -16,6 +16,7 @@ from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
 from pipeline import activity, process
+from pipeline.accuracy import text
 from pipeline.consume.entries import plain
 from pipeline.layout import stamp
 from pipeline.manifest.evidence import KINDS
@@ -92,7 +93,8 @@ def _where(evidence: dict[str, Any]) -> str:
     place = evidence["driver"] or evidence["device"]
     if evidence["kind"] == "emulator":
         place = f"{evidence['device']}, played by {place}"
-    return f"{place}; {evidence['reason']}" if place and evidence["reason"] else place or evidence["reason"]
+    scores = [text.line(a["metric"], a["score"], a["reference"], a["evaluator"]) for a in evidence["accuracy"]]
+    return "; ".join(filter(None, [*scores, place, evidence["reason"]]))
 
 
 def _strongest(verified: Path) -> dict[str, dict[str, Any]]:
@@ -191,7 +193,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             self._line.say(f"✓ {task.name}  {seconds:.1f} s")
             for line in told(Path(task.targets[0]).parent) if task.name.startswith("verify:") else ():
                 self._line.say(f"  {line}")
-            if task.name.startswith("reduce:"):
+            if task.name.startswith(("reduce:", "report:", "runtimes:")):
                 self._line.say(Path(task.targets[0]).read_text().rstrip())
 
     def skip_uptodate(self, task: Any) -> None:
@@ -266,3 +268,4 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             if name.startswith("publish:") and name in self._seconds:
                 receipt = json.loads(Path(task.targets[0]).read_text())
                 sys.stdout.write(f"published {receipt['release']} to {receipt['store']}\n")
+                sys.stdout.write("".join(f"  {line}\n" for line in receipt["differs"]))

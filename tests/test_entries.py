@@ -22,7 +22,7 @@ from pipeline.consume.inspect import inspect
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.iree.file import description
-from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.layout import channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, decode_identity, encode
 from tests import talk
@@ -213,16 +213,8 @@ def test_every_entry_point_is_checked(vmfb: Vmfb, bundle: str) -> None:
 
 
 def test_an_entry_point_that_is_wrong_is_found(vmfb: Vmfb, made: Path, tmp_path: Path) -> None:
-    store, real = tmp_path / "store", manifest(made)
-    shutil.copytree(made, store)
-    np.save(tmp_path / "wrong.npy", np.zeros(8, np.float32))
-    data = (tmp_path / "wrong.npy").read_bytes()
-    blob = m.Blob("wrong.npy", sha256_bytes(data), len(data))
-    write(store / blob_key(blob.sha256), data)
-    *others, step = real.entries
-    (draw,) = step.reference.draws
-    step = replace(step, reference=replace(step.reference, draws=(replace(draw, outputs=(blob, *draw.outputs[1:])),)))
-    write(store / release_key("talk", "wrong"), encode(replace(real, version="wrong", entries=(*others, step))))
+    store = Path(shutil.copytree(made, tmp_path / "store"))
+    talk.add_wrong(store, manifest(made))
     text = vmfb("run", "talk@wrong", "--check", "--store", store, code=1)
     assert "step: " in text
     assert "its outputs are not those of the reference" in text

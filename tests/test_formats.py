@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import pytest
 import yaml
 
 from pipeline.errors import PipelineError
-from pipeline.importers import evaluation
+from pipeline.importers import evaluation, score
 from pipeline.importers.child import Options
 from pipeline.iree import mlir
-from pipeline.spec.types import Dimension, Input
+from pipeline.spec.types import DataFile, Dimension, Evaluation, Input, PathSource
 from tests.project import Project
 from tests.project import evidence as seen
 
@@ -70,6 +71,28 @@ def evidence(project: Project) -> tuple[str, dict[str, str]]:
     """Who computed the reference, and how each variant was verified."""
     text = (project.layout.package("it") / "manifest.json").read_text()
     return json.dumps(json.loads(text)), {name: proof.kind for name, proof in seen(project, "it").items()}
+
+
+def scored(
+    evaluator: str,
+    source: Path,
+    inputs: Sequence[Input],
+    samples: Sequence[np.ndarray[Any, Any]],
+    outputs: Sequence[str],
+    folder: Path,
+) -> float:
+    """How alike the evaluator's first output is to itself: on samples as inputs are, with what it gives as labels."""
+    with importlib.import_module(f"pipeline.importers.{evaluator}").prepared(source, folder, inputs) as run:
+        labels = np.stack([run([array[n] for array in samples])[0] for n in range(len(samples[0]))])
+    files = {}
+    for name, array in (*zip((spec.name for spec in inputs), samples, strict=True), ("labels", labels)):
+        np.save(folder / f"{len(files)}.npy", array)
+        files[DataFile(name, PathSource(Path(), ""), name)] = folder / f"{len(files)}.npy"
+    *given_, last = files
+    evaluation = Evaluation(tuple(given_), last, "cosine", 0.0, output=outputs[0])
+    found = score.run(evaluator, source, folder, inputs, json.loads(score.job_as_text(evaluation, files, outputs, "m.yaml")))
+    assert found["numbers"] == list(range(len(labels)))
+    return float(found["score"])
 
 
 # --- StableHLO ---
@@ -169,6 +192,14 @@ def test_dimensions_of_a_program_stay_open(open_program: Any, tmp_path: Path) ->
     assert kinds["x86-64"] == "device"
 
 
+def test_jax_is_scored_on_a_data_set(fixed_program: Any, tmp_path: Path) -> None:
+    (tmp_path / "it.jax").write_bytes(fixed_program.serialize())
+    samples = [np.random.default_rng(0).random((3, 4, 16), np.float32), np.arange(15, dtype=np.uint32).reshape(3, 5)]
+    outputs = ["counts", "narrow", "positive", "probabilities"]
+    inputs = [given("x", [4, 16]), given("ids", [5], "uint32")]
+    assert scored("jax", tmp_path / "it.jax", inputs, samples, outputs, tmp_path) == pytest.approx(1)
+
+
 def test_stablehlo_that_is_none_is_refused(jax_exports: Any, fixed_program: Any, tmp_path: Path) -> None:
     source = tmp_path / "model.stablehlo"
     whole = FILES["serialized"](fixed_program)
@@ -238,6 +269,13 @@ def test_a_program_of_pytorch_is_verified_against_it(torch: Any, tmp_path: Path)
     text, kinds = evidence(project)
     assert '"torch"' in text
     assert kinds["x86-64"] == "device"
+
+
+def test_pytorch_is_scored_on_a_data_set(torch: Any, tmp_path: Path) -> None:
+    source = saved(torch, _exported(torch), tmp_path / "it.pt2")
+    samples = [np.random.default_rng(0).random((3, 2, 3, 8, 8), np.float32), np.ones(3, np.float32)]
+    inputs, outputs = [given("image", [2, 3, 8, 8]), given("more_scale", [])], ["scores", "scaled.0", "scaled.1", "best"]
+    assert scored("pytorch", source, inputs, samples, outputs, tmp_path) == pytest.approx(1)
 
 
 def test_dimensions_of_pytorch_stay_open_or_are_fixed(torch: Any, tmp_path: Path) -> None:
@@ -343,6 +381,12 @@ def test_tflite_is_verified_against_litert(tflite: list[Path], tmp_path: Path, w
     text, kinds = evidence(built(tmp_path, "tflite", tflite[which].read_bytes(), inputs))
     assert '"litert"' in text
     assert kinds["x86-64"] == "device"
+
+
+def test_litert_is_scored_on_a_data_set(tflite: list[Path], tmp_path: Path) -> None:
+    inputs = [given("serving_default_keras_tensor:0", [1, 12, 12, 3])]
+    samples = [np.random.default_rng(0).random((3, 1, 12, 12, 3), np.float32)]
+    assert scored("litert", tflite[0], inputs, samples, ["output"], tmp_path) == pytest.approx(1)
 
 
 def test_tflite_that_is_none_is_refused(tflite: list[Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline.importers.child import Options
 from pipeline.importers.draws import draws
 from pipeline.importers.merge import merge
 from pipeline.importers.onnxruntime import session
-from pipeline.importers.signature import Signature
+from pipeline.importers.signature import Signature, read_all
 from pipeline.iree import compiler, devices, entry, mlir
 from pipeline.iree.codegen.front import FrontHalfError
 from pipeline.iree.device import Device
@@ -31,6 +31,7 @@ from pipeline.iree.targets import resolve
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.spec.types import Dimension, Input
+from pipeline.stages.compiled import Compiled
 from tests.project import Project
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 
@@ -133,6 +134,27 @@ def lists() -> Opened:
     return model
 
 
+def convolved() -> Opened:
+    image, line, volume = [BATCH, 4, HEIGHT, WIDTH], [BATCH, 3, WIDTH], [1, 2, 3, HEIGHT, WIDTH]
+    shapes: Mapping[str, Sequence[int | Dimension]] = {
+        "image": image,
+        "line": line,
+        "volume": volume,
+        "open_batch": [BATCH, 2, 9],
+    }
+    model = Opened({name: ("float32", shape, -1, 1) for name, shape in shapes.items()})
+    uneven = {"strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 0, 3]}
+    model.add("uneven", "Conv", "image", floats(5, 4, 3, 2), floats(5), **uneven)
+    model.add("stacked", "Conv", "uneven", floats(3, 5, 2, 3), pads=[1, 1, 1, 1])
+    model.add("upper", "Conv", "image", floats(5, 4, 2, 4), auto_pad="SAME_UPPER")
+    model.add("single", "Conv", "image", floats(5, 4, 1, 1), floats(5), strides=[2, 3])
+    model.add("dilated", "Conv", "line", floats(2, 3, 3), floats(2), dilations=[2], pads=[2, 2])
+    model.add("lower", "Conv", "line", floats(2, 3, 4), auto_pad="SAME_LOWER")
+    model.add("space", "Conv", "volume", floats(3, 2, 2, 3, 2), pads=[0, 1, 0, 1, 1, 0], strides=[1, 2, 1])
+    model.add("of_any_batch", "Conv", "open_batch", floats(3, 2, 3), strides=[2])
+    return model
+
+
 def wrong(model: Opened, folder: Path, here: list[Device], targets: Sequence[str]) -> set[tuple[str, str, str]]:
     """What is not as ONNX Runtime has it: the target, the output, the sizes."""
     inputs = model.save(folder)
@@ -161,10 +183,23 @@ def wrong(model: Opened, folder: Path, here: list[Device], targets: Sequence[str
     return bad
 
 
-@pytest.mark.parametrize("kind", [images, lists], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [images, lists, pytest.param(convolved, marks=pytest.mark.thorough)])
 def test_all_sizes_are_right(kind: object, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     assert callable(kind)
     assert not wrong(kind(), tmp_path, present, ("vulkan-any", "x86-64"))
+
+
+def test_convolutions_over_open_sizes_are_products(tmp_path: Path) -> None:
+    inputs = convolved().save(tmp_path)
+    model, tried = importer.prepared(tmp_path / "model.onnx", inputs)
+    assert [(t.used, t.problem) for t in tried if t.name == "windows"] == [(True, "")]
+    assert not [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+def test_convolutions_over_fixed_sizes_stay(tmp_path: Path) -> None:
+    fixed = [i.at({"N": 1, "H": 5, "W": 6}) for i in convolved().save(tmp_path)]
+    model, _ = importer.prepared(tmp_path / "model.onnx", fixed)
+    assert len([node for node in model.graph.node if node.op_type == "Conv"]) == 8
 
 
 def reshaped() -> Opened:
@@ -283,6 +318,32 @@ def test_what_is_compiled_with_fixed_sizes_alone_says_so(tmp_path: Path) -> None
     assert "buckets" in raised.value.hint
 
 
+@pytest.mark.slow
+def test_a_target_that_has_no_code_for_a_range_is_dropped_by_name(tmp_path: Path) -> None:
+    """And the others keep the range."""
+    project = Project(tmp_path, bundle={"targets": ["vulkan-any", "x86-64"], "on_failure": "drop"})
+    model, folder = Opened({"x": ("float64", [LENGTH, 8], -1, 1)}), project.targets / "models"
+    model.add("y", "Mul", "x", "x")
+    model.save(folder)
+    spec = {
+        "about": "a test",
+        "licence": "MIT",
+        "format": "onnx",
+        "source": {"kind": "path", "path": "model.onnx", "sha256": sha256_file(folder / "model.onnx")},
+        "inputs": [{"name": "x", "shape": [{"name": "T", "min": 2, "max": 9}, 8], "dtype": "float64", "low": -1, "high": 1}],
+        "bundles": ["desktop"],
+    }
+    (folder / "m.yaml").write_text(yaml.safe_dump(spec))
+    planned = {step.name.split(":")[0]: step for step in steps(load(project.targets), project.layout, Target("nowhere"))}
+    for stage in ("fetch", "import", "compile"):
+        planned[stage].action()
+    compiled = Compiled.read(project.layout.compiled("m", "desktop") / "compiled.json")
+    assert [d.name for d in compiled.dropped] == ["vulkan-any"]
+    assert "does not compile: onnx.Mul (node 'the y')" in compiled.dropped[0].reason
+    assert [v.gated.name for v in compiled.variants] == ["x86-64"]
+    assert read_all(project.layout.imported("m") / "signature.json")[0].dimensions == (LENGTH,)
+
+
 TWO_OF_ONE_FILE = """
 func.func public @sum(%a: tensor<?xf32>, %b: tensor<?xf32>) -> tensor<?xf32> {
   %0 = stablehlo.add %a, %b : tensor<?xf32>
@@ -329,6 +390,21 @@ def test_every_function_of_a_file_refuses_other_sizes(format: ModuleType, tmp_pa
             run = devices.run(tmp_path / "module.vmfb", device, function, arrays, tmp_path, "run")
             assert said in run.error
             assert bool(said) == bool(run.error)
+
+
+def test_a_size_that_is_open_in_the_file_alone_is_checked(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    (tmp_path / "model.mlir").write_text(TWO_OF_ONE_FILE)
+    inputs = [Input(i, (4,), "uint32", 0, 0.0, 1.0, None) for i in "ab"]
+    mlir_importer.convert(tmp_path / "model.mlir", tmp_path, inputs, Options("product", "product"))
+    (target,) = executables("x86-64")
+    compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(target)], {"x86-64": ()})
+    for sizes, said in (((4, 4), ""), ((6, 6), "expected shape `4`"), ((4, 3), "expected shape `4`")):
+        np.savez(tmp_path / "inputs.npz", **{str(n): np.ones(size, np.uint32) for n, size in enumerate(sizes)})
+        run = devices.run(
+            tmp_path / "module.vmfb", on(present, "local-task"), "product", [tmp_path / "inputs.npz"], tmp_path, "run"
+        )
+        assert said in run.error
+        assert bool(said) == bool(run.error)
 
 
 # As JAX writes it of inputs of b and 2 * b rows.

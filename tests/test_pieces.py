@@ -216,7 +216,7 @@ def test_the_environment_the_project_and_temporary_files_may_be_anywhere(cold: t
 def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Target]]:
     folder = tmp_path_factory.mktemp("apart")
     targets = [resolve(e) for e in executables(*DESKTOP)]
-    return front.front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30))[0], targets
+    return front.front_half(SMALL, folder, targets, (), LocalCache(folder / "cache", 1 << 30)).sources, targets
 
 
 def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_kernel_that_the_compiler_does_not_finish_is_named(
     targets = [resolve(*executables("x86-64"))]
     source = tmp_path / "front"
     source.mkdir()
-    sources, _ = front.front_half(SMALL, source, targets, (), LocalCache(tmp_path / "cache", 1 << 30))
+    sources = front.front_half(SMALL, source, targets, (), LocalCache(tmp_path / "cache", 1 << 30)).sources
     with mlir.opened(sources) as module:
         dispatches = Dispatches(module, targets, ())
         pieces_ = list(dispatches.pieces.values())

@@ -106,6 +106,7 @@ def test_a_crash_of_the_compiler_is_told_by_operator_and_node_and_written_as_its
     assert "iree-compile faulty.mlir" in said
 
 
+@pytest.mark.thorough
 def test_the_first_wrong_value_is_told_and_its_node_written_with_its_data(tmp_path: Path) -> None:
     """IREE 3.13 divides by the pivots of a determinant, of which one may be 0: here a whole row is."""
     nodes = [
@@ -151,7 +152,7 @@ def test_code_that_a_target_has_none_for_is_told_by_the_nodes_of_its_kernel(tmp_
         compiler.compile_module(tmp_path / "model.mlirbc", tmp_path, [resolve(*targets)], {"vulkan-any": ()})
     what = caught.value.what.removeprefix("vulkan-any: ")
     kernels = reduction.Kernels(tmp_path / "model.mlirbc", tmp_path, targets, ())
-    assert kernels.nodes(what) == ["kept"]
+    assert list(kernels.nodes(what)) == ["kept"]
     assert "node 'kept'" in reduction.together(kernels.called(what))
     job = Job(str(path), inputs_as_text(inputs), (resolve(*targets),), (), 120, suspects=("kept",))
     refusal.smallest(job, tmp_path, lambda *both: found.append(both))
@@ -169,6 +170,7 @@ def run_of_block(folder: Path, device: Device) -> Job:
     return Job(str(folder / "block.onnx"), inputs, (target,), CONVOLUTIONS, 300, run=Run(device, str(folder / "given.npz")))
 
 
+@pytest.mark.thorough
 def test_code_for_a_gpu_that_is_wrong_is_traced_to_its_node(
     tmp_path: Path,
     present: list[Device],  # noqa: F811

@@ -282,6 +282,7 @@ def test_they_are_right(kind: str, tmp_path: Path, present: list[Device]) -> Non
     assert not wrong(CASES[kind], tmp_path, present, targets)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in ("refused", "refused_forms", "doubles")])
 def test_they_would_be_wrong_without(
     kind: str,

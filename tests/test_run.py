@@ -218,7 +218,8 @@ def test_wrong_outputs_are_an_error(capsys: pytest.CaptureFixture[str], built: P
     blob = Blob("output_0.npy", sha256_bytes(wrong.read_bytes()), wrong.stat().st_size)
     write(store / blob_key(blob.sha256), wrong.read_bytes())
     (entry,) = real.entries
-    entry = replace(entry, reference=replace(entry.reference, outputs=(blob,)))
+    given = replace(entry.reference.draws[0], outputs=(blob,))
+    entry = replace(entry, reference=replace(entry.reference, draws=(given,)))
     other = replace(real, version="wrong", entries=(entry,))
     write(store / release_key("small", "wrong"), encode(other))
     text = vmfb(capsys, "run", "small@wrong", "--check", "--store", store, code=1)
@@ -483,7 +484,7 @@ def test_what_a_consumer_imports_needs_neither_numpy_nor_compiler(tmp_path: Path
     ):
         done = run(*arguments)
         assert done.returncode == 0, done.stderr
-    for command in ("run", "explain", "devices"):
+    for command in ("run", "profile", "explain", "devices"):
         done = run(*[w for w in (command, "small" if command != "devices" else "") if w])
         assert done.returncode == 1
         assert "iree-base-runtime is not installed" in done.stderr

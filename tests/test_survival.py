@@ -209,7 +209,8 @@ def test_an_interrupt_ends_every_tool_at_once_and_the_next_run_goes_on(
     assert not leftovers(project)
 
 
-def test_kill_9_at_any_moment_is_survived(tmp_path: Path) -> None:
+@pytest.mark.parametrize("growth", [1.7, pytest.param(1.2, marks=pytest.mark.thorough)])
+def test_kill_9_at_any_moment_is_survived(tmp_path: Path, growth: float) -> None:
     """Kill the whole session at growing delays, so that every stage is hit; then one run must finish and be right."""
     project = Project(tmp_path, "small")
     delay, kills = 0.15, 0
@@ -225,7 +226,7 @@ def test_kill_9_at_any_moment_is_survived(tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-            delay *= 1.2
+            delay *= growth
             with locked(project.layout.lock, "", FOREVER):  # its tools, in sessions of their own, end their step
                 pass
             assert store_is_whole(project)

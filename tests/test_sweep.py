@@ -86,7 +86,7 @@ def test_a_process_that_said_nothing_came_nowhere(tmp_path: Path) -> None:
     assert Built.read(tmp_path / "built.json") == Built()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_model_goes_all_the_way_and_is_not_done_again(tmp_path: Path) -> None:
     sweep.run(["wake-alexa"], tmp_path, 1, ("vulkan-any", "x86-64"))
     found = sweep.read(tmp_path / "results.jsonl")["wake-alexa"]

@@ -118,8 +118,8 @@ def _verify(project: Project, folder: Path, witnesses: Sequence[str], on_failure
     model, bundle, targets = project.spec("small")
     layout = project.layout
     bundle = replace(bundle, on_failure=on_failure)
-    places = (layout.compiled("small", "desktop"), layout.imported("small"), layout.reference("small"), folder)
-    verify.run(Origin.of(model, layout), bundle, targets, *places, witnesses)
+    made = (layout.compiled("small", "desktop"), layout.imported("small"), layout.reference("small"), layout.scored("small"))
+    verify.run(Origin.of(model, layout), bundle, targets, *made, folder, witnesses)
 
 
 def test_what_is_wrong_there_stops_the_release(project: Project, server: Sshd, tmp_path: Path) -> None:

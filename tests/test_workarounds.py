@@ -71,7 +71,14 @@ def error(folder: Path, present: list[Device], twin: bool, target: str, flags: t
 
 
 @pytest.mark.parametrize("flags", [(), CONVOLUTIONS])
-@pytest.mark.parametrize(("target", "twin"), [("vulkan-any", False), ("amd-rdna3", True), ("nvidia-ampere", True)])
+@pytest.mark.parametrize(
+    ("target", "twin"),
+    [
+        ("vulkan-any", False),
+        pytest.param("amd-rdna3", True, marks=pytest.mark.thorough),
+        pytest.param("nvidia-ampere", True, marks=pytest.mark.thorough),
+    ],
+)
 def test_padded_depthwise_convolutions_are_right(
     tmp_path: Path,
     present: list[Device],  # noqa: F811
@@ -91,6 +98,7 @@ def aligned(_function: object) -> bool:
     return False
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "replacement"), [("align_loops", nothing), ("_stores_unaligned", aligned)])
 def test_they_would_be_wrong_without_the_workaround(
     tmp_path: Path,
@@ -150,6 +158,7 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
     return made, tiles
 
 
+@pytest.mark.thorough
 def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the compiler's own tiles are wide, `widen_product` is no longer needed."""
     _, tiles = narrow_products(tmp_path, monkeypatch)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.commands.release import Release, here, names_file, refuse_archive
-from pipeline.consume import explain, facts, fetch, inspect, render, weights
+from pipeline.consume import explain, facts, fetch, inspect, render, runtimes, weights
 from pipeline.consume.entries import Signature
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.explain import Answer
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated
-from pipeline.terminal import put
+from pipeline.terminal import put, say
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def _of_file(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subject
     contents, archive, lacking = inspect.inspect(Path(arguments.what), digests=False), None, ""
     answers = explain.explain_file(contents, found)
     if arguments.pretend is None:
+        runtimes.require_of_file(contents, say)
         try:
             archive = weights.of_file(contents, arguments.parameters)
         except weights.MissingError as error:
@@ -57,6 +58,8 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     release, archive, lacking = Release(arguments, arguments.what), None, ""
     file = fetch.entry(release.cache, release.artifact)
     held = fetch.held(release.artifact, file.present())
+    if arguments.pretend is None:
+        release.require_runtime()
     if held and arguments.pretend is None:
         inspect.require_release(file.path, release.manifest)
     for parameters in release.manifest.parameters:
@@ -66,7 +69,8 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
             lacking = f"its weights are not here, {size(kept.size)}: `vmfb fetch {release.text}` brings them"
     formats = list(dict.fromkeys(v.format for v in release.variants))
     answers = explain.explain(release.variants, found, held)
-    entries, known, testimony = release.manifest.entries, release.standings, release.testimony
+    entries, testimony = release.manifest.entries, release.testimony()
+    known = release.standings(testimony)
     return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, testimony)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.commands.release import Release, here
 from pipeline.consume import choose, facts, fetch
-from pipeline.consume.resolve import require_runtime
+from pipeline.consume.meanwhile import Watched, meanwhile
 from pipeline.errors import PipelineError
 from pipeline.files import is_file
 from pipeline.iree.devices import NoRuntimeError
@@ -17,17 +18,20 @@ from pipeline.terminal import put, say
 # What a fetch may do without is imported where it is needed: a warm one takes a tenth of a second.
 
 
-def _wanted(release: Release, device: str) -> list[str] | None:
-    """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known."""
-    known = device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
-    if not known:
-        require_runtime(release.manifest)
+def _is_elsewhere(device: str) -> bool:
+    """Whether `--device` names another machine."""
+    return device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
+
+
+def _wanted(release: Release, device: str, note: Callable[[str], None]) -> list[str] | None:
+    """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known. `note` is told why."""
+    if not _is_elsewhere(device):
         try:
-            found = choose.choices(release.variants, here(device))
+            found = choose.choices(release.variants, here(device, note))
         except NoRuntimeError:
             if device != "auto":
                 raise
-            say("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
+            note("IREE's runtime is not installed, so the devices here are not known: fetching the code for all")
             return None
     else:
         found = choose.choices(release.variants, facts.of_machine(device))
@@ -48,6 +52,24 @@ def _target(output: str | None, name: Path) -> Path | None:
         raise PipelineError("names no file", where="--output", hint="give -o FILE, or -o FOLDER/")
     is_folder = output.endswith(SEPARATORS) or Path(output).is_dir()  # there or not; Path drops the slash
     return Path(output) / name if is_folder else Path(output)
+
+
+def _wanted_with_weights(release: Release, device: str) -> tuple[list[str] | None, int]:
+    """As `_wanted`, while the release's weights come into the cache; and how many bytes of them came.
+
+    A machine is asked for its devices by a child for each driver, seconds for the first time; weights are for all of them.
+    """
+    if not _is_elsewhere(device):
+        release.require_runtime()
+    if not release.manifest.parameters:
+        return _wanted(release, device, say), 0
+    notes: list[str] = []  # said when no bar is in the way
+    with meanwhile(lambda: _wanted(release, device, notes.append)) as wanted:
+        got = fetch.fetch_weights(release.remote, release.cache, release.manifest, Watched(release.bar, wanted))
+        variants = wanted.result()
+    for note in notes:
+        say(note)
+    return variants, got.came if got else 0
 
 
 def _fetch_weights(release: Release, target: Path | None) -> tuple[fetch.Brought, Path] | None:
@@ -76,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
             say(f"{name}: {_came(weights[0])}; its weights are {size(weights[0].present)}")
         put(weights[1])
         return
-    variants = None if arguments.full else _wanted(release, arguments.device)
+    variants, came = (None, 0) if arguments.full else _wanted_with_weights(release, arguments.device)
     weights = _fetch_weights(release, beside(target) if target else None)  # first: a file is there when all of it is
     if target:
         fetched, path = fetch.deliver(release.remote, release.cache, release.artifact, variants, target, release.bar)
@@ -88,11 +110,11 @@ def run(arguments: argparse.Namespace) -> None:
         part = "all of it" if fetched.present == total else f"{size(fetched.present)} of {size(total)}"
         say(f"{name}: {_came(fetched)}; here is {part}, for {', '.join(fetched.variants)}")
         if weights:
-            say(f"its weights, {size(weights[0].present)}: {_came(weights[0])}; they are {weights[1]}")
+            say(f"its weights, {size(weights[0].present)}: {_came(weights[0], came)}; they are {weights[1]}")
     put(path)
 
 
-def _came(got: fetch.Brought) -> str:
+def _came(got: fetch.Brought, before: int = 0) -> str:
     from pipeline.consume.render import size
 
-    return f"fetched {size(got.came)}" if got.came else "nothing to fetch"
+    return f"fetched {size(got.came + before)}" if got.came + before else "nothing to fetch"

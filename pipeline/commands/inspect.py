@@ -27,10 +27,10 @@ def run(arguments: argparse.Namespace) -> None:
         refuse_archive(arguments)
         release = Release(arguments, arguments.what)
         if arguments.evidence:
-            documents = release.testimony.documents
-            lines = render.evidence_lines(release.testimony)
-            put(json.dumps([asdict(d) for d in documents], indent=1) if arguments.json else "\n".join(lines))
+            said = release.testimony()
+            lines = [json.dumps([asdict(d) for d in said.documents], indent=1)] if arguments.json else render.evidence_lines(said)
+            put("\n".join(lines))
         elif arguments.json:
             put(encode(release.manifest).decode())
         else:
-            put("\n".join(render.manifest_lines(release.manifest, release.testimony)))
+            put("\n".join(render.manifest_lines(release.manifest, release.testimony())))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.consume import choose, facts, fetch
+from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.reference import parse
@@ -38,15 +37,18 @@ class Release:
         self.variants = choose.gated(self.artifact, self.remote.url)
         self.bar = Bar(getattr(arguments, "quiet", False))
 
-    @cached_property
-    def testimony(self) -> Testimony:
-        """What witnesses say of it."""
-        return self._resolver.evidence(self.manifest)
+    def testimony(self, asks: bool | None = True) -> Testimony:
+        """What witnesses say of it. The store is asked; None: if it was asked for the release."""
+        return self._resolver.evidence(self.manifest, asks)
 
-    @property
-    def standings(self) -> dict[str, Standing]:
-        """What is known of each variant of the artifact."""
-        return self.testimony.of(self.artifact, [entry.function for entry in self.manifest.entries])
+    def standings(self, testimony: Testimony) -> dict[str, Standing]:
+        """What they say of each variant of the artifact."""
+        return testimony.of(self.artifact, [entry.function for entry in self.manifest.entries])
+
+    def require_runtime(self) -> None:
+        """Say what is known of the installed runtime with this release: an error, a note or nothing."""
+        name = f"{self.manifest.model.name} {self.manifest.version}"
+        runtimes.require(name, self.manifest.compiler.version, lambda: self.testimony(None).runtimes(self.artifact), say)
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:
         """The artifact in the cache, with the code of these variants."""
@@ -67,9 +69,12 @@ class Release:
         return inputs, outputs
 
 
-def here(name: str) -> list[Device]:
-    """The devices of this machine that `--device` means. PipelineError where there is none, or no runtime to ask."""
-    return choose.named(facts.of_this_machine(Cache(), say), name)
+def here(name: str, note: Callable[[str], None] = say) -> list[Device]:
+    """The devices of this machine that `--device` means. PipelineError where there is none, or no runtime to ask.
+
+    `note` is told of drivers that cannot be asked.
+    """
+    return choose.named(facts.of_this_machine(Cache(), note), name)
 
 
 def refuse_archive(arguments: argparse.Namespace) -> None:

@@ -3,98 +3,32 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.commands.release import Release, here, names_file, refuse_archive
-from pipeline.consume import choose
-from pipeline.consume.entries import asked, fitting
-from pipeline.consume.resolve import require_runtime
+from pipeline.commands.jobs import Job, Work, prepare
+from pipeline.commands.release import names_file
 from pipeline.errors import PipelineError
-from pipeline.manifest.types import EntryInfo, TensorInfo
+from pipeline.manifest.types import TensorInfo
 from pipeline.terminal import put, say
-
-if TYPE_CHECKING:  # numpy may not be installed: what is missing is said first
-    import numpy as np
-
-    from pipeline.consume.inspect import Contents
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A function to run on arrays; what its outputs are, where that is known, and what they must be, where it is compared."""
-
-    function: str
-    given: Sequence[np.ndarray[Any, Any]]
-    outputs: Sequence[TensorInfo] | None
-    entry: EntryInfo | None = None
-    wanted: Sequence[Path] = ()
-
-
-def _jobs(release: Release, arguments: argparse.Namespace, given: Sequence[np.ndarray[Any, Any]]) -> list[_Job]:
-    """What to run of a release: on the arrays given, or on the reference data of all that `--function` leaves."""
-    from pipeline.consume import inputs
-
-    entries = release.manifest.entries
-    if given or not (arguments.check or arguments.benchmark):
-        entry = fitting(asked(entries, arguments.function, release.text), given)
-        return [_Job(entry.function, given, entry.outputs, entry)]
-    jobs = []
-    for entry in asked(entries, arguments.function, release.text) if arguments.function else entries:
-        taken, wanted = release.reference(entry)
-        jobs.append(_Job(entry.function, [inputs.load(path) for path in taken], entry.outputs, entry, wanted))
-    return jobs
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what the arguments name, once or to measure. PipelineError where it cannot run, or is wrong."""
-    found = here(arguments.device)  # says what to install where the runtime is not, and numpy neither
-    from pipeline.consume import inputs, inspect, run, weights
-
-    given = [inputs.parse(text) for text in arguments.input]
-    if arguments.check and (given or names_file(arguments.what)):
+    if arguments.check and (arguments.input or names_file(arguments.what)):
         raise PipelineError("--check compares with the reference data of a release: give a MODEL, and no --input")
     if arguments.require and names_file(arguments.what):
         raise PipelineError("--require is for a MODEL: a file does not tell how it was verified", where=arguments.what)
-    if names_file(arguments.what):
-        contents = inspect.inspect(Path(arguments.what), digests=False)
-        good = run.runnable(contents, found)
-        jobs = [_Job(function, given, outputs) for function, outputs in [run.entry_of(contents, given, arguments.function)]]
-        archive = weights.of_file(contents, arguments.parameters)
-    else:
-        refuse_archive(arguments)
-        release = Release(arguments, arguments.what)
-        require_runtime(release.manifest)
-        good = run.good(choose.choices(release.variants, found), release.text)
-        _require(release, good[0].variant or "", arguments.require)
-        jobs = _jobs(release, arguments, given)
-        archive = release.weights()
-        fetched = release.fetch([c.variant for c in good[: None if arguments.benchmark else 1] if c.variant])
-        inspect.require_release(fetched.path, release.manifest)
-        contents = inspect.inspect(fetched.path, digests=False)
-    for job in jobs:
-        _do(job, contents, good, archive, arguments, f"{job.function}: " if len(jobs) > 1 else "")
+    measured = arguments.benchmark
+    work = prepare(arguments, on_reference=arguments.check or measured, on_all=measured, require=arguments.require)
+    for job in work.jobs:
+        _do(job, work, arguments, f"{job.function}: " if len(work.jobs) > 1 else "")
 
 
-def _require(release: Release, variant: str, kind: str) -> None:
-    """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
-    from pipeline.consume import evidence, render
-
-    standing = release.standings[variant]
-    evidence.require(standing, kind, release.text, variant)
-    for line in render.contradiction_lines(release.testimony):
-        say(line)
-    say(f"{variant}: {render.standing_line(standing)}")
-
-
-def _do(
-    job: _Job, contents: Contents, good: Sequence[choose.Choice], archive: Path | None, arguments: argparse.Namespace, name: str
-) -> None:
+def _do(job: Job, work: Work, arguments: argparse.Namespace, name: str) -> None:
     """Run one function, as the command says: `name` tells it from others."""
     from pipeline.consume import inputs, run
 
+    contents, good, archive = work.contents, work.good, work.archive
     if arguments.check or arguments.output or not arguments.benchmark:
         ran = run.run(contents, good[0], job.function, job.given, archive)
         say(f"{name}{ran.choice.variant} on {ran.choice.device.title}: loaded in {ran.run.load_s * 1000:.1f} ms")

@@ -6,11 +6,10 @@ says so.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
+from pipeline.iree.devices.runtimes import Runtime, Trial, device_for
 from pipeline.iree.file import choice
 from pipeline.iree.gates import decide, select
 from pipeline.machine import now, witness
@@ -72,6 +72,43 @@ class Witnessing:
         if not any(file.variants for file in files):
             what = f"no device here accepts any variant of {self.manifest.model.name} {self.manifest.version}"
             raise PipelineError(what, hint="`vmfb explain` tells why")
+        return self._document(files)
+
+    def try_runtimes(self, found: Sequence[Device], wanted: Mapping[str, Sequence[Runtime]]) -> EvidenceDocument:
+        """How the files of bundles run on one of these devices in other runtimes, `wanted` for each bundle: a document that is
+        not published yet. Runtimes that could not be tried are left out. Errors as `Trial.of`.
+        """
+        files = []
+        with disk_errors("the folder for temporary files"), tempfile.TemporaryDirectory(prefix="vmfb-") as name:
+            cases = self._cases(Path(name))[: len(self.manifest.entries)]
+            for artifact in self.manifest.artifacts:
+                if wanted.get(artifact.bundle):
+                    trial = self._trial(artifact, found, cases, Path(name) / artifact.bundle)
+                    tried = tuple(info for info in trial.of(wanted[artifact.bundle]) if info.works is not None)
+                    files += [FileProof(artifact.bundle, artifact.blob.sha256, (), tried)] if tried else []
+        return self._document(tuple(files))
+
+    def _trial(self, artifact: Artifact, found: Sequence[Device], cases: Sequence[_Case], folder: Path) -> Trial:
+        variants = gated(artifact, self._remote.url)
+        device = device_for(variants, found)
+        module, weights = Path(), None
+        if device and (chosen := select(variants, device.facts)):
+            self._say(f"{self.manifest.model.name}: {chosen} on {device.title}, in other runtimes")
+            weights = fetch.fetch_weights(self._remote, self._cache, self.manifest, self._progress)
+            module = fetch.fetch(self._remote, self._cache, artifact, [chosen], self._progress).path
+            inspect.require_release(module, self.manifest)
+
+        def judged(ran: Run, name: str, device: Device) -> tuple[bool | None, str]:
+            info = artifact.variants[ran.selected or 0]
+            proof = _judged(info, device, ran, cases, [devices.outputs(folder, name, n) for n in range(ran.done)])
+            if proof.problem:
+                return False, f"{info.name} on {device.title}: {proof.problem}"
+            return True, f"{info.name} on {device.title}, max error {max(f.max_abs_error for f in proof.functions):.1e}"
+
+        functions, inputs = [case.entry.function for case in cases], [case.inputs for case in cases]
+        return Trial(module, device, functions, inputs, folder, weights.path if weights else None, judged)
+
+    def _document(self, files: tuple[FileProof, ...]) -> EvidenceDocument:
         weights = tuple(p.blob.sha256 for p in self.manifest.parameters)
         reference = reference_digest(self.manifest)
         return EvidenceDocument(EVIDENCE_SCHEMA, self.manifest.model.name, reference, weights, now(), witness(), files)
@@ -100,7 +137,7 @@ class Witnessing:
             if decide([variant], device.facts)[0].accepted
         ]
         if not accepted:
-            return FileProof(artifact.bundle, artifact.blob.sha256, ())
+            return FileProof(artifact.bundle, artifact.blob.sha256, (), ())
         wanted = [artifact.variants[number].name for number in sorted({number for _, number in accepted})]
         weights = fetch.fetch_weights(self._remote, self._cache, self.manifest, self._progress)
         fetched = fetch.fetch(self._remote, self._cache, artifact, wanted, self._progress)
@@ -133,17 +170,12 @@ class Witnessing:
                 raise RuntimeError(f"variant {number} was to run on {device.title}, the module ran {ran.selected}: this is a bug")
             proof = _judged(info, device, ran, cases, [devices.outputs(folder, f"run-{place}", n) for n in range(ran.done)])
             proofs.append(replace(proof, matrix_kernels=_matrix_kernels(contents, info)))
-        return FileProof(artifact.bundle, artifact.blob.sha256, tuple(proofs))
-
-
-def _codes(contents: Contents, variant: str) -> Iterator[inspect.Part]:
-    return (part for part in contents.parts if variant in part.variants)
+        return FileProof(artifact.bundle, artifact.blob.sha256, tuple(proofs), ())
 
 
 def _require_code(contents: Contents, variant: VariantInfo) -> None:
     """Raise PipelineError if the file's code of the variant is not that whose digest the manifest has."""
-    pieces = sorted((part.segment.offset, part.segment.length, part.segment.sha256) for part in _codes(contents, variant.name))
-    if hashlib.sha256("".join(sha256 for _, _, sha256 in pieces).encode()).hexdigest() != variant.sha256:
+    if contents.code(variant.name) != (variant.size, variant.sha256):
         what = f"its code for {variant.name} is not the one that its manifest names"
         raise PipelineError(what, where=str(contents.path), hint="the release is damaged: tell who publishes it")
 
@@ -151,7 +183,8 @@ def _require_code(contents: Contents, variant: VariantInfo) -> None:
 def _matrix_kernels(contents: Contents, variant: VariantInfo) -> int:
     """How many of the variant's kernels use matrix cores."""
     backend = backends.of_format(variant.format)
-    return sum(backend.uses_matrix_cores(contents.read(part)) for part in _codes(contents, variant.name)) if backend else 0
+    code = (part for part in contents.parts if variant.name in part.variants)
+    return sum(backend.uses_matrix_cores(contents.read(part)) for part in code) if backend else 0
 
 
 def _judged(info: VariantInfo, device: Device, ran: Run, cases: Sequence[_Case], outputs: Sequence[Path]) -> VariantProof:

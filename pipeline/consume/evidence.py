@@ -13,7 +13,15 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import decode, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, KINDS, EvidenceDocument, EvidenceIndex, VariantProof
+from pipeline.manifest.evidence import (
+    EVIDENCE_SCHEMA,
+    KINDS,
+    AccuracyProof,
+    EvidenceDocument,
+    EvidenceIndex,
+    RuntimeInfo,
+    VariantProof,
+)
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.store.base import Source
 
@@ -80,6 +88,15 @@ class Standing:
         """The largest absolute error among those of the strongest kind."""
         return max((f.max_abs_error for s in self._strongest for f in s.proof.functions), default=None)
 
+    @property
+    def accuracy(self) -> tuple[AccuracyProof, ...]:
+        """For each function that was scored on a data set, how well: of those who saw it right the one with the most samples."""
+        found: dict[str, AccuracyProof] = {}
+        for proof in (proof for seen in self.right for proof in seen.proof.accuracy):
+            if proof.function not in found or proof.samples > found[proof.function].samples:
+                found[proof.function] = proof
+        return tuple(found.values())
+
     def is_at_least(self, kind: str) -> bool:
         """Whether the evidence is as strong as `kind`, and nobody saw it wrong."""
         return KINDS.index(self.kind) >= KINDS.index(kind) and not self.wrong
@@ -92,6 +109,8 @@ class Testimony:
     documents: tuple[EvidenceDocument, ...]
     refused: tuple[str, ...] = ()
 
+    __test__ = False  # pytest takes it for a test by its name
+
     def of(self, artifact: Artifact, functions: Sequence[str]) -> dict[str, Standing]:
         """What is known of each variant of a file, whose entry points are `functions`."""
         seen: dict[str, list[Seen]] = {variant.name: [] for variant in artifact.variants}
@@ -101,6 +120,19 @@ class Testimony:
                     for proof in file.variants:
                         seen[proof.variant].append(Seen(proof, document))
         return {name: _standing(name, found, functions) for name, found in seen.items()}
+
+    def runtimes(self, artifact: Artifact) -> list[RuntimeInfo]:
+        """The versions of IREE's runtime that a file was tried with, the newest word first; witnesses had one themselves."""
+        found: list[RuntimeInfo] = []
+        for document in sorted(self.documents, key=lambda d: d.made, reverse=True):
+            for file in document.files:
+                if file.bundle == artifact.bundle:
+                    found += file.runtimes
+                    right = [p for p in file.variants if p.kind == "device" and not p.problem]
+                    if right and document.witness.runtime:
+                        how = f"{right[0].variant} on {Seen(right[0], document).place}"
+                        found.append(RuntimeInfo(document.witness.runtime, True, how))
+        return found
 
     @property
     def contradictions(self) -> tuple[tuple[str, str, Seen], ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes
 from pipeline.iree import backends
 from pipeline.iree.file import choice, description, vmfb
 from pipeline.iree.file.description import Described
@@ -72,6 +73,11 @@ class Contents:
     def holds(self, variant: str) -> bool:
         """Whether all code of `variant` is in the file, and not left out by a fetch for other devices."""
         return all(part.fetched for part in self.parts if variant in part.variants)
+
+    def code(self, variant: str) -> tuple[int, str]:
+        """The bytes of a variant's code, and its digest, as a manifest has them: over the digests of its parts in file order."""
+        parts = sorted({(p.segment.offset, p.segment.length, p.segment.sha256) for p in self.parts if variant in p.variants})
+        return sum(length for _, length, _ in parts), sha256_bytes("".join(sha256 for *_, sha256 in parts).encode())
 
     @property
     def entries(self) -> tuple[vmfb.Export, ...]:

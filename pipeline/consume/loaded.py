@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.consume import entries, evidence, inputs
+from pipeline.consume import entries, evidence, inputs, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import choices, gated, named, refusal
 from pipeline.consume.evidence import Standing
@@ -19,7 +19,7 @@ from pipeline.consume.facts import of_this_machine
 from pipeline.consume.fetch import Progress, fetch, fetch_weights, pick
 from pipeline.consume.inspect import require_release
 from pipeline.consume.reference import parse
-from pipeline.consume.resolve import Remote, Resolver, default_store, require_runtime
+from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, open_device
@@ -187,13 +187,14 @@ def load(
     remote = Remote(store or default_store(), offline)
     resolver = Resolver(remote, kept)
     manifest = resolver.manifest(parse(model))
-    require_runtime(manifest)
     artifact = pick(manifest, bundle)
+    testimony = resolver.evidence(manifest, asks=True if require else None)
+    name = f"{manifest.model.name} {manifest.version}"
+    runtimes.require(name, manifest.compiler.version, lambda: testimony.runtimes(artifact), warnings.warn)
     found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
     best = found[0] if found else None
     if best is None or best.variant is None:
         raise PipelineError(f"no device here may run {model}:\n    {refusal(found)}", hint="`vmfb explain` tells more")
-    testimony = resolver.evidence(manifest)
     standing = testimony.of(artifact, [entry.function for entry in manifest.entries])[best.variant]
     evidence.require(standing, require, model, best.variant)
     for seen in standing.wrong:

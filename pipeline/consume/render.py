@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pipeline.accuracy.text import line as accuracy_line
 from pipeline.consume.entries import Signature, describe, groups, plain
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
-from pipeline.manifest.evidence import KINDS, EvidenceDocument, VariantProof
+from pipeline.manifest.evidence import KINDS, EvidenceDocument, RuntimeInfo, VariantProof
 from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
+from pipeline.names import numbers
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage
+    from pipeline.consume.diff import Difference
     from pipeline.consume.explain import Answer
     from pipeline.consume.inspect import Contents
     from pipeline.iree.device import Device
@@ -66,7 +69,7 @@ def contents_lines(contents: Contents) -> list[str]:
     if not contents.described:
         lines.append("  no gates: a device takes the first code of its format, right for it or not")
     if contents.forced:
-        lines.append(f"  a copy that runs {contents.forced} on every device, whatever the gates say")
+        lines.append(f"  a copy that runs {contents.forced} wherever it loads, whatever the gates say")
     for variant in contents.variants:
         lines.append(f"  gates of {variant.name}: {', '.join(str(g) for g in variant.gates) or 'none, any device of its kind'}")
     return [plain(line) for line in lines]
@@ -121,9 +124,21 @@ def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
         known = testimony.of(artifact, [entry.function for entry in manifest.entries])
         rows = [(v.name, size(v.size), v.device, standing_line(known[v.name])) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
+        lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
     return lines
+
+
+def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
+    """In which versions of IREE's runtime a file works, fails, and was not tried: each version once, by the newest word."""
+    newest = {info.version: info for info in reversed(known)}
+    found = sorted(newest.values(), key=lambda info: numbers(info.version))
+    works = [info.version for info in found if info.works]
+    lines = [f"works with IREE's runtime {', '.join(works)}"] if works else []
+    lines += [f"fails with {info.version}: {info.how}" for info in found if info.works is False]
+    lines += [f"not tried with {info.version}: {info.how}" for info in found if info.works is None]
+    return [plain(line) for line in lines]
 
 
 def _source(entry: EntryInfo) -> str:
@@ -178,6 +193,9 @@ def standing_line(standing: Standing) -> str:
     lanes = f" with subgroups of {sizes} lanes" if sizes else ""
     how = "its twin verified on" if proof.kind == "twin" else "verified on"
     said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
+    for scored in standing.accuracy:
+        function = f"{scored.function}: " if len(standing.accuracy) > 1 else ""
+        said += plain(f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}")
     if standing.witnesses > 1:
         said += f" (and {standing.witnesses - 1} more, the newest of {standing.newest})"
     return missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else "")
@@ -227,7 +245,9 @@ def document_lines(document: EvidenceDocument) -> list[str]:
         for file in document.files
         for proof in file.variants
     ]
-    return [plain(f"  {line}") for line in columns(rows, right=(3, 4))]
+    lines = columns(rows, right=(3, 4))
+    lines += [f"{file.bundle}  {line}" for file in document.files for line in runtime_lines(file.runtimes)]
+    return [plain(f"  {line}") for line in lines]
 
 
 def _error(proof: VariantProof) -> str:
@@ -239,9 +259,39 @@ def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
 
 
 def _latency(proof: VariantProof) -> str:
-    if proof.latency_s is None:
-        return ""
-    return f"{proof.latency_s * 1000:.3f} ms ± {(proof.spread_s or 0) * 1000:.3f}"
+    return "" if proof.latency_s is None else _measured_ms(proof.latency_s, proof.spread_s or 0)
+
+
+def difference_lines(found: Difference) -> list[str]:
+    """`vmfb diff`: what differs, a line each."""
+    lines = [f"{found.before} → {found.after}"]
+    rows = [(change.variant, change.what, _change(change.what, change.before, change.after)) for change in found.changes]
+    lines += [f"  {line}" for line in columns(rows)] or ["  the same code for every device, and nothing else differs"]
+    for variant, names in found.kernels.items():
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        lines.append(f"  {len(names)} kernel{'s' * (len(names) != 1)} of {variant} changed: {shown}")
+    for one in found.latencies:
+        how = "within the spread" if one.is_within_spread else "slower" if one.ratio > 1 else "faster"
+        before, after = (_measured_ms(*pair) for pair in ((one.before_s, one.before_spread_s), (one.after_s, one.after_spread_s)))
+        lines.append(f"  latency of {one.variant} on {one.device}: {before} → {after}, {one.ratio:.2f} times: {how}")
+    return [plain(line) for line in lines]
+
+
+def _measured_ms(median_s: float, spread_s: float) -> str:
+    return f"{median_s * 1000:.3f} ms ± {spread_s * 1000:.3f}"
+
+
+_SIZES = ("file", "for every device", "weights", "code")
+
+
+def _change(what: str, before: str | float | None, after: str | float | None) -> str:
+    if what in _SIZES:
+        a, b = int(before or 0), int(after or 0)
+        part = f" ({(b - a) / a:+.1%})" if a else ""
+        return f"{size(a)} → {size(b)}{part}" if a != b else f"other bytes, {size(a)} as before"
+    said = [f"{v:.1e}" if isinstance(v, float) else "nothing" if v is None or v == "" else str(v) for v in (before, after)]
+    digests = [text if len(text) != 64 else f"{text[:16]}…" for text in said]
+    return f"{digests[0]} → {digests[1]}"
 
 
 def device_line(device: Device) -> str:

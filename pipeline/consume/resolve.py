@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -168,21 +166,3 @@ class Resolver:
         embedded = self._embedded.get((manifest.model.name, manifest.version))
         asks = (self._asked if asks is None else asks) and not self.remote.offline
         return gatherer.gather(manifest, asks, [embedded] if embedded else [])
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(match[0]) for part in version.split(".") if (match := re.match(r"\d+", part)))
-
-
-def require_runtime(manifest: Manifest) -> None:
-    """Raise PipelineError if the installed runtime is older than the release needs. Nothing if none is installed."""
-    wanted = manifest.compiler.version
-    try:
-        found = importlib.metadata.version("iree-base-runtime")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if _numbers(found)[:2] < _numbers(wanted)[:2]:
-        raise PipelineError(
-            f"{manifest.model.name} {manifest.version} needs iree-base-runtime {wanted} or later, here is {found}",
-            hint=f"pip install 'iree-base-runtime>={wanted}'",
-        )

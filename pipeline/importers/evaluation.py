@@ -23,6 +23,8 @@ from pipeline.spec.types import Input
 
 Run = Callable[[Sequence[Array]], list[Array]]
 _T = TypeVar("_T")
+# The modules of evaluators, by the names that specs have for them.
+MODULES = {"onnxruntime": "onnxruntime", "jax": "jax", "torch": "pytorch", "litert": "litert"}
 ORDER = ("float64", "float32", "float16", "bfloat16")  # finest first
 
 

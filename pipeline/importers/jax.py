@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.arrays import Array
 from pipeline.errors import PipelineError
 from pipeline.importers import stablehlo
 from pipeline.importers.draws import moved
-from pipeline.importers.evaluation import evaluate, main, tried
+from pipeline.importers.evaluation import Run, evaluate, main, tried
 from pipeline.iree import entry, mlir
 from pipeline.spec.types import Input
 
@@ -74,8 +75,8 @@ def _taken(operation: ir.Operation) -> Iterator[ir.Value]:
                 yield from _taken(inner.operation)
 
 
-def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
-    """What `evaluate` finds, and what is known of the program's outputs."""
+def _program(source: Path) -> Any:
+    """What `jax.export` serialized into the file. Raises PipelineError where it is another."""
     with source.open("rb") as file:
         serialized = stablehlo.is_serialized(file.read(1024))
     if not serialized:
@@ -85,6 +86,18 @@ def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str
     import jax
 
     jax.config.update("jax_enable_x64", True)  # else it turns doubles into floats
+    return program
+
+
+@contextmanager
+def prepared(source: Path, folder: Path, inputs: Sequence[Input]) -> Iterator[Run]:
+    """The model as a function of arrays, while the block lasts."""
+    yield partial(_run, _program(source))
+
+
+def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+    """What `evaluate` finds, and what is known of the program's outputs."""
+    program = _program(source)
     with mlir.parsed(program.mlir_module().encode(), str(source)) as module:
         passmanager.PassManager.parse("builtin.module(inline)").run(module.operation)
         function = entry.entry_function(module, None, str(source))

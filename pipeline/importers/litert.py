@@ -7,7 +7,8 @@ Run as a child process: see `evaluation`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,24 @@ class _Noise:
         ]
 
 
-def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
-    """What `evaluate` finds, and what is known of the model's outputs."""
+def _require() -> None:
+    """Raise PipelineError unless LiteRT is installed."""
     try:
         import ai_edge_litert.interpreter  # noqa: F401
     except ImportError as error:
         raise PipelineError(f"LiteRT is not installed: {error}", hint="pip install 'vmfb-pipeline[tflite]'") from error
+
+
+@contextmanager
+def prepared(source: Path, folder: Path, inputs: Sequence[Input]) -> Iterator[Run]:
+    """The model as a function of arrays, while the block lasts."""
+    _require()
+    yield _runner(source, inputs, "BUILTIN_REF")
+
+
+def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+    """What `evaluate` finds, and what is known of the model's outputs."""
+    _require()
     tflite.converted(source, folder / "model.onnx")
     model = onnx.load(folder / "model.onnx")
     bake(model, inputs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.arrays import Array
 from pipeline.importers import boundary, decisions, foreign, functions, kernels, saturation, verges, weights
 from pipeline.importers.baked import bake
 from pipeline.importers.draws import moved
-from pipeline.importers.evaluation import ORDER, evaluate, main
+from pipeline.importers.evaluation import ORDER, Run, evaluate, main
 from pipeline.importers.rewrites import flow
 from pipeline.importers.rewrites.graph import captured, put
 from pipeline.importers.rewrites.proof import without_names
@@ -229,13 +230,27 @@ def run(source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]
         return _found(store, source, folder, inputs, draws)
 
 
-def _found(store: weights.Store, source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+@contextmanager
+def prepared(source: Path, folder: Path, inputs: Sequence[Input]) -> Iterator[Run]:
+    """The model as a function of arrays, while the block lasts. Weights lie in `folder` then."""
+    with weights.beside(folder / ".weights.part", weights.LIMIT) as store:
+        yield partial(run_session, _plain(store, str(source), inputs)[0])
+
+
+def _plain(
+    store: weights.Store, source: str, inputs: Sequence[Input]
+) -> tuple[onnxruntime.InferenceSession, onnx.ModelProto, str]:
+    """A session of the model as the spec has it, the model that it runs, and what was changed for ONNX Runtime to run it."""
     model = functions.inlined(weights.load(Path(source)))
     bake(model, inputs)
     is_baked = any(spec.value is not None for spec in inputs)
     changed = foreign.be_exact(model) | boundary.widen(model) | is_baked | _is_parted(model) | store.is_used | store.differs
     changed |= saturation.without(model) is not None
-    plain, model, note = _running(model, "" if changed else source)
+    return _running(model, "" if changed else source)
+
+
+def _found(store: weights.Store, source: str, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+    plain, model, note = _plain(store, source, inputs)
     others, coarsest = Others(model), precisions(model)
     deciding, made = decisions.exposed(_deciding(source, model, inputs))
     found = evaluate(folder, draws, [o.name for o in model.graph.output], coarsest, partial(run_session, plain), others.run)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,24 @@ def _told(program: Any) -> tuple[list[bool], list[str]]:
     return [depends[n] for n in outputs], [ORDER[coarsest[n]] if coarsest[n] >= 0 else "" for n in outputs]
 
 
-def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
-    """What `evaluate` finds, and what is known of the program's outputs."""
+def _program(source: Path) -> Any:
+    """The program in the file."""
     importer.require()
     import torch
 
     torch.manual_seed(0)
-    program = importer.load(source)
+    return importer.load(source)
+
+
+@contextmanager
+def prepared(source: Path, folder: Path, inputs: Sequence[Input]) -> Iterator[Run]:
+    """The model as a function of arrays, while the block lasts."""
+    yield runner(_program(source))
+
+
+def run(source: Path, folder: Path, inputs: Sequence[Input], draws: Sequence[str]) -> dict[str, Any]:
+    """What `evaluate` finds, and what is known of the program's outputs."""
+    program = _program(source)
     depends, coarsest = _told(program)
     plain = runner(program)
     likewise = tried([lambda: runner(_changed(program, _moved_weight))])

@@ -79,13 +79,22 @@ def _casts(argument: ir.Value) -> tuple[str, str]:
     return "torch_c.to_builtin_tensor", "torch_c.from_builtin_tensor"
 
 
+def _is_open(argument: ir.Value, tensor: Tensor) -> list[bool]:
+    """Which dimensions of the argument are open: in a file of MLIR also such as the spec says are not."""
+    if isinstance(argument.type, ir.RankedTensorType):
+        return [argument.type.is_dynamic_dim(axis) for axis in range(argument.type.rank)]
+    return [size is None for size in tensor.fixed]
+
+
 def _opened(argument: ir.Value, tensor: Tensor, sizes: dict[Dimension, list[tuple[str, ir.Value]]]) -> _Open:
-    users = [use.owner for use in argument.uses]
-    type_, plain, dimensions = ir.Type.parse(tensor.mlir), argument, []
+    users, is_open = [use.owner for use in argument.uses], _is_open(argument, tensor)
+    shape = tuple(None if is_one else size for is_one, size in zip(is_open, tensor.fixed, strict=True))
+    type_, plain, dimensions = ir.Type.parse(Tensor("", tensor.dtype, shape).mlir), argument, []
     if argument.type != type_:
         plain = _made(_casts(argument)[0], type_, argument)
-    for axis, (size, fixed) in enumerate(zip(tensor.shape, tensor.fixed, strict=True)):
-        if fixed is None and isinstance(size, Dimension):
+    for axis, (size, is_one) in enumerate(zip(tensor.shape, is_open, strict=True)):
+        if is_one and size is not None:
+            size = size if isinstance(size, Dimension) else Dimension(f"axis {axis}", size, size)
             found = _made("tensor.dim", ir.IndexType.get(), plain, _number(axis))
             sizes.setdefault(size, []).append((tensor.name, found))
             dimensions.append(size)
@@ -93,9 +102,12 @@ def _opened(argument: ir.Value, tensor: Tensor, sizes: dict[Dimension, list[tupl
 
 
 def tie(function: ir.Operation, inputs: Sequence[Tensor]) -> None:
-    """Let `function`, which takes `inputs`, check and know the sizes of its open dimensions."""
+    """Let `function`, which takes `inputs`, check and know the sizes of its open dimensions, also of those that are one size.
+
+    IREE then makes a fixed dimension of the latter, and refuses others itself.
+    """
     block = function.regions[0].blocks[0]
-    pairs = [(a, t) for a, t in zip(list(block.arguments), inputs, strict=True) if None in t.fixed]
+    pairs = [(a, t) for a, t in zip(list(block.arguments), inputs, strict=True) if any(_is_open(a, t))]
     if not pairs:
         return
     sizes: dict[Dimension, list[tuple[str, ir.Value]]] = {}

@@ -14,9 +14,9 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.iree import backends, mlir
 from pipeline.iree.codegen import batches, pieces
-from pipeline.iree.codegen.front import front_half
-from pipeline.iree.codegen.pieces import Code, Dispatches
-from pipeline.iree.file import choice, description, vmfb
+from pipeline.iree.codegen.front import FrontHalf, front_half
+from pipeline.iree.codegen.pieces import Code, Dispatches, Piece
+from pipeline.iree.file import choice, description, kernels, vmfb
 from pipeline.iree.gates import Gate, Gated, GateError, unreachable
 from pipeline.iree.linking import link, straighten, warm_up
 from pipeline.iree.targets import Target
@@ -146,9 +146,9 @@ def _generate(
 ) -> tuple[Path, list[link.Code], tuple[str, ...]]:
     """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; and the front half's own flags."""
     activity.say("the model's part for all targets")
-    sources, own = front_half(source, folder, targets, flags, cache.local)
+    front = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
-    with mlir.opened(sources) as module:
+    with mlir.opened(front.sources) as module:
         dispatches = Dispatches(module, targets, flags)
         if not dispatches.pieces:
             raise PipelineError("the model has no dispatch: nothing in it computes", where=str(source))
@@ -158,6 +158,7 @@ def _generate(
             code = _narrowed(dispatches, code, others, _code(others, folder / "narrow", cache, str(source))[0])
         pieces.assemble(module, targets, dispatches.pieces, code)
         mlir.save(module, paths["assembled"])
+    kernels.save(folder / kernels.NAME, _kernels(dispatches, code, front))
     write(folder / "pieces.json", json.dumps(asdict(counts)).encode())
     activity.say("the host's part")
     iree_opt(paths["assembled"], paths["host"], _HOST_PASSES, flags, folder / "host.log")
@@ -165,9 +166,22 @@ def _generate(
         pieces.insert(module, dispatches.pieces, code)
         mlir.save(module, paths["generated"])
         found = link.codes(module)
-    for path in (sources, paths["assembled"], paths["host"]):
+    for path in (front.sources, paths["assembled"], paths["host"]):
         path.unlink()
-    return paths["generated"], found, own
+    return paths["generated"], found, front.flags
+
+
+def _kernels(dispatches: Dispatches, code: Mapping[str, Code], front: FrontHalf) -> list[kernels.Kernel]:
+    """What is known of every kernel."""
+    found: dict[str, dict[str, Piece]] = {}
+    for (dispatch, target), piece in dispatches.pieces.items():
+        found.setdefault(dispatch, {})[target] = piece
+    result = []
+    for dispatch, mine in found.items():
+        made = {target: kernels.Made(piece.symbol, code[piece.key].seconds) for target, piece in mine.items()}
+        name = dispatches.name(next(iter(mine.values())).symbol)
+        result.append(kernels.Kernel(dispatch, name, front.nodes.get(name, {}), made))
+    return result
 
 
 def _gated(
@@ -222,9 +236,10 @@ def compile_module(
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
     `declared` are the gates of the specs; the rest is derived from target attributes and generated code. Also leaves
-    `folder/pieces.json`, the `Counts`. Code comes from `cache` (default: what the environment names) where it has been
-    generated before: the bytes of the file are the same. Kernels that compute across a subgroup are those of `narrow`, if
-    that is given. `identity` is what the file says of itself, JSON values, to which flags are added.
+    `folder/pieces.json`, the `Counts`, and `folder/kernels.json`, what is known of the kernels. Code comes from `cache` (default:
+    what the environment names) where it has been generated before: the bytes of the file are the same. Kernels that compute
+    across a subgroup are those of `narrow`, if that is given. `identity` is what the file says of itself, JSON values, to which
+    flags are added.
     """
     cache = cache or from_environment()
     generated, found, own = _generate(source, folder, targets, flags, cache, narrow)

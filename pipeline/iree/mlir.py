@@ -126,21 +126,20 @@ def nodes_inside(operation: ir.Operation) -> list[str]:
     found: dict[str, None] = {}
 
     def visit(inner: ir.Operation) -> ir.WalkResult:
-        if inner.name.startswith("linalg."):
-            found.update(dict.fromkeys(re.findall(r'"([^"]*)"', str(inner.location))))
+        if inner.name.startswith(("linalg.", "iree_linalg_ext.")):
+            found.update(dict.fromkeys(re.findall(r'"([^"]+)"(?!:\d)', str(inner.location))))  # and no "file":line:column
         return ir.WalkResult.ADVANCE
 
     operation.walk(visit)
     return list(found)
 
 
-def operators(path: Path) -> dict[str, list[str]]:
-    """The operators of the ONNX module at `path`, each once, by the names of the nodes that they come from: `onnx.Conv`."""
+def operators(module: ir.Module) -> dict[str, list[str]]:
+    """The operators of an ONNX module, each once, by the names of the nodes that they come from: `onnx.Conv`."""
     found: dict[str, list[str]] = {}
-    with opened(path) as module:
-        for operation in operations(module, "torch.operator"):
-            mine, name = found.setdefault(node(operation), []), str(ir.StringAttr(operation.attributes["name"]).value)
-            mine += [name] if name not in mine and name != "onnx.Constant" else []
+    for operation in operations(module, "torch.operator"):
+        mine, name = found.setdefault(node(operation), []), str(ir.StringAttr(operation.attributes["name"]).value)
+        mine += [name] if name not in mine and name != "onnx.Constant" else []
     return found
 
 

@@ -199,9 +199,15 @@ def _check_evidence(evidence: EvidenceDocument) -> None:
     """That kinds are kinds, and that what is called right is within its limit."""
     _require(bool(_TIME.fullmatch(evidence.made)), "made", f"{evidence.made!r:.100} is no time such as 2026-01-31T12:00:00Z")
     for i, file in enumerate(evidence.files):
+        for j, runtime in enumerate(file.runtimes):
+            _require(is_version(runtime.version), f"files[{i}].runtimes[{j}].version", f"{runtime.version!r:.100} is no version")
         for j, proof in enumerate(file.variants):
             where = f"files[{i}].variants[{j}]"
             _require(proof.kind in KINDS, f"{where}.kind", f"{proof.kind!r:.100} is none of {', '.join(KINDS)}")
+            for accuracy in proof.accuracy:
+                _require(accuracy.better in ("higher", "lower"), f"{where}.accuracy", f"{accuracy.better!r:.100} is no direction")
+                is_right = bool(proof.problem) or accuracy.is_within
+                _require(is_right and accuracy.samples > 0, f"{where}.accuracy", "is called right, and is beyond its limit")
             known = [f.function for f in proof.functions]
             _require(len(set(known)) == len(known), f"{where}.functions", "has one twice")
             if proof.kind == "untested":
@@ -291,6 +297,7 @@ def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | Non
                 "bundle": artifact["bundle"],
                 "sha256": artifact["blob"]["sha256"],
                 "variants": [proof for v in artifact["variants"] for proof in _proofs(v)],
+                "runtimes": [],
             }
             for artifact in value["artifacts"]
         ],
@@ -305,7 +312,15 @@ def _proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
     for said in variant["evidence"]:
         same = {key: said[key] for key in ("kind", "reason", "device", "driver", "subgroup_sizes")}
         unknown = dict.fromkeys(("load_s", "latency_s", "spread_s", "peak_memory", "matrix_kernels"))
-        proof = {"variant": variant["name"], "sha256": variant["sha256"], "problem": "", "rounds": 0, **unknown, **same}
+        proof = {
+            "variant": variant["name"],
+            "sha256": variant["sha256"],
+            "problem": "",
+            "rounds": 0,
+            "accuracy": [],
+            **unknown,
+            **same,
+        }
         kept = found.setdefault(json.dumps(same, sort_keys=True), {**proof, "functions": []})
         if said["kind"] != "untested":
             numbers = {key: said[key] or 0.0 for key in measured}
@@ -352,7 +367,7 @@ def decode_identity(text: str, where: str) -> Identity:
     return found
 
 
-_SCALARS = {str: {"type": "string"}, float: {"type": "number"}, type(None): {"type": "null"}}
+_SCALARS = {str: {"type": "string"}, bool: {"type": "boolean"}, float: {"type": "number"}, type(None): {"type": "null"}}
 
 
 def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:

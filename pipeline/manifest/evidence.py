@@ -7,9 +7,11 @@ reference value, times are seconds, memory is bytes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 EVIDENCE_SCHEMA = 1
+_ROUNDING = 1e-9  # of scores: 0.913 - 0.903 is more than 0.01
 # How a variant's code was seen at work, the weakest first.
 KINDS = ("untested", "twin", "emulator", "device")
 
@@ -37,6 +39,29 @@ class FunctionProof:
 
 
 @dataclass(frozen=True)
+class AccuracyProof:
+    """How well an exported `function` did on a data set of `samples`: its `score` by the `metric`, the score of the model's
+    `evaluator` on the same samples (`reference`), and how much worse than that it may be (`limit`). `better` is `higher` or
+    `lower`. Data set and metric have the digest `sha256`: scores of the same may be compared."""
+
+    function: str
+    metric: str
+    better: str
+    score: float
+    reference: float
+    evaluator: str
+    samples: int
+    limit: float
+    sha256: str
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the score is as good as it must be."""
+        worse = (self.score - self.reference) * (1 if self.better == "lower" else -1)
+        return math.isfinite(self.score) and worse <= self.limit + _ROUNDING
+
+
+@dataclass(frozen=True)
 class VariantProof:
     """What was seen of a variant, whose code has the digest `sha256` that the manifest gives.
 
@@ -46,7 +71,8 @@ class VariantProof:
 
     `latency_s` is the median of `rounds` inferences of the first function, `spread_s` the distance of their quartiles, `load_s`
     the time to load the file, `peak_memory` the most that the process had, `matrix_kernels` how many kernels use matrix cores;
-    null where that was not measured. `subgroup_sizes` are those of the Vulkan device as it ran.
+    null where that was not measured. `subgroup_sizes` are those of the Vulkan device as it ran. `accuracy`: of the functions
+    that have a data set, where it was tried.
     """
 
     variant: str
@@ -64,15 +90,32 @@ class VariantProof:
     rounds: int
     peak_memory: int | None
     matrix_kernels: int | None
+    accuracy: tuple[AccuracyProof, ...] = ()
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """A version of IREE's runtime that was tried with a file: it `works`, fails, or null where it could not be tried.
+
+    `how`: which variant ran where, with the largest error; what the runtime says of the failure; or why it was not tried.
+    """
+
+    version: str
+    works: bool | None
+    how: str
 
 
 @dataclass(frozen=True)
 class FileProof:
-    """What was seen of the file of a bundle, whose digest is `sha256`. Of a variant there may be several proofs: one a device."""
+    """What was seen of the file of a bundle, whose digest is `sha256`. Of a variant there may be several proofs: one a device.
+
+    `runtimes` are versions of the runtime that it was tried with beside the witness's own.
+    """
 
     bundle: str
     sha256: str
     variants: tuple[VariantProof, ...]
+    runtimes: tuple[RuntimeInfo, ...] = ()
 
 
 @dataclass(frozen=True)

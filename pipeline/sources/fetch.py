@@ -43,10 +43,11 @@ class _Wanted:
     path: Path
     sha256: str
     spec: Path
+    key: str
 
     @property
     def hint(self) -> str:
-        key = f"source.data.{self.name}" if self.name else "source.sha256"
+        key = f"{self.key}.data.{self.name}" if self.name else f"{self.key}.sha256"
         return f"if the change is meant, put the new digest into {self.spec} ({key}); if not, do not use this file"
 
     def of(self, own: str) -> str:
@@ -108,15 +109,15 @@ def _remote(source: HttpsSource | S3Source | HubSource, wanted: _Wanted) -> File
     return open_file(urlunsplit(parts._replace(path=beside(parts.path, quote(wanted.name)))))
 
 
-def fetch(source: Source, output: Path, spec: Path) -> None:
-    """Put the model's file at `output` and its data files beside it, each whole and of the digest in the file `spec`.
+def fetch(source: Source, output: Path, spec: Path, key: str = "source") -> None:
+    """Put the file at `output` and its data files beside it, each whole and of the digest in the file `spec`, at `key`.
 
     What is there already and right stays. Raises PipelineError for a file that cannot be had or has another digest, with
     nothing at its place; what has come of a download stays in a hidden file, to go on from.
     """
     files = source_files(source, output)
     names = ("", *source.data)
-    wanted = [_Wanted(name, path, files[path], spec) for name, path in zip(names, files, strict=True)]
+    wanted = [_Wanted(name, path, files[path], spec, key) for name, path in zip(names, files, strict=True)]
     wanted = [file for file in wanted if not file.is_there()]
     log = output.parent / "fetch.log"
     if not wanted:

@@ -117,10 +117,10 @@ class Fields:
             self.problem(key, f"{value!r} is unknown: {did_you_mean(value, known)}")
         return value.strip()
 
-    def integer(self, key: str, default: int | None) -> int:
-        """A whole number of 0 or more; required unless there is a default."""
+    def integer(self, key: str, default: int | None, signed: bool = False) -> int:
+        """A whole number, of 0 or more unless it is `signed`; required unless there is a default."""
         value: int = self._take(key, int, default or 0, default is None)
-        if value < 0:
+        if value < 0 and not signed:
             self.problem(key, f"must not be negative, but is {value}")
         return value
 

@@ -39,6 +39,12 @@ EVALUATORS: Mapping[str, tuple[str, ...]] = {
     "tflite": ("litert",),
 }
 
+# The metrics that a data set may be scored by, and which scores are better.
+METRICS: Mapping[str, str] = {
+    **dict.fromkeys(("top-1", "top-5", "mean-iou", "cosine"), "higher"),
+    "word-error-rate": "lower",
+}
+
 # A number, or numbers in nested lists.
 Value = Union[bool, int, float, Sequence["Value"]]  # noqa: UP007  # it names itself
 
@@ -256,12 +262,54 @@ class Input:
 
 
 @dataclass(frozen=True)
+class DataFile:
+    """A file of a data set, `name` in messages: its source, and which `array` of an .npz it is; empty for all of it.
+
+    `where` is its place in the spec.
+    """
+
+    name: str
+    source: Source
+    where: str
+    array: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well an entry point does its work on a data set: see `pipeline.accuracy`.
+
+    `inputs` are those of the entry point that have no value, in order. A `metric` has a name, or is `function` in the Python
+    file `program`; `better` is `higher` or `lower`. The score of a variant may be at most `limit` worse than that of the
+    reference. `samples`: the first ones; 0 for all. `output`: the one that the metric is of; empty where there is only one.
+    `ignore`: the label that does not count. `vocabulary` and `blank`: tokens as words.
+    """
+
+    inputs: tuple[DataFile, ...]
+    labels: DataFile
+    metric: str
+    limit: float
+    samples: int = 0
+    program: Path | None = None
+    better: str = "higher"
+    output: str = ""
+    ignore: int | None = None
+    vocabulary: DataFile | None = None
+    blank: int | None = None
+
+    @property
+    def files(self) -> tuple[DataFile, ...]:
+        """All files of the data set."""
+        return (*self.inputs, self.labels, *([self.vocabulary] if self.vocabulary else []))
+
+
+@dataclass(frozen=True)
 class Entry:
     """An entry point of a model: where it comes from, its inputs with test data and its reference outputs.
 
     `name` is what callers ask for, `function` what it is called in the vmfb; with buckets several entries have one name.
     `reference` says who computes the outputs, or is a tuple of .npy files, one for each.
     `constant` names outputs that are meant to be the same whatever the inputs. `asked` is the function in an MLIR file.
+    `evaluate`: the data set on which it is scored, if there is one.
     """
 
     name: str
@@ -272,6 +320,12 @@ class Entry:
     tolerance: Tolerance | None = None
     constant: tuple[str, ...] = ()
     asked: str = ""
+    evaluate: Evaluation | None = None
+
+    @property
+    def given(self) -> tuple[Input, ...]:
+        """The inputs that callers give: those without a value."""
+        return tuple(spec for spec in self.inputs if spec.value is None)
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -304,6 +358,17 @@ class Model:
     def test_files(self) -> tuple[Path, ...]:
         """The files that hold test data."""
         return tuple(spec.file for entry in self.entries for spec in entry.inputs if spec.file)
+
+    @property
+    def data_files(self) -> tuple[DataFile, ...]:
+        """The files of its data sets."""
+        return tuple(dict.fromkeys(file for entry in self.entries if entry.evaluate for file in entry.evaluate.files))
+
+    @property
+    def metrics(self) -> tuple[Path, ...]:
+        """The Python files of metrics that are the project's own."""
+        found = (entry.evaluate.program for entry in self.entries if entry.evaluate)
+        return tuple(dict.fromkeys(path for path in found if path))
 
     @property
     def judged(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline.files import sha256_file
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
+from pipeline.iree.file import choice
 from pipeline.manifest.types import Identity
 from pipeline.spec.types import Bundle, Executable, Model
 from pipeline.stages import parameters
@@ -42,6 +43,7 @@ class Failure:
     """A variant that did not give the reference's numbers: where it ran, what was wrong, and its `outputs`, if it gave any.
 
     `varies`: it gives others when it is run again, or would. `place`: where the same wrong numbers can be had again.
+    `hint`: what to do, where it is not about single numbers.
     """
 
     variant: str
@@ -50,6 +52,7 @@ class Failure:
     outputs: tuple[Path, ...] = ()
     varies: bool = False
     place: Place | None = None
+    hint: str = ""
 
 
 Result = Evidence | Failure
@@ -133,20 +136,22 @@ class Check:
 
 
 def run(check: Check, module: Path, device: Device, name: str) -> Run:
-    """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same.
-
-    A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash counts.)
-    """
+    """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same."""
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
-    seconds = (
-        0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
-    )  # of a real device it is worth knowing how fast it is
+    # Of a real device it is worth knowing how fast it is.
+    seconds = 0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
 
     def once() -> Run:
         return devices.run(
             module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1, seconds=seconds
         )
 
+    return asked_again(once, device)
+
+
+def asked_again(once: Callable[[], Run], device: Device) -> Run:
+    """A run. A software driver that refuses is asked once more: seldom it fails to wait for itself, whatever the code. (A crash
+    counts.)"""
     ran = once()
     return once() if ran.error and not ran.slow and not ran.crashed and device.software else ran
 
@@ -159,7 +164,16 @@ def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run
     return check._runs[key]
 
 
-def _place(kind: str, device: Device) -> str:
+def forced(check: Check, index: int) -> Path:
+    """A copy of the file that takes variant `index`."""
+    module = check.folder / f"forced-{check.compiled.variants[index].gated.name}.vmfb"
+    if not module.exists():
+        choice.force(check.module, index, module)
+    return module
+
+
+def place(kind: str, device: Device) -> str:
+    """Where a variant ran, for people."""
     size = backends.subgroup_size(device)
     lanes = f", subgroups of {size} lanes" if size else ""
     return f"{'its twin ' if kind == 'twin' else ''}on {device.title}{lanes}"
@@ -201,9 +215,9 @@ def _measured(check: Check, results: Sequence[Comparison], ran: Run) -> tuple[Me
 def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name: str) -> Result:
     """What the run called `name` says of the variant."""
     if ran.slow:
-        return Evidence(variant, "untested", reason=f"{ran.error} ({_place(kind, device)}): too slow for this device")
+        return Evidence(variant, "untested", reason=f"{ran.error} ({place(kind, device)}): too slow for this device")
     if ran.error:
-        return Failure(variant, _place(kind, device), ran.error)
+        return Failure(variant, place(kind, device), ran.error)
     found = tuple(devices.outputs(check.folder, name, number) for number in range(ran.done))
     results, problem, number = _compared(check, found)
     if ran.spoiled:
@@ -212,8 +226,8 @@ def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name:
         problem = f"gives other numbers when it is run again, for {ran.varies} of {ran.done} sets of test data"
     if problem:
         varies = bool(ran.varies or ran.spoiled)
-        place = None if varies else Place(device, check.cases[number].inputs)
-        return Failure(variant, _place(kind, device), problem, found, varies, place)
+        there = None if varies else Place(device, check.cases[number].inputs)
+        return Failure(variant, place(kind, device), problem, found, varies, there)
     itself = kind == "device" and variant == check.baseline
     return Evidence(
         variant,

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.layout import Layout
-from pipeline.spec.types import Entry, Model, source_files
+from pipeline.spec.types import DataFile, Entry, Model, source_files
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What an imported module was made of: its model, and the file of each of its entry points."""
+    """What an imported module was made of: its model, and the file of each of its entry points.
+
+    `data` is where the files of its data sets are.
+    """
 
     model: Model
     sources: tuple[Path, ...]
+    data: Mapping[DataFile, Path] = field(default_factory=dict)
 
     @staticmethod
     def of(model: Model, layout: Layout) -> Origin:
         """The model's origin below `out/`."""
         numbers = {source: number for number, source in enumerate(model.sources)}
-        return Origin(model, tuple(layout.source(model.name, numbers[entry.source], model.format) for entry in model.entries))
+        sources = tuple(layout.source(model.name, numbers[entry.source], model.format) for entry in model.entries)
+        data = {file: layout.data(model.name) / file.source.sha256[:16] / "data.npy" for file in model.data_files}
+        return Origin(model, sources, data)
 
     @property
     def files(self) -> dict[Path, Entry]:

@@ -26,7 +26,7 @@ from pipeline.stages import identity as identities
 from pipeline.stages import record
 from pipeline.stages.assembly import File, assemble, described_model, described_source
 from pipeline.stages.compiled import Compiled
-from pipeline.stages.evidence import Evidence, read_evidence, read_witness
+from pipeline.stages.evidence import Evidence, read_evidence, read_runtimes, read_witness
 from pipeline.stages.testdata import files, read_all
 from pipeline.stages.witnesses import answers
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str]) -> VariantProof:
     """What was seen of a variant; functions for which there was no time are left out, and the reason says so."""
-    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason")}
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason", "accuracy")}
     found = tuple(
         FunctionProof(f.function, f.draws, f.max_abs_error, f.max_rel_error, f.of_tolerance) for f in evidence.functions
     )
@@ -43,7 +43,9 @@ def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str])
     reasons = [evidence.reason] if evidence.reason else []
     if missing:
         reasons.append(f"not run, for other functions took all the time that there was: {', '.join(missing)}")
-    return VariantProof(variant.name, variant.sha256, reason="; ".join(reasons), problem="", functions=found, **known)
+    return VariantProof(
+        variant.name, variant.sha256, reason="; ".join(reasons), problem="", functions=found, accuracy=evidence.accuracy, **known
+    )
 
 
 def _home(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDocument:
@@ -52,7 +54,8 @@ def _home(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDocumen
     for artifact in manifest.artifacts:
         found = {e.variant: e for e in read_evidence(verified[artifact.bundle] / "evidence.json")}
         proofs = tuple(_proof(variant, found[variant.name], functions) for variant in artifact.variants)
-        files.append(FileProof(artifact.bundle, artifact.blob.sha256, proofs))
+        others = read_runtimes(verified[artifact.bundle] / "runtimes.json")
+        files.append(FileProof(artifact.bundle, artifact.blob.sha256, proofs, tuple(others)))
         witnesses.append(read_witness(verified[artifact.bundle] / "witness.json"))
     made, witness = max(witnesses, key=lambda pair: pair[0])
     weights = tuple(p.blob.sha256 for p in manifest.parameters)

@@ -15,7 +15,7 @@ from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Index, IndexedChannel, IndexedModel, Manifest
 from pipeline.names import RULE, is_name, is_version
-from pipeline.stages import record
+from pipeline.stages import changes, record
 from pipeline.stages.record import canonical
 from pipeline.store.base import Object, Store
 from pipeline.store.documents import add_evidence, swap
@@ -166,9 +166,14 @@ def publish(
 
 
 def run(package: Path, url: str, version: str, channel: str, receipt: Path) -> None:
-    """Publish to the store at `url` and write the receipt."""
+    """Publish to the store at `url` and write the receipt, with what differs from what the channel pointed to."""
     record.require_intact(package)
-    write(receipt, canonical(publish(package, open_store(url), version, channel)))
+    store, path = open_store(url), package / "manifest.json"
+    manifest = decode(Manifest, path.read_bytes(), str(path))
+    before = changes.pointed_at(store, manifest.model.name, channel)
+    made = publish(package, store, version, channel)
+    differs = changes.lines(store, before, replace(manifest, version=version or manifest.version))
+    write(receipt, canonical({**made, "differs": differs}))
 
 
 def read_receipt(path: Path) -> dict[str, object]:

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from pipeline import activity, process
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers.child import inputs_as_text
-from pipeline.iree import mlir
 from pipeline.iree.targets import resolve
 from pipeline.reduction.job import Found, Job, Run
 from pipeline.spec.types import Executable
@@ -51,7 +50,7 @@ def search(folder: Path, job: Job) -> Found | None:
         return None
 
 
-def refusal(origin: Origin, targets: Sequence[Executable], flags: Sequence[str], code: bool, suspects: Sequence[str] = ()) -> Job:
+def refusal(origin: Origin, targets: Sequence[Executable], flags: Sequence[str], code: bool, suspects: Iterable[str] = ()) -> Job:
     """The search for the smallest part that the compiler refuses for these targets; without `code`, before there are kernels."""
     resolved = tuple(resolve(target) for target in targets)
     ((source, entry),) = origin.files.items()
@@ -100,40 +99,38 @@ class Kernels:
 
     def __init__(self, source: Path, folder: Path, targets: Sequence[Executable], flags: Sequence[str]) -> None:
         self._source, self._folder, self._targets, self._flags = source, folder, targets, flags
-        self._nodes: Mapping[str, list[str]] | None = None
-        self._operators: Mapping[str, list[str]] = {}
+        self._kernels: Mapping[str, Mapping[str, Sequence[str]]] | None = None
 
-    def _find(self) -> Mapping[str, list[str]]:
+    def _find(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
         from pipeline.cache import local
-        from pipeline.iree.codegen.front import front_flags, nodes_of_kernels
+        from pipeline.iree.codegen.front import front_half
 
         try:
-            self._operators = mlir.operators(self._source)
-            own = front_flags(self._source, self._folder, self._flags, local())
-            resolved = [resolve(target) for target in self._targets]
-            return nodes_of_kernels(self._source, self._folder, resolved, [*own, *self._flags])
+            found = front_half(self._source, self._folder, [resolve(t) for t in self._targets], self._flags, local())
+            found.sources.unlink()
+            return found.nodes
         except (PipelineError, ValueError) as error:
             _log.info("no nodes of kernels: %s", error)
             return {}
 
-    def nodes(self, what: str) -> list[str]:
-        """The nodes of the kernel that an error names."""
-        if self._nodes is None:
-            self._nodes = self._find()
+    def nodes(self, what: str) -> dict[str, Sequence[str]]:
+        """The nodes of the kernel that an error names, with their operators."""
+        if self._kernels is None:
+            self._kernels = self._find()
         kernel = _KERNEL.search(what)
-        names = self._nodes.get(kernel[0], []) if kernel else []
-        return [name for name in names if name in self._operators]
+        nodes = self._kernels.get(kernel[0], {}) if kernel else {}
+        return {name: operators for name, operators in nodes.items() if operators}
 
     def is_sure(self, what: str) -> bool:
         """Whether the kernel computes one operator, and nothing else."""
-        names = self.nodes(what)
-        return len(names) == 1 and len(self._operators[names[0]]) == 1
+        nodes = self.nodes(what)
+        return len(nodes) == 1 and len(next(iter(nodes.values()))) == 1
 
     def called(self, what: str) -> list[str]:
         """The same for people. The importer may have made several operators of a node."""
         return [
             f"{operators[0]} (node {name!r})" if len(operators) == 1 else f"node {name!r} (imported as {', '.join(operators)})"
-            for name, operators in ((name, self._operators[name]) for name in self.nodes(what))
+            for name, operators in self.nodes(what).items()
         ]
 
 

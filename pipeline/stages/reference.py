@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import process
+from pipeline.accuracy.text import evaluator
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
 from pipeline.importers.child import inputs_as_text
+from pipeline.importers.evaluation import MODULES
 from pipeline.importers.signature import Signature, read_all
 from pipeline.names import did_you_mean
 from pipeline.sources.fetch import require
@@ -28,13 +30,6 @@ from pipeline.stages.testdata import Draw, TestData, settled
 if TYPE_CHECKING:
     from pipeline.arrays import Array
 
-# Who runs a model for its reference, by the name that specs have for it: the module, and the name that people know.
-_EVALUATORS = {
-    "onnxruntime": ("onnxruntime", "ONNX Runtime"),
-    "jax": ("jax", "JAX"),
-    "torch": ("pytorch", "PyTorch"),
-    "litert": ("litert", "LiteRT"),
-}
 _UNTESTED = "the test data does not test all of the model"
 
 
@@ -57,7 +52,7 @@ def _refusal(log: Path) -> str:
 
 def _ask(kind: str, entry: Entry, source: Path, folder: Path, draws: list[str]) -> Mapping[str, Any]:
     """What the evaluator finds. Raises PipelineError where it does not run the model."""
-    module, called = _EVALUATORS[kind]
+    module, called = MODULES[kind], evaluator(kind)
     result, log = folder / f"{module}.json", folder / "reference.log"
     inputs = inputs_as_text(entry.inputs)
     words: list[str | Path] = [sys.executable, "-m", f"pipeline.importers.{module}", source, folder, result, inputs, *draws]
@@ -113,7 +108,7 @@ class _Maker:
         made = {GIVEN: made[GIVEN]} if isinstance(entry.reference, tuple) else made
         for name, inputs in made.items():
             arrays.write(self._folder / f"{name}.inputs.npz", inputs)
-        if entry.reference in _EVALUATORS:
+        if entry.reference in MODULES:
             return self._evaluated(list(made))
         note = _left_open(entry, self._source, self._folder / "watched", made) if self._is_onnx else ""
         return self._filed(note) if isinstance(entry.reference, tuple) else self._data([Draw(name, ()) for name in made], note)
@@ -145,7 +140,7 @@ class _Maker:
         from pipeline.compare import Tolerance
 
         kind = str(self._entry.reference)
-        found, called = _ask(kind, self._entry, self._source, self._folder, names), _EVALUATORS[kind][1]
+        found, called = _ask(kind, self._entry, self._source, self._folder, names), evaluator(kind)
         if found["random"]:
             what = f"output {found['random'][0]!r} is another each time {called} runs the model: it is drawn by chance"
             raise PipelineError(what, where=str(self._source), hint="let the model take random numbers as an input")

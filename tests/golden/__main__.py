@@ -20,7 +20,7 @@ from pipeline.manifest.evidence import Witness
 from pipeline.stages import compile as compile_stage
 from pipeline.stages import import_, package, source
 from pipeline.stages.compiled import Compiled
-from pipeline.stages.evidence import Evidence, write_evidence, write_witness
+from pipeline.stages.evidence import Evidence, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.stages.witnesses import answers
@@ -41,6 +41,7 @@ def build(folder: Path) -> bytes:
     variants = Compiled.read(compiled / "compiled.json").variants
     write_evidence(compiled / "evidence.json", [Evidence(v.gated.name, "untested", "not part of this test") for v in variants])
     write_witness(compiled / "witness.json", "2026-01-31T12:00:00Z", Witness("a test", "3.13.0", "a system", "a CPU"))
+    write_runtimes(compiled / "runtimes.json", [])
     answers.keep([], compiled)
     (entry,) = model.entries
     ones = [np.ones(i.fixed, i.dtype) for i in entry.inputs]

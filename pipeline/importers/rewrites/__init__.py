@@ -43,6 +43,7 @@ from pipeline.importers.rewrites import (
     sorts,
     unsigned,
     vectors,
+    windows,
     writes,
 )
 from pipeline.importers.rewrites.graph import leaving
@@ -62,6 +63,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "quantized": quantized.rewrite,
     "scattered": scattered.rewrite,
     "convolutions": convolutions.rewrite,
+    "windows": windows.rewrite,
     "layouts": layouts.rewrite,
     "resizes": resizes.rewrite,
     "reversals": reversals.rewrite,

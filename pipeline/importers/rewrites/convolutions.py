@@ -23,7 +23,8 @@ Sizes = Sequence[int | None]
 _ANY = 1 << 20
 
 
-def _any(sizes: Sizes) -> list[int]:
+def whatever(sizes: Sizes) -> list[int]:
+    """The sizes with a number, whichever, for those that are open: to ask what depends on none."""
     return [_ANY if size is None else size for size in sizes]
 
 
@@ -108,7 +109,7 @@ def _transposed(node: onnx.NodeProto, scope: Scope, shape: Sizes, weights: Ints,
         return None
     nodes, count, kernel = Nodes(node, scope), len(shape) - 2, weights[2:]
     strides, dilations = (attribute(node, name) or [1] * count for name in ("strides", "dilations"))
-    space = _any(shape[2:])
+    space = whatever(shape[2:])
     left_out, sizes = _sizes(node, space, kernel)
     (x, w), type_ = node.input[:2], scope.type(node.input[0])
     # Zeros between the values: each becomes `stride` places, and what is behind the last is cut off below.
@@ -145,7 +146,7 @@ def _of_integers(node: onnx.NodeProto, scope: Scope, shape: Sizes, kernel: Ints,
     if (not flat and mode == "NOTSET") or (mode.startswith("SAME") and steps and None in shape[2:]):
         return None
     nodes = Nodes(node, scope)
-    axes = axes_of(node, _any(shape[2:]), kernel[2:])
+    axes = axes_of(node, whatever(shape[2:]), kernel[2:])
     one = [1] if flat else []
     zero = [0] if flat else []
     x, w = node.input[:2]

@@ -169,6 +169,9 @@ class Backend:
     is_cpu: ClassVar[bool] = False
     """Whether its code runs on the CPU itself."""
 
+    profiled: ClassVar[str] = "dispatch-events,executable-metadata"
+    """What the runtime is asked to note of its device so that each kernel's time is known; drivers that cannot say so."""
+
     def formats_here(self) -> list[str]:
         """The formats that devices of the driver take on this machine."""
         return list(self.formats)

@@ -65,7 +65,7 @@ def audit(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence
     """
     folder.mkdir(parents=True, exist_ok=True)
     # The front half too is made anew, in a cache of its own: it is what the keys are computed from.
-    sources, _ = front_half(source, folder, targets, flags, LocalCache(folder / "front", 0))
+    sources = front_half(source, folder, targets, flags, LocalCache(folder / "front", 0)).sources
     with mlir.opened(sources) as module:
         dispatches = Dispatches(module, targets, flags)
         pieces = {piece.key: piece for piece in dispatches.pieces.values()}

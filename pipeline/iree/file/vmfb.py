@@ -1,14 +1,13 @@
 """Reading a vmfb: exports, and every segment with its place in the file. Needs no IREE; trusts nothing in the file.
 
 A vmfb is a FlatBuffer `BytecodeModuleDef` (runtime/src/iree/schemas/bytecode_module_def.fbs in IREE 3.13) followed by its
-read-only data, and usually a ZIP at the same time, whose directory names the pieces of that data.
+read-only data, and usually a ZIP at the same time, whose headers name the pieces of that data.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from pipeline.files import sha256_bytes
 from pipeline.iree.file.flatbuffer import MalformedError, Table, unpack
 
 _ALIGNMENT = 64
+_ZIP = b"PK\x03\x04"
+_NEAR = 4096  # bytes before a segment in which its ZIP header begins: it is as long as a name and an alignment
 _LIMIT = 1 << 20  # entries of any table: far above what a compiler makes, far below what hurts
 
 
@@ -58,29 +59,27 @@ class Module:
     inline: tuple[Segment, ...] = ()
 
 
-def _members(path: Path) -> dict[int, str]:
-    """Data offset → name of every ZIP member; empty where the file is no ZIP."""
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            members = {}
-            for info in archive.infolist()[:_LIMIT]:
-                file.seek(info.header_offset + 26)
-                lengths = memoryview(file.read(4))
-                start = info.header_offset + 30 + unpack("H", lengths, 0) + unpack("H", lengths, 2)
-                members[start] = info.filename
-            return members
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return {}
+def _name(data: memoryview, offset: int) -> str:
+    """The name in the ZIP header right before a segment, which comes with it where a fetch left the ZIP's directory out.
+
+    Empty where there is none.
+    """
+    before = bytes(data[max(0, offset - _NEAR) : offset])
+    header = memoryview(before[max(0, before.rfind(_ZIP)) :])
+    if len(header) < 30 or header[:4] != _ZIP:
+        return ""
+    length, extra = unpack("H", header, 26), unpack("H", header, 28)
+    return bytes(header[30 : 30 + length]).decode("utf-8", "replace") if 30 + length + extra == len(header) else ""
 
 
 def _flatbuffer_start(data: memoryview) -> int:
     """Where the size-prefixed FlatBuffer begins: behind the first ZIP header, if there is one."""
-    if bytes(data[:4]) != b"PK\x03\x04":
+    if bytes(data[:4]) != _ZIP:
         return 0
     return 30 + unpack("H", data, 26) + unpack("H", data, 28)
 
 
-def _parse(data: memoryview, members: Mapping[int, str], digests: bool) -> Module:
+def _parse(data: memoryview, digests: bool) -> Module:
     start = _flatbuffer_start(data)
     length = unpack("I", data, start)
     body = data[start + 4 : start + 4 + length]
@@ -99,7 +98,7 @@ def _parse(data: memoryview, members: Mapping[int, str], digests: bool) -> Modul
             if offset + size > len(data):
                 raise MalformedError(f"a segment of {size} bytes at {offset} runs past the end of the file")
             digest = sha256_bytes(data[offset : offset + size]) if digests else ""
-            segments.append(Segment(number, members.get(offset, ""), offset, size, digest))
+            segments.append(Segment(number, _name(data, offset), offset, size, digest))
         else:
             at, size = segment.stretch(2)
             inline.append(Segment(number, "", start + 4 + at, size, ""))
@@ -118,7 +117,7 @@ def read(path: Path, digests: bool = True) -> Module:
                 raise MalformedError("it is empty")
             # Not closed here: views of it live in the traceback of whatever is wrong with the file.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _parse(memoryview(mapped), _members(path), digests)
+        return _parse(memoryview(mapped), digests)
     except (MalformedError, ValueError) as error:
         raise PipelineError(f"not a vmfb, or damaged: {error}", where=str(path)) from error
     except OSError as error:

@@ -111,6 +111,7 @@ class Cpu(Backend):
     absent = "no CPU of its architecture is here"
     words = ("local", "local-task")
     is_cpu = True
+    profiled = "host-execution,executable-metadata"  # it refuses the events of devices that have a clock of their own
 
     def flags(self, device: str) -> list[str]:
         return [*_GENERAL, f"--iree-llvmcpu-target-cpu={device}"]

@@ -1,0 +1,1 @@
+"""How well a model does its work: data sets, metrics, and scores as text. Knows no device and no evaluator."""

@@ -1,0 +1,96 @@
+"""What commands run: functions of a file or a release, each on its arrays, and the devices for them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.release import Release, here, names_file, refuse_archive
+from pipeline.consume import choose
+from pipeline.consume.entries import asked, fitting
+from pipeline.manifest.types import EntryInfo, TensorInfo
+from pipeline.terminal import say
+
+if TYPE_CHECKING:  # numpy may not be installed: what is missing is said first
+    import numpy as np
+
+    from pipeline.consume.inspect import Contents
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function to run on arrays; what its outputs are, where that is known, and what they must be, where it is compared."""
+
+    function: str
+    given: Sequence[np.ndarray[Any, Any]]
+    outputs: Sequence[TensorInfo] | None
+    entry: EntryInfo | None = None
+    wanted: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """The jobs of a command, the file that they are for, the devices that may run it, the best first, and the file's weights."""
+
+    jobs: Sequence[Job]
+    contents: Contents
+    good: Sequence[choose.Choice]
+    archive: Path | None
+
+
+def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = False, require: str = "") -> Work:
+    """What the arguments of `vmfb run` and its like name. A release is fetched, with code for the best device, or `on_all`.
+
+    Without `--input` a release's functions run on its reference data, if `on_reference`. Raises PipelineError where no device
+    here may run it, or there is less evidence for what runs than `require`.
+    """
+    found = here(arguments.device)  # says what to install where the runtime is not, and numpy neither
+    from pipeline.consume import inputs, inspect, run, runtimes, weights
+
+    given = [inputs.parse(text) for text in arguments.input]
+    if names_file(arguments.what):
+        contents = inspect.inspect(Path(arguments.what), digests=False)
+        runtimes.require_of_file(contents, say)
+        good = run.runnable(contents, found)
+        function, outputs = run.entry_of(contents, given, arguments.function)
+        return Work([Job(function, given, outputs)], contents, good, weights.of_file(contents, arguments.parameters))
+    refuse_archive(arguments)
+    release = Release(arguments, arguments.what)
+    release.require_runtime()
+    good = run.good(choose.choices(release.variants, found), release.text)
+    _require(release, good[0].variant or "", require)
+    jobs = _jobs(release, arguments.function, given, on_reference)
+    archive = release.weights()
+    fetched = release.fetch([c.variant for c in good[: None if on_all else 1] if c.variant])
+    inspect.require_release(fetched.path, release.manifest)
+    return Work(jobs, inspect.inspect(fetched.path, digests=False), good, archive)
+
+
+def _require(release: Release, variant: str, kind: str) -> None:
+    """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
+    from pipeline.consume import evidence, render
+
+    testimony = release.testimony(asks=True if kind else None)
+    standing = release.standings(testimony)[variant]
+    evidence.require(standing, kind, release.text, variant)
+    for line in render.contradiction_lines(testimony):
+        say(line)
+    say(f"{variant}: {render.standing_line(standing)}")
+
+
+def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]], on_reference: bool) -> list[Job]:
+    """What to run of a release: on the arrays given, or on the reference data of all that `function` leaves."""
+    from pipeline.consume import inputs
+
+    entries = release.manifest.entries
+    if given or not on_reference:
+        entry = fitting(asked(entries, function, release.text), given)
+        return [Job(entry.function, given, entry.outputs, entry)]
+    jobs = []
+    for entry in asked(entries, function, release.text) if function else entries:
+        taken, wanted = release.reference(entry)
+        jobs.append(Job(entry.function, [inputs.load(path) for path in taken], entry.outputs, entry, wanted))
+    return jobs
