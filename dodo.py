@@ -17,6 +17,7 @@ from pipeline.database import Checker  # noqa: E402
 from pipeline.plan import Asked, Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
+from pipeline.stages.witnesses.address import VARIABLE, addresses  # noqa: E402
 from pipeline.tasks import end_on_signals, errors_as_messages, positive, tasks, variables  # noqa: E402
 
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
@@ -45,5 +46,6 @@ def task_all():
         given = variables(version="", channel="latest", sample="20", seconds="600", model="")
         numbers = {name: positive(given.pop(name), name) for name in ("sample", "seconds")}
         asked = Asked(**numbers, model=given.pop("model"))
-        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, asked)
+        witnesses = addresses(os.environ.get(VARIABLE, ""))
+        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, asked, witnesses)
     yield from tasks(made, LAYOUT)

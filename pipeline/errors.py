@@ -24,6 +24,10 @@ class PipelineError(Exception):
         return f"{head}\n  → {self.hint}" if self.hint else head
 
 
+class DeniedError(PipelineError):
+    """This user may not do that: other things may work."""
+
+
 class ManyProblemsError(PipelineError):
     """Several independent problems found in one pass, reported together, one a line."""
 
@@ -46,4 +50,5 @@ def disk_errors(where: str) -> Iterator[None]:
             13: _DENIED,
             1: _DENIED,
         }.get(error.errno or 0, "")
-        raise PipelineError(f"{error.strerror or error}", where=str(error.filename or where), hint=hint) from error
+        kind = DeniedError if error.errno in (1, 13, 30) else PipelineError
+        raise kind(f"{error.strerror or error}", where=str(error.filename or where), hint=hint) from error

@@ -67,7 +67,8 @@ class Layout:
         return self._model(model) / "bundles" / bundle / "compile"
 
     def verified(self, model: str, bundle: str) -> Path:
-        """The folder of the verify stage: `module.vmfb`, `evidence.json`, one folder of logs a check."""
+        """The folder of the verify stage: `module.vmfb`, `evidence.json`, `answers.json` and `witnesses/` of those that were
+        asked, one folder of logs a check."""
         return self._model(model) / "bundles" / bundle / "verify"
 
     def audited(self, model: str, bundle: str) -> Path:
@@ -83,7 +84,7 @@ class Layout:
         return self._model(model) / "bundles" / bundle / "report"
 
     def package(self, model: str) -> Path:
-        """The folder of the package stage: `manifest.json`, `blobs/`."""
+        """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
 
     def published(self, model: str) -> Path:
@@ -96,6 +97,7 @@ def stamp(step: str, output: Path) -> Path:
     return output.parent / f".{step.split(':')[0]}.stamp"
 
 
+PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the documents that are beside it
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.layout import Layout
+from pipeline.layout import PACKAGED_EVIDENCE, Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
@@ -162,6 +162,7 @@ def _bundle_steps(
     machine: str,
     made: Mapping[str, object],
     asked: Asked,
+    witnesses: tuple[str, ...],
 ) -> list[Step]:
     """`made` is everything but the model that a file of this bundle depends on."""
     model = origin.model
@@ -182,10 +183,17 @@ def _bundle_steps(
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", origin, bundle, targets, compiled, imported, reference, scored, verified),
+            _stage("verify", origin, bundle, targets, compiled, imported, reference, scored, verified, witnesses),
             (*_files(compiled, "module.vmfb", "compiled.json"), *_files(reference, "record.json"), *data),
             _files(verified, *VERIFIED),
-            {"made": made, "judged": model.judged, "machine": machine, **evaluated, **_revision("verify")},
+            {
+                "made": made,
+                "judged": model.judged,
+                "machine": machine,
+                "witnesses": witnesses,
+                **evaluated,
+                **_revision("verify"),
+            },
         ),
         Step(
             f"audit:{model.name}:{bundle.name}",
@@ -214,10 +222,18 @@ def _bundle_steps(
     ]
 
 
-def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: Asked | None = None) -> list[Step]:
+def steps(
+    spec: Spec,
+    layout: Layout,
+    target: Target,
+    machine: str = "",
+    asked: Asked | None = None,
+    witnesses: tuple[str, ...] = (),
+) -> list[Step]:
     """Every step for every model, in the order of the data's way.
 
-    `machine` says what verification could find here; when it changes, everything is verified again.
+    `machine` says what verification could find here, `witnesses` are whom it asks beside: when either changes, everything is
+    verified again.
     """
     asked = asked or Asked()
     if asked.model and asked.model not in spec.models:
@@ -231,7 +247,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
         result += _model_steps(model, origin, layout)
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
-            result += _bundle_steps(origin, spec.bundles[name], targets[name], layout, machine, made[name], asked)
+            result += _bundle_steps(origin, spec.bundles[name], targets[name], layout, machine, made[name], asked, witnesses)
         imported, package = layout.imported(model.name), layout.package(model.name)
         info = {
             "about": model.about,
@@ -248,7 +264,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                     *_files(imported, "signature.json", "rewrites.json", "record.json"),
                     *(p / n for p in verified.values() for n in VERIFIED),
                 ),
-                _files(package, "manifest.json", "evidence.json"),
+                _files(package, "manifest.json", PACKAGED_EVIDENCE),
                 {**info, **_revision("package")},
             )
         )
@@ -258,7 +274,7 @@ def steps(spec: Spec, layout: Layout, target: Target, machine: str = "", asked: 
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
                 _stage("publish", package, target.store, target.version, target.channel, receipt),
-                _files(package, "manifest.json", "evidence.json"),
+                _files(package, "manifest.json", PACKAGED_EVIDENCE),
                 (receipt,),
                 {"store": target.store, "version": target.version, "channel": target.channel},
             )

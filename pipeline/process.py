@@ -132,8 +132,11 @@ def execute(
     timeout: float = 3600,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    output: Path | None = None,
 ) -> Result:
     """Run `argv` with standard output and error into `log`; PipelineError if it cannot start or outlasts `timeout` s.
+
+    `output`: where standard output goes instead.
 
     The child has its own process group, which is ended as a whole on a timeout or when this call is interrupted.
     """
@@ -143,15 +146,14 @@ def execute(
     words = [str(word) for word in argv]
     with disk_errors(str(log)):
         log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("wb")
+        said = log.open("wb")
         source = stdin.open("rb") if stdin else None
+        result = output.open("wb") if output else said
     try:
         with disk_errors(str(log)):
-            output.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
-            output.flush()
-        process = _spawn(
-            words, source or subprocess.DEVNULL, output, subprocess.STDOUT, {**os.environ, **(env or {})}, pass_fds, log
-        )
+            said.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
+            said.flush()
+        process = _spawn(words, source or subprocess.DEVNULL, result, said, {**os.environ, **(env or {})}, pass_fds, log)
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")
@@ -165,9 +167,9 @@ def execute(
             with _lock:
                 _running.discard(process)
     finally:
-        output.close()
-        if source:
-            source.close()
+        for file in (said, result, source):
+            if file:
+                file.close()
     return Result(returncode, time.monotonic() - started, log)
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from doit.reporter import ConsoleReporter
 
 from pipeline import activity, process
 from pipeline.accuracy import text
+from pipeline.consume.entries import plain
 from pipeline.layout import stamp
+from pipeline.manifest.evidence import KINDS
 from pipeline.snapshot import Snapshot
+from pipeline.stages.witnesses import answers
 
 _HEARTBEAT = 30.0
 _COLUMNS = 120  # of a terminal that does not say how wide it is
@@ -93,16 +97,43 @@ def _where(evidence: dict[str, Any]) -> str:
     return "; ".join(filter(None, [*scores, place, evidence["reason"]]))
 
 
+def _strongest(verified: Path) -> dict[str, dict[str, Any]]:
+    """The evidence of each variant: that from here, or the stronger that a witness gave."""
+    found = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text())}
+    for heard in answers.read(verified):
+        for file in heard.document.files if heard.document else ():
+            for proof in file.variants:
+                if KINDS.index(proof.kind) > KINDS.index(found[proof.variant]["kind"]):
+                    said = asdict(proof) | {"driver": f"{proof.driver or proof.device} at {heard.witness}"}
+                    said["functions"] = [{**f, "seconds": proof.latency_s} for f in said["functions"]]
+                    found[proof.variant] = said
+    return found
+
+
+def told(verified: Path) -> list[str]:
+    """A line for each witness that was asked: what it saw right, and where, or why it says nothing."""
+    lines = []
+    for heard in answers.read(verified):
+        proofs = [proof for file in heard.document.files for proof in file.variants] if heard.document else []
+        seen: dict[str, list[str]] = {}
+        for proof in proofs:
+            place = proof.driver or proof.device if proof.kind != "untested" else f"untested ({proof.reason})"
+            seen.setdefault(place, []).append(proof.variant)
+        said = "; ".join(f"{', '.join(names)}: {place}" for place, names in seen.items())
+        lines.append(plain(f"witness {heard.witness}: {said or heard.problem}"))
+    return lines
+
+
 def table(name: str, verified: Path) -> list[tuple[str, ...]]:
     """The rows for one verified bundle, called `name`: a row a variant, then a row a dropped target."""
     compiled = json.loads((verified / "compiled.json").read_text())
-    evidence = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text())}
+    evidence = _strongest(verified)
     rows: list[tuple[str, ...]] = []
     for variant in compiled["variants"]:
         proof = evidence[variant["gated"]["name"]]
         size = sum({p["offset"]: p["length"] for p in variant["code"]}.values())
         functions = proof["functions"]
-        seconds = f"{functions[0]['seconds']:.3f}" if functions else ""
+        seconds = f"{functions[0]['seconds'] or 0:.3f}" if functions else ""
         row = (proof["variant"], proof["kind"], _error(proof), f"{size / 1000:.0f} kB", seconds, _where(proof))
         rows.append((name, *row))
         name = ""
@@ -160,6 +191,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             self._ran += 1
             self._seconds[task.name] = seconds = self._line.end(task.name)
             self._line.say(f"✓ {task.name}  {seconds:.1f} s")
+            for line in told(Path(task.targets[0]).parent) if task.name.startswith("verify:") else ():
+                self._line.say(f"  {line}")
             if task.name.startswith(("reduce:", "report:", "runtimes:")):
                 self._line.say(Path(task.targets[0]).read_text().rstrip())
 

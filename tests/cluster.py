@@ -30,10 +30,10 @@ class Dask:
         log = self._start("scheduler", {}, *words) / "log"
         wait_for(lambda: "Scheduler at:" in log.read_text())
 
-    def worker(self, name: str, **environment: str) -> Path:
-        """Start a worker of one thread; its folder, when the scheduler knows it."""
+    def worker(self, name: str, *more: str, **environment: str) -> Path:
+        """Start a worker of one thread, with `more` options; its folder, when the scheduler knows it."""
         words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name, "--host", "127.0.0.1"]
-        folder = self._start(name, environment, *words, "--local-directory", str(self.folder / name))
+        folder = self._start(name, environment, *words, *more, "--local-directory", str(self.folder / name))
         wait_for(lambda: "Registered to:" in (folder / "log").read_text())
         return folder
 

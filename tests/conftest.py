@@ -24,8 +24,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_CACHE_DIR", str(shared / "pieces"))
         patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
-        for name in ("PIPELINE_CACHE", "PIPELINE_CACHE_READ_ONLY", "PIPELINE_CACHE_SIZE", "PIPELINE_SCHEDULER"):
-            patch.delenv(name, raising=False)
+        for name in ("CACHE", "CACHE_READ_ONLY", "CACHE_SIZE", "SCHEDULER", "WITNESSES"):
+            patch.delenv(f"PIPELINE_{name}", raising=False)
         yield
 
 

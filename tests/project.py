@@ -11,9 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.layout import Layout
+from pipeline.layout import PACKAGED_EVIDENCE, Layout
 from pipeline.manifest.codec import decode
-from pipeline.manifest.evidence import EvidenceDocument, VariantProof
+from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex, VariantProof
 from pipeline.manifest.types import Manifest
 from pipeline.spec.load import load
 from pipeline.spec.types import Bundle, Entry, Executable, Input, Model, Source
@@ -114,10 +114,17 @@ def manifest(project: Project) -> Manifest:
     return decode(Manifest, path.read_bytes(), str(path))
 
 
+def documents(package: Path) -> list[EvidenceDocument]:
+    """The evidence in a package, in the order of its list."""
+    index = decode(EvidenceIndex, (package / PACKAGED_EVIDENCE).read_bytes(), "the list")
+    paths = [(package / PACKAGED_EVIDENCE).with_name(f"{sha256}.json") for sha256 in index.documents]
+    return [decode(EvidenceDocument, path.read_bytes(), str(path)) for path in paths]
+
+
 def evidence(project: Project, model: str = "small") -> dict[str, VariantProof]:
-    """What was seen of each variant of the model's first bundle."""
-    path = project.layout.package(model) / "evidence.json"
-    return {proof.variant: proof for proof in decode(EvidenceDocument, path.read_bytes(), str(path)).files[0].variants}
+    """What was seen here of each variant of the model's first bundle."""
+    (document,) = documents(project.layout.package(model))
+    return {proof.variant: proof for proof in document.files[0].variants}
 
 
 def leftovers(project: Project) -> list[Path]:

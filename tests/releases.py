@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import sha256_bytes, write
+from pipeline.layout import PACKAGED_EVIDENCE
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, Witness
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 
@@ -52,6 +53,16 @@ def unseen(manifest: m.Manifest) -> EvidenceDocument:
     return EvidenceDocument(EVIDENCE_SCHEMA, manifest.model.name, reference_digest(manifest), weights, made, witness, ())
 
 
+def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
+    """Write the documents into a package, as the package stage does; the names of all files."""
+    found = {sha256_bytes(data): data for data in map(encode, documents)}
+    made = {f"evidence/{sha256}.json": data for sha256, data in found.items()}
+    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted(found))))
+    for name, data in made.items():
+        write(folder / name, data)
+    return list(made)
+
+
 def make(
     folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b""
 ) -> tuple[m.Manifest, bytes]:
@@ -72,7 +83,7 @@ def make(
     for blob, content in zip(manifest.blobs(), (data, weights), strict=False):
         write(folder / "blobs" / blob.sha256, content)
     write(folder / "manifest.json", encode(manifest))
-    write(folder / "evidence.json", encode(unseen(manifest)))
+    package_evidence(folder, unseen(manifest))
     return manifest, data
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import boto3
 import pytest
@@ -31,12 +31,17 @@ from tests.waiting import FOREVER
 BUCKET = "releases"
 OWNER = ("OWNERACCESSKEY", "owner-secret")
 READER = ("READERACCESSKEY", "reader-secret")
+WITNESS = ("WITNESSACCESSKEY", "witness-secret")
+WITNESSED = "witnessed"  # a bucket in which it may read, and write below evidence/
 _PATIENCE = FOREVER
 
 
 @dataclass
 class Server:
-    """A running server with the bucket `BUCKET`: OWNER may do everything with it, READER may not write to it."""
+    """A running server with the bucket `BUCKET`: OWNER may do everything with it, READER may not write to it.
+
+    In the bucket `WITNESSED` WITNESS may read everything, and put what is below `evidence/`.
+    """
 
     endpoint: str
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -133,11 +138,16 @@ def _wait(server: Server, folder: Path, what: str, ready: Callable[[], bool]) ->
         time.sleep(0.05)
 
 
-def _make_bucket(endpoint: str) -> None:
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id=OWNER[0], aws_secret_access_key=OWNER[1], region_name="us-east-1"
-    )
+def client_of(endpoint: str, credentials: tuple[str, str] = OWNER) -> Any:
+    """A client with these credentials."""
+    key, secret = credentials
+    return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1")
+
+
+def _make_buckets(endpoint: str) -> None:
+    client = client_of(endpoint)
     client.create_bucket(Bucket=BUCKET)
+    client.create_bucket(Bucket=WITNESSED)
     client.put_object(Bucket=BUCKET, Key="ready", Body=b"")  # the first write is the slow one
     client.close()
 
@@ -156,6 +166,7 @@ class SeaweedFS:
         identities = [
             ("owner", OWNER, ["Admin", "Read", "Write", "List", "Tagging"]),
             ("reader", READER, ["Read", "List"]),
+            ("witness", WITNESS, [f"Read:{WITNESSED}", f"List:{WITNESSED}", f"Write:{WITNESSED}/evidence/*"]),
         ]
         config = [
             {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
@@ -186,7 +197,7 @@ def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
     weed = SeaweedFS(folder)
     try:
         weed.start()
-        _make_bucket(weed.server.endpoint)
+        _make_buckets(weed.server.endpoint)
         yield weed
     finally:
         weed.server.kill()
@@ -227,6 +238,28 @@ rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 """
 
 
+def witness_policy() -> dict[str, object]:
+    """The policy of the bucket `WITNESSED` where there are policies: what the user `witness` may do.
+
+    With Ceph what a witness puts is its own: not even the bucket's owner may read it, unless the policy says so.
+    """
+    here = f"arn:aws:s3:::{WITNESSED}"
+    owner, witness = "arn:aws:iam:::user/owner", "arn:aws:iam:::user/witness"
+    reads = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [owner, witness]},
+        "Action": ["s3:GetObject", "s3:ListBucket"],
+        "Resource": [here, f"{here}/*"],
+    }
+    writes = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [witness]},
+        "Action": ["s3:PutObject"],
+        "Resource": [f"{here}/evidence/*"],
+    }
+    return {"Version": "2012-10-17", "Statement": [reads, writes]}
+
+
 def _start_ceph(server: Server, folder: Path, port: int, programs: Sequence[str], monitor: str) -> None:
     mon, osd, rgw, admin, monmap, ceph = programs
     fsid, osd_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -240,7 +273,7 @@ def _start_ceph(server: Server, folder: Path, port: int, programs: Sequence[str]
     _run(folder, ceph, *config, "--connect-timeout", "30", "osd", "new", osd_id, "0")
     _run(folder, osd, *config, "-i", "0", "--mkfs", "--osd-uuid", osd_id)
     server.processes.append(_start(folder, osd, *config, "-f", "-i", "0"))
-    for name, (key, secret) in (("owner", OWNER), ("reader", READER)):
+    for name, (key, secret) in (("owner", OWNER), ("reader", READER), ("witness", WITNESS)):
         user = (f"--uid={name}", f"--display-name={name}", f"--access-key={key}", f"--secret-key={secret}")
         _run(folder, admin, *config, "user", "create", *user)
     server.processes.append(_start(folder, rgw, *config, "-f", "-n", "client.rgw"))
@@ -257,7 +290,8 @@ def ceph(folder: Path) -> Iterator[Server]:
     server = Server(f"http://127.0.0.1:{port}")
     try:
         _start_ceph(server, folder, port, programs, f"[v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]")
-        _make_bucket(server.endpoint)
+        _make_buckets(server.endpoint)
+        client_of(server.endpoint).put_bucket_policy(Bucket=WITNESSED, Policy=json.dumps(witness_policy()))
         yield server
     finally:
         server.kill()

@@ -33,6 +33,7 @@ from pipeline.stages.evidence import Evidence, Measured, write_evidence, write_r
 from pipeline.stages.origin import Origin
 from pipeline.stages.publish import publish
 from pipeline.stages.testdata import Draw, TestData
+from pipeline.stages.witnesses import answers
 from pipeline.store.open import open_store
 from tests.project import DATA, ROOT
 
@@ -138,6 +139,7 @@ def _verify(compiled: Path) -> None:
     write_evidence(compiled / "evidence.json", found)
     write_runtimes(compiled / "runtimes.json", [])
     write_witness(compiled / "witness.json", "2026-01-31T12:00:00Z", Witness("a test", "3.13.0", "a system", "a CPU"))
+    answers.keep([], compiled)
 
 
 def make(root: Path, table: np.ndarray[Any, Any] = TABLE) -> Path:

@@ -49,7 +49,7 @@ def _publish(folder: Path, name: str, latency: float, error: float, changed: boo
         manifest = replace(manifest, version="")
         manifest = replace(manifest, version=content_version(manifest))
         write(folder / name / "manifest.json", encode(manifest))
-    write(folder / name / "evidence.json", encode(_seen(manifest, latency, error)))
+    releases.package_evidence(folder / name, _seen(manifest, latency, error))
     publish(folder / name, open_store(str(folder / "store")), version=name)
     return f"noise@{name}"
 

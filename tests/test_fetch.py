@@ -556,7 +556,7 @@ def test_a_store_that_lies_about_a_digest_spoils_no_other_store(noise: tuple[Pat
     write(folder / "blobs" / lie.blob.sha256, data)
     lying = replace(manifest, artifacts=(lie,))
     write(folder / "manifest.json", encode(lying))
-    write(folder / "evidence.json", encode(releases.unseen(lying)))
+    releases.package_evidence(folder, releases.unseen(lying))
     publish(folder, open_store(str(tmp_path / "liar")))
     write(tmp_path / "liar" / blob_key(lie.blob.sha256), evil)
     assert get(str(tmp_path / "liar")).path.read_bytes() == evil

@@ -59,8 +59,8 @@ def package(tmp_path: Path) -> Package:
             artifacts=(artifact,),
         )
         write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
-        write(folder / "evidence.json", encode(releases.unseen(manifest)))
-        record.write_record(folder, "key", ["manifest.json", "evidence.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])
+        evidence = releases.package_evidence(folder, releases.unseen(manifest))
+        record.write_record(folder, "key", ["manifest.json", *evidence, *(f"blobs/{b.sha256}" for b in manifest.blobs())])
         return folder
 
     return make
@@ -160,7 +160,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     spy = Spy(store)
     receipt = publish(folder, spy)
     blobs = dict.fromkeys(("upload", blob_key(b.sha256)) for b in manifest.blobs())
-    document = (folder / "evidence.json").read_bytes()
+    document = encode(releases.unseen(manifest))
     evidence = evidence_key(MODEL, manifest.version, sha256_bytes(document))
     release, listed = release_key(MODEL, manifest.version), evidence_index_key(MODEL, manifest.version)
     written = [("create", release), ("create", evidence), ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]

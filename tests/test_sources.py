@@ -31,7 +31,7 @@ from pipeline.spec.types import (
     Source,
     WheelSource,
 )
-from pipeline.stages import package
+from pipeline.stages import assembly
 from pipeline.stages import source as source_stage
 from pipeline.stages.origin import Origin
 from pipeline.store.open import open_store
@@ -671,7 +671,7 @@ def test_a_data_file_that_is_not_there_is_named(with_data: tuple[Source, Path], 
 
 
 def test_the_manifest_names_source_and_data() -> None:
-    source = package._source(on_the_hub(b""))
+    source = assembly.described_source(on_the_hub(b""))
     assert (source.kind, source.location) == ("hub", f"org/net@{hub.REVISION}: onnx/model.onnx")
     assert [(file.name, file.sha256) for file in source.files] == [("model.onnx_data", digest(b"weights"))]
 

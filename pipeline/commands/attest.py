@@ -91,7 +91,8 @@ def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceD
         put(arguments.output)
     else:
         store = open_store(arguments.store or default_store())
-        put(f"wrote {store.url}/{add_evidence(store, manifest.model.name, manifest.version, data)}")
+        (key,) = add_evidence(store, manifest.model.name, manifest.version, data)
+        put(f"wrote {store.url}/{key}")
 
 
 def _day(text: str) -> str:

@@ -170,7 +170,10 @@ def misfit(document: EvidenceDocument, manifest: Manifest) -> str:
         return "is of other weights"
     if document.reference != reference_digest(manifest):
         return "is of other test data"
-    made = datetime.datetime.fromisoformat(document.made)
+    try:
+        made = datetime.datetime.fromisoformat(document.made)
+    except ValueError:  # a day that no calendar has
+        return f"is of no time, {document.made}"
     if made > datetime.datetime.now(datetime.UTC) + _CLOCKS:
         return f"is of the future, {document.made}"
     for file in document.files:
@@ -189,16 +192,9 @@ def admit(data: bytes, sha256: str, manifest: Manifest, where: str) -> EvidenceD
     if sha256_bytes(data) != sha256:
         raise PipelineError("does not have the digest that it is named by: it is damaged, or not whole", where=where)
     document = decode(EvidenceDocument, data, where)
-    if problem := _misfit(document, manifest):
+    if problem := misfit(document, manifest):
         raise PipelineError(problem, where=where)
     return document
-
-
-def _misfit(document: EvidenceDocument, manifest: Manifest) -> str:
-    try:
-        return misfit(document, manifest)
-    except ValueError:  # a day that no calendar has
-        return f"is of no time, {document.made}"
 
 
 class Gatherer:

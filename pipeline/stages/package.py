@@ -1,56 +1,36 @@
-"""Package: everything verified about a model → `manifest.json`, `evidence.json` and the blobs it names, ready to be published."""
+"""Package: everything verified about a model → `manifest.json`, the blobs it names, and `evidence/`, ready to be published."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import arrays
+from pipeline.consume.evidence import misfit
 from pipeline.errors import disk_errors
-from pipeline.files import copy, fresh_folder, sha256_bytes, sha256_file, write
-from pipeline.importers import signature
-from pipeline.importers.signature import Signature
-from pipeline.iree.file import vmfb
-from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
+from pipeline.files import fresh_folder, sha256_bytes, write
+from pipeline.layout import PACKAGED_EVIDENCE
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, FileProof, FunctionProof, VariantProof
-from pipeline.spec.types import Entry, Model, Source
+from pipeline.manifest.codec import encode, reference_digest
+from pipeline.manifest.evidence import (
+    EVIDENCE_SCHEMA,
+    EvidenceDocument,
+    EvidenceIndex,
+    FileProof,
+    FunctionProof,
+    VariantProof,
+)
+from pipeline.spec.types import Model
 from pipeline.stages import identity as identities
-from pipeline.stages import parameters, record
-from pipeline.stages.compiled import Compiled, Variant
+from pipeline.stages import record
+from pipeline.stages.assembly import File, assemble, described_model, described_source
+from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, read_evidence, read_runtimes, read_witness
-from pipeline.stages.testdata import TestData, files, read_all
+from pipeline.stages.testdata import files, read_all
+from pipeline.stages.witnesses import answers
 
-# Of all draws of an entry point but the first: what a release carries so that others can verify it.
-_DRAWS_LIMIT = 16 << 20  # bytes
-_FILE_NAME = re.compile(r"[A-Za-z0-9_]+")
-
-
-def _source(source: Source) -> m.Source:
-    beside = tuple(m.SourceFile(name, sha256) for name, sha256 in source.data.items())
-    return m.Source(source.kind, source.location, source.sha256, beside)
-
-
-def _arrays(path: Path, folder: Path, kind: str) -> tuple[m.Blob, ...]:
-    """Write each array of an .npz as a .npy into `folder`; the blobs by position."""
-    import numpy as np
-
-    blobs = []
-    for number, array in enumerate(arrays.read(path)):
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(array).reshape(array.shape))
-        data = buffer.getvalue()
-        blob = m.Blob(f"{kind}_{number}.npy", sha256_bytes(data), len(data))
-        write(folder / blob.sha256, data)
-        blobs.append(blob)
-    return tuple(blobs)
+_log = logging.getLogger(__name__)
 
 
 def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str]) -> VariantProof:
@@ -68,7 +48,7 @@ def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str])
     )
 
 
-def _evidence(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDocument:
+def _home(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDocument:
     """What was seen of the release when its bundles were verified."""
     functions, files, witnesses = [entry.function for entry in manifest.entries], [], []
     for artifact in manifest.artifacts:
@@ -84,147 +64,21 @@ def _evidence(manifest: m.Manifest, verified: Mapping[str, Path]) -> EvidenceDoc
     )
 
 
-def _variant(variant: Variant) -> m.VariantInfo:
-    pieces = sorted({(p.offset, p.length, p.sha256) for p in variant.code})
-    digest = hashlib.sha256("".join(sha256 for _, _, sha256 in pieces).encode())
-    return m.VariantInfo(
-        name=variant.gated.name,
-        backend=variant.backend,
-        device=variant.device,
-        flags=variant.flags,
-        attribute=variant.attribute,
-        format=variant.gated.format,
-        gates=tuple(str(g) for g in variant.gated.gates),
-        size=sum(length for _, length, _ in pieces),
-        sha256=digest.hexdigest(),
-        shares=tuple(sorted({p.owner for p in variant.code} - {variant.gated.name})),
-    )
-
-
-def _with_shares(variants: Sequence[m.VariantInfo]) -> tuple[m.VariantInfo, ...]:
-    """Make sharing mutual: the owner of shared code names those who use it."""
-    users: dict[str, set[str]] = {v.name: set(v.shares) for v in variants}
-    for variant in variants:
-        for owner in variant.shares:
-            users[owner].add(variant.name)
-    return tuple(replace(v, shares=tuple(sorted(users[v.name]))) for v in variants)
-
-
-def _users(compiled: Compiled) -> dict[int, list[str]]:
-    """Offset of a piece of code → the variants that need it, in order."""
-    users: dict[int, set[str]] = {}
-    for variant in compiled.variants:
-        for piece in variant.code:
-            users.setdefault(piece.offset, set()).add(variant.gated.name)
-    for format_, code in compiled.warm_ups.items():
-        users[code.offset].update(v.gated.name for v in compiled.variants if v.gated.format == format_)
-    return {offset: [v.gated.name for v in compiled.variants if v.gated.name in names] for offset, names in users.items()}
-
-
-def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.SegmentInfo, ...]:
-    """The file in stretches: neighbours with the same users are one, up to SEGMENT_LIMIT; ZIP headers go with what follows."""
-    users = _users(compiled)
-    parts: list[tuple[str, int, list[str]]] = []  # kind, end, variants
-    for segment in sorted(module.segments, key=lambda s: s.offset):
-        if not parts:
-            parts.append(("head", segment.offset, []))
-        kind = "code" if segment.offset in users else "data"
-        part = (kind, segment.offset + segment.length, users.get(segment.offset, []))
-        if parts[-1][0] == kind and parts[-1][2] == part[2]:
-            parts.pop()
-        parts.append(part)
-    if (end := parts[-1][1] if parts else 0) < module.size:
-        parts.append(("directory" if end else "head", module.size, []))
-    segments, offset = [], 0
-    with path.open("rb") as file:
-        for kind, end, variants in parts:
-            while offset < end:
-                data = file.read(min(m.SEGMENT_LIMIT, end - offset))
-                segments.append(m.SegmentInfo(kind, offset, len(data), sha256_bytes(data), tuple(variants)))
-                offset += len(data)
-    return tuple(segments)
-
-
-def _artifact(model: str, bundle: str, verified: Path, data: Sequence[TestData], blobs: Path) -> tuple[m.Artifact, Compiled]:
-    path = verified / "module.vmfb"
-    compiled = Compiled.read(verified / "compiled.json")
-    module = vmfb.read(path)
-    blob = m.Blob(f"{model}-{bundle}.vmfb", sha256_file(path), module.size)
-    with path.open("rb") as file:
-        copy(file, blobs / blob.sha256, blob.sha256, str(path))
-    several = len(data) > 1
-    told = [f"{one.function}: {one.note}" if several else one.note for one in data if one.note]
-    artifact = m.Artifact(
-        bundle=bundle,
-        blob=blob,
-        flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *compiled.flags),
-        variants=_with_shares([_variant(v) for v in compiled.variants]),
-        segments=_segments(path, module, compiled),
-        dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in compiled.dropped),
-        notes=(*compiled.notes, *dict.fromkeys(told)),
-    )
-    return artifact, compiled
-
-
-def _draws(data: TestData, blobs: Path) -> tuple[m.DrawInfo, ...]:
-    """The test data of an entry point; of what was drawn beside what the spec gives, as much as is not too large."""
-    prefix = f"{data.function}." if _FILE_NAME.fullmatch(data.function) else ""
-    found: list[m.DrawInfo] = []
-    room = _DRAWS_LIMIT
-    for draw in data.draws:
-        paths = (data.inputs_of(draw), data.outputs_of(draw))
-        room -= sum(path.stat().st_size for path in paths) if found else 0
-        if room < 0:
-            break
-        name = f"{prefix}{draw.name}." if found else prefix
-        inputs, outputs = (_arrays(path, blobs, f"{name}{kind}") for path, kind in zip(paths, ("input", "output"), strict=True))
-        tolerances = tuple(m.ToleranceInfo(**asdict(t)) for t in draw.tolerances)
-        found.append(m.DrawInfo(draw.name, inputs, outputs, tolerances, draw.spared))
-    return tuple(found)
-
-
-def _entry(
-    entry: Entry, identified: m.IdentifiedEntry, rewrites: Sequence[str], data: TestData, signature: Signature, blobs: Path
-) -> m.EntryInfo:
-    """An entry point with its test data."""
-    reference = m.Reference(entry.reference if isinstance(entry.reference, str) else "files", _draws(data, blobs))
-    return m.EntryInfo(
-        name=identified.name,
-        function=identified.function,
-        source=_source(entry.source),
-        rewrites=tuple(rewrites),
-        inputs=identified.inputs,
-        outputs=_outputs(identified.outputs, reference.draws[0].outputs, signature, blobs),
-        dimensions=identified.dimensions,
-        reference=reference,
-    )
-
-
-def _outputs(
-    tensors: Sequence[m.TensorInfo], blobs: Sequence[m.Blob], signature: Signature, folder: Path
-) -> tuple[m.TensorInfo, ...]:
-    """The outputs; a dimension of which the importer found no size is the one of the reference, if all inputs have one shape."""
-    import numpy as np
-
-    if any(d.min < d.max for d in signature.dimensions):
-        return tuple(tensors)
-    shapes = [np.load(folder / b.sha256, mmap_mode="r").shape for b in blobs]
-    return tuple(replace(t, shape=tuple(shape)) if None in t.shape else t for t, shape in zip(tensors, shapes, strict=True))
-
-
-def _archive(imported: Path, outside: m.Parameters, blobs: Path) -> None:
-    """The archive of weights as a blob: the same file under another name, where the file system has such names."""
-    source, target = imported / parameters.ARCHIVE, blobs / outside.blob.sha256
-    try:
-        os.link(source, target)
-    except OSError:
-        with source.open("rb") as file:
-            copy(file, target, outside.blob.sha256, str(source))
+def _documents(manifest: m.Manifest, verified: Mapping[str, Path]) -> Iterator[EvidenceDocument]:
+    """What was seen here, and what the witnesses that were asked saw."""
+    yield _home(manifest, verified)
+    for folder in verified.values():
+        for heard in answers.read(folder):
+            # Where the reference is the weakest CPU variant's, the files of two bundles may have been judged by different ones.
+            if heard.document and (problem := misfit(heard.document, manifest)):
+                _log.warning("%s: what %s saw %s: it is not published", manifest.model.name, heard.witness, problem)
+            elif heard.document:
+                yield heard.document
 
 
 def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
-    """Write `manifest.json`, `evidence.json` and `blobs/<sha256>` into `folder`, from the verified folder of each of the
-    model's bundles."""
+    """Write `manifest.json`, `blobs/<sha256>`, `evidence/<sha256>.json` and their list into `folder`, from the verified folder
+    of each of the model's bundles."""
     data = {bundle: read_all(path) for bundle, path in verified.items()}
     record_of_import = imported / record.NAME  # which has the digests of all that is there
     kept = [record_of_import]
@@ -233,8 +87,8 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
     for path in (imported, *verified.values()):
         record.require_intact(path)
     identity = identities.describe(model, imported)
-    info = m.ModelInfo(model.name, model.about, model.licence, model.format)
-    sources = [asdict(_source(entry.source)) for entry in model.entries]
+    info = described_model(model)
+    sources = [asdict(described_source(entry.source)) for entry in model.entries]
     key = record.key(
         kept,
         model=asdict(info),
@@ -246,30 +100,16 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        blobs = folder / "blobs"
-        blobs.mkdir()
-        made = [_artifact(model.name, bundle, path, data[bundle], blobs) for bundle, path in verified.items()]
-        rewrites = json.loads((imported / "rewrites.json").read_text())
-        four = zip(
-            model.entries,
-            identity.entries,
-            next(iter(data.values())),
-            signature.read_all(imported / "signature.json"),
-            strict=True,
-        )
-        outside = parameters.read(imported)
-        if outside:
-            _archive(imported, outside, blobs)
-        manifest = m.Manifest(
-            schema=m.MANIFEST_SCHEMA,
-            model=info,
-            version="",
-            entries=tuple(_entry(e, i, rewrites[i.function], d, s, blobs) for e, i, d, s in four),
-            compiler=identity.compiler,
-            parameters=(outside,) if outside else (),
-            artifacts=tuple(artifact for artifact, _ in made),
-        )
-        manifest = replace(manifest, version=content_version(manifest))
+        made = {
+            bundle: File(path / "module.vmfb", Compiled.read(path / "compiled.json"), tuple(data[bundle]))
+            for bundle, path in verified.items()
+        }
+        manifest = assemble(model, imported, made, folder / "blobs")
         write(folder / "manifest.json", encode(manifest))
-        write(folder / "evidence.json", encode(_evidence(manifest, verified)))
-        record.write_record(folder, key, ["manifest.json", "evidence.json", *(f"blobs/{b.sha256}" for b in manifest.blobs())])
+        documents = {sha256_bytes(data): data for data in map(encode, _documents(manifest, verified))}
+        names = [str(Path(PACKAGED_EVIDENCE).with_name(f"{sha256}.json")) for sha256 in documents]
+        for name, document in zip(names, documents.values(), strict=True):
+            write(folder / name, document)
+        write(folder / PACKAGED_EVIDENCE, encode(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted(documents)))))
+        blobs = [f"blobs/{b.sha256}" for b in manifest.blobs()]
+        record.write_record(folder, key, ["manifest.json", PACKAGED_EVIDENCE, *names, *blobs])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import INDEX_KEY, blob_key, channel_key, release_key
+from pipeline.layout import INDEX_KEY, PACKAGED_EVIDENCE, blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
-from pipeline.manifest.evidence import EvidenceDocument
+from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Index, IndexedChannel, IndexedModel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.stages import changes, record
@@ -114,12 +114,15 @@ def _update_index(store: Store, channel: Channel) -> bool:
     return swap(store, INDEX_KEY, wanted)
 
 
-def _add_evidence(store: Store, manifest: Manifest, path: Path) -> str:
-    """Put what was seen when the package was verified beside the release; its key."""
-    with disk_errors(str(path)):
-        data = path.read_bytes()
-    decode(EvidenceDocument, data, str(path))
-    return add_evidence(store, manifest.model.name, manifest.version, data)
+def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
+    """Put what was seen when the package was verified, here and by witnesses, beside the release; the keys."""
+    with disk_errors(str(listed)):
+        index = decode(EvidenceIndex, listed.read_bytes(), str(listed))
+        paths = [listed.with_name(f"{sha256}.json") for sha256 in index.documents]
+        found = [path.read_bytes() for path in paths]
+    for path, data in zip(paths, found, strict=True):
+        decode(EvidenceDocument, data, str(path))
+    return add_evidence(store, manifest.model.name, manifest.version, *found)
 
 
 def publish(
@@ -147,7 +150,7 @@ def publish(
             note(f"sent {blob.name}, {blob.size} bytes")
             sent += 1
     created = _create_manifest(store, manifest, data)
-    evidence = _add_evidence(store, manifest, package / "evidence.json")
+    evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     key = release_key(manifest.model.name, manifest.version)
     pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
     moved = _move_channel(store, pointer)
@@ -155,7 +158,7 @@ def publish(
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",
-        "objects": [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), evidence, channel_key(pointer.model, channel))],
+        "objects": [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence, channel_key(pointer.model, channel))],
         "blobs_sent": sent,
         "manifest_created": created,
         "channel_moved": moved,

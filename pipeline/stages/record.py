@@ -14,11 +14,12 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file, write
 
 NAME = "record.json"
-# What verification leaves of a bundle, beside its test data: the file, what it holds, what was seen of it, by whom, and in which
-# runtimes it works.
-VERIFIED = ("module.vmfb", "compiled.json", "evidence.json", "witness.json", "runtimes.json")
+ANSWERS = "answers.json"
+# What verification leaves of a bundle, beside its test data: the file, what it holds, what was seen of it here, by whom, and in
+# which runtimes it works; and what the witnesses that were asked answered, whose documents are beside it.
+VERIFIED = ("module.vmfb", "compiled.json", "evidence.json", "witness.json", "runtimes.json", ANSWERS)
 # Raise a stage's when the way that it works changes: what it made before is then made again.
-REVISIONS = {"import": 11, "reference": 9, "score": 1, "compile": 10, "verify": 9, "package": 8}
+REVISIONS = {"import": 11, "reference": 9, "score": 1, "compile": 10, "verify": 10, "package": 9}
 
 
 def canonical(value: Any) -> bytes:

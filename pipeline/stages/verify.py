@@ -33,6 +33,8 @@ from pipeline.stages.evidence import Evidence, merged, write_evidence, write_run
 from pipeline.stages.origin import Origin
 from pipeline.stages.scored import NAME, Trial, described, trials
 from pipeline.stages.testdata import Draw, settled
+from pipeline.stages.witnesses import answers, asking
+from pipeline.stages.witnesses.answers import Heard
 
 
 def _chosen(check: Check, device: Device, number: int) -> Result | None:
@@ -253,15 +255,20 @@ def _tried_both_ways(check: Check, trials: Sequence[Trial]) -> tuple[Check, list
     return check, results, failures
 
 
-def _verify(check: Check, trials: Sequence[Trial]) -> tuple[Check, list[Evidence]]:
-    """Run all variants, and refuse or drop those that fail."""
+def _verify(check: Check, trials: Sequence[Trial], witnesses: Sequence[str]) -> tuple[Check, list[Evidence], list[Heard]]:
+    """Run all variants, ask the witnesses about those that are right here, and refuse or drop those that fail anywhere."""
     check, results, failures = _tried_both_ways(check, trials)
-    while failures:
+    while True:
+        heard = [] if failures else asking.ask(check, witnesses)
+        failures = failures or asking.failures(heard)
+        if not failures:
+            break
         if check.bundle.on_failure == "fail" or len(_failed(failures)) == len(check.compiled.variants):
             raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
         check = _without_failed(check, failures)
         results, failures = _tried(check, trials)
-    return check, [_strongest(results, v.gated.name) for v in check.compiled.variants]
+    found = [_strongest(results, v.gated.name) for v in check.compiled.variants]
+    return check, [asking.explained(evidence, heard) for evidence in found], heard
 
 
 def _prepare(
@@ -348,9 +355,10 @@ def run(
     reference: Path,
     scores: Path,
     folder: Path,
+    witnesses: Sequence[str] = (),
 ) -> None:
     """Verify the compiled bundle; `record.VERIFIED` into `folder`: the module to release, what it holds, its evidence and test
-    data.
+    data, with what the `witnesses` say (see `witnesses.address`).
 
     `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
     `scores` is the folder with what the reference scores on data sets, where the model has any.
@@ -372,18 +380,20 @@ def run(
         inspectors=backends.inspectors(),
         evaluated=[described(entry.evaluate) for entry in origin.model.entries if entry.evaluate],
         runtime=devices.runtime_version(),
+        witnesses=list(witnesses),
         revision=record.REVISIONS["verify"],
     )
-    if record.is_current(folder, key):
+    # What devices witnesses have is not known, nor whether those that were away are back: they are asked whenever this runs.
+    if not witnesses and record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder), ThreadPoolExecutor(1) as beside:
         others = beside.submit(runtimes.find, wanted, logs)  # pip waits for the network meanwhile
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
-        check, evidence = _verify(check, trials(origin, imported, scores) if has_data else ())
+        check, evidence, heard = _verify(check, trials(origin, imported, scores) if has_data else (), witnesses)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)
         write_witness(folder / "witness.json", now(), witness())
         write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
         data = [str(path.relative_to(folder)) for path in testdata.files(check.data)]
-        record.write_record(folder, key, [*record.VERIFIED, *data])
+        record.write_record(folder, key, [*dict.fromkeys((*record.VERIFIED, *answers.keep(heard, folder), *data))])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import encode
@@ -29,12 +30,17 @@ def swap(store: Store, key: str, wanted: Callable[[Object | None], bytes]) -> bo
     raise PipelineError(f"changed {_ATTEMPTS} times while it was being written", where=f"{store.url}/{key}", hint="publish again")
 
 
-def add_evidence(store: Store, model: str, version: str, data: bytes) -> str:
-    """Put a document of evidence beside a release, if it is not there, and list it. Returns its key."""
-    key = evidence_key(model, version, sha256_bytes(data))
-    store.create(key, data)
-    list_evidence(store, model, version)
-    return key
+def add_evidence(store: Store, model: str, version: str, *documents: bytes) -> list[str]:
+    """Put documents of evidence beside a release, those that are not there, and list them. Returns their keys.
+
+    Who may create them, and neither list nor replace anything, leaves the list to the next who may: it is for web servers alone.
+    """
+    keys = [evidence_key(model, version, sha256_bytes(data)) for data in documents]
+    for key, data in zip(keys, documents, strict=True):
+        store.create(key, data)
+    with suppress(DeniedError):
+        list_evidence(store, model, version)
+    return keys
 
 
 def list_evidence(store: Store, model: str, version: str) -> None:

@@ -23,7 +23,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
-from pipeline.errors import PipelineError, disk_errors
+from pipeline.errors import DeniedError, PipelineError, disk_errors
 from pipeline.files import sha256_bytes
 from pipeline.store.base import (
     DOCUMENT_LIMIT,
@@ -108,7 +108,8 @@ class S3Store:
             if self._reader is not self._client and code in ("AccessDenied", "403"):
                 raise PipelineError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
             message = error.response.get("Error", {}).get("Message") or code
-            raise PipelineError(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
+            kind = DeniedError if code in ("AccessDenied", "403") else PipelineError
+            raise kind(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
         except EndpointConnectionError as error:
             hint = "check the network and AWS_ENDPOINT_URL_S3, then run the same command again"
             raise BrokenTransferError(f"cannot connect: {error}", where=where, hint=hint) from error

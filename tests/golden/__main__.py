@@ -23,6 +23,7 @@ from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, write_evidence, write_runtimes, write_witness
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData
+from pipeline.stages.witnesses import answers
 from tests.project import Project
 
 GOLDEN = Path(__file__).with_name("manifest.json")
@@ -41,6 +42,7 @@ def build(folder: Path) -> bytes:
     write_evidence(compiled / "evidence.json", [Evidence(v.gated.name, "untested", "not part of this test") for v in variants])
     write_witness(compiled / "witness.json", "2026-01-31T12:00:00Z", Witness("a test", "3.13.0", "a system", "a CPU"))
     write_runtimes(compiled / "runtimes.json", [])
+    answers.keep([], compiled)
     (entry,) = model.entries
     ones = [np.ones(i.fixed, i.dtype) for i in entry.inputs]
     (compiled / "0").mkdir()

@@ -15,11 +15,11 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline import process
 from pipeline.cache import Cache, SharedCache
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _INSTALL = "pip install 'vmfb-pipeline[build,cluster]'"
 _HINT = f"start one with `dask worker` where this version is installed ({_INSTALL}), or unset PIPELINE_SCHEDULER"
 _connecting = threading.Lock()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,43 @@ def _patience() -> float:
         return float(text)
     except ValueError:
         raise PipelineError(f"{text!r} is no number of seconds", where="PIPELINE_SCHEDULER_TIMEOUT") from None
+
+
+def each(address: str, resource: str, call: Callable[..., T], *arguments: Any, seconds: float) -> list[tuple[str, T | str]]:
+    """Let `call` be done by each worker that was started with `--resources "<resource>=1"`, side by side.
+
+    The name of each, with what the call returned there, or why it did not in `seconds`. Raises PipelineError where no scheduler
+    answers.
+    """
+    with _connecting:
+        client = _connect(address)
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    except (OSError, CancelledError) as error:
+        raise PipelineError(f"the Dask scheduler went away ({error})", where=address, hint=_HINT) from error
+    able = {at: str(info["name"]) for at, info in workers.items() if info["resources"].get(resource)}
+    options = {"allow_other_workers": False, "resources": {resource: 1}, "pure": False, "retries": 0}
+    futures = {at: client.submit(call, *arguments, workers=[at], **options) for at in able}
+    deadline = time.monotonic() + seconds
+    try:
+        return [
+            (able[at], _ended(future, deadline, f"it did not answer within {seconds:.0f} s")) for at, future in futures.items()
+        ]
+    finally:
+        client.cancel(list(futures.values()))
+
+
+def _ended(future: Any, deadline: float, late: str) -> Any:
+    """What a call returned, or in words why it did not: `late` where the deadline passed."""
+    while not future.done() and time.monotonic() < deadline:
+        process.pause(0.1)
+    try:
+        if future.status == "finished":
+            return future.result(timeout=_patience())
+        error = future.exception(timeout=_patience()) if future.status == "error" else None
+    except (OSError, CancelledError):
+        return late
+    return f"it failed: {type(error).__name__}: {error}" if error else late
 
 
 class Cluster:
