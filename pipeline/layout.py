@@ -83,6 +83,11 @@ class Layout:
         """The folder of a report on what a compile costs: `report.txt`, `report.json`."""
         return self._model(model) / "bundles" / bundle / "report"
 
+    @property
+    def promoted(self) -> Path:
+        """The folder of a promotion: `report.txt`."""
+        return self.root / "promoted"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.layout import PACKAGED_EVIDENCE, Layout
-from pipeline.names import RULE, did_you_mean, is_name, is_version
+from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS, VERIFIED
@@ -38,6 +38,7 @@ GROUPS: Mapping[str, str] = {
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
+    "promote": "move a channel to a release in the store, if its policy allows it now (model=NAME version=… channel=stable)",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
@@ -63,7 +64,7 @@ class Target:
 @dataclass(frozen=True)
 class Asked:
     """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, and the only model that is reduced or reported on, if one is named."""
+    seconds that a reduction may take, and the only model that is reduced, reported on or promoted, if one is named."""
 
     sample: int = 20
     seconds: int = 600
@@ -238,6 +239,7 @@ def steps(
     asked = asked or Asked()
     if asked.model and asked.model not in spec.models:
         raise PipelineError(f"model={asked.model}: there is no such model", hint=did_you_mean(asked.model, spec.models))
+    policies = spec.policies(target.channel)
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
     options = importlib.import_module("pipeline.stages.compile").options
     made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
@@ -273,12 +275,21 @@ def steps(
             Step(
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
-                _stage("publish", package, target.store, target.version, target.channel, receipt),
+                _stage("publish", package, target.store, target.version, target.channel, policies, receipt),
                 _files(package, "manifest.json", PACKAGED_EVIDENCE),
                 (receipt,),
-                {"store": target.store, "version": target.version, "channel": target.channel},
+                {"store": target.store, "version": target.version, "channel": target.channel, "policy": repr(policies)},
             )
         )
+    result.append(
+        Step(
+            "promote:release",
+            f"{asked.model}@{target.version} to {target.channel} in {target.store}",
+            _stage("promote", target.store, asked.model, target.version, target.channel, policies, layout.promoted),
+            outputs=_files(layout.promoted, "report.txt"),
+            always=True,
+        )
+    )
     tried = layout.runtimes
     result.append(
         Step(

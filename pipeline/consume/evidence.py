@@ -84,6 +84,11 @@ class Standing:
         return tuple(sorted({lanes for s in same for lanes in s.proof.subgroup_sizes}))
 
     @property
+    def of_tolerance(self) -> float | None:
+        """The largest part of a tolerance that was used, among those of the strongest kind."""
+        return max((f.of_tolerance for s in self._strongest for f in s.proof.functions), default=None)
+
+    @property
     def max_abs_error(self) -> float | None:
         """The largest absolute error among those of the strongest kind."""
         return max((f.max_abs_error for s in self._strongest for f in s.proof.functions), default=None)

@@ -13,8 +13,9 @@ from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.backends.base import Backend
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.spec.models import read_model
+from pipeline.spec.policy import read_policy
 from pipeline.spec.reader import Fields, Problems, read
-from pipeline.spec.types import Bundle, Executable, Model, Spec
+from pipeline.spec.types import Bundle, Executable, Model, Policy, Spec
 
 _T = TypeVar("_T", Executable, Bundle, Model)
 
@@ -69,6 +70,7 @@ def _bundle(fields: Fields) -> Bundle:
         targets=fields.texts("targets", required=True),
         flags=fields.texts("flags"),
         on_failure=fields.text("on_failure", "fail", ("fail", "drop")),
+        policy=read_policy(fields.sub("policy")),
     )
 
 
@@ -101,6 +103,15 @@ def _references(
                 problems.add(path, f"{key}[{index}]", f"there is no {kind} {name!r}: {did_you_mean(name, known)}")
 
 
+def _policy(path: Path, problems: Problems) -> Mapping[str, Policy]:
+    """What channels ask of releases; nothing where there is no such file."""
+    fields = read(path, problems) if is_file(str(path)) else None
+    found = read_policy(fields.sub("channels", required=True)) if fields else {}
+    if fields:
+        fields.done()
+    return found
+
+
 def load(root: Path) -> Spec:
     """Everything under `root` (`targets/`). Raises ManyProblemsError with all problems, each `file: path.to.key: what to do`."""
     problems = Problems()
@@ -108,6 +119,7 @@ def load(root: Path) -> Spec:
         _folder(root, "executables", _executable, problems),
         _folder(root, "bundles", _bundle, problems),
         _folder(root, "models", read_model, problems),
+        _policy(root / "policy.yaml", problems),
     )
     bundles, models = spec.bundles.values(), spec.models.values()
     targets = [(b.path, "targets", b.targets) for b in bundles]

@@ -70,8 +70,27 @@ class Executable:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What a channel asks of a release: the `evidence` that every variant has at least, and what becomes of those that are
+    `untested`: `refused`, `allowed` or `left out` of the file.
+
+    How much worse than the channel's present release it may be, None for any: `slower` and `larger` by a part, `less_exact` by
+    a factor of the tolerance that is used.
+    """
+
+    evidence: str
+    untested: str
+    slower: float | None
+    larger: float | None
+    less_exact: float | None
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """Executable targets that share one fat vmfb, in order of preference. `on_failure`: `fail` or `drop`."""
+    """Executable targets that share one fat vmfb, in order of preference. `on_failure`: `fail` or `drop`.
+
+    `policy`: what channels ask of its files, those that are named here; the others are the project's.
+    """
 
     name: str
     path: Path
@@ -79,6 +98,7 @@ class Bundle:
     targets: tuple[str, ...]
     flags: tuple[str, ...]
     on_failure: str
+    policy: Mapping[str, Policy] = field(default_factory=dict, hash=False)
 
 
 def _data() -> Mapping[str, str]:
@@ -383,3 +403,9 @@ class Spec:
     executables: Mapping[str, Executable]
     bundles: Mapping[str, Bundle]
     models: Mapping[str, Model]
+    policy: Mapping[str, Policy] = field(default_factory=dict)
+
+    def policies(self, channel: str) -> dict[str, Policy]:
+        """What the channel asks of the files of each bundle, of those of which it asks anything."""
+        found = {name: bundle.policy.get(channel) or self.policy.get(channel) for name, bundle in self.bundles.items()}
+        return {name: policy for name, policy in found.items() if policy}

@@ -4,7 +4,7 @@ compare-and-swap."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Index, IndexedChannel, IndexedModel, Manifest
 from pipeline.names import RULE, is_name, is_version
-from pipeline.stages import changes, record
+from pipeline.spec.types import Policy
+from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
 from pipeline.store.base import Object, Store
 from pipeline.store.documents import add_evidence, swap
@@ -126,9 +127,17 @@ def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
 
 
 def publish(
-    package: Path, store: Store, version: str = "", channel: str = "latest", note: Callable[[str], None] = lambda _: None
+    package: Path,
+    store: Store,
+    version: str = "",
+    channel: str = "latest",
+    note: Callable[[str], None] = lambda _: None,
+    allowed: Callable[[Manifest], Sequence[str]] = lambda _: (),
 ) -> dict[str, object]:
     """Publish the package to `store` under `version` (default: the one derived from its content). Returns the receipt.
+
+    When all but the channel is in the store, `allowed` is asked: it says what differs, or raises what keeps the channel from
+    moving.
 
     Publishing the same again sends nothing. A kill at any moment leaves either no release or a whole one.
     """
@@ -151,29 +160,45 @@ def publish(
             sent += 1
     created = _create_manifest(store, manifest, data)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
+    differs = allowed(manifest)
+    moved = move(store, manifest, channel)
     key = release_key(manifest.model.name, manifest.version)
-    pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
-    moved = _move_channel(store, pointer)
-    _update_index(store, pointer)
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",
-        "objects": [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence, channel_key(pointer.model, channel))],
+        "objects": [
+            f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence, channel_key(manifest.model.name, channel))
+        ],
         "blobs_sent": sent,
         "manifest_created": created,
         "channel_moved": moved,
+        "differs": differs,
     }
 
 
-def run(package: Path, url: str, version: str, channel: str, receipt: Path) -> None:
-    """Publish to the store at `url` and write the receipt, with what differs from what the channel pointed to."""
+def move(store: Store, manifest: Manifest, channel: str) -> bool:
+    """Point the channel at a release that is in the store; whether it pointed elsewhere."""
+    key, data = release_key(manifest.model.name, manifest.version), encode(manifest)
+    pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
+    moved = _move_channel(store, pointer)
+    _update_index(store, pointer)
+    return moved
+
+
+def run(package: Path, url: str, version: str, channel: str, policies: Mapping[str, Policy], receipt: Path) -> None:
+    """Publish to the store at `url` and write the receipt, with what differs from what the channel pointed to.
+
+    Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
+    """
     record.require_intact(package)
-    store, path = open_store(url), package / "manifest.json"
-    manifest = decode(Manifest, path.read_bytes(), str(path))
-    before = changes.pointed_at(store, manifest.model.name, channel)
-    made = publish(package, store, version, channel)
-    differs = changes.lines(store, before, replace(manifest, version=version or manifest.version))
-    write(receipt, canonical({**made, "differs": differs}))
+    store = open_store(url)
+
+    def allowed(manifest: Manifest) -> Sequence[str]:
+        before, release = policy.present(store, manifest.model.name, channel), policy.gathered(store, manifest)
+        policy.require(policies, release, before, channel, store)
+        return policy.told(release, before)
+
+    write(receipt, canonical(publish(package, store, version, channel, allowed=allowed)))
 
 
 def read_receipt(path: Path) -> dict[str, object]:
