@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.layout import PACKAGED_EVIDENCE, Layout
-from pipeline.names import RULE, is_name, is_version
+from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin
 from pipeline.stages.record import REVISIONS, VERIFIED
@@ -164,8 +164,9 @@ def _bundle_steps(
     made: Mapping[str, object],
     asked: Asked,
     witnesses: tuple[str, ...],
+    leaves_out: bool,
 ) -> list[Step]:
-    """`made` is everything but the model that a file of this bundle depends on."""
+    """`made` is everything but the model that a file of this bundle depends on. `leaves_out`: it is without what nobody ran."""
     model = origin.model
     imported, reference = layout.imported(model.name), layout.reference(model.name)
     compiled, verified = layout.compiled(model.name, bundle.name), layout.verified(model.name, bundle.name)
@@ -184,7 +185,7 @@ def _bundle_steps(
         Step(
             f"verify:{model.name}:{bundle.name}",
             f"every variant of {model.name} that this machine can run",
-            _stage("verify", origin, bundle, targets, compiled, imported, reference, scored, verified, witnesses),
+            _stage("verify", origin, bundle, targets, compiled, imported, reference, scored, verified, witnesses, leaves_out),
             (*_files(compiled, "module.vmfb", "compiled.json"), *_files(reference, "record.json"), *data),
             _files(verified, *VERIFIED),
             {
@@ -192,6 +193,7 @@ def _bundle_steps(
                 "judged": model.judged,
                 "machine": machine,
                 "witnesses": witnesses,
+                "leaves_out": leaves_out,
                 **evaluated,
                 **_revision("verify"),
             },
@@ -249,7 +251,10 @@ def steps(
         result += _model_steps(model, origin, layout)
         verified = {name: layout.verified(model.name, name) for name in model.bundles}
         for name in model.bundles:
-            result += _bundle_steps(origin, spec.bundles[name], targets[name], layout, machine, made[name], asked, witnesses)
+            leaves_out = name in policies and policies[name].untested == "left out"
+            result += _bundle_steps(
+                origin, spec.bundles[name], targets[name], layout, machine, made[name], asked, witnesses, leaves_out
+            )
         imported, package = layout.imported(model.name), layout.package(model.name)
         info = {
             "about": model.about,

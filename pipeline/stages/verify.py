@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count, repeat
@@ -193,10 +193,14 @@ def _without_optimizations(check: Check, failed: Sequence[str]) -> Check | None:
 
 def _without_failed(check: Check, failures: Sequence[Failure]) -> Check:
     """The check of the variants that did not fail; the others are dropped."""
-    left = [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in _failed(failures)]
-    first = {f.variant: Dropped(f.variant, f"failed verification ({f.where}): {f.what}") for f in reversed(failures)}
-    again = _again(check, "left", check.bundle, left)
-    return replace(again, compiled=replace(again.compiled, dropped=(*again.compiled.dropped, *first.values())))
+    return _without(check, {f.variant: f"failed verification ({f.where}): {f.what}" for f in reversed(failures)}, "left")
+
+
+def _without(check: Check, reasons: Mapping[str, str], name: str) -> Check:
+    """The check without these variants, which are dropped for these reasons, in a folder of this name."""
+    left = [check.targets[v.gated.name] for v in check.compiled.variants if v.gated.name not in reasons]
+    again, dropped = _again(check, name, check.bundle, left), (Dropped(*pair) for pair in reasons.items())
+    return replace(again, compiled=replace(again.compiled, dropped=(*again.compiled.dropped, *dropped)))
 
 
 def _failed(failures: Sequence[Failure]) -> list[str]:
@@ -255,8 +259,13 @@ def _tried_both_ways(check: Check, trials: Sequence[Trial]) -> tuple[Check, list
     return check, results, failures
 
 
-def _verify(check: Check, trials: Sequence[Trial], witnesses: Sequence[str]) -> tuple[Check, list[Evidence], list[Heard]]:
-    """Run all variants, ask the witnesses about those that are right here, and refuse or drop those that fail anywhere."""
+def _verify(
+    check: Check, trials: Sequence[Trial], witnesses: Sequence[str], leaves_out: bool
+) -> tuple[Check, list[Evidence], list[Heard]]:
+    """Run all variants, ask the witnesses about those that are right here, and refuse or drop those that fail anywhere.
+
+    `leaves_out`: those that nobody ran are dropped too.
+    """
     check, results, failures = _tried_both_ways(check, trials)
     while True:
         heard = [] if failures else asking.ask(check, witnesses)
@@ -267,8 +276,20 @@ def _verify(check: Check, trials: Sequence[Trial], witnesses: Sequence[str]) -> 
             raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
         check = _without_failed(check, failures)
         results, failures = _tried(check, trials)
-    found = [_strongest(results, v.gated.name) for v in check.compiled.variants]
-    return check, [asking.explained(evidence, heard) for evidence in found], heard
+    found = [asking.explained(_strongest(results, v.gated.name), heard) for v in check.compiled.variants]
+    ran = asking.seen(heard)
+    untested = {e.variant: f"untested: {e.reason}" for e in found if e.kind == "untested" and e.variant not in ran}
+    if leaves_out and untested:
+        if len(untested) == len(found):
+            what = "no variant was run by anybody, and the policy leaves those out that are untested"
+            raise PipelineError(what, where=str(check.model.path), hint="; ".join(f"{k} {v}" for k, v in untested.items()))
+        check = _without(check, untested, "tested")
+        results, failures = _tried(check, trials)  # the file is another, with the same code
+        if failures:
+            raise _refuse(check, failures, everything=_tested(results) == {*_failed(failures)})
+        heard = asking.ask(check, witnesses)
+        found = [asking.explained(_strongest(results, v.gated.name), heard) for v in check.compiled.variants]
+    return check, found, heard
 
 
 def _prepare(
@@ -356,9 +377,10 @@ def run(
     scores: Path,
     folder: Path,
     witnesses: Sequence[str] = (),
+    leaves_out: bool = False,
 ) -> None:
     """Verify the compiled bundle; `record.VERIFIED` into `folder`: the module to release, what it holds, its evidence and test
-    data, with what the `witnesses` say (see `witnesses.address`).
+    data, with what the `witnesses` say (see `witnesses.address`). `leaves_out`: without variants that nobody ran.
 
     `origin` is what the model was imported from: where a variant goes wrong first is searched in it, for the message.
     `scores` is the folder with what the reference scores on data sets, where the model has any.
@@ -381,6 +403,7 @@ def run(
         evaluated=[described(entry.evaluate) for entry in origin.model.entries if entry.evaluate],
         runtime=devices.runtime_version(),
         witnesses=list(witnesses),
+        leaves_out=leaves_out,
         revision=record.REVISIONS["verify"],
     )
     # What devices witnesses have is not known, nor whether those that were away are back: they are asked whenever this runs.
@@ -389,7 +412,7 @@ def run(
     with disk_errors(str(folder)), fresh_folder(folder), ThreadPoolExecutor(1) as beside:
         others = beside.submit(runtimes.find, wanted, logs)  # pip waits for the network meanwhile
         check = _prepare(origin, bundle, targets, compiled_folder, imported, reference, folder, present, searched=True)
-        check, evidence, heard = _verify(check, trials(origin, imported, scores) if has_data else (), witnesses)
+        check, evidence, heard = _verify(check, trials(origin, imported, scores) if has_data else (), witnesses, leaves_out)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
         write_evidence(folder / "evidence.json", evidence)

@@ -61,6 +61,11 @@ def failures(heard: Sequence[Heard]) -> list[Failure]:
     return [Failure(proof.variant, f"on {place}", plain(proof.problem)) for proof, place in found if proof.problem]
 
 
+def seen(heard: Sequence[Heard]) -> set[str]:
+    """The variants that a witness ran."""
+    return {proof.variant for one in heard for proof, _ in _proofs(one) if proof.kind != "untested"}
+
+
 def explained(evidence: Evidence, heard: Sequence[Heard]) -> Evidence:
     """The evidence from here; of what is untested, if no witness ran it either, with their reasons too."""
     if evidence.kind != "untested":

@@ -1,0 +1,242 @@
+"""What a channel asks of a release before it moves there: read, decided, obeyed by `doit publish` and `doit promote`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.errors import ManyProblemsError, PipelineError
+from pipeline.files import write
+from pipeline.layout import channel_key
+from pipeline.manifest import types as m
+from pipeline.manifest.codec import content_version, encode
+from pipeline.manifest.evidence import FileProof, FunctionProof, VariantProof
+from pipeline.spec.load import load
+from pipeline.spec.types import Policy
+from pipeline.stages import policy, promote
+from pipeline.stages.policy import Release, stops
+from pipeline.stages.publish import publish
+from pipeline.store.base import Store
+from pipeline.store.documents import add_evidence
+from pipeline.store.open import open_store
+from tests import releases
+from tests.project import Project, evidence, manifest
+
+STRICT = Policy("device", "refused", 0.1, 0.1, 2.0)
+
+
+def proof(
+    variant: str, kind: str = "device", of_tolerance: float = 0.1, latency: float | None = None, problem: str = ""
+) -> VariantProof:
+    numbers = () if kind == "untested" else (FunctionProof("main", 3, 1e-6, 1e-6, of_tolerance),)
+    reason = "nothing here" if kind == "untested" else ""
+    spread = None if latency is None else 0.0001
+    sha256 = "0" * 64
+    return VariantProof(variant, sha256, kind, reason, problem, "a CPU", "", (), numbers, None, latency, spread, 9, None, None)
+
+
+def release(folder: Path, *proofs: VariantProof, size: int = 1 << 16, version: str = "1") -> Release:
+    """A release of noise with these proofs, which nobody published."""
+    found, _ = releases.make(folder / version, size, 1 << 14, seed=int(version))
+    found = replace(found, version=version)
+    artifact = found.artifacts[0]
+    document = replace(releases.unseen(found), files=(FileProof(artifact.bundle, artifact.blob.sha256, proofs),))
+    return Release(found, policy.Testimony((document,)))
+
+
+def told(policy_: Policy, one: Release, before: Release | None = None) -> list[str]:
+    return [str(stop) for stop in stops({"desktop": policy_}, one, before)]
+
+
+# The decision
+
+
+def test_every_variant_needs_the_evidence_that_is_asked_for(tmp_path: Path) -> None:
+    one = release(tmp_path, proof("gpu", "twin"), proof("cpu"))
+    assert told(STRICT, one) == ["desktop, gpu: the strongest evidence is twin (evidence: device)"]
+    assert told(replace(STRICT, evidence="twin"), one) == []
+    assert stops({}, one, None) == []
+    assert stops({"portable": STRICT}, one, None) == []
+
+
+def test_what_nobody_ran_is_refused_or_allowed(tmp_path: Path) -> None:
+    one = release(tmp_path, proof("gpu", "untested"), proof("cpu"))
+    assert told(STRICT, one) == ["desktop, gpu: is untested: nothing here (untested: refused)"]
+    assert told(replace(STRICT, untested="allowed"), one) == []
+    assert len(told(replace(STRICT, untested="left out"), one)) == 1  # it should have been
+
+
+def test_what_somebody_saw_wrong_stops_any_policy(tmp_path: Path) -> None:
+    one = release(tmp_path, proof("gpu"), proof("cpu"), proof("cpu", problem="output 'y' is off", of_tolerance=3.0))
+    lenient = Policy("untested", "allowed", None, None, None)
+    assert told(lenient, one) == ["desktop, cpu: was wrong on a CPU: output 'y' is off (no variant may be wrong)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"size": 1 << 17}, "the file is larger than in noise@1: 131.1 kB, not 65.5 kB (larger: 10%)"),
+        ({"size": 70_000}, ""),
+        ({"of_tolerance": 0.3}, "cpu: is less exact than in noise@1: it uses 30.0% of its tolerance, not 10.0% (less_exact: 2x)"),
+        ({"of_tolerance": 0.19}, ""),
+        ({"latency": 0.012}, "cpu: is slower on a CPU than in noise@1: 12.000 ms, not 10.000 ms (slower: 10%)"),
+        ({"latency": 0.0109}, ""),
+        ({"latency": None}, ""),  # nothing to compare with
+    ],
+)
+def test_how_much_worse_than_the_present_release_it_may_be(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    before = release(tmp_path, proof("gpu"), proof("cpu", latency=0.010))
+    known = {"of_tolerance": 0.1, "latency": 0.010} | {k: v for k, v in changes.items() if k != "size"}
+    after = release(tmp_path, proof("gpu"), proof("cpu", **known), size=changes.get("size", 1 << 16), version="2")
+    found = told(STRICT, after, before)
+    assert len(found) == bool(complaint)
+    assert all(line.endswith(complaint) for line in found)
+    assert told(Policy("device", "refused", None, None, None), after, before) == []
+
+
+def test_a_difference_within_the_spread_is_none(tmp_path: Path) -> None:
+    before = release(tmp_path, proof("gpu"), replace(proof("cpu", latency=0.010), spread_s=0.005))
+    after = release(tmp_path, proof("gpu"), proof("cpu", latency=0.014), version="2")
+    assert told(STRICT, after, before) == []
+
+
+# What stands in specs
+
+
+def _spec(tmp_path: Path, channels: object, of_bundle: object = None) -> Callable[[str], dict[str, Policy]]:
+    project = Project(tmp_path, "small")
+    (project.targets / "policy.yaml").write_text(yaml.safe_dump({"channels": channels}))
+    if of_bundle:
+        path = project.targets / "bundles" / "desktop.yaml"
+        path.write_text(path.read_text() + yaml.safe_dump({"policy": of_bundle}))
+    return load(project.targets).policies
+
+
+def test_a_bundle_has_its_own_policy_or_the_projects(tmp_path: Path) -> None:
+    strict = {"evidence": "device", "slower": "10%", "larger": "12.5 %", "less_exact": "2x"}
+    found = _spec(tmp_path, {"stable": strict, "latest": {"evidence": "twin"}}, {"latest": {"untested": "left out"}})
+    assert found("stable")["desktop"] == Policy("device", "refused", 0.1, 0.125, 2.0)
+    assert found("stable")["cpus"] == found("stable")["desktop"]
+    assert found("latest")["desktop"] == Policy("untested", "left out", None, None, None)
+    assert found("latest")["cpus"].evidence == "twin"
+    assert found("beta") == {}
+
+
+@pytest.mark.parametrize(
+    ("policies", "complaint"),
+    [
+        ({"stable": {"evidence": "devices"}}, "channels.stable.evidence: 'devices' is unknown: did you mean 'device'?"),
+        ({"stable": {"untested": "drop"}}, "channels.stable.untested: 'drop' is unknown"),
+        ({"stable": {"slower": "10"}}, "channels.stable.slower: must be a part such as 10%, not '10'"),
+        ({"stable": {"slower": 10}}, "channels.stable.slower: must be text, not 10"),
+        ({"stable": {"less_exact": "0.5x"}}, "must be a factor of 1 or more, such as 2x, not '0.5x'"),
+        ({"stable": {"faster": "1%"}}, "channels.stable.faster: is not a key here"),
+        ({"Stable": {}}, "cannot be a channel"),
+        ({"stable": 3}, "channels.stable: must be a mapping"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_named_with_its_place(tmp_path: Path, policies: object, complaint: str) -> None:
+    with pytest.raises(ManyProblemsError) as caught:
+        _spec(tmp_path, policies)
+    assert complaint in str(caught.value)
+    assert "policy.yaml: " in str(caught.value)
+
+
+# Obeyed
+
+
+def _published(folder: Path, store: Store, version: str, seed: int) -> m.Manifest:
+    """A release of noise in the store under this version, whose channel is `beta`."""
+    found, _ = releases.make(folder / version, 1 << 16, 1 << 14, seed=seed)
+    found = replace(found, version=version)
+    write(folder / version / "manifest.json", encode(found))
+    publish(folder / version, store, version=version, channel="beta")
+    return found
+
+
+def _see(store: Store, found: m.Manifest, *proofs: VariantProof) -> None:
+    artifact = found.artifacts[0]
+    document = replace(releases.unseen(found), files=(FileProof(artifact.bundle, artifact.blob.sha256, proofs),))
+    add_evidence(store, "noise", found.version, encode(document))
+
+
+def test_a_channel_moves_when_the_witnesses_have_spoken(new_store: Callable[[], Store], tmp_path: Path) -> None:
+    store = new_store()
+    one = _published(tmp_path, store, "1.0", 1)
+    arguments = (store.url, "noise", "1.0", "stable", {"desktop": STRICT}, tmp_path / "out")
+    with pytest.raises(PipelineError, match="is untested: nobody ran it") as caught:
+        promote.run(*arguments)
+    assert "`vmfb attest noise@1.0`" in str(caught.value)
+    assert store.get(channel_key("noise", "stable")) is None
+    _see(store, one, proof("gpu"), proof("cpu"))
+    promote.run(*arguments)
+    pointer = store.get(channel_key("noise", "stable"))
+    assert pointer is not None
+    assert json.loads(pointer.data)["version"] == "1.0"
+    assert "noise@1.0 is stable" in (tmp_path / "out" / "report.txt").read_text()
+    two = _published(tmp_path, store, "2.0", 2)
+    _see(store, two, proof("gpu"), proof("cpu"))
+    promote.run(*arguments[:2], "2.0", *arguments[3:])
+    assert "noise@1.0 → noise@2.0" in (tmp_path / "out" / "report.txt").read_text()
+    promote.run(*arguments)  # and back
+    pointer = store.get(channel_key("noise", "stable"))
+    assert pointer is not None
+    assert json.loads(pointer.data)["version"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "complaint"),
+    [
+        ("", "", "doit promote model=NAME version=VERSION"),
+        ("noise", "", "doit promote model=NAME version=VERSION"),
+        ("nois", "1.0", "did you mean 'noise'?"),
+        ("noise", "1.1", "did you mean '1.0'?"),
+    ],
+)
+def test_what_cannot_be_promoted_is_one_message(tmp_path: Path, model: str, version: str, complaint: str) -> None:
+    store = open_store(str(tmp_path / "store"))
+    _published(tmp_path, store, "1.0", 1)
+    with pytest.raises(PipelineError) as caught:
+        promote.run(store.url, model, version, "stable", {}, tmp_path / "out")
+    assert complaint in str(caught.value)
+
+
+def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path) -> None:
+    """Then a variant that nobody could run is left out, and the channel moves; at last another is promoted."""
+    project = Project(tmp_path, "small", bundle={"targets": ["cuda-sm80", "x86-64"]})
+    path = project.targets / "policy.yaml"
+    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "device"}}}))
+    result = project.doit("publish", "channel=stable")
+    assert result.returncode != 0
+    version = manifest(project).version
+    assert f"small@{version} is in out/store, and the channel stable does not move to it" in result.stdout
+    assert "desktop, cuda-sm80: is untested: " in result.stdout
+    assert "(untested: refused)" in result.stdout
+    assert f"doit promote model=small version={version} channel=stable" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert (project.layout.store / f"releases/small/{version}/manifest.json").exists()
+    assert not (project.layout.store / channel_key("small", "stable")).exists()
+    stopped = project.doit("promote", "model=small", f"version={version}", "channel=stable")
+    assert stopped.returncode != 0
+    assert "(untested: refused)" in stopped.stdout
+    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "device", "untested": "left out"}}}))
+    result = project.doit("publish", "channel=stable")
+    assert result.returncode == 0, result.stdout
+    assert list(evidence(project)) == ["x86-64"]
+    (dropped,) = manifest(project).artifacts[0].dropped
+    assert dropped.name == "cuda-sm80"
+    assert dropped.reason.startswith("untested: ")
+    result = project.doit("promote", "model=small", f"version={manifest(project).version}")
+    assert result.returncode == 0, result.stdout
+    assert f"small@{manifest(project).version} is latest in out/store" in result.stdout
+
+
+def test_the_version_of_a_manifest_is_that_of_its_content(tmp_path: Path) -> None:
+    found = release(tmp_path).manifest
+    assert content_version(found) == content_version(replace(found, version=""))
