@@ -183,7 +183,9 @@ def wrong(model: Opened, folder: Path, here: list[Device], targets: Sequence[str
     return bad
 
 
-@pytest.mark.parametrize("kind", [images, lists, pytest.param(convolved, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "kind", [images, pytest.param(lists, marks=pytest.mark.thorough), pytest.param(convolved, marks=pytest.mark.thorough)]
+)
 def test_all_sizes_are_right(kind: object, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     assert callable(kind)
     assert not wrong(kind(), tmp_path, present, ("vulkan-any", "x86-64"))

@@ -223,6 +223,7 @@ def test_they_would_be_refused_without(kind: str, name: str, tmp_path: Path, mon
     assert not is_lowered(node, COMPILED[kind], tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["peepholes", "functions"])
 def test_they_would_be_wrong_without(
     name: str,
