@@ -37,7 +37,7 @@ def hosts(check: Check, target: Executable) -> list[Device]:
     return sorted(fit, key=backends.subgroup_size)
 
 
-def _matrix_kernels(module: Path, variant: Variant) -> int:
+def matrix_kernels(module: Path, variant: Variant) -> int:
     """How many of the variant's kernels use matrix cores."""
     data, backend = module.read_bytes(), backends.named(variant.backend)
     return sum(backend.uses_matrix_cores(data[p.offset : p.offset + p.length]) for p in variant.code)
@@ -58,7 +58,7 @@ def _one(check: Check, variant: Variant, target: Executable, device: Device, lan
     if not decision.accepted:
         return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
     result = judge(check, target.name, "twin", device, *run_once(check, folder / "module.vmfb", device, name))
-    mine, other = _matrix_kernels(check.module, variant), _matrix_kernels(folder / "module.vmfb", twin.variants[0])
+    mine, other = matrix_kernels(check.module, variant), matrix_kernels(folder / "module.vmfb", twin.variants[0])
     if isinstance(result, Evidence) and result.kind == "twin" and mine > other:
         left = f"{mine} of {len(variant.code)} kernels use matrix cores; the twin computes them without"
         return replace(result, reason=left)

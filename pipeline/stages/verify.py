@@ -415,6 +415,8 @@ def run(
         check, evidence, heard = _verify(check, trials(origin, imported, scores) if has_data else (), witnesses, leaves_out)
         (folder / "module.vmfb").write_bytes(check.module.read_bytes())
         check.compiled.write(folder / "compiled.json")
+        counts = [twins.matrix_kernels(check.module, variant) for variant in check.compiled.variants]
+        evidence = [replace(e, matrix_kernels=count) for e, count in zip(evidence, counts, strict=True)]
         write_evidence(folder / "evidence.json", evidence)
         write_witness(folder / "witness.json", now(), witness())
         write_runtimes(folder / "runtimes.json", tried.runtimes(check, others.result()))
