@@ -192,5 +192,5 @@ def test_the_evidence_says_what_was_inspected_and_what_was_wrong_is_left_out(tmp
         tool.chmod(0o755)
         result = project.doit(PYTHONPATH=f"{ROOT}:{tmp_path / 'other'}")  # its packages come first
         assert result.returncode == 0
-        assert said.split(" : ")[1] in result.stdout + str(manifest(project))
+        assert said.split(" : ")[1] in f"{result.stdout} {manifest(project)} {evidence(project)}"
         assert [v.name for v in manifest(project).artifacts[0].variants] == names
