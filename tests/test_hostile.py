@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.consume import explain, facts, fetch, inspect, render
 from pipeline.consume.cache import Cache
+from pipeline.consume.evidence import Testimony
 from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
@@ -102,7 +103,7 @@ def test_a_hostile_manifest_is_refused_or_does_no_harm(honest: tuple[Path, dict[
         found = path.read_bytes()
         assert len(found) == artifact.blob.size
         assert all(sha256_bytes(found[s.offset : s.offset + s.length]) == s.sha256 for s in artifact.segments)
-        assert render.manifest_lines(manifest)
+        assert render.manifest_lines(manifest, Testimony(()))
 
 
 @given(data=st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | VALUES.map(lambda v: json.dumps(v).encode()))
@@ -120,8 +121,8 @@ def test_documents_that_are_none_are_refused(data: bytes) -> None:
 
 
 def test_a_manifest_of_a_newer_schema_says_what_to_do(honest: tuple[Path, dict[str, Any], bytes]) -> None:
-    with pytest.raises(PipelineError, match="has schema version 4, this program reads version 3") as caught:
-        decode(Manifest, json.dumps(honest[1] | {"schema": 4, "new": []}).encode(), "here")
+    with pytest.raises(PipelineError, match="has schema version 5, this program reads version 4") as caught:
+        decode(Manifest, json.dumps(honest[1] | {"schema": 5, "new": []}).encode(), "here")
     assert "upgrade vmfb-pipeline" in str(caught.value)
 
 
