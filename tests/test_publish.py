@@ -174,6 +174,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
         "blobs_sent": 3,
         "manifest_created": True,
         "channel_moved": True,
+        "differs": (),
     }
 
 
