@@ -174,7 +174,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
         "blobs_sent": 3,
         "manifest_created": True,
         "channel_moved": True,
-        "differs": (),
+        "differs": [],
     }
 
 
@@ -373,7 +373,7 @@ def test_weights_are_sent_once_for_all_that_need_them(store: Store, tmp_path: Pa
 
 def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:
     folder, receipt = package("one"), tmp_path / "publish" / "receipt.json"
-    run(folder, store.url, "", "stable", receipt)
+    run(folder, store.url, "", "stable", {}, receipt)
     assert read_receipt(receipt)["release"] == f"{MODEL}@{pointed_at(store, 'stable')}"
 
 

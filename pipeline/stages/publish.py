@@ -160,7 +160,7 @@ def publish(
             sent += 1
     created = _create_manifest(store, manifest, data)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
-    differs = allowed(manifest)
+    differs = list(allowed(manifest))
     moved = move(store, manifest, channel)
     key = release_key(manifest.model.name, manifest.version)
     return {
