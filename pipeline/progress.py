@@ -158,7 +158,8 @@ def render(rows: list[tuple[str, ...]], width: int) -> str:
     lines = []
     for row in rows:
         cells = [cell.rjust(w) if i in (3, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
-        lines.append("  ".join([*cells, row[-1]]).rstrip()[:width])
+        line = "  ".join([*cells, row[-1]]).rstrip()
+        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def test_a_version_can_be_given_and_never_changes(again: Project) -> None:
     spec.write_text(spec.read_text().replace("the test model", "another description of"))
     result = again.doit("publish", "version=1.2.0")
     assert result.returncode in (1, 2)
-    assert "small 1.2.0 is published already, with other content" in result.stdout
+    assert "small@1.2.0 is published already, with other content" in result.stdout
     assert "Traceback" not in result.stdout
 
 

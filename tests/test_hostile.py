@@ -172,7 +172,7 @@ def look(path: Path) -> bool:
         assert json.loads(render.contents_json(contents))
         for machine in ("rtx-3060", "avx512-server"):
             for answer in explain.explain_file(contents, facts.of_machine(machine)):
-                assert render.answer_lines(answer, {v.name: v.format for v in contents.variants}, {})
+                assert render.answer_lines(answer, {v.name: v.format for v in contents.variants}, {}, "vmfb fetch x")
     except PipelineError as error:
         assert str(path) in str(error)
         return False

@@ -134,7 +134,7 @@ def test_a_bundle_has_its_own_policy_or_the_projects(tmp_path: Path) -> None:
         ({"stable": {"evidence": "devices"}}, "channels.stable.evidence: 'devices' is unknown: did you mean 'device'?"),
         ({"stable": {"untested": "drop"}}, "channels.stable.untested: 'drop' is unknown"),
         ({"stable": {"slower": "10"}}, "channels.stable.slower: must be a part such as 10%, not '10'"),
-        ({"stable": {"slower": 10}}, "channels.stable.slower: must be text, not 10"),
+        ({"stable": {"slower": 10}}, "channels.stable.slower: must be a part such as 10%, not '10'"),
         ({"stable": {"less_exact": "0.5x"}}, "must be a factor of 1 or more, such as 2x, not '0.5x'"),
         ({"stable": {"faster": "1%"}}, "channels.stable.faster: is not a key here"),
         ({"Stable": {}}, "cannot be a channel"),

@@ -225,7 +225,7 @@ def test_other_content_under_a_published_version_is_refused_and_changes_nothing(
     publish(one, store, version="1.0")
     before = state(store, one, two), store.get(release_key(MODEL, "1.0"))
     spy = Spy(store)
-    with pytest.raises(PipelineError, match=r"tiny 1\.0 is published already, with other content") as caught:
+    with pytest.raises(PipelineError, match=r"tiny@1\.0 is published already, with other content") as caught:
         publish(two, spy, version="1.0")
     assert "under another version" in str(caught.value)
     assert not spy.writes

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from pipeline.commands.release import here
-from pipeline.consume import render
+from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.reference import Reference, parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
@@ -17,8 +17,9 @@ from pipeline.files import write
 from pipeline.iree.device import Device
 from pipeline.machine import witness
 from pipeline.manifest.codec import encode
-from pipeline.manifest.evidence import EvidenceDocument
+from pipeline.manifest.evidence import EvidenceDocument, RuntimeInfo
 from pipeline.manifest.types import Manifest
+from pipeline.store.base import Store, public_url
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from pipeline.terminal import Bar, put, say
@@ -27,14 +28,14 @@ from pipeline.terminal import Bar, put, say
 def run(arguments: argparse.Namespace) -> None:
     """Attest one release, or all that channels point to. PipelineError where a variant is wrong, or nothing runs here."""
     if arguments.all == bool(arguments.model):
-        raise PipelineError("says which release: give MODEL, or --all")
+        raise PipelineError("which release? give MODEL, or --all")
     if arguments.since and not arguments.all:
         raise PipelineError("--since is for --all: a MODEL is always attested")
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
     remote, cache = Remote(arguments.store or default_store()), Cache()
     if not arguments.output:
-        open_store(arguments.store or default_store())  # a web server cannot be written to: say so before anything runs
+        _open(arguments)  # a web server cannot be written to: say so before anything runs
     resolver = Resolver(remote, cache, say)
     references = [parse(arguments.model)] if arguments.model else _all(resolver)
     wrong, failed = [], []
@@ -45,14 +46,14 @@ def run(arguments: argparse.Namespace) -> None:
             put(f"{name}: was attested here since {since}")
             continue
         try:
-            document = _attest(arguments, remote, cache, manifest, found)
+            document = _attest(arguments, resolver, cache, manifest, found)
         except PipelineError as error:
             if arguments.model:
                 raise
             failed.append(name)
             put(f"{name}: {error}")
             continue
-        lines = render.document_lines(document)
+        lines = [*render.document_lines(document), *_not_run(manifest, document, arguments.bundle)]
         put("\n".join([name, *lines])) if arguments.output != "-" else say("\n".join([name, *lines]))
         _keep(arguments, manifest, document)
         if any(proof.problem for file in document.files for proof in file.variants):
@@ -73,13 +74,45 @@ def _all(resolver: Resolver) -> list[Reference]:
     return list(found.values())
 
 
+def _not_run(manifest: Manifest, document: EvidenceDocument, bundle: str) -> list[str]:
+    """The variants that no device here accepts, a line for each file that has any."""
+    seen = {(file.bundle, proof.variant) for file in document.files for proof in file.variants}
+    lines = []
+    for artifact in manifest.artifacts:
+        names = [v.name for v in artifact.variants if (artifact.bundle, v.name) not in seen]
+        if names and bundle in ("", artifact.bundle):
+            lines.append(f"  {artifact.bundle}  not run, for no device here takes it: {', '.join(names)}")
+    return lines
+
+
+def _open(arguments: argparse.Namespace) -> Store:
+    """The store that documents are put into. Raises PipelineError for one that can only be read."""
+    url = arguments.store or default_store()
+    if url.lower().startswith(("http://", "https://")):
+        hint = "give --store s3://bucket/prefix or a folder, the same store as those who publish know it; or -o FILE"
+        raise PipelineError("can only be read", where=public_url(url), hint=hint)
+    return open_store(url)
+
+
 def _attest(
-    arguments: argparse.Namespace, remote: Remote, cache: Cache, manifest: Manifest, found: list[Device]
+    arguments: argparse.Namespace, resolver: Resolver, cache: Cache, manifest: Manifest, found: list[Device]
 ) -> EvidenceDocument:
     from pipeline.consume.attest import Witnessing  # numpy and the runtime
 
-    witnessing = Witnessing(remote, cache, manifest, Bar(arguments.quiet), lambda text: None, arguments.seconds)
-    return witnessing.attest(found, arguments.bundle)
+    def known() -> list[RuntimeInfo]:
+        testimony = resolver.evidence(manifest, asks=True)
+        return [info for artifact in manifest.artifacts for info in testimony.runtimes(artifact)]
+
+    name = f"{manifest.model.name}@{manifest.version}"
+    fit = runtimes.require(name, manifest.compiler.version, known, say)
+    witnessing = Witnessing(resolver.remote, cache, manifest, Bar(arguments.quiet), lambda text: None, arguments.seconds)
+    document = witnessing.attest(found, arguments.bundle)
+    problems = [proof for file in document.files for proof in file.variants if proof.problem]
+    if problems and not fit.works:  # it may be the runtime's fault: that is no evidence against the file
+        first = problems[0]
+        what = f"{name} fails in a runtime that it is not known to work in, which says nothing of its code"
+        raise PipelineError(f"{what}: {first.variant} on {first.driver or first.device}: {first.problem}", hint=fit.hint)
+    return document
 
 
 def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceDocument) -> None:
@@ -90,7 +123,7 @@ def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceD
         write(Path(arguments.output), data)
         put(arguments.output)
     else:
-        store = open_store(arguments.store or default_store())
+        store = _open(arguments)
         (key,) = add_evidence(store, manifest.model.name, manifest.version, data)
         put(f"wrote {store.url}/{key}")
 

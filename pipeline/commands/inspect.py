@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
         release = Release(arguments, arguments.what)
         if arguments.evidence:
             said = release.testimony()
-            lines = [json.dumps([asdict(d) for d in said.documents], indent=1)] if arguments.json else render.evidence_lines(said)
-            put("\n".join(lines))
+            name = f"{release.manifest.model.name}@{release.manifest.version}"
+            as_json = json.dumps([asdict(d) for d in said.documents], indent=1) if arguments.json else ""
+            put(as_json or "\n".join([name, *render.evidence_lines(said)]))
         elif arguments.json:
             put(encode(release.manifest).decode())
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.release import Release, here, names_file, refuse_archive
 from pipeline.consume import choose
-from pipeline.consume.entries import asked, fitting
+from pipeline.consume.entries import asked, fitting, require_given
 from pipeline.manifest.types import EntryInfo, TensorInfo
 from pipeline.terminal import say
 
@@ -87,7 +87,9 @@ def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]]
 
     entries = release.manifest.entries
     if given or not on_reference:
-        entry = fitting(asked(entries, function, release.text), given)
+        named = asked(entries, function, release.text)
+        require_given(named, given)
+        entry = fitting(named, given)
         return [Job(entry.function, given, entry.outputs, entry)]
     jobs = []
     for entry in asked(entries, function, release.text) if function else entries:

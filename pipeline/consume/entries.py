@@ -141,6 +141,13 @@ def _shown(array: Shaped) -> str:
     return f"{'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}"
 
 
+def require_given(entries: Sequence[Signature], arrays: Sequence[Shaped]) -> None:
+    """Raise PipelineError if no arrays were given to one of these, which all take some."""
+    if not arrays and all(entry.inputs for entry in entries):
+        example = "x.npy, or like 1x37xi64=5"
+        raise PipelineError(f"needs inputs: give --input for each, {example}", hint=describe(entries[0].inputs, entries))
+
+
 def _misfit(
     entry: Signature,
     arrays: Sequence[Shaped],

@@ -223,7 +223,7 @@ class Gatherer:
             try:
                 digests = _digests(self._source(), model, version)
             except PipelineError as error:
-                self._note(f"what is known of {model} {version} cannot be read now: {error.what}; going by what was last seen")
+                self._note(f"what is known of {model}@{version} cannot be read now: {error.what}; going by what was last seen")
                 asks = False
         if digests != known:
             kept = encode(EvidenceIndex(EVIDENCE_SCHEMA, digests))

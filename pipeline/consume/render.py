@@ -214,11 +214,15 @@ def contradiction_lines(testimony: Testimony) -> list[str]:
         ]
         right = f"; right on {', '.join(dict.fromkeys(s.place for s in others))}" if others else ""
         lines.append(
-            f"! {variant} of {bundle} is WRONG on {seen.place} ({seen.document.witness.system}, {seen.document.made[:10]}): "
+            f"! {variant} of {bundle} is WRONG on {seen.place} ({_who(seen.document)}, {seen.document.made[:10]}): "
             f"{seen.proof.problem}{right}"
         )
     lines += [f"! this evidence does not count: {text}" for text in testimony.refused]
     return [plain(line) for line in lines]
+
+
+def _who(document: EvidenceDocument) -> str:
+    return f"{document.witness.system}, IREE {document.witness.runtime}"
 
 
 def evidence_lines(testimony: Testimony) -> list[str]:
@@ -226,7 +230,7 @@ def evidence_lines(testimony: Testimony) -> list[str]:
     lines = contradiction_lines(testimony)
     for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
         witness = document.witness
-        lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
+        lines.append(plain(f"{document.made}  {witness.cpu}, {_who(document)}, {witness.program}"))
         lines += document_lines(document)
     return lines or ["nobody has verified it"]
 
@@ -251,7 +255,7 @@ def document_lines(document: EvidenceDocument) -> list[str]:
 
 
 def _error(proof: VariantProof) -> str:
-    return f"{max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
+    return f"max error {max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
 
 
 def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
@@ -310,8 +314,11 @@ def _decision(decision: Decision, selected: bool, standing: Standing | None) -> 
     ]
 
 
-def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing]) -> list[str]:
-    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release."""
+def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing], fetch: str) -> list[str]:
+    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release.
+
+    `fetch` is the command that brings code for the device.
+    """
     choice = answer.choice
     device = choice.device
     note = backends.of_device(device).note(device)
@@ -325,7 +332,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:
-        lines.append("  ! that code is not here: `vmfb fetch` for this device brings it")
+        lines.append(f"  ! that code is not here: `{fetch}` brings it")
     if answer.reported and not answer.bug and choice.variant:
         lines.append(f"  ✓ loaded here, the module itself says: {answer.reported}")
     lines += [f"  ! {warning}" for warning in answer.warnings]

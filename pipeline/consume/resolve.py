@@ -31,7 +31,7 @@ def default_store() -> str:
         return named
     if DEFAULT_STORE.is_dir():
         return str(DEFAULT_STORE)
-    raise PipelineError("no store is named", hint="give --store URL, or set PIPELINE_STORE")
+    raise PipelineError(f"no store is named, and {DEFAULT_STORE} is not here", hint="give --store URL, or set PIPELINE_STORE")
 
 
 class Remote:
@@ -85,12 +85,19 @@ class Resolver:
             else:
                 if found is None:
                     return None
-                document = decode(kind, found.data, self._where(key))
+                document = self._decoded(kind, key, found.data)
                 self._cache.keep(self.remote.cached_as, key, found.data)
                 return document
         if seen is None:
             raise PipelineError(f"{what} is not in the cache", where=self.remote.url, hint="run it without --offline")
         return decode(kind, seen, f"the cache's copy of {key}")
+
+    def _decoded(self, kind: type[T], key: str, data: bytes) -> T:
+        try:
+            return decode(kind, data, self._where(key))
+        except PipelineError as error:
+            hint = error.hint or "it is damaged: `doit publish` to this store makes it again"
+            raise PipelineError(error.what, where=error.where, hint=hint) from error
 
     def index(self) -> Index:
         """What the store holds."""

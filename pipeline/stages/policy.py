@@ -49,6 +49,11 @@ class Stop:
     clause: str
     what: str
 
+    @property
+    def helps(self) -> bool:
+        """Whether more evidence may be all that it takes."""
+        return not self.clause.startswith(("larger", "no variant"))
+
     def __str__(self) -> str:
         subject = f"{self.bundle}, {self.variant}" if self.variant else self.bundle
         return f"{subject}: {self.what} ({self.clause})"
@@ -122,11 +127,16 @@ def require(policies: Mapping[str, Policy], release: Release, before: Release | 
     if found := stops(policies, release, before):
         told = "".join(f"\n  {stop}" for stop in found)
         model, version = release.manifest.model.name, release.manifest.version
+        seen = (
+            f"`vmfb attest {release.name}` on machines that have the devices, then "
+            f"`doit promote model={model} version={version} channel={channel}`"
+        )
+        steps = [seen] if any(stop.helps for stop in found) else []
+        steps += ["or `untested: allowed` in the policy"] if any(stop.clause == "untested: refused" for stop in found) else []
         raise PipelineError(
             f"{release.name} is in {store.url}, and the channel {channel} does not move to it:{told}",
             where="targets/policy.yaml",
-            hint=f"`vmfb attest {release.name}` on machines that have the devices, then "
-            f"`doit promote model={model} version={version} channel={channel}`",
+            hint="; ".join(steps) or "the release differs by more than the policy allows",
         )
 
 

@@ -19,7 +19,7 @@ from pipeline.store.open import open_store
 def run(url: str, model: str, version: str, channel: str, policies: Mapping[str, Policy], folder: Path) -> None:
     """Move the channel of the store at `url`; `report.txt` into `folder`. Raises PipelineError with the clauses that stop it."""
     if not model or not version:
-        raise PipelineError("says which release", hint="doit promote model=NAME version=VERSION channel=stable")
+        raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
     store = open_store(url)
     manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     release, before = policy.gathered(store, manifest), policy.present(store, model, channel)

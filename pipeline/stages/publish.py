@@ -42,7 +42,7 @@ def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
         return False
     if existing.data != data:
         raise PipelineError(
-            f"{manifest.model.name} {manifest.version} is published already, with other content",
+            f"{manifest.model.name}@{manifest.version} is published already, with other content",
             where=f"{store.url}/{key}",
             hint="releases never change: publish this one under another version",
         )

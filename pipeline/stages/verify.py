@@ -81,10 +81,10 @@ def _untested(check: Check, variant: Variant) -> Result:
         if problem := _unplayable.get(variant.gated.format):
             reason = f"{backend.absent}, and QEMU plays none: {problem}"
     else:
-        refusals = [f"{d.title}: {decide([variant.gated], d.facts)[0].reason}" for d in same_format]
+        refusals = [f"{d.title}: {_briefly(decide([variant.gated], d.facts)[0].reason)}" for d in same_format]
         twin = check.targets[variant.gated.name].twin
         lack = "; its twin is for software devices of another subgroup size" if twin else "; its target has no twin"
-        reason = f"no device here takes it: {'; '.join(refusals)}{lack if backend.has_twins else ''}"
+        reason = f"no device of the build takes it: {'; '.join(refusals)}{lack if backend.has_twins else ''}"
     folder, data = check.folder / f"inspected-{variant.gated.name}", check.module.read_bytes()
     folder.mkdir()
     codes = list(dict.fromkeys(data[p.offset : p.offset + p.length] for p in variant.code))
@@ -95,6 +95,12 @@ def _untested(check: Check, variant: Variant) -> Result:
     if found and found.wrong:
         return Failure(variant.gated.name, "without a device", found.said)
     return Evidence(variant.gated.name, "untested", reason=reason + (f"; not run, but inspected: {found.said}" if found else ""))
+
+
+def _briefly(reason: str) -> str:
+    """The first gate that does not hold, and how many more: `vmfb explain` tells all."""
+    first, *more = reason.split("; ")
+    return f"{first} (and {len(more)} more)" if more else first
 
 
 def _run_all(check: Check) -> list[Result]:
