@@ -268,5 +268,5 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         for name, task in self._tasks.items():
             if name.startswith("publish:") and name in self._seconds:
                 receipt = json.loads(Path(task.targets[0]).read_text())
-                sys.stdout.write(f"published {receipt['release']} to {receipt['store']}\n")
+                sys.stdout.write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}\n")
                 sys.stdout.write("".join(f"  {line}\n" for line in receipt["differs"]))

@@ -180,7 +180,7 @@ def test_the_evidence_says_what_was_inspected_and_what_was_wrong_is_left_out(tmp
     assert project.doit().returncode == 0
     cuda, cpu = evidence(project).values()
     assert (cuda.kind, cpu.kind) == ("untested", "device")
-    assert "this machine has no NVIDIA GPU" in cuda.reason
+    assert "the build had no NVIDIA GPU" in cuda.reason
     assert "not run, but inspected: ptxas assembles every kernel for sm_80" in cuda.reason
     tool = tmp_path / "other/nvidia/cuda_nvcc/bin/ptxas"
     tool.parent.mkdir(parents=True)

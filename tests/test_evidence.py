@@ -19,6 +19,7 @@ from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
+from pipeline.consume.runtimes import Fit
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
 from pipeline.layout import channel_key, evidence_index_key, evidence_key, release_key
@@ -307,6 +308,23 @@ def test_what_is_wrong_on_a_device_is_written_down_and_stops_the_command(store: 
     assert "was wrong on" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="of talk@wrong was wrong on"):  # as the store said when it was asked
         load("talk@wrong", device="local")
+
+
+def test_what_fails_in_a_runtime_that_nobody_knows_to_work_is_no_evidence(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk.add_wrong(store, _manifest(store))
+    count = len(_documents(store))
+    monkeypatch.setattr("pipeline.consume.runtimes.fit", lambda *_: Fit(None, "made for another", "install that"))
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "3.99.0")
+    assert cli.main(["attest", "talk@wrong", "--seconds", "0", "--bundle", "cpus"]) == 1
+    said = capsys.readouterr().err
+    assert "talk@wrong fails in a runtime that it is not known to work in" in said
+    assert "install that" in said
+    monkeypatch.setattr("pipeline.consume.runtimes.fit", lambda *_: Fit(False, "made for another", "install that"))
+    assert cli.main(["attest", "talk@wrong", "--seconds", "0", "--bundle", "cpus"]) == 1
+    assert "talk@wrong is made for another" in capsys.readouterr().err
+    assert len(_documents(store)) == count
 
 
 def test_attesting_all_leaves_out_what_was_attested(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

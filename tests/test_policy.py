@@ -209,9 +209,9 @@ def test_what_cannot_be_promoted_is_one_message(tmp_path: Path, model: str, vers
 
 def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path) -> None:
     """Then a variant that nobody could run is left out, and the channel moves; at last another is promoted."""
-    project = Project(tmp_path, "small", bundle={"targets": ["cuda-sm80", "x86-64"]})
+    project = Project(tmp_path, "small", bundle={"targets": ["nvidia-ampere", "cuda-sm80", "x86-64"]})
     path = project.targets / "policy.yaml"
-    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "device"}}}))
+    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "twin"}}}))
     result = project.doit("publish", "channel=stable")
     assert result.returncode != 0
     version = manifest(project).version
@@ -225,10 +225,10 @@ def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path)
     stopped = project.doit("promote", "model=small", f"version={version}", "channel=stable")
     assert stopped.returncode != 0
     assert "(untested: refused)" in stopped.stdout
-    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "device", "untested": "left out"}}}))
+    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "twin", "untested": "left out"}}}))
     result = project.doit("publish", "channel=stable")
     assert result.returncode == 0, result.stdout
-    assert list(evidence(project)) == ["x86-64"]
+    assert list(evidence(project)) == ["nvidia-ampere", "x86-64"]  # the twin is the same file: it is not run again
     (dropped,) = manifest(project).artifacts[0].dropped
     assert dropped.name == "cuda-sm80"
     assert dropped.reason.startswith("untested: ")

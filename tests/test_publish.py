@@ -170,6 +170,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     assert receipt == {
         "store": store.url,
         "release": f"{MODEL}@{manifest.version}",
+        "channel": "latest",
         "objects": [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), evidence, LATEST)],
         "blobs_sent": 3,
         "manifest_created": True,

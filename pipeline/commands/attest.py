@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
             if arguments.model:
                 raise
             failed.append(name)
-            put(f"{name}: {error}")
+            put(str(error) if error.what.startswith(name) and not error.where else f"{name}: {error}")
             continue
         lines = [*render.document_lines(document), *_not_run(manifest, document, arguments.bundle)]
         put("\n".join([name, *lines])) if arguments.output != "-" else say("\n".join([name, *lines]))

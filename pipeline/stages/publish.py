@@ -166,6 +166,7 @@ def publish(
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",
+        "channel": channel,
         "objects": [
             f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence, channel_key(manifest.model.name, channel))
         ],
