@@ -64,7 +64,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_hostile_manifest_is_refused_or_does_no_harm(honest: tuple[Path, dict[str, Any], bytes], data: st.DataObject) -> None:
     store, document, _content = honest
     changed: Any = copy.deepcopy(document)
@@ -107,7 +107,7 @@ def test_a_hostile_manifest_is_refused_or_does_no_harm(honest: tuple[Path, dict[
 
 
 @given(data=st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | VALUES.map(lambda v: json.dumps(v).encode()))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_documents_that_are_none_are_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
