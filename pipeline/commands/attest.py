@@ -89,7 +89,7 @@ def _open(arguments: argparse.Namespace) -> Store:
     """The store that documents are put into. Raises PipelineError for one that can only be read."""
     url = arguments.store or default_store()
     if url.lower().startswith(("http://", "https://")):
-        hint = "give --store s3://bucket/prefix or a folder, the same store as those who publish know it; or -o FILE"
+        hint = "give --store s3://bucket/prefix or the folder that it serves, or write the document with -o FILE"
         raise PipelineError("can only be read", where=public_url(url), hint=hint)
     return open_store(url)
 
