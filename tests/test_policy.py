@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.consume.cache import Cache
+from pipeline.consume.reference import Reference
+from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import write
-from pipeline.layout import channel_key
+from pipeline.layout import channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
 from pipeline.manifest.evidence import FileProof, FunctionProof, VariantProof
@@ -26,7 +29,7 @@ from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from tests import releases
-from tests.project import Project, evidence, manifest
+from tests.project import DATA, Project, evidence, manifest
 
 STRICT = Policy("device", "refused", 0.1, 0.1, 2.0)
 
@@ -188,6 +191,35 @@ def test_a_channel_moves_when_the_witnesses_have_spoken(new_store: Callable[[], 
     pointer = store.get(channel_key("noise", "stable"))
     assert pointer is not None
     assert json.loads(pointer.data)["version"] == "1.0"
+
+
+def test_a_release_of_an_older_schema_is_promoted_with_its_evidence(new_store: Callable[[], Store], tmp_path: Path) -> None:
+    store, old = new_store(), (DATA / "manifests" / "3.json").read_bytes()
+    said = json.loads(old)
+    model, version = said["model"]["name"], said["version"]
+    seen = {**said["artifacts"][0]["variants"][-1]["evidence"][0], "kind": "device", "reason": "", "draws": 1}
+    seen |= {"max_abs_error": 1e-6, "max_rel_error": 1e-6, "of_tolerance": 0.1}
+    for variant in said["artifacts"][0]["variants"]:
+        variant["evidence"] = [seen]
+    store.create(release_key(model, version), json.dumps(said).encode())
+    promote.run(store.url, model, version, "stable", {"desktop": Policy("device", "refused", None, None, None)}, tmp_path / "out")
+    found = Resolver(Remote(store.url), Cache(tmp_path / "cache")).manifest(Reference(model, channel="stable"))
+    assert found.version == version
+    present = policy.present(store, model, "stable")
+    assert present
+    assert {s.kind for s in present.standings(found.artifacts[0]).values()} == {"device"}
+
+
+def test_a_channel_never_points_to_what_is_not_there(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    _published(tmp_path, store, "1.0", 1)
+    arguments = (store.url, "noise", "1.0", "stable", {}, tmp_path / "out")
+    promote.run(*arguments)
+    (tmp_path / "store" / channel_key("noise", "stable")).unlink()
+    (tmp_path / "store" / release_key("noise", "1.0")).unlink()  # what was seen of it is still in the cache
+    with pytest.raises(PipelineError, match="is not in the store"):
+        promote.run(*arguments)
+    assert store.get(channel_key("noise", "stable")) is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pipeline.consume.diff import difference, of_release
 from pipeline.consume.evidence import Gatherer, Standing, Testimony
 from pipeline.consume.render import difference_lines, size
 from pipeline.errors import PipelineError
-from pipeline.layout import channel_key
-from pipeline.manifest.codec import decode
+from pipeline.layout import channel_key, release_key
+from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import Artifact, Channel, Manifest
 from pipeline.spec.types import Policy
@@ -65,9 +65,13 @@ def present(store: Store, model: str, channel: str) -> Release | None:
 
 
 def gathered(store: Store, manifest: Manifest, note: Callable[[str], None] = lambda _: None) -> Release:
-    """The release with all evidence that the store has."""
+    """The release with all evidence that the store has, and what its own manifest says if that is of an older schema."""
+    key = release_key(manifest.model.name, manifest.version)
+    found = store.get(key)
+    own = embedded_evidence(found.data, manifest) if found else None
     with tempfile.TemporaryDirectory() as folder:
-        return Release(manifest, Gatherer(lambda: store, store.url, Cache(Path(folder)), note).gather(manifest))
+        gatherer = Gatherer(lambda: store, store.url, Cache(Path(folder)), note)
+        return Release(manifest, gatherer.gather(manifest, embedded=[own] if own else []))
 
 
 def stops(policies: Mapping[str, Policy], release: Release, before: Release | None) -> list[Stop]:

@@ -177,8 +177,15 @@ def publish(
 
 
 def move(store: Store, manifest: Manifest, channel: str) -> bool:
-    """Point the channel at a release that is in the store; whether it pointed elsewhere."""
-    key, data = release_key(manifest.model.name, manifest.version), encode(manifest)
+    """Point the channel at a release that is in the store; whether it pointed elsewhere.
+
+    By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
+    """
+    key = release_key(manifest.model.name, manifest.version)
+    found = store.get(key)
+    if found is None or decode(Manifest, found.data, f"{store.url}/{key}") != manifest:
+        raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
+    data = found.data
     pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
     moved = _move_channel(store, pointer)
     _update_index(store, pointer)
