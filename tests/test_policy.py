@@ -18,14 +18,14 @@ from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import write
 from pipeline.layout import channel_key, release_key
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, encode
+from pipeline.manifest.codec import content_version, decode, encode
 from pipeline.manifest.evidence import FileProof, FunctionProof, VariantProof
 from pipeline.spec.load import load
-from pipeline.spec.types import Policy
+from pipeline.spec.types import OTHERS, Policy
 from pipeline.stages import policy, promote
 from pipeline.stages.policy import Release, stops
-from pipeline.stages.publish import publish
-from pipeline.store.base import Store
+from pipeline.stages.publish import move, publish
+from pipeline.store.base import BrokenTransferError, Object, Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from tests import releases
@@ -109,6 +109,13 @@ def test_a_difference_within_the_spread_is_none(tmp_path: Path) -> None:
     assert told(STRICT, after, before) == []
 
 
+def test_a_bundle_that_is_not_known_here_has_the_policy_of_all(tmp_path: Path) -> None:
+    one = release(tmp_path, proof("gpu", "twin"), proof("cpu"))
+    lenient = Policy("untested", "allowed", None, None, None)
+    assert len(stops({"portable": lenient, OTHERS: STRICT}, one, None)) == 1
+    assert stops({"desktop": lenient, OTHERS: STRICT}, one, None) == []
+
+
 # What stands in specs
 
 
@@ -127,7 +134,7 @@ def test_a_bundle_has_its_own_policy_or_the_projects(tmp_path: Path) -> None:
     assert found("stable")["desktop"] == Policy("device", "refused", 0.1, 0.125, 2.0)
     assert found("stable")["cpus"] == found("stable")["desktop"]
     assert found("latest")["desktop"] == Policy("untested", "left out", None, None, None)
-    assert found("latest")["cpus"].evidence == "twin"
+    assert found("latest")["cpus"].evidence == found("latest")[OTHERS].evidence == "twin"
     assert found("beta") == {}
 
 
@@ -205,7 +212,9 @@ def test_a_release_of_an_older_schema_is_promoted_with_its_evidence(new_store: C
     promote.run(store.url, model, version, "stable", {"desktop": Policy("device", "refused", None, None, None)}, tmp_path / "out")
     found = Resolver(Remote(store.url), Cache(tmp_path / "cache")).manifest(Reference(model, channel="stable"))
     assert found.version == version
-    present = policy.present(store, model, "stable")
+    pointer = store.get(channel_key(model, "stable"))
+    assert pointer
+    present = policy.present(store, decode(m.Channel, pointer.data, "stable"))
     assert present
     assert {s.kind for s in present.standings(found.artifacts[0]).values()} == {"device"}
 
@@ -220,6 +229,65 @@ def test_a_channel_never_points_to_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is not in the store"):
         promote.run(*arguments)
     assert store.get(channel_key("noise", "stable")) is None
+
+
+class _Fails:
+    """A store of which some keys cannot be read."""
+
+    def __init__(self, store: Store, lost: str) -> None:
+        self._store, self._lost = store, lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str) -> Object | None:
+        if self._lost in key:
+            raise BrokenTransferError("the connection broke", where=key)
+        return self._store.get(key)
+
+    def listed(self, prefix: str) -> list[str] | None:
+        if self._lost in prefix:
+            raise BrokenTransferError("the connection broke", where=prefix)
+        return self._store.listed(prefix)
+
+
+@pytest.mark.parametrize("lost", ["evidence/noise/2.0/", "evidence/noise/1.0/", "releases/noise/1.0/", "wrong"])
+def test_a_channel_does_not_move_on_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    """What stops it, or what it is compared with, may be there."""
+    store = open_store(str(tmp_path / "store"))
+    one, two = _published(tmp_path, store, "1.0", 1), _published(tmp_path, store, "2.0", 2)
+    for found in (one, two):
+        _see(store, found, proof("gpu"), proof("cpu"))
+    promote.run(store.url, "noise", "1.0", "stable", {}, tmp_path / "out")
+    if lost == "wrong":
+        _see(store, two, proof("gpu", problem="is off"))
+        keys = set(store.keys("evidence/noise/2.0/"))
+        _see(store, two, proof("gpu", problem="is off again"))
+        (lost,) = set(store.keys("evidence/noise/2.0/")) - keys
+    moves = (store.url, "noise", "2.0", "stable", {OTHERS: Policy("untested", "allowed", None, 0.1, None)}, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "open_store", lambda _: _Fails(store, lost))
+        with pytest.raises(PipelineError, match="the connection broke"):
+            promote.run(*moves)
+    pointer = store.get(channel_key("noise", "stable"))
+    assert pointer
+    assert json.loads(pointer.data)["version"] == "1.0"
+
+
+def test_what_another_publishes_meanwhile_is_what_a_release_is_compared_with(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    found = [_published(tmp_path, store, f"{n}.0", n) for n in (1, 2, 3)]
+    promote.run(store.url, "noise", "1.0", "stable", {}, tmp_path / "out")
+    asked = []
+
+    def allowed(pointer: m.Channel | None) -> None:
+        assert pointer
+        asked.append(pointer.version)
+        if len(asked) == 1:
+            promote.run(store.url, "noise", "2.0", "stable", {}, tmp_path / "other")
+
+    assert move(store, found[2], "stable", allowed)
+    assert asked == ["1.0", "2.0"]
 
 
 @pytest.mark.parametrize(
