@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from pipeline import cli
+from pipeline.commands import attest
 from pipeline.consume import load
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
@@ -22,7 +23,10 @@ from pipeline.consume.render import contradiction_lines
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
+from pipeline.iree.device import Device
+from pipeline.iree.gates import Facts
 from pipeline.layout import channel_key, evidence_index_key, evidence_key, release_key
+from pipeline.machine import now, witness
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, FileProof, FunctionProof, VariantProof, Witness
@@ -404,6 +408,34 @@ def test_attesting_all_leaves_out_what_was_attested(store: Path, capsys: pytest.
     assert cli.main(command) == 0
     assert "was attested here since" in capsys.readouterr().out
     assert len(_documents(store)) == count
+
+
+def test_a_night_leaves_out_devices_that_take_nothing_and_goes_on_after_a_damaged_release(
+    released: Released, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def device(name: str, *formats: str) -> Device:
+        return Device(f"{name}://0", name, name, "", False, Facts(name, frozenset(formats), {}))
+
+    devices = [device("a CPU", "embedded-elf-x86_64"), device("another", "cuda-nvptx-fb")]
+    made = replace(released.document(proof()), made=now(), witness=witness())
+    monkeypatch.setattr(attest, "here", lambda _: devices)
+    monkeypatch.setattr(attest, "_attest", lambda *_: made)
+    command = ["attest", "--all", "--since", "1d", "--store", str(released.root)]
+    assert cli.main(command) == 0
+    assert "wrote " in capsys.readouterr().out
+    assert cli.main(command) == 0
+    assert "was attested here since" in capsys.readouterr().out
+    del devices[0]
+    assert cli.main(command) == 0  # a machine without a device for it: nothing is wrong
+    assert "no device here accepts any variant" in capsys.readouterr().out
+    devices.append(device("a GPU", "vulkan-spirv-fb"))
+    store = open_store(str(released.root))
+    publish.publish(released.root.parent / "package", store, version="0.9", channel="damaged")
+    (released.root / release_key("noise", "0.9")).write_bytes(b"damaged")
+    assert cli.main(command) == 1
+    captured = capsys.readouterr()
+    assert "not attested: noise@0.9" in captured.err
+    assert f"noise@{released.manifest.version}\n" in captured.out
 
 
 def test_a_document_may_go_into_a_file(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
