@@ -453,6 +453,7 @@ def test_a_document_may_go_into_a_file(store: Path, tmp_path: Path, capsys: pyte
         ([], "give MODEL, or --all"),
         (["talk", "--all"], "give MODEL, or --all"),
         (["talk", "--since", "7d"], "--since is for --all"),
+        (["--all", "-o", "seen.json"], "--output is for a MODEL"),
         (["--all", "--since", "soon"], "'soon' is no day"),
         (["talk", "--store", "https://localhost:1/x"], "can only be read"),
         (["tlak"], "did you mean 'talk'?"),
@@ -483,6 +484,11 @@ def test_less_evidence_than_is_asked_for_is_refused(store: Path, capsys: pytest.
         load("talk", device="local", require="devices")
     assert cli.main(["attest", "talk", "--seconds", "0", "--device", "local"]) == 0
     assert cli.main([*run, "--require", "device"]) == 0
+    everywhere = ["run", "talk", "--function", "encode", "--bundle", "desktop", "--benchmark", "--require", "device"]
+    assert cli.main([*everywhere, "--device", "local"]) == 0
+    capsys.readouterr()
+    assert cli.main(everywhere) == 1  # on the GPU too, where nobody saw it
+    assert "vulkan-any would run here, and the strongest evidence for it is " in capsys.readouterr().err
     model = load("talk", device="local", require="device")
     assert model.evidence is not None
     assert model.evidence.kind == "device"

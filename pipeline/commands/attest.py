@@ -29,10 +29,7 @@ from pipeline.terminal import Bar, put, say
 
 def run(arguments: argparse.Namespace) -> None:
     """Attest one release, or all that channels point to. PipelineError where a variant is wrong, or nothing runs here."""
-    if arguments.all == bool(arguments.model):
-        raise PipelineError("says which release: give MODEL, or --all")
-    if arguments.since and not arguments.all:
-        raise PipelineError("--since is for --all: a MODEL is always attested")
+    _check(arguments)
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
     remote, cache = Remote(arguments.store or default_store()), Cache()
@@ -69,6 +66,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise PipelineError(f"wrong here: {', '.join(wrong)}", hint="what was seen is written down; do not use it on this device")
     if failed:
         raise PipelineError(f"not attested: {', '.join(failed)}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise PipelineError for arguments that do not belong together."""
+    if arguments.all == bool(arguments.model):
+        raise PipelineError("says which release: give MODEL, or --all")
+    if arguments.since and not arguments.all:
+        raise PipelineError("--since is for --all: a MODEL is always attested")
+    if arguments.output and arguments.all:
+        raise PipelineError("--output is for a MODEL: --all makes a document for each")
 
 
 def _all(resolver: Resolver) -> list[Reference]:

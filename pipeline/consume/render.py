@@ -127,7 +127,7 @@ def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
         lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
-    return lines
+    return [plain(line) for line in lines]
 
 
 def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
