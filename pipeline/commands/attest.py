@@ -10,11 +10,14 @@ from pathlib import Path
 from pipeline.commands.release import here
 from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
+from pipeline.consume.choose import gated
+from pipeline.consume.fetch import pick
 from pipeline.consume.reference import Reference, parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.iree.device import Device
+from pipeline.iree.gates import decide
 from pipeline.machine import witness
 from pipeline.manifest.codec import encode
 from pipeline.manifest.evidence import EvidenceDocument, RuntimeInfo
@@ -27,10 +30,7 @@ from pipeline.terminal import Bar, put, say
 
 def run(arguments: argparse.Namespace) -> None:
     """Attest one release, or all that channels point to. PipelineError where a variant is wrong, or nothing runs here."""
-    if arguments.all == bool(arguments.model):
-        raise PipelineError("which release? give MODEL, or --all")
-    if arguments.since and not arguments.all:
-        raise PipelineError("--since is for --all: a MODEL is always attested")
+    _check(arguments)
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
     remote, cache = Remote(arguments.store or default_store()), Cache()
@@ -40,12 +40,17 @@ def run(arguments: argparse.Namespace) -> None:
     references = [parse(arguments.model)] if arguments.model else _all(resolver)
     wrong, failed = [], []
     for reference in references:
-        manifest = resolver.manifest(reference)
-        name = f"{manifest.model.name}@{manifest.version}"
-        if since and _attested(resolver, manifest, found, since):
-            put(f"{name}: was attested here since {since}")
-            continue
+        name = str(reference)
         try:
+            manifest = resolver.manifest(reference)
+            name = f"{manifest.model.name}@{manifest.version}"
+            fitting = _fitting(manifest, arguments.bundle, remote, found) if arguments.all else found
+            if not fitting:
+                put(f"{name}: no device here accepts any variant")
+                continue
+            if since and _attested(resolver, manifest, fitting, since):
+                put(f"{name}: was attested here since {since}")
+                continue
             document = _attest(arguments, resolver, cache, manifest, found)
         except PipelineError as error:
             if arguments.model:
@@ -62,6 +67,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise PipelineError(f"wrong here: {', '.join(wrong)}", hint="what was seen is written down; do not use it on this device")
     if failed:
         raise PipelineError(f"not attested: {', '.join(failed)}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise PipelineError for arguments that do not belong together."""
+    if arguments.all == bool(arguments.model):
+        raise PipelineError("which release? give MODEL, or --all")
+    if arguments.since and not arguments.all:
+        raise PipelineError("--since is for --all: a MODEL is always attested")
+    if arguments.output and arguments.all:
+        raise PipelineError("--output is for a MODEL: --all makes a document for each")
 
 
 def _all(resolver: Resolver) -> list[Reference]:
@@ -140,9 +155,17 @@ def _day(text: str) -> str:
         ) from error
 
 
+def _fitting(manifest: Manifest, bundle: str, remote: Remote, found: list[Device]) -> list[Device]:
+    """The devices that accept a variant of the release, or of one bundle's file."""
+    chosen = [pick(manifest, bundle)] if bundle else manifest.artifacts
+    variants = [variant for artifact in chosen for variant in gated(artifact, remote.url)]
+    return [device for device in found if any(decision.accepted for decision in decide(variants, device.facts))]
+
+
 def _attested(resolver: Resolver, manifest: Manifest, found: list[Device], since: str) -> bool:
-    """Whether this machine, as it is, has looked at the release since then, on all these devices that anything runs on."""
+    """Whether this machine, as it is, has looked at the release since then, on all these devices."""
     me = witness()
     mine = [d for d in resolver.evidence(manifest, asks=True).documents if d.witness == me and d.made >= since]
-    seen = {(proof.device, proof.driver) for d in mine for file in d.files for proof in file.variants if proof.kind == "device"}
-    return bool(seen) and all((device.name, device.driver_info) in seen for device in found)
+    ran = (proof for d in mine for file in d.files for proof in file.variants if proof.kind in ("device", "untested"))
+    seen = {(proof.device, proof.driver) for proof in ran}  # what was too slow is untested, and has its device
+    return all((device.name, device.driver_info) in seen for device in found)

@@ -127,7 +127,7 @@ def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
         lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
-    return lines
+    return [plain(line) for line in lines]
 
 
 def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
@@ -185,7 +185,7 @@ def standing_line(standing: Standing) -> str:
     """How a variant was verified, in a line: what nobody ran first, then the strongest and newest that speaks for it."""
     reason = f": {standing.reason}" if standing.reason else ""
     if not standing.right:
-        return f"untested{reason}"
+        return plain(f"untested{reason}")
     missing = f"{', '.join(standing.untested)}: untested{reason}; " if standing.untested else ""
     best = standing.right[0]
     proof, error = best.proof, standing.max_abs_error
@@ -195,14 +195,14 @@ def standing_line(standing: Standing) -> str:
     said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
     for scored in standing.accuracy:
         function = f"{scored.function}: " if len(standing.accuracy) > 1 else ""
-        said += plain(f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}")
+        said += f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}"
     if standing.witnesses > 1:
         said += f" (and {standing.witnesses - 1} more, the newest of {standing.newest})"
-    return missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else "")
+    return plain(missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else ""))
 
 
 def contradiction_lines(testimony: Testimony) -> list[str]:
-    """Variants that somebody saw wrong, and documents that do not count: shown before all else."""
+    """Variants that somebody saw wrong, and documents that do not count or are not known: shown before all else."""
     lines = []
     for bundle, variant, seen in testimony.contradictions:
         others = [
@@ -218,6 +218,7 @@ def contradiction_lines(testimony: Testimony) -> list[str]:
             f"{seen.proof.problem}{right}"
         )
     lines += [f"! this evidence does not count: {text}" for text in testimony.refused]
+    lines += [f"! this evidence could not be read: {text}" for text in testimony.unread]
     return [plain(line) for line in lines]
 
 

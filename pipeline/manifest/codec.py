@@ -36,7 +36,7 @@ from pipeline.names import did_you_mean, is_file_name, is_name, is_version
 T = TypeVar("T", Manifest, Channel, Index, EvidenceDocument, EvidenceIndex)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _SCHEMAS = {
     Manifest: MANIFEST_SCHEMA,
     Channel: SCHEMA,
@@ -198,6 +198,8 @@ def _check_index(index: Index) -> None:
 def _check_evidence(evidence: EvidenceDocument) -> None:
     """That kinds are kinds, and that what is called right is within its limit."""
     _require(bool(_TIME.fullmatch(evidence.made)), "made", f"{evidence.made!r:.100} is no time such as 2026-01-31T12:00:00Z")
+    own = evidence.witness.runtime  # which people are told to install
+    _require(not own or is_version(own), "witness.runtime", f"{own!r:.100} is no version")
     for i, file in enumerate(evidence.files):
         for j, runtime in enumerate(file.runtimes):
             _require(is_version(runtime.version), f"files[{i}].runtimes[{j}].version", f"{runtime.version!r:.100} is no version")
@@ -279,13 +281,22 @@ def _upgraded(manifest: dict[str, Any], newest: int = MANIFEST_SCHEMA) -> dict[s
 
 def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | None:
     """What a manifest of an older schema, the bytes `data`, says itself of how its variants were verified; None for a newer
-    one."""
+    one. Raises PipelineError where that is not as it should be."""
     value = json.loads(data)
     if value["schema"] >= MANIFEST_SCHEMA:
         return None
-    value = _upgraded(value, 3)
+    where = f"the evidence in the manifest of {manifest.model.name} {manifest.version}"
+    try:
+        said = _embedded(_upgraded(value, 3), manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise PipelineError(f"is damaged: {type(error).__name__}: {error}", where=where) from error
+    return decode(EvidenceDocument, json.dumps(said).encode(), where)
+
+
+def _embedded(value: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """What a manifest of schema 3 says of its evidence, as a document."""
     runtimes = [e["runtime"] for a in value["artifacts"] for v in a["variants"] for e in v["evidence"]]
-    said = {
+    return {
         "schema": EVIDENCE_SCHEMA,
         "model": manifest.model.name,
         "reference": reference_digest(manifest),
@@ -302,7 +313,6 @@ def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | Non
             for artifact in value["artifacts"]
         ],
     }
-    return decode(EvidenceDocument, json.dumps(said).encode(), "the evidence in the manifest")
 
 
 def _proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
@@ -324,6 +334,8 @@ def _proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
         kept = found.setdefault(json.dumps(same, sort_keys=True), {**proof, "functions": []})
         if said["kind"] != "untested":
             numbers = {key: said[key] or 0.0 for key in measured}
+            if said["of_tolerance"] is None:  # which the first schema did not say: at most all of it, for it was right
+                numbers["of_tolerance"] = 1.0
             kept["functions"].append({"function": said["function"], "draws": max(said["draws"], 1), **numbers})
     return list(found.values())
 
