@@ -32,8 +32,14 @@ def is_file_name(text: str) -> bool:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `known`, or `known: a, b, c`."""
     choices = sorted(known)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices) or 'none'}"
+    close = closest(word, choices)
+    return f"did you mean {close!r}?" if close else f"known: {', '.join(choices) or 'none'}"
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The one of `known` that `word` may be a misspelling of; empty where there is none."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return close[0] if close else ""
 
 
 def numbers(version: str) -> tuple[int, ...]:
