@@ -270,7 +270,7 @@ def test_a_release_of_an_older_schema_is_promoted_with_its_evidence(new_store: C
     assert {s.kind for s in present.standings(found.artifacts[0]).values()} == {"device"}
 
 
-def test_the_way_back_is_not_compared(tmp_path: Path) -> None:
+def test_the_way_back_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong for other reasons is left in a hurry, though it is faster; what was seen wrong is no place to go back to."""
     store = open_store(str(tmp_path / "store"))
     one, two = _published(tmp_path, store, "1.0", 1), _published(tmp_path, store, "2.0", 2)
@@ -281,7 +281,11 @@ def test_the_way_back_is_not_compared(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is slower on a CPU") as caught:
         promote.run(*back)
     assert "`doit promote model=noise version=1.0 channel=stable rollback=yes`" in str(caught.value)
-    promote.run(*back, rollback=True)
+    with monkeypatch.context() as patch:  # nor is what is left read
+        patch.setattr(promote, "open_store", lambda _: _Fails(store, "evidence/noise/2.0/"))
+        with pytest.raises(PipelineError, match="the connection broke"):
+            promote.run(*back)
+        promote.run(*back, rollback=True)
     pointer = store.get(channel_key("noise", "stable"))
     assert pointer
     assert json.loads(pointer.data)["version"] == "1.0"

@@ -202,7 +202,8 @@ def require(policies: Mapping[str, Policy], release: Release, before: Release | 
 
     What could not be read may say anything: it stops whatever has a policy.
     """
-    for one in [one for one in (release, before) if one] if policies else ():
+    compared = [before] if before and any(map(_clauses, policies.values())) else []
+    for one in [release, *compared] if policies else []:
         if unread := one.testimony.unread:
             what = f"evidence of {one.name} cannot be read, so the channel {channel} does not move: {unread[0]}"
             raise PipelineError(what, where=store.url, hint="run the same command again, or see who may read it")
