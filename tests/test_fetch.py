@@ -554,7 +554,7 @@ def test_a_store_that_lies_about_a_digest_spoils_no_other_store(noise: tuple[Pat
     evil = random.Random(1).randbytes(len(data))
     lie = replace(releases.artifact(evil, 65536), blob=manifest.artifacts[0].blob)
     write(folder / "blobs" / lie.blob.sha256, data)
-    lying = replace(manifest, artifacts=(lie,))
+    lying = replace(manifest, version="1", artifacts=(lie,))
     write(folder / "manifest.json", encode(lying))
     releases.package_evidence(folder, releases.unseen(lying))
     publish(folder, open_store(str(tmp_path / "liar")))

@@ -99,7 +99,7 @@ def test_entry_points_and_weights_that_cannot_be_are_refused(change: dict[str, o
 
 
 def test_open_dimensions_and_weights_are_read() -> None:
-    said = entry(inputs=tensor(["T", 3, None]), dimensions=[size(1, 8, 2)]) | weights()
+    said = entry(inputs=tensor(["T", 3, None]), dimensions=[size(1, 8, 2)]) | weights() | {"version": "1"}
     found = codec.decode(Manifest, json.dumps(json.loads(GOLDEN.read_text()) | said).encode(), "test")
     assert found.entries[0].inputs[0].shape == ("T", 3, None)
     assert [b.name for b in found.blobs()][1] == "w.irpa"

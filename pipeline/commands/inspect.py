@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
         elif arguments.json:
             put(encode(release.manifest).decode())
         else:
-            put("\n".join(render.manifest_lines(release.manifest, release.testimony())))
+            put("\n".join([*render.manifest_lines(release.manifest, release.testimony()), f"  its name for good: {release.pin}"]))

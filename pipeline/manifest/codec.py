@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -27,17 +29,35 @@ _SCHEMAS = {
     EvidenceIndex: EVIDENCE_SCHEMA,
 }
 
+_VERSION_DIGITS = {1: 12, 2: 12, 3: 12}  # of derived versions; later ones have 32
+
 
 def encode(document: Manifest | Channel | Index | EvidenceDocument | EvidenceIndex) -> bytes:
     """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end."""
-    return (
-        json.dumps(dataclasses.asdict(document), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    ).encode()
+    return _canonical(dataclasses.asdict(document))
+
+
+def _canonical(value: Any) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def content_version(manifest: Manifest) -> str:
     """A version derived from everything in the manifest but its version: `c` and 32 hex digits."""
-    return "c" + sha256_bytes(encode(dataclasses.replace(manifest, version="")))[:32]
+    return _derived(dataclasses.asdict(manifest), manifest.schema)
+
+
+def _derived(manifest: dict[str, Any], schema: int) -> str:
+    """The version that a manifest of this schema, as it is published, has by its content."""
+    return f"c{sha256_bytes(_canonical({**manifest, 'version': ''}))[: _VERSION_DIGITS.get(schema, 32)]}"
+
+
+def _check_version(manifest: dict[str, Any]) -> None:
+    """That a version that looks derived is: nobody can publish other content under it."""
+    schema, version = manifest["schema"], manifest["version"]
+    if re.fullmatch(f"c[0-9a-f]{{{_VERSION_DIGITS.get(schema, 32)}}}", version) and version != (
+        derived := _derived(manifest, schema)
+    ):
+        raise MisfitError(f"version: {version} is derived from other content than this, which has {derived}")
 
 
 def reference_digest(manifest: Manifest) -> str:
@@ -125,8 +145,9 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"not JSON: {error}", where=where) from error
     found, newest = value.get("schema") if isinstance(value, dict) else None, _SCHEMAS[type_]
+    published = value
     if type_ is Manifest and type(found) is int and 0 < found < newest:
-        value, found = upgraded(value), newest
+        value, found = upgraded(copy.deepcopy(value)), newest
     if found != newest:
         raise PipelineError(
             f"has schema version {found!r}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
@@ -134,6 +155,8 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
     try:
         result: T = _decode(type_, value, "")
         check(result)
+        if type_ is Manifest:
+            _check_version(published)
     except MisfitError as error:
         raise PipelineError(f"not a valid {type_.__name__.lower()}: {error}", where=where) from error
     return result
