@@ -21,7 +21,7 @@ from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import Manifest
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
-from pipeline.terminal import Bar, put, say
+from pipeline.terminal import Bar, put, put_document, say
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -50,10 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
             if arguments.model:
                 raise
             failed.append(name)
-            put(f"{name}: {error}")
+            put(*f"{name}: {error}".split("\n"))
             continue
         lines = render.document_lines(document)
-        put("\n".join([name, *lines])) if arguments.output != "-" else say("\n".join([name, *lines]))
+        put(name, *lines) if arguments.output != "-" else say(name, *lines)
         _keep(arguments, manifest, document)
         if any(proof.problem for file in document.files for proof in file.variants):
             wrong.append(name)
@@ -85,7 +85,7 @@ def _attest(
 def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceDocument) -> None:
     data = encode(document)
     if arguments.output == "-":
-        put(data.decode().rstrip())
+        put_document(data.decode())
     elif arguments.output:
         write(Path(arguments.output), data)
         put(arguments.output)

@@ -11,7 +11,7 @@ from pipeline.consume.render import index_lines, verified_briefly
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import encode
-from pipeline.terminal import put, say
+from pipeline.terminal import put, put_document, say
 
 _AT_A_TIME = 4  # releases that are looked up
 
@@ -23,12 +23,12 @@ def run(arguments: argparse.Namespace) -> None:
     remote = Remote(arguments.url or arguments.store or default_store(), arguments.offline)
     index = Resolver(remote, Cache(), say).index()
     if arguments.json:
-        put(encode(index).decode())
+        put_document(encode(index).decode())
         return
     channels = [(model.name, channel.channel) for model in index.models for channel in model.channels]
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         found = pool.map(lambda pair: _verified(remote, *pair), channels)
-        put("\n".join(index_lines(index, dict(zip(channels, found, strict=True)))))
+        put(*index_lines(index, dict(zip(channels, found, strict=True))))
 
 
 def _verified(remote: Remote, model: str, channel: str) -> str:

@@ -19,7 +19,8 @@ from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import SCHEMA, Channel, Index, Manifest
 from pipeline.names import did_you_mean, is_version
-from pipeline.store.base import BrokenTransferError, Source, public_url
+from pipeline.plain import public_url
+from pipeline.store.base import BrokenTransferError, Source
 from pipeline.store.open import open_source
 
 T = TypeVar("T", Channel, Index)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
 from pipeline.manifest.older import proofs, upgraded
-from pipeline.manifest.rules import DIGEST, MisfitError, check, check_identity
+from pipeline.manifest.rules import DIGEST, NUMBER_LIMIT, MisfitError, check, check_identity
 from pipeline.manifest.types import MANIFEST_SCHEMA, SCHEMA, Channel, Identity, Index, Manifest
 from pipeline.names import did_you_mean
+from pipeline.plain import is_plain, plain, shown
 
 T = TypeVar("T", Manifest, Channel, Index, EvidenceDocument, EvidenceIndex)
 
@@ -33,8 +36,19 @@ _VERSION_DIGITS = {1: 12, 2: 12, 3: 12}  # of derived versions; later ones have 
 
 
 def encode(document: Manifest | Channel | Index | EvidenceDocument | EvidenceIndex) -> bytes:
-    """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end."""
-    return _canonical(dataclasses.asdict(document))
+    """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end.
+
+    What `decode` refuses in texts, which may be tools' words, is escaped.
+    """
+    return _canonical(_plain(dataclasses.asdict(document)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _canonical(value: Any) -> bytes:
@@ -43,7 +57,7 @@ def _canonical(value: Any) -> bytes:
 
 def content_version(manifest: Manifest) -> str:
     """A version derived from everything in the manifest but its version: `c` and 32 hex digits."""
-    return _derived(dataclasses.asdict(manifest), manifest.schema)
+    return _derived(_plain(dataclasses.asdict(manifest)), manifest.schema)
 
 
 def _derived(manifest: dict[str, Any], schema: int) -> str:
@@ -57,7 +71,7 @@ def _check_version(manifest: dict[str, Any]) -> None:
     if re.fullmatch(f"c[0-9a-f]{{{_VERSION_DIGITS.get(schema, 32)}}}", version) and version != (
         derived := _derived(manifest, schema)
     ):
-        raise MisfitError(f"version: {version} is derived from other content than this, which has {derived}")
+        raise MisfitError(f"{version} is derived from other content than this, which has {derived}", "version")
 
 
 def reference_digest(manifest: Manifest) -> str:
@@ -79,35 +93,73 @@ def _union(type_: Any) -> tuple[Any, ...]:
     return typing.get_args(type_) if typing.get_origin(type_) in (types.UnionType, typing.Union) else (type_,)
 
 
-def _decode(type_: Any, value: Any, path: str, lenient: bool = False) -> Any:
-    """`value` as a `type_`. `lenient`: keys that are not known are passed over."""
+@functools.cache  # a document may have a million objects of a type
+def _reader(type_: Any, lenient: bool = False) -> Callable[[Any], Any]:
+    """What makes a `type_` of a value. `lenient`: keys that are not known are passed over."""
     if dataclasses.is_dataclass(type_):
-        if not isinstance(value, dict):
-            raise MisfitError(f"{path or 'the document'}: must be an object")
-        hints = typing.get_type_hints(type_)
-        for key in () if lenient else value.keys() - hints.keys():
-            raise MisfitError(f"{path}.{key}: is not a key here, {did_you_mean(key, hints)}".lstrip("."))
-        for key in sorted(hints.keys() - value.keys()):
-            raise MisfitError(f"{path}.{key}: is missing".lstrip("."))
-        decoded = {key: _decode(hint, value[key], f"{path}.{key}".lstrip("."), lenient) for key, hint in hints.items()}
-        return type_(**decoded)  # type: ignore[operator]
+        return _object_reader(type_, lenient)
     if typing.get_origin(type_) is tuple:
+        return _list_reader(_reader(typing.get_args(type_)[0], lenient))
+    return functools.partial(_scalar, _union(type_))
+
+
+def _object_reader(type_: Any, lenient: bool) -> Callable[[Any], Any]:
+    hints = typing.get_type_hints(type_)
+    readers = {key: _digest if key == "sha256" else _reader(hint, lenient) for key, hint in hints.items()}
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise MisfitError("must be an object")
+        for key in sorted(hints.keys() - value.keys()):
+            raise MisfitError("is missing", key)
+        if not lenient and len(value) > len(hints):
+            key = min(value.keys() - hints.keys())
+            raise MisfitError(f"is not a key here, {did_you_mean(key, hints)}", f"{key:.100}")
+        found = {}
+        for key, reader in readers.items():
+            try:
+                found[key] = reader(value[key])
+            except MisfitError as error:
+                raise error.inside(key) from None
+        return type_(**found)
+
+    return read
+
+
+def _list_reader(item: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
         if not isinstance(value, list):
-            raise MisfitError(f"{path}: must be a list")
-        item = typing.get_args(type_)[0]
-        return tuple(_decode(item, v, f"{path}[{i}]", lenient) for i, v in enumerate(value))
-    choices = _union(type_)
+            raise MisfitError("must be a list")
+        found = []
+        for one in value:
+            try:
+                found.append(item(one))
+            except MisfitError as error:
+                raise error.inside(f"[{len(found)}]") from None
+        return tuple(found)
+
+    return read
+
+
+def _scalar(choices: tuple[type, ...], value: Any) -> Any:
     if float in choices and type(value) is int and abs(value) < 1 << 1000:
         return float(value)
     if type(value) not in choices:
-        raise MisfitError(f"{path}: {value!r:.100} is no {' or '.join(c.__name__ for c in choices)}")
-    if type(value) is int and value < 0:
-        raise MisfitError(f"{path}: must not be negative")
+        raise MisfitError(f"{shown(value)} is no {' or '.join(c.__name__ for c in choices)}")
+    if type(value) is int and not 0 <= value <= NUMBER_LIMIT:
+        raise MisfitError("must not be negative" if value < 0 else f"must not be above {NUMBER_LIMIT}")
     if type(value) is float and not math.isfinite(value):
-        raise MisfitError(f"{path}: {value} is no number here")
-    if path.endswith("sha256") and not DIGEST.fullmatch(value):
-        raise MisfitError(f"{path}: {value!r:.100} is no SHA-256")
+        raise MisfitError(f"{value} is no number here")
+    if type(value) is str and not is_plain(value):
+        raise MisfitError(f"{value!r:.100} has characters that cannot be shown")
     return value
+
+
+def _digest(value: Any) -> str:
+    text: str = _scalar((str,), value)
+    if not DIGEST.fullmatch(text):
+        raise MisfitError(f"{text!r:.100} is no SHA-256")
+    return text
 
 
 def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | None:
@@ -150,10 +202,11 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         value, found = upgraded(copy.deepcopy(value)), newest
     if found != newest:
         raise PipelineError(
-            f"has schema version {found!r}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
+            f"has schema version {shown(found)}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
         )
+    kind: Any = type_
     try:
-        result: T = _decode(type_, value, "")
+        result: T = _reader(kind)(value)
         check(result)
         if type_ is Manifest:
             _check_version(published)
@@ -168,7 +221,7 @@ def decode_identity(text: str, where: str) -> Identity:
     Raises PipelineError naming the path of what is not as it should be: files come from anywhere.
     """
     try:
-        found: Identity = _decode(Identity, json.loads(text), "", lenient=True)
+        found: Identity = _reader(Identity, lenient=True)(json.loads(text))
         check_identity(found)
     except (ValueError, RecursionError, MisfitError) as error:
         raise PipelineError(f"what it says of itself is damaged: {error}", where=where) from error

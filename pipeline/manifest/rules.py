@@ -22,17 +22,30 @@ from pipeline.manifest.types import (
 )
 from pipeline.names import is_file_name, is_name, is_version
 
+NUMBER_LIMIT = (1 << 63) - 1  # what files, disks and other programs can count
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class MisfitError(Exception):
-    """A value that is not what the format says, with its path."""
+    """A value that is not what the format says: `what` is wrong with it, and its `path` in the document."""
+
+    def __init__(self, what: str, path: str = "") -> None:
+        super().__init__(what, path)
+        self.what, self.path = what, path
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the document'}: {self.what}"
+
+    def inside(self, step: str) -> MisfitError:
+        """The same, of what has the value at the key or number `step`."""
+        dot = "." if self.path and not self.path.startswith("[") else ""
+        return MisfitError(self.what, f"{step}{dot}{self.path}")
 
 
 def _require(holds: bool, path: str, what: str) -> None:
     if not holds:
-        raise MisfitError(f"{path}: {what}")
+        raise MisfitError(what, path)
 
 
 def _check_artifact(artifact: Artifact, path: str) -> None:
@@ -110,7 +123,8 @@ def _check_manifest(manifest: Manifest) -> None:
 
 def _check_index(index: Index) -> None:
     for i, model in enumerate(index.models):
-        _require(is_name(model.name), f"models[{i}].name", f"{model.name!r} is no name")
+        if not is_name(model.name):
+            raise MisfitError(f"{model.name!r:.100} is no name", f"models[{i}].name")
 
 
 def _check_evidence(evidence: EvidenceDocument) -> None:
