@@ -66,10 +66,15 @@ class Remote:
 
 
 class Resolver:
-    """Finds manifests in a store, remembers them in the cache. `note` is told what a user should know."""
+    """Finds manifests in a store, remembers them in the cache. `note` is told what a user should know.
 
-    def __init__(self, remote: Remote, cache: Cache, note: Callable[[str], None] = lambda _: None) -> None:
-        self.remote, self._cache, self._note = remote, cache, note
+    `index`: what the store holds, where that was just asked.
+    """
+
+    def __init__(
+        self, remote: Remote, cache: Cache, note: Callable[[str], None] = lambda _: None, index: Index | None = None
+    ) -> None:
+        self.remote, self._cache, self._note, self._index = remote, cache, note, index
         self._embedded: dict[tuple[str, str], EvidenceDocument] = {}
         self._digests: dict[tuple[str, str], str] = {}
         self._asked = False
@@ -99,7 +104,7 @@ class Resolver:
 
     def index(self) -> Index:
         """What the store holds."""
-        index = self._moving(Index, INDEX_KEY, "the list of models")
+        index = self._index or self._moving(Index, INDEX_KEY, "the list of models")
         if index is None:
             raise PipelineError(
                 "there is no index.json: no store, or nothing was published to it", where=self.remote.url, hint="check the URL"
