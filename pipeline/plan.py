@@ -31,7 +31,7 @@ class Step:
 
 GROUPS: Mapping[str, str] = {
     "fetch": "get each model's file and check its digest",
-    "import": "translate each model to MLIR with fixed shapes",
+    "import": "translate each model to MLIR",
     "reference": "make each model's test inputs and reference outputs",
     "score": "score each model's reference on its data set, where it has one",
     "compile": "compile each model for each of its bundles into one fat vmfb",
@@ -289,7 +289,7 @@ def steps(
     result.append(
         Step(
             "promote:release",
-            f"{asked.model}@{target.version} to {target.channel} in {target.store}",
+            f"{asked.model or 'model=NAME'}@{target.version or 'version=VERSION'} to {target.channel} in {target.store}",
             _stage("promote", target.store, asked.model, target.version, target.channel, policies, layout.promoted),
             outputs=_files(layout.promoted, "report.txt"),
             always=True,

@@ -144,6 +144,10 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
     return rows
 
 
+def _write(*lines: str) -> None:
+    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+
+
 def left_out(name: str, folder: Path) -> list[str]:
     """Which targets a file is without, and why, in whole sentences: one for targets with the same reason."""
     reasons: dict[str, list[str]] = {}
@@ -160,7 +164,8 @@ def render(rows: list[tuple[str, ...]], width: int) -> str:
     lines = []
     for row in rows:
         cells = [cell.rjust(w) if i in (3, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
-        lines.append("  ".join([*cells, row[-1]]).rstrip()[:width])
+        line = "  ".join([*cells, row[-1]]).rstrip()
+        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
     return "\n".join(lines)
 
 
@@ -264,10 +269,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         if rows:
             width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
-            sys.stdout.write("\n" + render(rows, width) + "\n" + "".join(f"{plain(line)}\n" for line in lacks) + "\n")
+            _write("", *render(rows, width).split("\n"), *(line for lack in lacks for line in lack.split("\n")), "")
         sys.stdout.write(self._code())
         for name, task in self._tasks.items():
             if name.startswith("publish:") and name in self._seconds:
                 receipt = json.loads(Path(task.targets[0]).read_text())
-                sys.stdout.write(plain(f"published {receipt['release']} to {receipt['store']}") + "\n")
-                sys.stdout.write("".join(f"  {plain(line)}\n" for line in receipt["differs"]))
+                _write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}")
+                _write(*(f"  {line}" for line in receipt["differs"]))

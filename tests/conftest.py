@@ -16,6 +16,14 @@ from tests import servers
 from tests.project import Project
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ceph differs from SeaweedFS in conditional writes and in rights: what is about other things is thorough with it."""
+    for item in items:
+        if "ceph" in item.name and item.path.name not in ("test_store.py", "test_documents.py", "test_policy.py"):
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache for this session of tests: nobody's own is read, filled or asked."""

@@ -200,6 +200,7 @@ def test_a_shared_cache_that_is_not_there_costs_one_line(
     assert "\n" not in said[0]
 
 
+@pytest.mark.thorough
 def test_an_audit_finds_what_is_whole_but_wrong_and_replaces_it(
     cold: tuple[Path, Cache],  # noqa: F811
     store: Store,

@@ -67,6 +67,7 @@ def test_code_comes_through_the_shared_cache(
     assert build(SMALL, tmp_path / "other", DESKTOP, cache_at(tmp_path / "other-cache", url)).shared == 12
 
 
+@pytest.mark.thorough
 def test_a_worker_that_cannot_reach_the_shared_cache_sends_the_code(
     dask: Dask,
     cold: tuple[Path, Cache],  # noqa: F811
@@ -110,6 +111,7 @@ def test_no_scheduler_no_worker_and_a_dead_scheduler_are_said(
         build(SMALL, tmp_path, ["x86-64"], cache_at(tmp_path / "cache"))
 
 
+@pytest.mark.thorough
 def test_a_worker_with_another_compiler_is_refused(
     dask: Dask,
     cold: tuple[Path, Cache],  # noqa: F811

@@ -66,7 +66,7 @@ def test_a_version_can_be_given_and_never_changes(again: Project) -> None:
     spec.write_text(spec.read_text().replace("the test model", "another description of"))
     result = again.doit("publish", "version=1.2.0")
     assert result.returncode in (1, 2)
-    assert "small 1.2.0 is published already, with other content" in result.stdout
+    assert "small@1.2.0 is published already, with other content" in result.stdout
     assert "Traceback" not in result.stdout
 
 
@@ -213,13 +213,15 @@ def test_the_output_is_the_same_whoever_builds_it(built: Project, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("models", [("attacut",), pytest.param(("wake-alexa", "attention-f16"), marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "models", [("attacut",), pytest.param(("wake-alexa", "attacut", "attention-f16"), marks=pytest.mark.thorough)]
+)
 def test_the_projects_own_models_become_verified_releases(tmp_path: Path, models: tuple[str, ...]) -> None:
     """The README's first command, on a copy of the repository, and Arm code for the same models on CPUs that are played."""
     for name in ("dodo.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "targets", tmp_path / "targets")
-    for name in ("desktop", "portable"):
+    for name in ("desktop", "portable") if len(models) > 1 else ():
         bundle = tmp_path / f"targets/bundles/{name}.yaml"
         bundle.write_text(bundle.read_text().replace("x86-64]", "x86-64, aarch64]"))
     project = Project.at(tmp_path)
@@ -230,7 +232,7 @@ def test_the_projects_own_models_become_verified_releases(tmp_path: Path, models
         assert kinds["vulkan-any"] == "device", model
         assert kinds["x86-64"] == "device", model
         assert "untested" not in (kinds.get("amd-rdna3"), kinds.get("nvidia-ampere")), model
-        assert kinds["aarch64"] == "emulator", model
+        assert kinds.get("aarch64") == ("emulator" if len(models) > 1 else None), model
 
 
 def test_what_a_device_can_run_and_does_not_choose_is_run_on_it_all_the_same(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_variants_are_scored_against_the_reference_and_one_that_is_worse_stops_t
     assert "`limit` in `evaluate` says how much worse a variant may be" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_software_gpus_are_scored_on_a_part_and_dropped_where_that_is_worse(tmp_path: Path) -> None:
     models = Models(Project(tmp_path, bundle={"targets": ["vulkan-any", "x86-64"], "on_failure": "drop"}))
     models.write()

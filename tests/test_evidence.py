@@ -14,17 +14,26 @@ import jsonschema
 import pytest
 
 from pipeline import cli
+from pipeline.commands import attest
 from pipeline.consume import load
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.reference import parse
+from pipeline.consume.render import contradiction_lines
 from pipeline.consume.resolve import Remote, Resolver
+from pipeline.consume.runtimes import Fit
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file, write
+from pipeline.iree.device import Device
+from pipeline.iree.gates import Facts
 from pipeline.layout import channel_key, evidence_index_key, evidence_key, release_key
+from pipeline.machine import now, witness
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, FileProof, FunctionProof, VariantProof, Witness
+from pipeline.stages import publish
+from pipeline.store.base import BrokenTransferError, Object
+from pipeline.store.directory import DirectoryStore
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from tests import releases, talk, web
@@ -116,7 +125,7 @@ def test_who_saw_it_wrong_is_shown_first_and_nothing_outweighs_it(released: Rele
     for command in (["inspect", "noise"], ["explain", "noise", "--pretend", "skylake"]):
         assert cli.main([*command, "--store", str(released.root)]) == 0
         first = capsys.readouterr().out.splitlines()[0]
-        assert first.startswith("! cpu of desktop is WRONG on another CPU (a system, 2026-02-01): output 'y' is off")
+        assert first.startswith("! cpu of desktop is WRONG on another CPU (a system, IREE 3.13.0, 2026-02-01): output 'y' is off")
         assert first.endswith("; right on a CPU")
         assert "\x1b" not in first
     assert cli.main(["list", "--store", str(released.root)]) == 0
@@ -163,6 +172,7 @@ def _raw(document: EvidenceDocument, **changes: Any) -> bytes:
         (lambda d: replace(d, made="2999-01-01T00:00:00Z"), "is of the future, 2999-01-01"),
         (lambda d: replace(d, made="2026-02-31T00:00:00Z"), "is of no time, 2026-02-31"),
         (lambda d: replace(d, made="yesterday"), "is no time such as"),
+        (lambda d: replace(d, witness=replace(d.witness, runtime="9'; rm -rf ~ #")), "is no version"),
         (lambda d: _raw(d, schema=2), "has schema version 2, this program reads version 1"),
         (lambda d: _raw(d, surprise=1), "surprise: is not a key here"),
         (lambda d: _of(d, kind="guess"), "'guess' is none of untested, twin"),
@@ -200,10 +210,8 @@ def test_a_document_that_is_not_what_its_name_says_is_never_counted(released: Re
 
 def test_evidence_holds_for_the_same_content_under_another_version(released: Released, tmp_path: Path) -> None:
     document = encode(released.document(proof()))
-    from pipeline.stages.publish import publish
-
     store = open_store(str(released.root))
-    publish(tmp_path / "package", store, version="1.0")
+    publish.publish(tmp_path / "package", store, version="1.0")
     add_evidence(store, "noise", "1.0", document)
     assert released.standings()["cpu"].kind == "device"
 
@@ -240,6 +248,91 @@ def test_the_list_is_made_again_by_whoever_adds(released: Released) -> None:
     digest = released.add(released.document(proof()))
     assert digest in json.loads(index.read_bytes())["documents"]
     assert len(json.loads(index.read_bytes())["documents"]) == 2
+
+
+def test_who_has_a_release_in_the_cache_and_never_asked_about_it_asks_now(released: Released, cache: Cache) -> None:
+    reference = parse(f"noise@{released.manifest.version}")
+    Resolver(Remote(str(released.root)), cache).manifest(reference)  # as a fetch does
+    released.add(released.document(proof(problem="is off")))
+
+    def kept(offline: bool = False) -> Testimony:
+        resolver = Resolver(Remote(str(released.root), offline), cache, notes.append)
+        return resolver.evidence(resolver.manifest(reference))
+
+    notes: list[str] = []
+    assert kept(offline=True).contradictions == ()
+    assert notes == [f"what witnesses say of noise@{released.manifest.version} was never read: it is not known here"]
+    assert len(kept().contradictions) == 1
+    released.add(released.document(proof()))
+    assert len(kept().documents) == 2  # what was read is good enough where the release itself is not asked for
+
+
+class _Away:
+    """A store that does not answer."""
+
+    url = "a store"
+
+    def __init__(self) -> None:
+        self.asked = list[str]()
+
+    def get(self, key: str) -> None:
+        self.asked.append(key)
+        raise BrokenTransferError("cannot connect", where=self.url)
+
+    listed = get
+
+
+def test_a_store_that_does_not_answer_is_asked_once(
+    released: Released, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released.add(released.document(proof()))
+    for channel in ("beta", "stable"):
+        publish.publish(released.root.parent / "package", open_store(str(released.root)), channel=channel)
+    assert cli.main(["list", "--store", str(released.root)]) == 0
+    expected = capsys.readouterr().out
+    away = _Away()
+    monkeypatch.setattr(Remote, "source", away)
+    assert cli.main(["list", "--store", str(released.root)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == expected
+    assert captured.err.count("going by what it was when last seen") == 1
+    assert away.asked == ["index.json"]
+    assert released.standings()["cpu"].kind == "device"
+    assert len(away.asked) == 2
+
+
+def test_a_document_that_cannot_be_read_is_named(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = released.add(released.document(proof(problem="is off")))
+    get = DirectoryStore.get
+
+    def broken(store: DirectoryStore, key: str) -> Object | None:
+        if digest in key:
+            raise BrokenTransferError("the connection broke", where=key)
+        return get(store, key)
+
+    monkeypatch.setattr(DirectoryStore, "get", broken)
+    testimony = released.gather()
+    assert (testimony.contradictions, testimony.refused) == ((), ())
+    (told,) = testimony.unread
+    assert told.endswith(f"{digest}.json: the connection broke")
+    assert contradiction_lines(testimony) == [f"! this evidence could not be read: {told}"]
+
+
+def test_what_witnesses_write_cannot_move_a_terminal(released: Released, capsys: pytest.CaptureFixture[str]) -> None:
+    bell, surrogate = "\x1b]0;title\x07", json.loads('"\\ud800"')
+    seen = proof(device=f"a{bell}", reason=f"b{bell}", driver=f"c{bell}{surrogate}")
+    document = replace(
+        released.document(seen, proof("gpu", "untested", reason=f"d{bell}")), witness=Witness(bell, "3", bell, bell)
+    )
+    released.add(json.dumps(dataclasses.asdict(document)).encode())
+    store = ["--store", str(released.root)]
+    for command in (["inspect", "noise"], ["inspect", "noise", "--evidence"], ["explain", "noise", "--pretend", "skylake"]):
+        assert cli.main([*command, *store]) == 0
+        captured = capsys.readouterr()
+        assert "\\x1b]0;title" in captured.out
+        assert "\x1b" not in captured.out + captured.err
+    for found in released.gather().documents:
+        encode(found)  # as what a witness that was asked answers
 
 
 # Being a witness
@@ -309,6 +402,23 @@ def test_what_is_wrong_on_a_device_is_written_down_and_stops_the_command(store: 
         load("talk@wrong", device="local")
 
 
+def test_what_fails_in_a_runtime_that_nobody_knows_to_work_is_no_evidence(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk.add_wrong(store, _manifest(store))
+    count = len(_documents(store))
+    monkeypatch.setattr("pipeline.consume.runtimes.fit", lambda *_: Fit(None, "made for another", "install that"))
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "3.99.0")
+    assert cli.main(["attest", "talk@wrong", "--seconds", "0", "--bundle", "cpus"]) == 1
+    said = capsys.readouterr().err
+    assert "talk@wrong fails in a runtime that it is not known to work in" in said
+    assert "install that" in said
+    monkeypatch.setattr("pipeline.consume.runtimes.fit", lambda *_: Fit(False, "made for another", "install that"))
+    assert cli.main(["attest", "talk@wrong", "--seconds", "0", "--bundle", "cpus"]) == 1
+    assert "talk@wrong is made for another" in capsys.readouterr().err
+    assert len(_documents(store)) == count
+
+
 def test_attesting_all_leaves_out_what_was_attested(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["attest", "--all", "--since", "1d", "--seconds", "0"]
     assert cli.main(command) == 0
@@ -316,6 +426,34 @@ def test_attesting_all_leaves_out_what_was_attested(store: Path, capsys: pytest.
     assert cli.main(command) == 0
     assert "was attested here since" in capsys.readouterr().out
     assert len(_documents(store)) == count
+
+
+def test_a_night_leaves_out_devices_that_take_nothing_and_goes_on_after_a_damaged_release(
+    released: Released, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def device(name: str, *formats: str) -> Device:
+        return Device(f"{name}://0", name, name, "", False, Facts(name, frozenset(formats), {}))
+
+    devices = [device("a CPU", "embedded-elf-x86_64"), device("another", "cuda-nvptx-fb")]
+    made = replace(released.document(proof()), made=now(), witness=witness())
+    monkeypatch.setattr(attest, "here", lambda _: devices)
+    monkeypatch.setattr(attest, "_attest", lambda *_: made)
+    command = ["attest", "--all", "--since", "1d", "--store", str(released.root)]
+    assert cli.main(command) == 0
+    assert "wrote " in capsys.readouterr().out
+    assert cli.main(command) == 0
+    assert "was attested here since" in capsys.readouterr().out
+    del devices[0]
+    assert cli.main(command) == 0  # a machine without a device for it: nothing is wrong
+    assert "no device here accepts any variant" in capsys.readouterr().out
+    devices.append(device("a GPU", "vulkan-spirv-fb"))
+    store = open_store(str(released.root))
+    publish.publish(released.root.parent / "package", store, version="0.9", channel="damaged")
+    (released.root / release_key("noise", "0.9")).write_bytes(b"damaged")
+    assert cli.main(command) == 1
+    captured = capsys.readouterr()
+    assert "not attested: noise@0.9" in captured.err
+    assert f"noise@{released.manifest.version}\n" in captured.out
 
 
 def test_a_document_may_go_into_a_file(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,6 +471,7 @@ def test_a_document_may_go_into_a_file(store: Path, tmp_path: Path, capsys: pyte
         ([], "give MODEL, or --all"),
         (["talk", "--all"], "give MODEL, or --all"),
         (["talk", "--since", "7d"], "--since is for --all"),
+        (["--all", "-o", "seen.json"], "--output is for a MODEL"),
         (["--all", "--since", "soon"], "'soon' is no day"),
         (["talk", "--store", "https://localhost:1/x"], "can only be read"),
         (["tlak"], "did you mean 'talk'?"),
@@ -363,6 +502,11 @@ def test_less_evidence_than_is_asked_for_is_refused(store: Path, capsys: pytest.
         load("talk", device="local", require="devices")
     assert cli.main(["attest", "talk", "--seconds", "0", "--device", "local"]) == 0
     assert cli.main([*run, "--require", "device"]) == 0
+    everywhere = ["run", "talk", "--function", "encode", "--bundle", "desktop", "--benchmark", "--require", "device"]
+    assert cli.main([*everywhere, "--device", "local"]) == 0
+    capsys.readouterr()
+    assert cli.main(everywhere) == 1  # on the GPU too, where nobody saw it
+    assert "vulkan-any would run here, and the strongest evidence for it is " in capsys.readouterr().err
     model = load("talk", device="local", require="device")
     assert model.evidence is not None
     assert model.evidence.kind == "device"

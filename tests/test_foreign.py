@@ -254,6 +254,7 @@ def test_the_standard_operators_give_what_onnxruntime_gives(name: str) -> None:
 COMPILED = "bias_gelu skip rotary_pairs blocks_4_40_zeros uint8_add int8_average uint8_dynamic groups_next_turned".split()
 
 
+@pytest.mark.thorough
 def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     cases = {name: CASES[name] for name in COMPILED}
     made = model(cases)

@@ -163,6 +163,7 @@ def without(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(folder / "cache"))  # the wrong code must not stay anywhere
 
 
+@pytest.mark.thorough
 def test_every_operation_is_right_in_every_bit(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     found = wrong(tmp_path, on(present, "local-task"), operations())
     assert ("x86-64", "narrow") in found

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.consume import explain, facts, fetch, inspect, render
 from pipeline.consume.cache import Cache
+from pipeline.consume.evidence import Testimony
 from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
@@ -63,7 +64,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_hostile_manifest_is_refused_or_does_no_harm(honest: tuple[Path, dict[str, Any], bytes], data: st.DataObject) -> None:
     store, document, _content = honest
     changed: Any = copy.deepcopy(document)
@@ -102,11 +103,11 @@ def test_a_hostile_manifest_is_refused_or_does_no_harm(honest: tuple[Path, dict[
         found = path.read_bytes()
         assert len(found) == artifact.blob.size
         assert all(sha256_bytes(found[s.offset : s.offset + s.length]) == s.sha256 for s in artifact.segments)
-        assert render.manifest_lines(manifest)
+        assert render.manifest_lines(manifest, Testimony(()))
 
 
 @given(data=st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | VALUES.map(lambda v: json.dumps(v).encode()))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_documents_that_are_none_are_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,8 +121,8 @@ def test_documents_that_are_none_are_refused(data: bytes) -> None:
 
 
 def test_a_manifest_of_a_newer_schema_says_what_to_do(honest: tuple[Path, dict[str, Any], bytes]) -> None:
-    with pytest.raises(PipelineError, match="has schema version 4, this program reads version 3") as caught:
-        decode(Manifest, json.dumps(honest[1] | {"schema": 4, "new": []}).encode(), "here")
+    with pytest.raises(PipelineError, match="has schema version 5, this program reads version 4") as caught:
+        decode(Manifest, json.dumps(honest[1] | {"schema": 5, "new": []}).encode(), "here")
     assert "upgrade vmfb-pipeline" in str(caught.value)
 
 
@@ -171,7 +172,7 @@ def look(path: Path) -> bool:
         assert json.loads(render.contents_json(contents))
         for machine in ("rtx-3060", "avx512-server"):
             for answer in explain.explain_file(contents, facts.of_machine(machine)):
-                assert render.answer_lines(answer, {v.name: v.format for v in contents.variants}, {})
+                assert render.answer_lines(answer, {v.name: v.format for v in contents.variants}, {}, "vmfb fetch x")
     except PipelineError as error:
         assert str(path) in str(error)
         return False

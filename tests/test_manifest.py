@@ -140,3 +140,24 @@ def test_a_damaged_manifest_of_an_older_schema_is_refused(schema: int, key: str,
     old = json.loads((DATA / "manifests" / f"{schema}.json").read_text()) | {key: value}
     with pytest.raises(PipelineError, match="not a valid manifest"):
         codec.decode(Manifest, json.dumps(old).encode(), "test")
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", {"a": 1}, [1], [{}], [{"runtime": 1, "kind": "device"}]])
+def test_damaged_evidence_in_a_manifest_of_an_older_schema_is_one_message(value: object) -> None:
+    old = json.loads((DATA / "manifests" / "3.json").read_text()) | {"version": "1"}
+    old["artifacts"][0]["variants"][0]["evidence"] = value
+    data = json.dumps(old).encode()
+    found = codec.decode(Manifest, data, "test")
+    with pytest.raises(PipelineError, match="the evidence in the manifest of small") as caught:
+        codec.embedded_evidence(data, found)
+    assert "is damaged" in str(caught.value)
+
+
+def test_of_a_manifest_that_says_nothing_of_tolerances_nothing_is_made_up() -> None:
+    old = json.loads((DATA / "manifests" / "1.json").read_text()) | {"version": "1"}
+    seen = {"kind": "device", "max_abs_error": 1e-6, "max_rel_error": 1e-6, "reason": ""}
+    old["artifacts"][0]["variants"][0]["evidence"] |= seen
+    data = json.dumps(old).encode()
+    evidence = codec.embedded_evidence(data, codec.decode(Manifest, data, "test"))
+    assert evidence is not None
+    assert [f.of_tolerance for f in evidence.files[0].variants[0].functions] == [1.0]

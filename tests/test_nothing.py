@@ -55,7 +55,10 @@ CHANGES: dict[str, Callable[[Project], object]] = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
+QUICK = ("a spec", "an output", "a lost blob", "doit's database", "its own memory")  # the others take as long each
+
+
+@pytest.mark.parametrize("what", [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough) for name in CHANGES])
 def test_a_change_is_looked_at_properly(quiet: Project, what: str) -> None:
     CHANGES[what](quiet)
     run = quiet.doit(PYTHONVERBOSE="1")
@@ -64,7 +67,17 @@ def test_a_change_is_looked_at_properly(quiet: Project, what: str) -> None:
         assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("words", [["-a"], ["version=2.0"], ["channel=beta"], ["verify"], ["list", "--all"], ["publish:nothing"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["version=2.0"],
+        ["list", "--all"],
+        *(
+            pytest.param(words, marks=pytest.mark.thorough)
+            for words in (["-a"], ["channel=beta"], ["verify"], ["publish:nothing"])
+        ),
+    ],
+)
 def test_another_command_is_another_question(quiet: Project, words: list[str]) -> None:
     run = quiet.doit(*words, PYTHONVERBOSE="1")
     assert "import 'pipeline.plan'" in run.stderr

@@ -256,6 +256,7 @@ def test_the_front_half_knows_nodes_and_makes_the_same_without_them(tmp_path: Pa
     assert (again.nodes, again.called_for) == (named.nodes, named.called_for)  # from the cache
 
 
+@pytest.mark.thorough
 def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Target]], tmp_path: Path) -> None:
     sources, targets = taken_apart
     with mlir.opened(sources) as module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,28 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.consume.cache import Cache
+from pipeline.consume.reference import Reference
+from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import write
-from pipeline.layout import channel_key
+from pipeline.layout import channel_key, release_key
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, encode
+from pipeline.manifest.codec import content_version, decode, encode
 from pipeline.manifest.evidence import FileProof, FunctionProof, VariantProof
 from pipeline.spec.load import load
-from pipeline.spec.types import Policy
-from pipeline.stages import policy, promote
+from pipeline.spec.types import OTHERS, Policy
+from pipeline.stages import policy, promote, verify
+from pipeline.stages.origin import Origin
 from pipeline.stages.policy import Release, stops
-from pipeline.stages.publish import publish
-from pipeline.store.base import Store
+from pipeline.stages.publish import move, publish
+from pipeline.stages.witnesses import asking
+from pipeline.stages.witnesses.answers import Heard
+from pipeline.store.base import BrokenTransferError, Object, Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from tests import releases
-from tests.project import Project, evidence, manifest
+from tests.project import DATA, Project, evidence, manifest
 
 STRICT = Policy("device", "refused", 0.1, 0.1, 2.0)
 
@@ -106,6 +112,13 @@ def test_a_difference_within_the_spread_is_none(tmp_path: Path) -> None:
     assert told(STRICT, after, before) == []
 
 
+def test_a_bundle_that_is_not_known_here_has_the_policy_of_all(tmp_path: Path) -> None:
+    one = release(tmp_path, proof("gpu", "twin"), proof("cpu"))
+    lenient = Policy("untested", "allowed", None, None, None)
+    assert len(stops({"portable": lenient, OTHERS: STRICT}, one, None)) == 1
+    assert stops({"desktop": lenient, OTHERS: STRICT}, one, None) == []
+
+
 # What stands in specs
 
 
@@ -124,7 +137,7 @@ def test_a_bundle_has_its_own_policy_or_the_projects(tmp_path: Path) -> None:
     assert found("stable")["desktop"] == Policy("device", "refused", 0.1, 0.125, 2.0)
     assert found("stable")["cpus"] == found("stable")["desktop"]
     assert found("latest")["desktop"] == Policy("untested", "left out", None, None, None)
-    assert found("latest")["cpus"].evidence == "twin"
+    assert found("latest")["cpus"].evidence == found("latest")[OTHERS].evidence == "twin"
     assert found("beta") == {}
 
 
@@ -134,7 +147,7 @@ def test_a_bundle_has_its_own_policy_or_the_projects(tmp_path: Path) -> None:
         ({"stable": {"evidence": "devices"}}, "channels.stable.evidence: 'devices' is unknown: did you mean 'device'?"),
         ({"stable": {"untested": "drop"}}, "channels.stable.untested: 'drop' is unknown"),
         ({"stable": {"slower": "10"}}, "channels.stable.slower: must be a part such as 10%, not '10'"),
-        ({"stable": {"slower": 10}}, "channels.stable.slower: must be text, not 10"),
+        ({"stable": {"slower": 10}}, "channels.stable.slower: must be a part such as 10%, not '10'"),
         ({"stable": {"less_exact": "0.5x"}}, "must be a factor of 1 or more, such as 2x, not '0.5x'"),
         ({"stable": {"faster": "1%"}}, "channels.stable.faster: is not a key here"),
         ({"Stable": {}}, "cannot be a channel"),
@@ -190,6 +203,96 @@ def test_a_channel_moves_when_the_witnesses_have_spoken(new_store: Callable[[], 
     assert json.loads(pointer.data)["version"] == "1.0"
 
 
+def test_a_release_of_an_older_schema_is_promoted_with_its_evidence(new_store: Callable[[], Store], tmp_path: Path) -> None:
+    store, old = new_store(), (DATA / "manifests" / "3.json").read_bytes()
+    said = json.loads(old)
+    model, version = said["model"]["name"], said["version"]
+    seen = {**said["artifacts"][0]["variants"][-1]["evidence"][0], "kind": "device", "reason": "", "draws": 1}
+    seen |= {"max_abs_error": 1e-6, "max_rel_error": 1e-6, "of_tolerance": 0.1}
+    for variant in said["artifacts"][0]["variants"]:
+        variant["evidence"] = [seen]
+    store.create(release_key(model, version), json.dumps(said).encode())
+    promote.run(store.url, model, version, "stable", {"desktop": Policy("device", "refused", None, None, None)}, tmp_path / "out")
+    found = Resolver(Remote(store.url), Cache(tmp_path / "cache")).manifest(Reference(model, channel="stable"))
+    assert found.version == version
+    pointer = store.get(channel_key(model, "stable"))
+    assert pointer
+    present = policy.present(store, decode(m.Channel, pointer.data, "stable"))
+    assert present
+    assert {s.kind for s in present.standings(found.artifacts[0]).values()} == {"device"}
+
+
+def test_a_channel_never_points_to_what_is_not_there(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    _published(tmp_path, store, "1.0", 1)
+    arguments = (store.url, "noise", "1.0", "stable", {}, tmp_path / "out")
+    promote.run(*arguments)
+    (tmp_path / "store" / channel_key("noise", "stable")).unlink()
+    (tmp_path / "store" / release_key("noise", "1.0")).unlink()  # what was seen of it is still in the cache
+    with pytest.raises(PipelineError, match="is not in the store"):
+        promote.run(*arguments)
+    assert store.get(channel_key("noise", "stable")) is None
+
+
+class _Fails:
+    """A store of which some keys cannot be read."""
+
+    def __init__(self, store: Store, lost: str) -> None:
+        self._store, self._lost = store, lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str) -> Object | None:
+        if self._lost in key:
+            raise BrokenTransferError("the connection broke", where=key)
+        return self._store.get(key)
+
+    def listed(self, prefix: str) -> list[str] | None:
+        if self._lost in prefix:
+            raise BrokenTransferError("the connection broke", where=prefix)
+        return self._store.listed(prefix)
+
+
+@pytest.mark.parametrize("lost", ["evidence/noise/2.0/", "evidence/noise/1.0/", "releases/noise/1.0/", "wrong"])
+def test_a_channel_does_not_move_on_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    """What stops it, or what it is compared with, may be there."""
+    store = open_store(str(tmp_path / "store"))
+    one, two = _published(tmp_path, store, "1.0", 1), _published(tmp_path, store, "2.0", 2)
+    for found in (one, two):
+        _see(store, found, proof("gpu"), proof("cpu"))
+    promote.run(store.url, "noise", "1.0", "stable", {}, tmp_path / "out")
+    if lost == "wrong":
+        _see(store, two, proof("gpu", problem="is off"))
+        keys = set(store.keys("evidence/noise/2.0/"))
+        _see(store, two, proof("gpu", problem="is off again"))
+        (lost,) = set(store.keys("evidence/noise/2.0/")) - keys
+    moves = (store.url, "noise", "2.0", "stable", {OTHERS: Policy("untested", "allowed", None, 0.1, None)}, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "open_store", lambda _: _Fails(store, lost))
+        with pytest.raises(PipelineError, match="the connection broke"):
+            promote.run(*moves)
+    pointer = store.get(channel_key("noise", "stable"))
+    assert pointer
+    assert json.loads(pointer.data)["version"] == "1.0"
+
+
+def test_what_another_publishes_meanwhile_is_what_a_release_is_compared_with(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    found = [_published(tmp_path, store, f"{n}.0", n) for n in (1, 2, 3)]
+    promote.run(store.url, "noise", "1.0", "stable", {}, tmp_path / "out")
+    asked = []
+
+    def allowed(pointer: m.Channel | None) -> None:
+        assert pointer
+        asked.append(pointer.version)
+        if len(asked) == 1:
+            promote.run(store.url, "noise", "2.0", "stable", {}, tmp_path / "other")
+
+    assert move(store, found[2], "stable", allowed)
+    assert asked == ["1.0", "2.0"]
+
+
 @pytest.mark.parametrize(
     ("model", "version", "complaint"),
     [
@@ -207,11 +310,11 @@ def test_what_cannot_be_promoted_is_one_message(tmp_path: Path, model: str, vers
     assert complaint in str(caught.value)
 
 
-def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path) -> None:
+def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then a variant that nobody could run is left out, and the channel moves; at last another is promoted."""
-    project = Project(tmp_path, "small", bundle={"targets": ["cuda-sm80", "x86-64"]})
+    project = Project(tmp_path, "small", bundle={"targets": ["nvidia-ampere", "cuda-sm80", "x86-64"]})
     path = project.targets / "policy.yaml"
-    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "device"}}}))
+    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "twin"}}}))
     result = project.doit("publish", "channel=stable")
     assert result.returncode != 0
     version = manifest(project).version
@@ -225,16 +328,31 @@ def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path)
     stopped = project.doit("promote", "model=small", f"version={version}", "channel=stable")
     assert stopped.returncode != 0
     assert "(untested: refused)" in stopped.stdout
-    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "device", "untested": "left out"}}}))
+    path.write_text(yaml.safe_dump({"channels": {"stable": {"evidence": "twin", "untested": "left out"}}}))
     result = project.doit("publish", "channel=stable")
     assert result.returncode == 0, result.stdout
-    assert list(evidence(project)) == ["x86-64"]
+    assert list(evidence(project)) == ["nvidia-ampere", "x86-64"]  # the twin is the same file: it is not run again
     (dropped,) = manifest(project).artifacts[0].dropped
     assert dropped.name == "cuda-sm80"
-    assert dropped.reason.startswith("untested: ")
+    assert dropped.reason == "untested: nobody ran it"  # not why: that differs from machine to machine, and the file does not
     result = project.doit("promote", "model=small", f"version={manifest(project).version}")
     assert result.returncode == 0, result.stdout
     assert f"small@{manifest(project).version} is latest in out/store" in result.stdout
+    _what_is_wrong_with_the_file_that_is_left_stops_it(project, monkeypatch)
+
+
+def _what_is_wrong_with_the_file_that_is_left_stops_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Witnesses are asked about it too, for it is another file."""
+    (model, bundle, targets), layout = project.spec("small"), project.layout
+    proofs = (proof("x86-64", problem="output 'y' is off"),)
+    document = replace(releases.unseen(manifest(project)), files=(FileProof("desktop", "0" * 64, proofs),))
+    answers: Iterator[list[Heard]] = iter([[], [Heard("gpu-box", document)]])
+    monkeypatch.setattr(asking, "ask", lambda *_: next(answers))
+    made = (layout.compiled("small", "desktop"), layout.imported("small"), layout.reference("small"), layout.scored("small"))
+    monkeypatch.chdir(project.root)
+    with pytest.raises(PipelineError, match=r"at gpu-box.*output 'y' is off"):
+        verify.run(Origin.of(model, layout), bundle, targets, *made, project.root / "verify", ["ssh://gpu-box"], leaves_out=True)
+    assert next(answers, None) is None
 
 
 def test_the_version_of_a_manifest_is_that_of_its_content(tmp_path: Path) -> None:

@@ -170,10 +170,12 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     assert receipt == {
         "store": store.url,
         "release": f"{MODEL}@{manifest.version}",
+        "channel": "latest",
         "objects": [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), evidence, LATEST)],
         "blobs_sent": 3,
         "manifest_created": True,
         "channel_moved": True,
+        "differs": [],
     }
 
 
@@ -224,7 +226,7 @@ def test_other_content_under_a_published_version_is_refused_and_changes_nothing(
     publish(one, store, version="1.0")
     before = state(store, one, two), store.get(release_key(MODEL, "1.0"))
     spy = Spy(store)
-    with pytest.raises(PipelineError, match=r"tiny 1\.0 is published already, with other content") as caught:
+    with pytest.raises(PipelineError, match=r"tiny@1\.0 is published already, with other content") as caught:
         publish(two, spy, version="1.0")
     assert "under another version" in str(caught.value)
     assert not spy.writes
@@ -372,7 +374,7 @@ def test_weights_are_sent_once_for_all_that_need_them(store: Store, tmp_path: Pa
 
 def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:
     folder, receipt = package("one"), tmp_path / "publish" / "receipt.json"
-    run(folder, store.url, "", "stable", receipt)
+    run(folder, store.url, "", "stable", {}, receipt)
     assert read_receipt(receipt)["release"] == f"{MODEL}@{pointed_at(store, 'stable')}"
 
 

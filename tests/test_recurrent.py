@@ -196,6 +196,7 @@ def short_windows() -> Cases:
 COMPILED = {"recurrent": compiled(), "remainders": short_windows()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", COMPILED)
 def test_iree_computes_them_right(kind: str, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     assert not wrong(COMPILED[kind], tmp_path, present, ("vulkan-any", "x86-64"))

@@ -128,6 +128,7 @@ def test_the_first_wrong_value_is_told_and_its_node_written_with_its_data(tmp_pa
     np.testing.assert_allclose(np.linalg.det(given), wanted, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_what_goes_through_leaves_nothing_to_reduce(tmp_path: Path) -> None:
     project = project_of(tmp_path, CHAIN, (4, 8), ["s"])
     result = project.doit("reduce", "model=faulty")
@@ -138,6 +139,7 @@ def test_what_goes_through_leaves_nothing_to_reduce(tmp_path: Path) -> None:
     assert "there is no such model\n  → did you mean 'faulty'?" in result.stderr
 
 
+@pytest.mark.thorough
 def test_code_that_a_target_has_none_for_is_told_by_the_nodes_of_its_kernel(tmp_path: Path) -> None:
     """IREE 3.13 has no remainder of 64 bits for Vulkan, of which it makes NonZero."""
     nodes = [

@@ -275,7 +275,10 @@ def wrong(cases: Cases, folder: Path, present: Sequence[Device], targets: Sequen
     return bad
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.thorough) if k == "refused_forms" else k for k in CASES])
+QUICK = ("uint8", "forms", "quantized")  # the others take as long each
+
+
+@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.thorough) for k in CASES])
 def test_they_are_right(kind: str, tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     # That target has no float64, and no quotients of 64-bit integers, which uint32 is computed in.
     targets = ("x86-64",) if kind in ("doubles", "uint32") else ("vulkan-any", "x86-64")

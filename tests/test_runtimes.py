@@ -313,8 +313,10 @@ def test_a_runtime_that_fails_is_an_error_and_an_untested_one_a_note() -> None:
         consumer.require("noise 1", "3.12.0", lambda: known, notes.append)
 
     require()
-    assert notes == [f"noise 1 is made for 3.12; here is {here}, untested"]
-    with pytest.raises(PipelineError, match=f"noise 1 is made for 3.12; here is {here}, which fails: for a test") as raised:
+    assert notes == [f"noise 1 is made for IREE's runtime 3.12; here is {here}, untested"]
+    with pytest.raises(
+        PipelineError, match=f"noise 1 is made for IREE's runtime 3.12; here is {here}, which fails: for a test"
+    ) as raised:
         require(RuntimeInfo(here, False, "for a test"))
     assert raised.value.hint == "pip install 'iree-base-runtime==3.12.0'"
     require(RuntimeInfo(here, True, "for a test"))
@@ -361,15 +363,15 @@ def test_what_documents_say_of_the_runtime_here_is_obeyed_before_anything_comes(
     old: tuple[Store, Manifest], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     store, manifest = old
-    here, name = devices.runtime_version(), f"noise {manifest.version}"
+    here, name = devices.runtime_version(), f"noise@{manifest.version}"
     assert cli.main(["fetch", "noise", "--device", "local"]) == 0
-    assert f"{name} is made for 3.99; here is {here}, untested" in capsys.readouterr().err
+    assert f"{name} is made for IREE's runtime 3.99; here is {here}, untested" in capsys.readouterr().err
     _add(store, manifest, _document(manifest, "2026-01-02T00:00:00Z", "3.98.0", RuntimeInfo(here, False, "wants hal 99")))
     for command in ("fetch", "run", "explain"):
         shutil.rmtree(tmp_path / "cache")
         assert cli.main([command, "noise", "--device", "local"]) == 1
         said = capsys.readouterr().err
-        assert f"{name} is made for 3.98-3.99; here is {here}, which fails: wants hal 99" in said
+        assert f"{name} is made for IREE's runtime 3.98-3.99; here is {here}, which fails: wants hal 99" in said
         assert "pip install 'iree-base-runtime==3.99.0'" in said
         assert not list((tmp_path / "cache").glob("blobs/*/*"))
     with pytest.raises(PipelineError, match="which fails: wants hal 99"):

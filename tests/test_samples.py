@@ -19,7 +19,7 @@ from tests.samples.made import decoder
 SAMPLES = Path(__file__).parent / "samples"
 TARGETS = {"targets": ["vulkan-any", "x86-64-v3", "x86-64"]}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")

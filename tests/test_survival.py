@@ -117,6 +117,7 @@ def tools(project: Project) -> list[Path]:
     return found
 
 
+@pytest.mark.thorough
 def test_two_doits_at_once_both_end_well(running: tuple[Project, subprocess.Popen[str]]) -> None:
     project, first = running
     threading.Timer(0.5, let_go, [project]).start()
@@ -158,6 +159,7 @@ def test_the_tools_of_a_killed_doit_hold_its_lock_until_they_end(tmp_path: Path)
         pass
 
 
+@pytest.mark.thorough
 def test_a_reverted_spec_is_not_taken_for_the_build_that_a_kill_left(again: Project) -> None:
     """doit saves what it knows only at its end: after a kill its database speaks of an earlier build than the files."""
     database = again.layout.root / ".doit.db"
@@ -192,7 +194,7 @@ def test_a_damaged_database_is_begun_anew(again: Project) -> None:
     assert "begun anew" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_an_interrupt_ends_every_tool_at_once_and_the_next_run_goes_on(
     running: tuple[Project, subprocess.Popen[str]], number: signal.Signals
 ) -> None:

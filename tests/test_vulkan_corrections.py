@@ -92,6 +92,7 @@ def error(folder: Path, device: Device, name: str, target: str, lanes: int) -> f
         return float(np.abs(outputs["0"].astype(float) - wanted).max() / np.abs(wanted).max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("target", "lanes"), TARGETS)
 @pytest.mark.parametrize("name", ["softmax", "norm", "argmin", "dequantized", "large", "depthwise", "batch"])
 def test_are_right(tmp_path: Path, present: list[Device], name: str, target: str, lanes: int) -> None:  # noqa: F811

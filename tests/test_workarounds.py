@@ -165,6 +165,7 @@ def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, mon
     assert sorted(tiles) == [([1, 2, 0], [1, 32, 0]), ([8, 4, 0], [8, 32, 0])]
 
 
+@pytest.mark.thorough
 def test_products_of_odd_width_are_right_at_every_cpu_level(
     tmp_path: Path,
     present: list[Device],  # noqa: F811

@@ -8,17 +8,22 @@ import re
 from pathlib import Path
 
 from pipeline.commands.release import here
-from pipeline.consume import render
+from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
+from pipeline.consume.choose import gated
+from pipeline.consume.fetch import pick
 from pipeline.consume.reference import Reference, parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.iree.device import Device
+from pipeline.iree.gates import decide
 from pipeline.machine import witness
 from pipeline.manifest.codec import encode
-from pipeline.manifest.evidence import EvidenceDocument
+from pipeline.manifest.evidence import EvidenceDocument, RuntimeInfo
 from pipeline.manifest.types import Manifest
+from pipeline.plain import public_url
+from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from pipeline.terminal import Bar, put, put_document, say
@@ -26,33 +31,35 @@ from pipeline.terminal import Bar, put, put_document, say
 
 def run(arguments: argparse.Namespace) -> None:
     """Attest one release, or all that channels point to. PipelineError where a variant is wrong, or nothing runs here."""
-    if arguments.all == bool(arguments.model):
-        raise PipelineError("says which release: give MODEL, or --all")
-    if arguments.since and not arguments.all:
-        raise PipelineError("--since is for --all: a MODEL is always attested")
+    _check(arguments)
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
     remote, cache = Remote(arguments.store or default_store()), Cache()
     if not arguments.output:
-        open_store(arguments.store or default_store())  # a web server cannot be written to: say so before anything runs
+        _open(arguments)  # a web server cannot be written to: say so before anything runs
     resolver = Resolver(remote, cache, say)
     references = [parse(arguments.model)] if arguments.model else _all(resolver)
     wrong, failed = [], []
     for reference in references:
-        manifest = resolver.manifest(reference)
-        name = f"{manifest.model.name}@{manifest.version}"
-        if since and _attested(resolver, manifest, found, since):
-            put(f"{name}: was attested here since {since}")
-            continue
+        name = str(reference)
         try:
-            document = _attest(arguments, remote, cache, manifest, found)
+            manifest = resolver.manifest(reference)
+            name = f"{manifest.model.name}@{manifest.version}"
+            fitting = _fitting(manifest, arguments.bundle, remote, found) if arguments.all else found
+            if not fitting:
+                put(f"{name}: no device here accepts any variant")
+                continue
+            if since and _attested(resolver, manifest, fitting, since):
+                put(f"{name}: was attested here since {since}")
+                continue
+            document = _attest(arguments, resolver, cache, manifest, found)
         except PipelineError as error:
             if arguments.model:
                 raise
             failed.append(name)
-            put(*f"{name}: {error}".split("\n"))
+            put(*(str(error) if error.what.startswith(name) and not error.where else f"{name}: {error}").split("\n"))
             continue
-        lines = render.document_lines(document)
+        lines = [*render.document_lines(document), *_not_run(manifest, document, arguments.bundle)]
         put(name, *lines) if arguments.output != "-" else say(name, *lines)
         _keep(arguments, manifest, document)
         if any(proof.problem for file in document.files for proof in file.variants):
@@ -61,6 +68,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise PipelineError(f"wrong here: {', '.join(wrong)}", hint="what was seen is written down; do not use it on this device")
     if failed:
         raise PipelineError(f"not attested: {', '.join(failed)}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise PipelineError for arguments that do not belong together."""
+    if arguments.all == bool(arguments.model):
+        raise PipelineError("which release? give MODEL, or --all")
+    if arguments.since and not arguments.all:
+        raise PipelineError("--since is for --all: a MODEL is always attested")
+    if arguments.output and arguments.all:
+        raise PipelineError("--output is for a MODEL: --all makes a document for each")
 
 
 def _all(resolver: Resolver) -> list[Reference]:
@@ -73,13 +90,45 @@ def _all(resolver: Resolver) -> list[Reference]:
     return list(found.values())
 
 
+def _not_run(manifest: Manifest, document: EvidenceDocument, bundle: str) -> list[str]:
+    """The variants that no device here accepts, a line for each file that has any."""
+    seen = {(file.bundle, proof.variant) for file in document.files for proof in file.variants}
+    lines = []
+    for artifact in manifest.artifacts:
+        names = [v.name for v in artifact.variants if (artifact.bundle, v.name) not in seen]
+        if names and bundle in ("", artifact.bundle):
+            lines.append(f"  {artifact.bundle}  not run, for no device here takes it: {', '.join(names)}")
+    return lines
+
+
+def _open(arguments: argparse.Namespace) -> Store:
+    """The store that documents are put into. Raises PipelineError for one that can only be read."""
+    url = arguments.store or default_store()
+    if url.lower().startswith(("http://", "https://")):
+        hint = "give --store s3://bucket/prefix or the folder that it serves, or write the document with -o FILE"
+        raise PipelineError("can only be read", where=public_url(url), hint=hint)
+    return open_store(url)
+
+
 def _attest(
-    arguments: argparse.Namespace, remote: Remote, cache: Cache, manifest: Manifest, found: list[Device]
+    arguments: argparse.Namespace, resolver: Resolver, cache: Cache, manifest: Manifest, found: list[Device]
 ) -> EvidenceDocument:
     from pipeline.consume.attest import Witnessing  # numpy and the runtime
 
-    witnessing = Witnessing(remote, cache, manifest, Bar(arguments.quiet), lambda text: None, arguments.seconds)
-    return witnessing.attest(found, arguments.bundle)
+    def known() -> list[RuntimeInfo]:
+        testimony = resolver.evidence(manifest, asks=True)
+        return [info for artifact in manifest.artifacts for info in testimony.runtimes(artifact)]
+
+    name = f"{manifest.model.name}@{manifest.version}"
+    fit = runtimes.require(name, manifest.compiler.version, known, say)
+    witnessing = Witnessing(resolver.remote, cache, manifest, Bar(arguments.quiet), lambda text: None, arguments.seconds)
+    document = witnessing.attest(found, arguments.bundle)
+    problems = [proof for file in document.files for proof in file.variants if proof.problem]
+    if problems and not fit.works:  # it may be the runtime's fault: that is no evidence against the file
+        first = problems[0]
+        what = f"{name} fails in a runtime that it is not known to work in, which says nothing of its code"
+        raise PipelineError(f"{what}: {first.variant} on {first.driver or first.device}: {first.problem}", hint=fit.hint)
+    return document
 
 
 def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceDocument) -> None:
@@ -90,7 +139,7 @@ def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceD
         write(Path(arguments.output), data)
         put(arguments.output)
     else:
-        store = open_store(arguments.store or default_store())
+        store = _open(arguments)
         (key,) = add_evidence(store, manifest.model.name, manifest.version, data)
         put(f"wrote {store.url}/{key}")
 
@@ -107,9 +156,17 @@ def _day(text: str) -> str:
         ) from error
 
 
+def _fitting(manifest: Manifest, bundle: str, remote: Remote, found: list[Device]) -> list[Device]:
+    """The devices that accept a variant of the release, or of one bundle's file."""
+    chosen = [pick(manifest, bundle)] if bundle else manifest.artifacts
+    variants = [variant for artifact in chosen for variant in gated(artifact, remote.url)]
+    return [device for device in found if any(decision.accepted for decision in decide(variants, device.facts))]
+
+
 def _attested(resolver: Resolver, manifest: Manifest, found: list[Device], since: str) -> bool:
-    """Whether this machine, as it is, has looked at the release since then, on all these devices that anything runs on."""
+    """Whether this machine, as it is, has looked at the release since then, on all these devices."""
     me = witness()
     mine = [d for d in resolver.evidence(manifest, asks=True).documents if d.witness == me and d.made >= since]
-    seen = {(proof.device, proof.driver) for d in mine for file in d.files for proof in file.variants if proof.kind == "device"}
-    return bool(seen) and all((device.name, device.driver_info) in seen for device in found)
+    ran = (proof for d in mine for file in d.files for proof in file.variants if proof.kind in ("device", "untested"))
+    seen = {(proof.device, proof.driver) for proof in ran}  # what was too slow is untested, and has its device
+    return all((device.name, device.driver_info) in seen for device in found)

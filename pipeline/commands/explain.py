@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.consume.entries import Signature
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.explain import Answer
 from pipeline.errors import PipelineError
+from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated
 from pipeline.terminal import put, say
@@ -74,6 +76,14 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, testimony)
 
 
+def _fetches(arguments: argparse.Namespace, answer: Answer) -> str:
+    """The command that brings the code that a device would run."""
+    driver = answer.choice.device.driver
+    device = arguments.pretend or next((word for word, named in backends.words().items() if named == driver), driver)
+    model = "MODEL" if names_file(arguments.what) else arguments.what
+    return f"vmfb fetch {shlex.quote(model)} --device {shlex.quote(device)}"
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print what each device would run and what the module itself says. PipelineError where the two differ."""
     found = facts.of_machine(arguments.pretend) if arguments.pretend is not None else here(arguments.device)
@@ -88,7 +98,8 @@ def run(arguments: argparse.Namespace) -> None:
     for line in render.contradiction_lines(what.testimony):
         put(line)
     for answer in answers:
-        put(*render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known))
+        fetch_it = _fetches(arguments, answer)
+        put(*render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known, fetch_it))
     if what.variants and not what.known:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
     for line in render.entry_lines(what.entries):

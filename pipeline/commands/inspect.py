@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
             if arguments.json:
                 put_document(json.dumps([asdict(d) for d in said.documents], indent=1))
             else:
-                put(*render.evidence_lines(said))
+                put(f"{release.manifest.model.name}@{release.manifest.version}", *render.evidence_lines(said))
         elif arguments.json:
             put_document(encode(release.manifest).decode())
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.release import Release, here, names_file, refuse_archive
 from pipeline.consume import choose
-from pipeline.consume.entries import asked, fitting
+from pipeline.consume.entries import asked, fitting, require_given
 from pipeline.manifest.types import EntryInfo, TensorInfo
 from pipeline.terminal import say
 
@@ -61,24 +61,27 @@ def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = Fa
     release = Release(arguments, arguments.what)
     release.require_runtime()
     good = run.good(choose.choices(release.variants, found), release.text)
-    _require(release, good[0].variant or "", require)
+    chosen = list(dict.fromkeys(c.variant for c in good[: None if on_all else 1] if c.variant))
+    _require(release, chosen, require)
     jobs = _jobs(release, arguments.function, given, on_reference)
     archive = release.weights()
-    fetched = release.fetch([c.variant for c in good[: None if on_all else 1] if c.variant])
+    fetched = release.fetch(chosen)
     inspect.require_release(fetched.path, release.manifest)
     return Work(jobs, inspect.inspect(fetched.path, digests=False), good, archive)
 
 
-def _require(release: Release, variant: str, kind: str) -> None:
-    """Say how what will run was verified. Raises PipelineError if that is less than `kind`, where one is asked for."""
+def _require(release: Release, variants: Sequence[str], kind: str) -> None:
+    """Say how what will run was verified. Raises PipelineError if that is less than `kind` for any, where one is asked for."""
     from pipeline.consume import evidence, render
 
     testimony = release.testimony(asks=True if kind else None)
-    standing = release.standings(testimony)[variant]
-    evidence.require(standing, kind, release.text, variant)
+    standings = release.standings(testimony)
+    for variant in variants:
+        evidence.require(standings[variant], kind, release.text, variant)
     for line in render.contradiction_lines(testimony):
         say(line)
-    say(f"{variant}: {render.standing_line(standing)}")
+    for variant in variants:
+        say(f"{variant}: {render.standing_line(standings[variant])}")
 
 
 def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]], on_reference: bool) -> list[Job]:
@@ -87,7 +90,9 @@ def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]]
 
     entries = release.manifest.entries
     if given or not on_reference:
-        entry = fitting(asked(entries, function, release.text), given)
+        named = asked(entries, function, release.text)
+        require_given(named, given)
+        entry = fitting(named, given)
         return [Job(entry.function, given, entry.outputs, entry)]
     jobs = []
     for entry in asked(entries, function, release.text) if function else entries:

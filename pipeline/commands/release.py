@@ -52,7 +52,7 @@ class Release:
 
     def require_runtime(self) -> None:
         """Say what is known of the installed runtime with this release: an error, a note or nothing."""
-        name = f"{self.manifest.model.name} {self.manifest.version}"
+        name = f"{self.manifest.model.name}@{self.manifest.version}"
         runtimes.require(name, self.manifest.compiler.version, lambda: self.testimony(None).runtimes(self.artifact), say)
 
     def fetch(self, variants: Sequence[str] | None) -> fetch.Fetched:

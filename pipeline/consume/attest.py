@@ -70,7 +70,7 @@ class Witnessing:
             cases = self._cases(folder)
             files = tuple(self._file(artifact, found, cases, folder / artifact.bundle) for artifact in chosen)
         if not any(file.variants for file in files):
-            what = f"no device here accepts any variant of {self.manifest.model.name} {self.manifest.version}"
+            what = f"no device here accepts any variant of {self.manifest.model.name}@{self.manifest.version}"
             raise PipelineError(what, hint="`vmfb explain` tells why")
         return self._document(files)
 

@@ -87,11 +87,6 @@ class Difference:
     kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     latencies: tuple[Latency, ...] = ()
 
-    @property
-    def is_none(self) -> bool:
-        """Whether both run the same code in the same way."""
-        return not self.changes
-
 
 def of_release(manifest: Manifest, artifact: Artifact, testimony: Testimony, contents: Contents | None = None) -> Side:
     """A release, by one of its files; `contents` is what is in that, where it is here."""

@@ -142,6 +142,14 @@ def _shown(array: Shaped) -> str:
     return f"{'x'.join(map(str, array.shape)) or 'scalar'} {array.dtype}"
 
 
+def require_given(entries: Sequence[Signature], arrays: Sequence[Shaped]) -> None:
+    """Raise PipelineError if no arrays were given to one of these, which all take some."""
+    if not arrays and all(entry.inputs for entry in entries):
+        count = len(entries[0].inputs)
+        what = f"takes {count} input{'s' * (count != 1)}, not 0: give --input for each, x.npy or like 1x37xi64=5"
+        raise PipelineError(what, hint=describe(entries[0].inputs, entries))
+
+
 def _misfit(
     entry: Signature,
     arrays: Sequence[Shaped],

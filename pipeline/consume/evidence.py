@@ -23,10 +23,11 @@ from pipeline.manifest.evidence import (
     VariantProof,
 )
 from pipeline.manifest.types import Artifact, Manifest
-from pipeline.store.base import Source
+from pipeline.store.base import BrokenTransferError, Source
 
 _REQUESTS = 8  # at a time
 _LIMIT = 2000  # documents of one release that are read
+_SIZE = 1 << 20  # bytes of a document: far above any real one
 _CLOCKS = datetime.timedelta(days=1)  # that clocks may differ by
 
 
@@ -109,10 +110,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Testimony:
-    """The documents about a release that count, and why others do not, a sentence for each."""
+    """The documents about a release that count, and why others do not, a sentence for each; and what could not be `unread`."""
 
     documents: tuple[EvidenceDocument, ...]
     refused: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     __test__ = False  # pytest takes it for a test by its name
 
@@ -194,6 +196,8 @@ def misfit(document: EvidenceDocument, manifest: Manifest) -> str:
 
 def admit(data: bytes, sha256: str, manifest: Manifest, where: str) -> EvidenceDocument:
     """The document with these bytes. Raises PipelineError, with the reason, where it does not count."""
+    if len(data) > _SIZE:
+        raise PipelineError(f"has {len(data)} bytes, which no document of evidence has", where=where)
     if sha256_bytes(data) != sha256:
         raise PipelineError("does not have the digest that it is named by: it is damaged, or not whole", where=where)
     document = decode(EvidenceDocument, data, where)
@@ -202,11 +206,17 @@ def admit(data: bytes, sha256: str, manifest: Manifest, where: str) -> EvidenceD
     return document
 
 
+class _Unread(str):
+    """Why a document is not known."""
+
+
 class Gatherer:
     """Finds what a store has about releases; what was read is kept in the cache, for it never changes.
 
-    `note` is told what a user should know.
+    `note` is told what a user should know. `is_away`: the store did not answer, so it was not asked for more.
     """
+
+    is_away = False
 
     def __init__(self, source: Callable[[], Source], store: str, cache: Cache, note: Callable[[str], None]) -> None:
         self._source, self._store, self._cache, self._note = source, store, cache, note
@@ -217,35 +227,50 @@ class Gatherer:
         Not `asks`, or where the store cannot be asked: what was last seen.
         """
         model, version = manifest.model.name, manifest.version
-        known = _index(self._cache.document(self._store, evidence_index_key(model, version)))
-        digests = known
+        kept = self._cache.document(self._store, evidence_index_key(model, version))
+        digests = _index(kept)
         if asks:
             try:
-                digests = _digests(self._source(), model, version)
+                found = _digests(self._source(), model, version)
             except PipelineError as error:
-                self._note(f"what is known of {model} {version} cannot be read now: {error.what}; going by what was last seen")
+                self.is_away = isinstance(error, BrokenTransferError)
+                self._note(f"what is known of {model}@{version} cannot be read now: {error.what}; going by what was last seen")
                 asks = False
-        if digests != known:
-            kept = encode(EvidenceIndex(EVIDENCE_SCHEMA, digests))
-            self._cache.keep(self._store, evidence_index_key(model, version), kept)
-        refused = []
-        if len(digests) > _LIMIT:
-            refused.append(f"{len(digests) - _LIMIT} of {len(digests)} documents were not read: they are too many")
+            else:
+                if kept is None or found != digests:
+                    now = encode(EvidenceIndex(EVIDENCE_SCHEMA, found))
+                    self._cache.keep(self._store, evidence_index_key(model, version), now)
+                digests = found
+        elif kept is None:
+            self._note(f"what witnesses say of {model}@{version} was never read: it is not known here")
         with ThreadPoolExecutor(_REQUESTS) as pool:
             read = list(pool.map(partial(self._read, manifest, asks), digests[:_LIMIT]))
         documents = [*(d for d in read if isinstance(d, EvidenceDocument)), *embedded]
-        refused += [text for text in read if isinstance(text, str)]
-        return Testimony(tuple(documents), tuple(refused))
+        refused = [text for text in read if isinstance(text, str) and not isinstance(text, _Unread)]
+        unread = [text for text in read if isinstance(text, _Unread)]
+        if len(digests) > _LIMIT:
+            unread.append(_Unread(f"{len(digests) - _LIMIT} of {len(digests)} documents are too many"))
+        return Testimony(tuple(documents), tuple(refused), tuple(unread))
+
+    def has_seen(self, manifest: Manifest) -> bool:
+        """Whether the store was ever asked about the release."""
+        return self._cache.document(self._store, evidence_index_key(manifest.model.name, manifest.version)) is not None
 
     def _read(self, manifest: Manifest, asks: bool, sha256: str) -> EvidenceDocument | str:
         key = evidence_key(manifest.model.name, manifest.version, sha256)
         data = self._cache.document(self._store, key)
+        if data is None or sha256_bytes(data) != sha256:
+            if not asks or self.is_away:
+                return _Unread(f"{key}: is not in the cache")
+            try:
+                found = self._source().get(key)
+            except PipelineError as error:
+                self.is_away = self.is_away or isinstance(error, BrokenTransferError)
+                return _Unread(f"{error.where}: {error.what}")
+            if found is None:
+                return f"{key}: is not there"
+            data = found.data
         try:
-            if data is None or sha256_bytes(data) != sha256:
-                found = self._source().get(key) if asks else None
-                if found is None:
-                    return f"{key}: is not there" if asks else f"{key}: is not in the cache"
-                data = found.data
             document = admit(data, sha256, manifest, key)
         except PipelineError as error:
             return f"{error.where}: {error.what}"

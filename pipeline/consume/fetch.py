@@ -64,7 +64,7 @@ def pick(manifest: Manifest, bundle: str = "") -> Artifact:
     """The artifact of `bundle`, or the first. Raises PipelineError for a bundle that the release does not have."""
     artifacts = {a.bundle: a for a in manifest.artifacts}
     if bundle and bundle not in artifacts:
-        what = f"{manifest.model.name} {manifest.version} has no bundle {bundle}"
+        what = f"{manifest.model.name}@{manifest.version} has no bundle {bundle}"
         raise PipelineError(f"{what}: {did_you_mean(bundle, artifacts)}")
     return artifacts[bundle] if bundle else manifest.artifacts[0]
 

@@ -153,7 +153,7 @@ def require_release(path: Path, manifest: Manifest) -> None:
         what = "needs other weights than its manifest names"
     else:
         return
-    release = f"{manifest.model.name} {manifest.version}"
+    release = f"{manifest.model.name}@{manifest.version}"
     raise PipelineError(what, where=str(path), hint=f"the release {release} is damaged: tell who publishes it")
 
 

@@ -189,7 +189,7 @@ def load(
     manifest = resolver.manifest(parse(model))
     artifact = pick(manifest, bundle)
     testimony = resolver.evidence(manifest, asks=True if require else None)
-    name = f"{manifest.model.name} {manifest.version}"
+    name = f"{manifest.model.name}@{manifest.version}"
     runtimes.require(name, manifest.compiler.version, lambda: testimony.runtimes(artifact), warnings.warn)
     found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
     best = found[0] if found else None

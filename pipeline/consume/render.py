@@ -128,7 +128,7 @@ def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
         lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
-    return lines
+    return [plain(line) for line in lines]
 
 
 def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
@@ -186,7 +186,7 @@ def standing_line(standing: Standing) -> str:
     """How a variant was verified, in a line: what nobody ran first, then the strongest and newest that speaks for it."""
     reason = f": {standing.reason}" if standing.reason else ""
     if not standing.right:
-        return f"untested{reason}"
+        return plain(f"untested{reason}")
     missing = f"{', '.join(standing.untested)}: untested{reason}; " if standing.untested else ""
     best = standing.right[0]
     proof, error = best.proof, standing.max_abs_error
@@ -196,14 +196,14 @@ def standing_line(standing: Standing) -> str:
     said = f"{how} {best.place}{lanes}" + (f", max error {error:.1e}" if error is not None else "")
     for scored in standing.accuracy:
         function = f"{scored.function}: " if len(standing.accuracy) > 1 else ""
-        said += plain(f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}")
+        said += f", {function}{accuracy_line(scored.metric, scored.score, scored.reference, scored.evaluator)}"
     if standing.witnesses > 1:
         said += f" (and {standing.witnesses - 1} more, the newest of {standing.newest})"
-    return missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else "")
+    return plain(missing + said + (f" ({proof.reason})" if proof.reason and not standing.untested else ""))
 
 
 def contradiction_lines(testimony: Testimony) -> list[str]:
-    """Variants that somebody saw wrong, and documents that do not count: shown before all else."""
+    """Variants that somebody saw wrong, and documents that do not count or are not known: shown before all else."""
     lines = []
     for bundle, variant, seen in testimony.contradictions:
         others = [
@@ -215,11 +215,16 @@ def contradiction_lines(testimony: Testimony) -> list[str]:
         ]
         right = f"; right on {', '.join(dict.fromkeys(s.place for s in others))}" if others else ""
         lines.append(
-            f"! {variant} of {bundle} is WRONG on {seen.place} ({seen.document.witness.system}, {seen.document.made[:10]}): "
+            f"! {variant} of {bundle} is WRONG on {seen.place} ({_who(seen.document)}, {seen.document.made[:10]}): "
             f"{seen.proof.problem}{right}"
         )
     lines += [f"! this evidence does not count: {text}" for text in testimony.refused]
+    lines += [f"! this evidence could not be read: {text}" for text in testimony.unread]
     return [plain(line) for line in lines]
+
+
+def _who(document: EvidenceDocument) -> str:
+    return f"{document.witness.system}, IREE {document.witness.runtime}"
 
 
 def evidence_lines(testimony: Testimony) -> list[str]:
@@ -227,7 +232,7 @@ def evidence_lines(testimony: Testimony) -> list[str]:
     lines = contradiction_lines(testimony)
     for document in sorted(testimony.documents, key=lambda d: d.made, reverse=True):
         witness = document.witness
-        lines.append(plain(f"{document.made}  {witness.cpu}, {witness.system}, IREE {witness.runtime}, {witness.program}"))
+        lines.append(plain(f"{document.made}  {witness.cpu}, {_who(document)}, {witness.program}"))
         lines += document_lines(document)
     return lines or ["nobody has verified it"]
 
@@ -252,7 +257,7 @@ def document_lines(document: EvidenceDocument) -> list[str]:
 
 
 def _error(proof: VariantProof) -> str:
-    return f"{max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
+    return f"max error {max(f.max_abs_error for f in proof.functions):.1e}" if proof.functions else ""
 
 
 def _seen(proof: VariantProof, document: EvidenceDocument) -> str:
@@ -311,8 +316,11 @@ def _decision(decision: Decision, selected: bool, standing: Standing | None) -> 
     ]
 
 
-def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing]) -> list[str]:
-    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release."""
+def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing], fetch: str) -> list[str]:
+    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release.
+
+    `fetch` is the command that brings code for the device.
+    """
     choice = answer.choice
     device = choice.device
     note = backends.of_device(device).note(device)
@@ -326,7 +334,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:
-        lines.append("  ! that code is not here: `vmfb fetch` for this device brings it")
+        lines.append(f"  ! that code is not here: `{fetch}` brings it")
     if answer.reported and not answer.bug and choice.variant:
         lines.append(f"  ✓ loaded here, the module itself says: {answer.reported}")
     lines += [f"  ! {warning}" for warning in answer.warnings]

@@ -35,7 +35,7 @@ def default_store() -> str:
         return named
     if DEFAULT_STORE.is_dir():
         return str(DEFAULT_STORE)
-    raise PipelineError("no store is named", hint="give --store URL, or set PIPELINE_STORE")
+    raise PipelineError(f"no store is named, and {DEFAULT_STORE} is not here", hint="give --store URL, or set PIPELINE_STORE")
 
 
 class Remote:
@@ -52,6 +52,7 @@ class Remote:
         at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
         self.cached_as = at + self.url
         self.offline = offline
+        self.is_away = False  # it did not answer: what was last seen of it is good enough
         self._source: Source | None = None
 
     @property
@@ -78,6 +79,13 @@ class Resolver:
         self._embedded: dict[tuple[str, str], EvidenceDocument] = {}
         self._digests: dict[tuple[str, str], str] = {}
         self._asked = False
+        self._told: set[str] = set()
+
+    def _tell(self, text: str) -> None:
+        """Note something once."""
+        if text not in self._told:
+            self._told.add(text)
+            self._note(text)
 
     def _where(self, key: str) -> str:
         return f"{self.remote.url}/{key}"
@@ -85,22 +93,30 @@ class Resolver:
     def _moving(self, kind: type[T], key: str, what: str) -> T | None:
         """A document that changes: from the store, or when it cannot be reached as it was last seen."""
         seen = self._cache.document(self.remote.cached_as, key)
-        if not self.remote.offline:
+        if not self.remote.offline and not (self.remote.is_away and seen is not None):
             try:
                 found = self.remote.source.get(key)
             except BrokenTransferError as error:
                 if seen is None:
                     raise
-                self._note(f"{error.where}: {error.what}; going by what it was when last seen")
+                self.remote.is_away = True
+                self._tell(f"{error.where}: {error.what}; going by what it was when last seen")
             else:
                 if found is None:
                     return None
-                document = decode(kind, found.data, self._where(key))
+                document = self._decoded(kind, key, found.data)
                 self._cache.keep(self.remote.cached_as, key, found.data)
                 return document
         if seen is None:
             raise PipelineError(f"{what} is not in the cache", where=self.remote.url, hint="run it without --offline")
         return decode(kind, seen, f"the cache's copy of {key}")
+
+    def _decoded(self, kind: type[T], key: str, data: bytes) -> T:
+        try:
+            return decode(kind, data, self._where(key))
+        except PipelineError as error:
+            hint = error.hint or "it is damaged: `doit publish` to this store makes it again"
+            raise PipelineError(error.what, where=error.where, hint=hint) from error
 
     def index(self) -> Index:
         """What the store holds."""
@@ -231,9 +247,14 @@ class Resolver:
     def evidence(self, manifest: Manifest, asks: bool | None = None) -> Testimony:
         """What witnesses say of a release that was resolved here.
 
-        The store is asked for it if `asks`; by default, if it was asked for the release.
+        The store is asked for it if `asks`; by default, if it was asked for the release, or never for this. Where it has not
+        answered before, it is not asked.
         """
-        gatherer = Gatherer(lambda: self.remote.source, self.remote.cached_as, self._cache, self._note)
+        gatherer = Gatherer(lambda: self.remote.source, self.remote.cached_as, self._cache, self._tell)
         embedded = self._embedded.get((manifest.model.name, manifest.version))
-        asks = (self._asked if asks is None else asks) and not self.remote.offline
-        return gatherer.gather(manifest, asks, [embedded] if embedded else [])
+        if asks is None:
+            asks = self._asked or not gatherer.has_seen(manifest)
+        asks = asks and not self.remote.offline and not self.remote.is_away
+        found = gatherer.gather(manifest, asks, [embedded] if embedded else [])
+        self.remote.is_away = self.remote.is_away or gatherer.is_away
+        return found

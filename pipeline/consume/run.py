@@ -12,7 +12,7 @@ from pipeline import arrays
 from pipeline.arrays import Array
 from pipeline.compare import Tolerance, compare
 from pipeline.consume.choose import Choice, choices, refusal
-from pipeline.consume.entries import asked, fitting
+from pipeline.consume.entries import asked, fitting, require_given
 from pipeline.consume.inspect import Contents
 from pipeline.consume.render import columns
 from pipeline.errors import PipelineError, disk_errors
@@ -28,7 +28,9 @@ def entry_of(contents: Contents, given: Sequence[Array], wanted: str = "") -> tu
     Raises PipelineError with the choices, and where the file says what it takes and that is something else.
     """
     if contents.identity:
-        entry = fitting(asked(contents.identity.entries, wanted, str(contents.path)), given)
+        named = asked(contents.identity.entries, wanted, str(contents.path))
+        require_given(named, given)
+        entry = fitting(named, given)
         return entry.function, entry.outputs
     names = [e.name for e in contents.entries]
     if wanted not in names and (wanted or len(names) != 1):

@@ -36,7 +36,7 @@ def fit(compiler: str, known: Sequence[RuntimeInfo], installed: str) -> Fit:
     """
     bad, good = ([info for info in known if info.works is works] for works in (False, True))
     expected = {_minor(compiler), *(_minor(info.version) for info in good)} - {_minor(info.version) for info in bad}
-    made = f"made for {_ranges(expected or {_minor(compiler)})}"
+    made = f"made for IREE's runtime {_ranges(expected or {_minor(compiler)})}"
     best = _best({compiler, *(info.version for info in good)} - {info.version for info in bad}, compiler)
     hint = f"pip install '{PACKAGE}=={best}'" if best else ""
     works, fails = ([info for info in infos if info.version == installed] for infos in (good, bad))
@@ -51,21 +51,22 @@ def fit(compiler: str, known: Sequence[RuntimeInfo], installed: str) -> Fit:
     return Fit(None, f"{made}; here is {installed}, untested{told}", hint)
 
 
-def require(what: str, compiler: str, known: Callable[[], Sequence[RuntimeInfo]], note: Callable[[str], None]) -> None:
+def require(what: str, compiler: str, known: Callable[[], Sequence[RuntimeInfo]], note: Callable[[str], None]) -> Fit:
     """Raise PipelineError where the installed runtime is known to fail with `what`, a file by the compiler of this version.
 
-    `note` is told where nobody knows. Nothing if no runtime is installed. `known` gives what the file was tried with: it is not
-    asked where the runtime is the compiler's own, which verification has.
+    `note` is told where nobody knows. All is well if no runtime is installed. `known` gives what the file was tried with: it is
+    not asked where the runtime is the compiler's own, which verification has.
     """
     try:
         installed = importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        return
+        return Fit(True)
     found = Fit(True) if installed == compiler else fit(compiler, known(), installed)
     if found.works is False:
         raise PipelineError(f"{what} is {found.text}", hint=found.hint)
     if found.works is None:
         note(f"{what} is {found.text}")
+    return found
 
 
 def require_of_file(contents: Contents, note: Callable[[str], None]) -> None:

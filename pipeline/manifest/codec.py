@@ -32,6 +32,8 @@ _SCHEMAS = {
     EvidenceIndex: EVIDENCE_SCHEMA,
 }
 
+# Of tools, drivers and machines these are the words: they are escaped. In all other texts is nothing that has to be.
+_SAID = frozenset(("reason", "problem", "notes", "how", "device", "driver", "program", "system", "cpu"))
 _VERSION_DIGITS = {1: 12, 2: 12, 3: 12}  # of derived versions; later ones have 32
 
 
@@ -94,18 +96,18 @@ def _union(type_: Any) -> tuple[Any, ...]:
 
 
 @functools.cache  # a document may have a million objects of a type
-def _reader(type_: Any, lenient: bool = False) -> Callable[[Any], Any]:
-    """What makes a `type_` of a value. `lenient`: keys that are not known are passed over."""
+def _reader(type_: Any, lenient: bool = False, said: bool = False) -> Callable[[Any], Any]:
+    """What makes a `type_` of a value. `lenient`: keys that are not known are passed over. `said`: its text is escaped."""
     if dataclasses.is_dataclass(type_):
         return _object_reader(type_, lenient)
     if typing.get_origin(type_) is tuple:
-        return _list_reader(_reader(typing.get_args(type_)[0], lenient))
-    return functools.partial(_scalar, _union(type_))
+        return _list_reader(_reader(typing.get_args(type_)[0], lenient, said))
+    return functools.partial(_scalar, _union(type_), said)
 
 
 def _object_reader(type_: Any, lenient: bool) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(type_)
-    readers = {key: _digest if key == "sha256" else _reader(hint, lenient) for key, hint in hints.items()}
+    readers = {key: _digest if key == "sha256" else _reader(hint, lenient, key in _SAID) for key, hint in hints.items()}
 
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -141,7 +143,7 @@ def _list_reader(item: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return read
 
 
-def _scalar(choices: tuple[type, ...], value: Any) -> Any:
+def _scalar(choices: tuple[type, ...], said: bool, value: Any) -> Any:
     if float in choices and type(value) is int and abs(value) < 1 << 1000:
         return float(value)
     if type(value) not in choices:
@@ -150,13 +152,15 @@ def _scalar(choices: tuple[type, ...], value: Any) -> Any:
         raise MisfitError("must not be negative" if value < 0 else f"must not be above {NUMBER_LIMIT}")
     if type(value) is float and not math.isfinite(value):
         raise MisfitError(f"{value} is no number here")
+    if type(value) is str and said:
+        return plain(value)
     if type(value) is str and not is_plain(value):
         raise MisfitError(f"{value!r:.100} has characters that cannot be shown")
     return value
 
 
 def _digest(value: Any) -> str:
-    text: str = _scalar((str,), value)
+    text: str = _scalar((str,), False, value)
     if not DIGEST.fullmatch(text):
         raise MisfitError(f"{text!r:.100} is no SHA-256")
     return text
@@ -164,13 +168,22 @@ def _digest(value: Any) -> str:
 
 def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | None:
     """What a manifest of an older schema, the bytes `data`, says itself of how its variants were verified; None for a newer
-    one."""
+    one. Raises PipelineError where that is not as it should be."""
     value = json.loads(data)
     if value["schema"] >= MANIFEST_SCHEMA:
         return None
-    value = upgraded(value, 3)
+    where = f"the evidence in the manifest of {manifest.model.name} {manifest.version}"
+    try:
+        said = _embedded(upgraded(value, 3), manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise PipelineError(f"is damaged: {type(error).__name__}: {error}", where=where) from error
+    return decode(EvidenceDocument, json.dumps(said).encode(), where)
+
+
+def _embedded(value: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """What a manifest of schema 3 says of its evidence, as a document."""
     runtimes = [e["runtime"] for a in value["artifacts"] for v in a["variants"] for e in v["evidence"]]
-    said = {
+    return {
         "schema": EVIDENCE_SCHEMA,
         "model": manifest.model.name,
         "reference": reference_digest(manifest),
@@ -187,7 +200,6 @@ def embedded_evidence(data: bytes, manifest: Manifest) -> EvidenceDocument | Non
             for artifact in value["artifacts"]
         ],
     }
-    return decode(EvidenceDocument, json.dumps(said).encode(), "the evidence in the manifest")
 
 
 def decode(type_: type[T], data: bytes, where: str) -> T:

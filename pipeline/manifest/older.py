@@ -73,5 +73,7 @@ def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
         kept = found.setdefault(json.dumps(same, sort_keys=True), {**proof, "functions": []})
         if said["kind"] != "untested":
             numbers = {key: said[key] or 0.0 for key in measured}
+            if said["of_tolerance"] is None:  # which the first schema did not say: at most all of it, for it was right
+                numbers["of_tolerance"] = 1.0
             kept["functions"].append({"function": said["function"], "draws": max(said["draws"], 1), **numbers})
     return list(found.values())

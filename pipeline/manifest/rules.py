@@ -24,7 +24,7 @@ from pipeline.names import is_file_name, is_name, is_version
 
 NUMBER_LIMIT = (1 << 63) - 1  # what files, disks and other programs can count
 DIGEST = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 class MisfitError(Exception):
@@ -130,6 +130,8 @@ def _check_index(index: Index) -> None:
 def _check_evidence(evidence: EvidenceDocument) -> None:
     """That kinds are kinds, and that what is called right is within its limit."""
     _require(bool(_TIME.fullmatch(evidence.made)), "made", f"{evidence.made!r:.100} is no time such as 2026-01-31T12:00:00Z")
+    own = evidence.witness.runtime  # which people are told to install
+    _require(not own or is_version(own), "witness.runtime", f"{own!r:.100} is no version")
     for i, file in enumerate(evidence.files):
         for j, runtime in enumerate(file.runtimes):
             _require(is_version(runtime.version), f"files[{i}].runtimes[{j}].version", f"{runtime.version!r:.100} is no version")

@@ -39,9 +39,16 @@ def _policy(fields: Fields) -> Policy:
     )
 
 
+def _written(fields: Fields, key: str) -> str:
+    """The text of a key, also where YAML reads a number: that is refused with what it should be."""
+    fields.known.add(key)
+    value = fields.data.get(key)
+    return "" if value is None else str(value).strip()
+
+
 def _part(fields: Fields, key: str) -> float | None:
     """A part such as `10%`, as 0.1."""
-    text = fields.text(key, "")
+    text = _written(fields, key)
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text)
     if text and not match:
         fields.problem(key, f"must be a part such as 10%, not {text!r}")
@@ -50,7 +57,7 @@ def _part(fields: Fields, key: str) -> float | None:
 
 def _factor(fields: Fields, key: str) -> float | None:
     """A factor such as `2x`, of 1 or more."""
-    text = fields.text(key, "")
+    text = _written(fields, key)
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?x", text)
     if text and (not match or float(match[1]) < 1):
         fields.problem(key, f"must be a factor of 1 or more, such as 2x, not {text!r}")

@@ -396,6 +396,9 @@ class Model:
         return [f"{entry.function} {entry.tolerance!r} {entry.constant}" for entry in self.entries]
 
 
+OTHERS = ""  # the bundles of a store's releases that are under no name here, or no longer
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything under `targets/`, by name, each mapping in alphabetical order."""
@@ -406,6 +409,7 @@ class Spec:
     policy: Mapping[str, Policy] = field(default_factory=dict)
 
     def policies(self, channel: str) -> dict[str, Policy]:
-        """What the channel asks of the files of each bundle, of those of which it asks anything."""
+        """What the channel asks of the files of each bundle, of those of which it asks anything; and of OTHERS."""
         found = {name: bundle.policy.get(channel) or self.policy.get(channel) for name, bundle in self.bundles.items()}
+        found[OTHERS] = self.policy.get(channel)
         return {name: policy for name, policy in found.items() if policy}

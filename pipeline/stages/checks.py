@@ -99,7 +99,7 @@ class Check:
     origin: Origin | None = None
     baseline: str = ""  # the variant whose outputs are the reference, if one's are
     _references: dict[Path, list[Array]] = field(default_factory=dict, compare=False)
-    _runs: dict[tuple[str, str, int], tuple[Run, str]] = field(default_factory=dict, compare=False)
+    _runs: dict[tuple[str, str, int], tuple[Run, str, Path]] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> Path:
@@ -156,11 +156,11 @@ def asked_again(once: Callable[[], Run], device: Device) -> Run:
     return once() if ran.error and not ran.slow and not ran.crashed and device.software else ran
 
 
-def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run, str]:
-    """`run`, or how the same file ran on this device before, with the name that it ran by."""
+def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run, str, Path]:
+    """`run`, or how the same file ran on this device before, with the name that it ran by and the folder that it ran in."""
     key = (sha256_file(module), device.uri, backends.subgroup_size(device))
     if key not in check._runs:
-        check._runs[key] = (run(check, module, device, name), name)
+        check._runs[key] = (run(check, module, device, name), name, check.folder)
     return check._runs[key]
 
 
@@ -212,13 +212,13 @@ def _measured(check: Check, results: Sequence[Comparison], ran: Run) -> tuple[Me
     return tuple(found)
 
 
-def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name: str) -> Result:
-    """What the run called `name` says of the variant."""
+def judge(check: Check, variant: str, kind: str, device: Device, ran: Run, name: str, folder: Path | None = None) -> Result:
+    """What the run called `name` says of the variant; `folder` is where it ran, if not in the check's own."""
     if ran.slow:
         return Evidence(variant, "untested", reason=f"{ran.error} ({place(kind, device)}): too slow for this device")
     if ran.error:
         return Failure(variant, place(kind, device), ran.error)
-    found = tuple(devices.outputs(check.folder, name, number) for number in range(ran.done))
+    found = tuple(devices.outputs(folder or check.folder, name, number) for number in range(ran.done))
     results, problem, number = _compared(check, found)
     if ran.spoiled:
         problem = f"writes over its inputs, for {ran.spoiled} of {ran.done} sets of test data: a fault of IREE"

@@ -4,8 +4,8 @@ one."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.consume.cache import Cache
@@ -13,11 +13,11 @@ from pipeline.consume.diff import difference, of_release
 from pipeline.consume.evidence import Gatherer, Standing, Testimony
 from pipeline.consume.render import difference_lines, size
 from pipeline.errors import PipelineError
-from pipeline.layout import channel_key
-from pipeline.manifest.codec import decode
+from pipeline.layout import release_key
+from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import Artifact, Channel, Manifest
-from pipeline.spec.types import Policy
+from pipeline.spec.types import OTHERS, Policy
 from pipeline.store.base import Store
 
 _EXACT = 0.01  # of a tolerance: what uses less of it is as exact as can be
@@ -49,33 +49,50 @@ class Stop:
     clause: str
     what: str
 
+    @property
+    def helps(self) -> bool:
+        """Whether more evidence may be all that it takes."""
+        return not self.clause.startswith(("larger", "no variant"))
+
     def __str__(self) -> str:
         subject = f"{self.bundle}, {self.variant}" if self.variant else self.bundle
         return f"{subject}: {self.what} ({self.clause})"
 
 
-def present(store: Store, model: str, channel: str) -> Release | None:
-    """The release that the channel points to; None where there is none, or none that this program can read."""
+def present(store: Store, pointer: Channel | None) -> Release | None:
+    """The release that a channel points to; None where there is none, or none that this program can read.
+
+    Raises PipelineError where the store does not answer: then it is not known what to compare with.
+    """
+    found = store.get(pointer.manifest.name) if pointer else None
+    if found is None:
+        return None
     try:
-        pointer = store.get(channel_key(model, channel))
-        found = store.get(decode(Channel, pointer.data, store.url).manifest.name) if pointer else None
-        return gathered(store, decode(Manifest, found.data, store.url)) if found else None
+        manifest = decode(Manifest, found.data, store.url)
+        embedded_evidence(found.data, manifest)
     except PipelineError:
         return None
+    return gathered(store, manifest)
 
 
-def gathered(store: Store, manifest: Manifest, note: Callable[[str], None] = lambda _: None) -> Release:
-    """The release with all evidence that the store has."""
+def gathered(store: Store, manifest: Manifest) -> Release:
+    """The release with all evidence that the store has, and what its own manifest says if that is of an older schema."""
+    key = release_key(manifest.model.name, manifest.version)
+    found = store.get(key)
+    own = embedded_evidence(found.data, manifest) if found else None
+    notes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        return Release(manifest, Gatherer(lambda: store, store.url, Cache(Path(folder)), note).gather(manifest))
+        gatherer = Gatherer(lambda: store, store.url, Cache(Path(folder)), notes.append)
+        testimony = gatherer.gather(manifest, embedded=[own] if own else [])
+    return Release(manifest, replace(testimony, unread=(*testimony.unread, *notes)))
 
 
 def stops(policies: Mapping[str, Policy], release: Release, before: Release | None) -> list[Stop]:
-    """What keeps the channel from moving to `release`, if it points to `before` now. `policies` are those of bundles."""
+    """What keeps the channel from moving to `release`, if it points to `before` now. `policies`: see `Spec.policies`."""
     found: list[Stop] = []
     old = {artifact.bundle: artifact for artifact in before.manifest.artifacts} if before else {}
     for artifact in release.manifest.artifacts:
-        if policy := policies.get(artifact.bundle):
+        if policy := policies.get(artifact.bundle) or policies.get(OTHERS):
             known = release.standings(artifact)
             found += [stop for name, standing in known.items() for stop in _seen(artifact.bundle, name, standing, policy)]
             if before and artifact.bundle in old and before.manifest.version != release.manifest.version:
@@ -118,15 +135,27 @@ def _compared(policy: Policy, release: Release, artifact: Artifact, before: Rele
 
 
 def require(policies: Mapping[str, Policy], release: Release, before: Release | None, channel: str, store: Store) -> None:
-    """Raise PipelineError, with every clause that stops it, if the channel may not move to the release."""
+    """Raise PipelineError, with every clause that stops it, if the channel may not move to the release.
+
+    What could not be read may say anything: it stops whatever has a policy.
+    """
+    for one in [one for one in (release, before) if one] if policies else ():
+        if unread := one.testimony.unread:
+            what = f"evidence of {one.name} cannot be read, so the channel {channel} does not move: {unread[0]}"
+            raise PipelineError(what, where=store.url, hint="run the same command again, or see who may read it")
     if found := stops(policies, release, before):
         told = "".join(f"\n  {stop}" for stop in found)
         model, version = release.manifest.model.name, release.manifest.version
+        seen = (
+            f"`vmfb attest {release.name}` on machines that have the devices, then "
+            f"`doit promote model={model} version={version} channel={channel}`"
+        )
+        steps = [seen] if any(stop.helps for stop in found) else []
+        steps += ["or `untested: allowed` in the policy"] if any(stop.clause == "untested: refused" for stop in found) else []
         raise PipelineError(
             f"{release.name} is in {store.url}, and the channel {channel} does not move to it:{told}",
             where="targets/policy.yaml",
-            hint=f"`vmfb attest {release.name}` on machines that have the devices, then "
-            f"`doit promote model={model} version={version} channel={channel}`",
+            hint="; ".join(steps) or "the release differs by more than the policy allows",
         )
 
 

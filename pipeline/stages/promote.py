@@ -10,6 +10,7 @@ from pipeline.consume.reference import Reference
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError
 from pipeline.files import write
+from pipeline.manifest.types import Channel
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, publish
 from pipeline.store.documents import list_evidence
@@ -19,12 +20,17 @@ from pipeline.store.open import open_store
 def run(url: str, model: str, version: str, channel: str, policies: Mapping[str, Policy], folder: Path) -> None:
     """Move the channel of the store at `url`; `report.txt` into `folder`. Raises PipelineError with the clauses that stop it."""
     if not model or not version:
-        raise PipelineError("says which release", hint="doit promote model=NAME version=VERSION channel=stable")
+        raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
     store = open_store(url)
     manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
-    release, before = policy.gathered(store, manifest), policy.present(store, model, channel)
-    policy.require(policies, release, before, channel, store)
-    list_evidence(store, model, version)  # witnesses may not have been allowed to
-    moved = publish.move(store, manifest, channel)
-    lines = [f"{release.name} is {channel} in {store.url}" + ("" if moved else ", as it was"), *policy.told(release, before)]
+    differs: list[str] = []
+
+    def allowed(pointer: Channel | None) -> None:
+        release, before = policy.gathered(store, manifest), policy.present(store, pointer)
+        policy.require(policies, release, before, channel, store)
+        list_evidence(store, model, version)  # witnesses may not have been allowed to
+        differs[:] = policy.told(release, before)
+
+    moved = publish.move(store, manifest, channel, allowed)
+    lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *differs]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())

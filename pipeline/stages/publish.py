@@ -42,7 +42,7 @@ def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
         return False
     if existing.data != data:
         raise PipelineError(
-            f"{manifest.model.name} {manifest.version} is published already, with other content",
+            f"{manifest.model.name}@{manifest.version} is published already, with other content",
             where=f"{store.url}/{key}",
             hint="releases never change: publish this one under another version",
         )
@@ -58,16 +58,18 @@ def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     return False
 
 
-def _move_channel(store: Store, channel: Channel) -> bool:
+def _move_channel(store: Store, channel: Channel, allowed: Callable[[Channel | None], None]) -> bool:
     key = channel_key(channel.model, channel.channel)
 
     def wanted(current: Object | None) -> bytes:
+        before = None
         if current is not None:
             try:
-                decode(Channel, current.data, f"{store.url}/{key}")
+                before = decode(Channel, current.data, f"{store.url}/{key}")
             except PipelineError as error:
                 hint = error.hint or "remove that object and publish again: a channel is only a pointer"
                 raise PipelineError(error.what, where=error.where, hint=hint) from error
+        allowed(before)  # asked again where another moves it meanwhile
         return encode(channel)
 
     return swap(store, key, wanted)
@@ -132,12 +134,12 @@ def publish(
     version: str = "",
     channel: str = "latest",
     note: Callable[[str], None] = lambda _: None,
-    allowed: Callable[[Manifest], Sequence[str]] = lambda _: (),
+    allowed: Callable[[Manifest, Channel | None], Sequence[str]] = lambda _, __: (),
 ) -> dict[str, object]:
     """Publish the package to `store` under `version` (default: the one derived from its content). Returns the receipt.
 
-    When all but the channel is in the store, `allowed` is asked: it says what differs, or raises what keeps the channel from
-    moving.
+    When all but the channel is in the store, `allowed` is asked, with what the channel is then: it says what differs, or raises
+    what keeps the channel from moving.
 
     Publishing the same again sends nothing. A kill at any moment leaves either no release or a whole one.
     """
@@ -160,12 +162,17 @@ def publish(
             sent += 1
     created = _create_manifest(store, manifest, data)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
-    differs = allowed(manifest)
-    moved = move(store, manifest, channel)
+    differs: list[str] = []
+
+    def asked(before: Channel | None) -> None:
+        differs[:] = allowed(manifest, before)
+
+    moved = move(store, manifest, channel, asked)
     key = release_key(manifest.model.name, manifest.version)
     return {
         "store": store.url,
         "release": f"{manifest.model.name}@{manifest.version}",
+        "channel": channel,
         "objects": [
             f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence, channel_key(manifest.model.name, channel))
         ],
@@ -176,11 +183,19 @@ def publish(
     }
 
 
-def move(store: Store, manifest: Manifest, channel: str) -> bool:
-    """Point the channel at a release that is in the store; whether it pointed elsewhere."""
-    key, data = release_key(manifest.model.name, manifest.version), encode(manifest)
+def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Channel | None], None] = lambda _: None) -> bool:
+    """Point the channel at a release that is in the store; whether it pointed elsewhere. `allowed` is asked with what the
+    channel is just before it moves, and raises what keeps it from that.
+
+    By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
+    """
+    key = release_key(manifest.model.name, manifest.version)
+    found = store.get(key)
+    if found is None or decode(Manifest, found.data, f"{store.url}/{key}") != manifest:
+        raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
+    data = found.data
     pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
-    moved = _move_channel(store, pointer)
+    moved = _move_channel(store, pointer, allowed)
     _update_index(store, pointer)
     return moved
 
@@ -193,8 +208,8 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     record.require_intact(package)
     store = open_store(url)
 
-    def allowed(manifest: Manifest) -> Sequence[str]:
-        before, release = policy.present(store, manifest.model.name, channel), policy.gathered(store, manifest)
+    def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
+        before, release = policy.present(store, pointer), policy.gathered(store, manifest)
         policy.require(policies, release, before, channel, store)
         return policy.told(release, before)
 

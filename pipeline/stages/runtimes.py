@@ -70,7 +70,7 @@ def run(url: str, models: Sequence[str], folder: Path) -> None:
         files += [_File(manifest, channels, artifact, testimony.runtimes(artifact)) for artifact in manifest.artifacts]
     lacking = [f"not tried with {runtime.version}: {runtime.problem}" for runtime in found if runtime.problem]
     lines = [line for file in files for line in (file.title, *(f"  {line}" for line in runtime_lines(file.known)))]
-    write(folder / "report.txt", "".join(f"{line}\n" for line in [*notes, *lines, *lacking]).encode())
+    write(folder / "report.txt", "".join(f"{line}\n" for line in [*dict.fromkeys(notes), *lines, *lacking]).encode())
     if any(file.broken for file in files):
         raise _broken([file for file in files if file.broken], models, folder)
 

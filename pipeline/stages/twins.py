@@ -53,10 +53,12 @@ def _one(check: Check, variant: Variant, target: Executable, device: Device, lan
     try:
         twin = compile_stage.compile_targets(source, folder, check.bundle, [replace(target, name=TWIN)], lanes, narrow)
     except PipelineError as error:
-        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin does not compile: {error.what}")
+        return Evidence(
+            target.name, "untested", reason=f"no device of the build takes it, and its twin does not compile: {error.what}"
+        )
     decision = decide([twin.variants[0].gated], device.facts)[0]
     if not decision.accepted:
-        return Evidence(target.name, "untested", reason=f"no device here takes it, and its twin {decision.reason}")
+        return Evidence(target.name, "untested", reason=f"no device of the build takes it, and its twin {decision.reason}")
     result = judge(check, target.name, "twin", device, *run_once(check, folder / "module.vmfb", device, name))
     mine, other = matrix_kernels(check.module, variant), matrix_kernels(folder / "module.vmfb", twin.variants[0])
     if isinstance(result, Evidence) and result.kind == "twin" and mine > other:

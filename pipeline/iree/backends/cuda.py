@@ -47,7 +47,7 @@ class Cuda(Backend):
     queries: ClassVar[Mapping[str, frozenset[str]]] = {"cuda.device": frozenset([_MAJOR, _MINOR])}
     driver = "cuda"
     words = ("cuda",)
-    absent = "this machine has no NVIDIA GPU with a CUDA driver, and nothing plays one"
+    absent = "the build had no NVIDIA GPU with a CUDA driver, and nothing plays one"
     without_cpu_code = "There is no CPU code in it: only an NVIDIA GPU with a CUDA driver runs it."
 
     def flags(self, device: str) -> list[str]:

@@ -42,7 +42,7 @@ class Hip(Backend):
     told: ClassVar[Mapping[str, frozenset[str]]] = {_CATEGORY: _ARCHITECTURES}
     driver = "hip"
     words = ("hip", "rocm")
-    absent = "this machine has no AMD GPU with ROCm, and nothing plays one"
+    absent = "the build had no AMD GPU with ROCm, and nothing plays one"
     without_cpu_code = "There is no CPU code in it: only an AMD GPU of its very architecture with ROCm runs it."
 
     def flags(self, device: str) -> list[str]:

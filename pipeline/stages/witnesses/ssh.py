@@ -30,12 +30,11 @@ _OF_SSH, _NO_COMMAND = 255, 127
 def ask(address: SshAddress, job: Job, folder: Path, seconds: float) -> Heard:
     """Let the machine attest the job; its answer as it came and a log go into `folder`, which is made.
 
-    Raises PipelineError only where this run is interrupted, or this machine has no ssh.
+    Raises PipelineError only where this run is interrupted, or this machine lacks ssh, or sh or tar, as Windows does.
     """
-    if not shutil.which("ssh"):
-        raise PipelineError(
-            "witnesses are asked by ssh, which is not installed", where=VARIABLE, hint="apt install openssh-client"
-        )
+    if lacking := [program for program in ("ssh", "sh", "tar") if not shutil.which(program)]:
+        hint = "apt install openssh-client" if lacking == ["ssh"] else ""
+        raise PipelineError(f"witnesses are asked by ssh, and there is no {', '.join(lacking)} here", where=VARIABLE, hint=hint)
     with disk_errors(str(folder)):
         folder.mkdir()
     answer, log = folder / "answer", folder / "log"

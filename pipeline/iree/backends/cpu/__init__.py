@@ -108,7 +108,7 @@ class Cpu(Backend):
     }
     queries = QUERIES
     driver = "local-task"
-    absent = "no CPU of its architecture is here"
+    absent = "the build had no CPU of its architecture"
     words = ("local", "local-task")
     is_cpu = True
     profiled = "host-execution,executable-metadata"  # it refuses the events of devices that have a clock of their own

@@ -113,7 +113,7 @@ class Vulkan(Backend):
     queries = QUERIES
     driver = "vulkan"
     words = ("vulkan",)
-    absent = "this machine has no Vulkan device; lavapipe is one (Debian: apt-get install mesa-vulkan-drivers libvulkan1)"
+    absent = "the build had no Vulkan device; lavapipe is one (Debian: apt-get install mesa-vulkan-drivers libvulkan1)"
     without_cpu_code = "There is no CPU code in it: where it runs, a Vulkan driver runs it, perhaps a software one."
 
     def flags(self, device: str) -> list[str]:
