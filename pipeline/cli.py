@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from pipeline import __version__
 from pipeline.consume import facts
 from pipeline.errors import PipelineError
 from pipeline.manifest.evidence import KINDS
+from pipeline.plain import plain_lines
 from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
 
 
@@ -109,8 +111,17 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.set_defaults(module="profile")
 
 
+class _Parser(argparse.ArgumentParser):
+    """What it says of arguments is said as all else is."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message("\n".join(plain_lines(message or "")), file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why"
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("list", help="the models of a store")
@@ -154,8 +165,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
-    arguments = _parser().parse_args(argv)
     prepare_streams()
+    arguments = _parser().parse_args(argv)
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
@@ -166,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             with suppress(BrokenPipeError, PipelineError):
                 flush()
-        say(f"error: {error}")
+        say(*f"error: {error}".split("\n"))
         return 1
     except BrokenPipeError:
         give_up_output()  # nothing more can be said there

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
 from doit.dependency import DatabaseException, FileChangedChecker, SqliteDB
 
 from pipeline.files import sha256_file
+from pipeline.terminal import say
 
 
 class Database(SqliteDB):  # type: ignore[misc]  # doit is untyped
@@ -20,7 +20,7 @@ class Database(SqliteDB):  # type: ignore[misc]  # doit is untyped
         try:
             super().__init__(name, *arguments, **options)
         except (DatabaseException, sqlite3.DatabaseError):
-            print(f"note: {name} was damaged and is begun anew; what is built is looked at again", file=sys.stderr)
+            say(f"note: {name} was damaged and is begun anew; what is built is looked at again")
             Path(name).unlink()
             super().__init__(name, *arguments, **options)
 
@@ -30,7 +30,7 @@ class Database(SqliteDB):  # type: ignore[misc]  # doit is untyped
             super().dump()
         except sqlite3.OperationalError as error:
             self._conn.close()
-            print(f"note: what is up to date could not be saved ({error}); the next run will look again", file=sys.stderr)
+            say(f"note: what is up to date could not be saved ({error}); the next run will look again")
 
 
 class Checker(FileChangedChecker):  # type: ignore[misc]  # doit is untyped

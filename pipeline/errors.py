@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pipeline import platforms
+from pipeline.plain import plain, plain_lines, without_secrets
 
 _DENIED = "check the owner and permissions of that folder"
 if not platforms.OPEN_FILES_CAN_GO:
@@ -16,12 +17,14 @@ class PipelineError(Exception):
     """A mistake or failure the user can act on. `where` is a file, task or URL; `hint` is the next step."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(what)
-        self.what, self.where, self.hint = what, where, hint
+        self.what, self.where, self.hint = map(without_secrets, (what, where, hint))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}\n  → {self.hint}" if self.hint else head
+        """For people: its own lines, and nothing that a terminal obeys."""
+        head = f"{plain(self.where)}: " if self.where else ""
+        said = "\n".join(plain_lines(self.what))
+        return f"{head}{said}\n  → {plain(self.hint)}" if self.hint else f"{head}{said}"
 
 
 class DeniedError(PipelineError):

@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import IO
 
 from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
+
+# What zipfile raises for an archive that is damaged, or encrypted, or packed in a way that it does not know.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 
 _CHUNK = 1 << 20
 _BLOCK = 1 << 16  # NTFS has holes of no less

@@ -151,7 +151,7 @@ def execute(
         result = output.open("wb") if output else said
     try:
         with disk_errors(str(log)):
-            said.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode())
+            said.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode(errors="backslashreplace"))
             said.flush()
         process = _spawn(words, source or subprocess.DEVNULL, result, said, {**os.environ, **(env or {})}, pass_fds, log)
         try:

@@ -17,11 +17,12 @@ from doit.reporter import ConsoleReporter
 
 from pipeline import activity, process
 from pipeline.accuracy import text
-from pipeline.consume.entries import plain
 from pipeline.layout import stamp
 from pipeline.manifest.evidence import KINDS
+from pipeline.plain import plain, plain_lines
 from pipeline.snapshot import Snapshot
 from pipeline.stages.witnesses import answers
+from pipeline.terminal import say
 
 _HEARTBEAT = 30.0
 _COLUMNS = 120  # of a terminal that does not say how wide it is
@@ -51,7 +52,7 @@ class _StatusLine:
 
     def say(self, text: str) -> None:
         with self._lock:
-            self._out.write(("\r\x1b[K" if self._live else "") + text + "\n")
+            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(plain_lines(text)) + "\n")
             self._out.flush()
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class _StatusLine:
     def _draw(self) -> None:
         while not self._stop.wait(0.2 if self._live else _HEARTBEAT):
             with self._lock:
-                text = self._text()
+                text = plain(self._text())
                 if text:
                     width = (os.get_terminal_size(self._out.fileno()).columns or _COLUMNS) if self._live else 500
                     self._out.write(f"\r\x1b[K  {text}"[: width + 4] if self._live else f"  still at work: {text}\n")
@@ -120,7 +121,7 @@ def told(verified: Path) -> list[str]:
             place = proof.driver or proof.device if proof.kind != "untested" else f"untested ({proof.reason})"
             seen.setdefault(place, []).append(proof.variant)
         said = "; ".join(f"{', '.join(names)}: {place}" for place, names in seen.items())
-        lines.append(plain(f"witness {heard.witness}: {said or heard.problem}"))
+        lines.append(plain(f"witness {heard.witness}: {said or heard.problem}"))  # a line, whatever a witness says
     return lines
 
 
@@ -143,6 +144,10 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
     return rows
 
 
+def _write(*lines: str) -> None:
+    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+
+
 def left_out(name: str, folder: Path) -> list[str]:
     """Which targets a file is without, and why, in whole sentences: one for targets with the same reason."""
     reasons: dict[str, list[str]] = {}
@@ -153,6 +158,7 @@ def left_out(name: str, folder: Path) -> list[str]:
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
     """`rows` under headings, columns aligned, lines cut at `width`."""
+    rows = [tuple(map(plain, row)) for row in rows]
     rows = [("model / bundle", "variant", "verified", "max error (of allowed)", "code", "seconds", "where, or why not"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
@@ -216,7 +222,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         """Called at the end, interrupted or not."""
         self._line.close()
         for message in self.runtime_errors:
-            sys.stderr.write(f"error: {message}\n")
+            say(*plain_lines(f"error: {message}"))
         if self._ran:
             self._table()
         seconds = time.monotonic() - self._started
@@ -263,10 +269,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         if rows:
             width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
-            sys.stdout.write("\n" + render(rows, width) + "\n" + "".join(f"{line}\n" for line in lacks) + "\n")
+            _write("", *render(rows, width).split("\n"), *(line for lack in lacks for line in lack.split("\n")), "")
         sys.stdout.write(self._code())
         for name, task in self._tasks.items():
             if name.startswith("publish:") and name in self._seconds:
                 receipt = json.loads(Path(task.targets[0]).read_text())
-                sys.stdout.write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}\n")
-                sys.stdout.write("".join(f"  {line}\n" for line in receipt["differs"]))
+                _write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}")
+                _write(*(f"  {line}" for line in receipt["differs"]))

@@ -22,8 +22,9 @@ from pipeline import __version__, activity, process
 from pipeline.errors import PipelineError
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
-from pipeline.names import did_you_mean
+from pipeline.names import did_you_mean, whole_number
 from pipeline.plan import GROUPS, Step
+from pipeline.terminal import prepare_streams, say
 
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
 
@@ -163,9 +164,10 @@ def variables(**defaults: str) -> dict[str, str]:
 
 def positive(text: str, name: str) -> int:
     """The number that the variable `name` of the command line gives."""
-    if not text.isdecimal() or not int(text):
-        raise PipelineError(f"{name}={text} is no number of things: give 1 or more")
-    return int(text)
+    number = whole_number(text)
+    if not number:
+        raise PipelineError(f"{name}={text:.100} is no number of things: give 1 or more")
+    return number
 
 
 def decided(text: str, name: str) -> bool:
@@ -178,8 +180,9 @@ def decided(text: str, name: str) -> bool:
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
     """Print a PipelineError raised while tasks are made, and leave with exit code 3."""
+    prepare_streams()
     try:
         yield
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(*f"error: {error}".split("\n"))
         raise SystemExit(3) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -15,10 +16,20 @@ from typing import Any
 
 from pipeline import platforms
 from pipeline.errors import PipelineError
+from pipeline.plain import plain, plain_lines
+
+
+class _PlainFormatter(logging.Formatter):
+    """A log's lines as all others: see `say`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(plain_lines(super().format(record)))
 
 
 def prepare_streams() -> None:
     """Text that a terminal's encoding lacks, or a name that is no text, is no reason to fail. Nor is a closed standard error."""
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_PlainFormatter())
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # or print would take standard output
     for stream in (sys.stdout, sys.stderr):
@@ -27,15 +38,20 @@ def prepare_streams() -> None:
             stream.reconfigure(encoding=platforms.TEXT_ENCODING, errors=errors)
 
 
-def say(text: str) -> None:
-    """Tell a person: on standard error."""
-    print(text, file=sys.stderr)
+def say(*lines: str) -> None:
+    """Tell a person: on standard error. What is in a line stays there, and moves, colours and hides nothing."""
+    print("\n".join(map(plain, lines)), file=sys.stderr)
 
 
-def put(text: object) -> None:
-    """Print a result: on standard output. Raises PipelineError if it cannot be written to."""
+def put(*lines: object) -> None:
+    """Print a result: on standard output, each line as `say` does. Raises PipelineError if it cannot be written to."""
     with _output_errors():
-        print(text)
+        print("\n".join(plain(str(line)) for line in lines))
+
+
+def put_document(text: str) -> None:
+    """Print JSON, whose own line feeds are all that it has."""
+    put(*text.rstrip("\n").split("\n"))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
+from pipeline.plain import plain, without_secrets
+
 _FILES = {
     "missing_target": "it has not made {}, or that was removed",
     "changed_file_dep": "{} changed",
@@ -32,7 +34,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = without_secrets(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
@@ -68,7 +70,7 @@ class Explain(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
             self.outstream.write(f"{task.name}: up to date\n")
             return
         will_run.add(task.name)
-        self.outstream.write(f"{task.name}: would run\n" + "".join(f"  - {reason}\n" for reason in reasons))
+        self.outstream.write(f"{task.name}: would run\n" + "".join(f"  - {plain(reason)}\n" for reason in reasons))
 
     def _reasons(self, task: Any, tasks: Mapping[str, Any]) -> Iterator[str]:
         status = self.dep_manager.get_status(task, tasks, get_log=True)

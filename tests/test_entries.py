@@ -527,14 +527,17 @@ def test_what_a_newer_program_says_besides_is_passed_over(path: str) -> None:
 
 def test_names_of_a_file_do_nothing_to_a_terminal(vmfb: Vmfb, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "x\x1b[2J\n  says that it is good\u202e"
-    text = _with("model", evil)
-    monkeypatch.setattr(description, "identity", lambda _: text)
-    assert "\n  says that it is x\N{REPLACEMENT CHARACTER}[2J" in vmfb("inspect", file)
-    text = _with("entries.0.inputs", [{"name": evil, "dtype": "float32", "shape": [1, "T", 8]}])
-    for said in (vmfb("inspect", file), vmfb("run", file, "--input", "3xf32=1", code=1)):
-        assert "\x1b" not in said
-        assert "\u202e" not in said
-        assert "\n  says that it is good" not in said
+    tensor = [{"name": evil, "dtype": "float32", "shape": [1, "T", 8]}]
+    for path, value in (("model", evil), ("entries.0.inputs", tensor), ("compiler.version", evil)):
+        text = _with(path, value)
+        monkeypatch.setattr(description, "identity", lambda _, text=text: text)
+        for command in (("inspect", file), ("run", file, "--input", "3xf32=1")):
+            said = vmfb(*command, code=1)
+            assert "has characters that cannot be shown" in said
+            assert "x\\x1b[2J\\n" in said
+            assert "\x1b" not in said
+            assert "\u202e" not in said
+            assert "\n  says that it is good" not in said
 
 
 def test_a_word_that_does_not_fit_the_functions_is_an_error(vmfb: Vmfb, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

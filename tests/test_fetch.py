@@ -554,7 +554,7 @@ def test_a_store_that_lies_about_a_digest_spoils_no_other_store(noise: tuple[Pat
     evil = random.Random(1).randbytes(len(data))
     lie = replace(releases.artifact(evil, 65536), blob=manifest.artifacts[0].blob)
     write(folder / "blobs" / lie.blob.sha256, data)
-    lying = replace(manifest, artifacts=(lie,))
+    lying = replace(manifest, version="1", artifacts=(lie,))
     write(folder / "manifest.json", encode(lying))
     releases.package_evidence(folder, releases.unseen(lying))
     publish(folder, open_store(str(tmp_path / "liar")))
@@ -805,7 +805,7 @@ def test_a_runtime_that_nobody_tried_is_told_once_and_before_anything_comes(
     publish(tmp_path / "package", open_store(str(tmp_path / "store")))
     assert cli.main(["fetch", "noise", "--store", str(tmp_path / "store")]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("noise c")
+    assert said.startswith("noise@c")
     assert said.count("is made for IREE's runtime 99.1; here is 3.13.0, untested") == 1
     assert cli.main(["fetch", "noise", "--store", str(tmp_path / "store"), "--device", "avx512-server"]) == 0
     assert "untested" not in capsys.readouterr().err  # for another machine

@@ -99,7 +99,7 @@ def test_entry_points_and_weights_that_cannot_be_are_refused(change: dict[str, o
 
 
 def test_open_dimensions_and_weights_are_read() -> None:
-    said = entry(inputs=tensor(["T", 3, None]), dimensions=[size(1, 8, 2)]) | weights()
+    said = entry(inputs=tensor(["T", 3, None]), dimensions=[size(1, 8, 2)]) | weights() | {"version": "1"}
     found = codec.decode(Manifest, json.dumps(json.loads(GOLDEN.read_text()) | said).encode(), "test")
     assert found.entries[0].inputs[0].shape == ("T", 3, None)
     assert [b.name for b in found.blobs()][1] == "w.irpa"
@@ -144,7 +144,7 @@ def test_a_damaged_manifest_of_an_older_schema_is_refused(schema: int, key: str,
 
 @pytest.mark.parametrize("value", [None, 3, "x", {"a": 1}, [1], [{}], [{"runtime": 1, "kind": "device"}]])
 def test_damaged_evidence_in_a_manifest_of_an_older_schema_is_one_message(value: object) -> None:
-    old = json.loads((DATA / "manifests" / "3.json").read_text())
+    old = json.loads((DATA / "manifests" / "3.json").read_text()) | {"version": "1"}
     old["artifacts"][0]["variants"][0]["evidence"] = value
     data = json.dumps(old).encode()
     found = codec.decode(Manifest, data, "test")
@@ -154,7 +154,7 @@ def test_damaged_evidence_in_a_manifest_of_an_older_schema_is_one_message(value:
 
 
 def test_of_a_manifest_that_says_nothing_of_tolerances_nothing_is_made_up() -> None:
-    old = json.loads((DATA / "manifests" / "1.json").read_text())
+    old = json.loads((DATA / "manifests" / "1.json").read_text()) | {"version": "1"}
     seen = {"kind": "device", "max_abs_error": 1e-6, "max_rel_error": 1e-6, "reason": ""}
     old["artifacts"][0]["variants"][0]["evidence"] |= seen
     data = json.dumps(old).encode()

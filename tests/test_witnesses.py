@@ -126,7 +126,7 @@ def test_what_is_wrong_there_stops_the_release(project: Project, server: Sshd, t
     with pytest.raises(PipelineError) as caught:
         _verify(project, tmp_path / "verify", [server.witness("wrong", WRONG)], "fail")
     assert "vulkan-any (on llvmpipe" in caught.value.what
-    assert f"at 127.0.0.1:{server.port}): output 0 is wrong\N{REPLACEMENT CHARACTER}[31m" in caught.value.what
+    assert f"at 127.0.0.1:{server.port}): output 0 is wrong\\x1b[31m" in caught.value.what
 
 
 def test_what_is_wrong_there_is_left_out_where_the_bundle_says_so(project: Project, server: Sshd, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_forged_evidence_never_counts(
         ("kill -9 $PPID; sleep 1", ""),
         ("exit 3", "exit code 3"),
         ("exit 0", "exit code 0"),
-        ("printf '\\033[2Jerror: \\033]0;x' >&2; exit 1", "\N{REPLACEMENT CHARACTER}[2J"),
+        ("printf '\\033[2Jerror: \\033]0;x' >&2; exit 1", "\\x1b[2J"),
     ],
 )
 def test_a_broken_witness_is_named_with_its_reason(server: Sshd, job: Job, tmp_path: Path, script: str, problem: str) -> None:

@@ -32,6 +32,7 @@ class Manners:
     flip: int = 0  # how many times a byte of the body is wrong
     endless: bool = False
     status: int = 0
+    reason: str | None = None  # beside the status
     statuses: int = 10**9  # how many times
     redirect: str = ""  # to this; `{path}` is the path asked for
     encoding: str = ""
@@ -74,7 +75,7 @@ def _handler(web: Web, root: Path) -> type[BaseHTTPRequestHandler]:
                 return bool(left > 0)
 
         def _plain(self, status: int, **headers: str) -> None:
-            self.send_response(status)
+            self.send_response(status, web.manners.reason)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", "0")

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.arrays import Array
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import ZIP_ERRORS
 from pipeline.names import did_you_mean
 from pipeline.spec.types import DataFile, Dimension, Evaluation, Input
 
@@ -69,7 +70,7 @@ def _read(file: DataFile, path: Path) -> Array | list[Array] | list[str]:
     try:
         with disk_errors(str(path)):
             found = _opened(path, file)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         raise PipelineError(f"{file.name} are no .npy, .npz or text file: {error}", where=file.where) from error
     if file.array and not zipfile.is_zipfile(path):
         raise PipelineError(f"`array` is for .npz files, and {file.name} are none", where=file.where, hint="remove it")

@@ -22,10 +22,11 @@ from pipeline.machine import witness
 from pipeline.manifest.codec import encode
 from pipeline.manifest.evidence import EvidenceDocument, RuntimeInfo
 from pipeline.manifest.types import Manifest
-from pipeline.store.base import Store, public_url
+from pipeline.plain import public_url
+from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
-from pipeline.terminal import Bar, put, say
+from pipeline.terminal import Bar, put, put_document, say
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -56,10 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
             if arguments.model:
                 raise
             failed.append(name)
-            put(str(error) if error.what.startswith(name) and not error.where else f"{name}: {error}")
+            put(*(str(error) if error.what.startswith(name) and not error.where else f"{name}: {error}").split("\n"))
             continue
         lines = [*render.document_lines(document), *_not_run(manifest, document, arguments.bundle)]
-        put("\n".join([name, *lines])) if arguments.output != "-" else say("\n".join([name, *lines]))
+        put(name, *lines) if arguments.output != "-" else say(name, *lines)
         _keep(arguments, manifest, document)
         if any(proof.problem for file in document.files for proof in file.variants):
             wrong.append(name)
@@ -133,7 +134,7 @@ def _attest(
 def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceDocument) -> None:
     data = encode(document)
     if arguments.output == "-":
-        put(data.decode().rstrip())
+        put_document(data.decode())
     elif arguments.output:
         write(Path(arguments.output), data)
         put(arguments.output)

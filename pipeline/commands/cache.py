@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
     cache = Cache()
     if arguments.action == "list":
         put(f"{cache.root}")
-        put("\n".join(render.usage_lines(cache.usages())))
+        put(*render.usage_lines(cache.usages()))
     elif arguments.action == "verify":
         damaged = unknown = 0
         for entry, right, bad in cache.verify():

@@ -8,13 +8,13 @@ import json
 from pipeline.commands.release import here
 from pipeline.consume import facts
 from pipeline.consume.render import device_line
-from pipeline.terminal import put
+from pipeline.terminal import put, put_document
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the devices, for people or as JSON. PipelineError where the runtime is missing."""
     found = here("auto")
     if arguments.json:
-        put(json.dumps(facts.to_json(found), indent=1))
+        put_document(json.dumps(facts.to_json(found), indent=1))
     else:
-        put("\n".join(device_line(device) for device in found))
+        put(*map(device_line, found))

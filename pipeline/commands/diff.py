@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pipeline.commands.release import Release, names_file
 from pipeline.consume import diff, inspect, render
-from pipeline.terminal import put
+from pipeline.terminal import put, put_document
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print what differs. PipelineError for what is neither a release nor a file."""
     found = diff.difference(_side(arguments, arguments.before), _side(arguments, arguments.after))
-    put(json.dumps(asdict(found), indent=1) if arguments.json else "\n".join(render.difference_lines(found)))
+    put_document(json.dumps(asdict(found), indent=1)) if arguments.json else put(*render.difference_lines(found))
 
 
 def _side(arguments: argparse.Namespace, what: str) -> diff.Side:

@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         put(line)
     for answer in answers:
         fetch_it = _fetches(arguments, answer)
-        put("\n".join(render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known, fetch_it)))
+        put(*render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known, fetch_it))
     if what.variants and not what.known:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
     for line in render.entry_lines(what.entries):
@@ -107,6 +107,6 @@ def run(arguments: argparse.Namespace) -> None:
     for line in explain.machine_advice(what.formats, found) if is_here else ():
         put(f"! {line}")
     if is_here and what.lacking:
-        put(f"! not loaded: {what.lacking}")
+        put(*f"! not loaded: {what.lacking}".split("\n"))
     if any(answer.bug for answer in answers):
         raise PipelineError("the prediction from the gates is not what the file does")

@@ -11,7 +11,7 @@ from pipeline.commands.release import Release, names_file, refuse_archive
 from pipeline.consume import inspect, render, weights
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import encode
-from pipeline.terminal import put
+from pipeline.terminal import put, put_document
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,16 +22,17 @@ def run(arguments: argparse.Namespace) -> None:
         contents = inspect.inspect(Path(arguments.what))
         if arguments.parameters:
             weights.of_file(contents, arguments.parameters, whole=True)
-        put(render.contents_json(contents) if arguments.json else "\n".join(render.contents_lines(contents)))
+        put_document(render.contents_json(contents)) if arguments.json else put(*render.contents_lines(contents))
     else:
         refuse_archive(arguments)
         release = Release(arguments, arguments.what)
         if arguments.evidence:
             said = release.testimony()
-            name = f"{release.manifest.model.name}@{release.manifest.version}"
-            as_json = json.dumps([asdict(d) for d in said.documents], indent=1) if arguments.json else ""
-            put(as_json or "\n".join([name, *render.evidence_lines(said)]))
+            if arguments.json:
+                put_document(json.dumps([asdict(d) for d in said.documents], indent=1))
+            else:
+                put(f"{release.manifest.model.name}@{release.manifest.version}", *render.evidence_lines(said))
         elif arguments.json:
-            put(encode(release.manifest).decode())
+            put_document(encode(release.manifest).decode())
         else:
-            put("\n".join(render.manifest_lines(release.manifest, release.testimony())))
+            put(*render.manifest_lines(release.manifest, release.testimony()), f"  its name for good: {release.pin}")

@@ -11,9 +11,11 @@ from pipeline.consume.render import index_lines, verified_briefly
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import encode
-from pipeline.terminal import put, say
+from pipeline.manifest.types import Index
+from pipeline.terminal import put, put_document, say
 
 _AT_A_TIME = 4  # releases that are looked up
+_LOOKED_UP = 200  # channels; a store's list may have any number
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -23,17 +25,20 @@ def run(arguments: argparse.Namespace) -> None:
     remote = Remote(arguments.url or arguments.store or default_store(), arguments.offline)
     index = Resolver(remote, Cache(), say).index()
     if arguments.json:
-        put(encode(index).decode())
+        put_document(encode(index).decode())
         return
     channels = [(model.name, channel.channel) for model in index.models for channel in model.channels]
+    if len(channels) > _LOOKED_UP:
+        say(f"how releases were verified is told for the first {_LOOKED_UP} of {len(channels)} channels")
+        channels = channels[:_LOOKED_UP]
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        found = pool.map(lambda pair: _verified(remote, *pair), channels)
-        put("\n".join(index_lines(index, dict(zip(channels, found, strict=True)))))
+        found = pool.map(lambda pair: _verified(remote, index, *pair), channels)
+        put(*index_lines(index, dict(zip(channels, found, strict=True))))
 
 
-def _verified(remote: Remote, model: str, channel: str) -> str:
+def _verified(remote: Remote, index: Index, model: str, channel: str) -> str:
     """How the release was verified; what is wrong with it, where it cannot be told: other models are still listed."""
-    resolver = Resolver(remote, Cache())
+    resolver = Resolver(remote, Cache(), index=index)
     try:
         manifest = resolver.manifest(Reference(model, channel=channel))
         return verified_briefly(resolver.evidence(manifest), manifest)

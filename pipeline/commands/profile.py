@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.commands.jobs import prepare
 from pipeline.files import write
-from pipeline.terminal import put, say
+from pipeline.terminal import put, put_document, say
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -18,8 +18,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         write(arguments.output, profile.flame_graph(found).encode())
     if arguments.json:
-        put(profile.as_json(found))
+        put_document(profile.as_json(found))
     else:
-        put("\n\n".join("\n".join(profile.lines(one)) for one in found))
+        for number, one in enumerate(found):
+            put(*([""] if number else []), *profile.lines(one))
     if arguments.output:
         say(f"the flame graph is {arguments.output}: open it with https://www.speedscope.app")

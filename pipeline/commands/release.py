@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
-from pipeline.consume.reference import parse
+from pipeline.consume.reference import Reference, parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.files import is_file
@@ -36,6 +36,11 @@ class Release:
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)
         self.bar = Bar(getattr(arguments, "quiet", False))
+
+    @property
+    def pin(self) -> Reference:
+        """The reference that means this manifest and never another one."""
+        return self._resolver.pin(self.manifest)
 
     def testimony(self, asks: bool | None = True) -> Testimony:
         """What witnesses say of it. The store is asked; None: if it was asked for the release."""

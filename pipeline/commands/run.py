@@ -42,7 +42,7 @@ def _do(job: Job, work: Work, arguments: argparse.Namespace, name: str) -> None:
         _put_out(outputs, arguments, job.function if name else "")
     if arguments.benchmark:
         lines, count = run.benchmark(contents, good, job.function, job.given, archive)
-        put("\n".join([*([name.rstrip(": ")] if name else []), *lines]))
+        put(*([name.rstrip(": ")] if name else []), *lines)
         if not count:
             raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")
 
@@ -56,4 +56,4 @@ def _put_out(outputs: dict[str, Any], arguments: argparse.Namespace, folder: str
             put(path)
     elif not arguments.check:
         for name, array in outputs.items():
-            put("\n".join(render.array_lines(name, array)))
+            put(*render.array_lines(name, array))

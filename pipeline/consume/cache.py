@@ -4,6 +4,7 @@
     blobs/<2>/<id>.json       its segments, which of them are there, and what the file looked like when they were
     blobs/<2>/<id>.lock       held by who writes to the file
     stores/<id>/<key>         manifests, channels and indexes, by the digest of the store's URL
+    stores/<id>/<key>.sha256  the digest of a manifest when it was first seen: it never changes
 
 Only bytes whose digest was checked are ever written to a file, and a file's state is written after them. A file that does
 not look as its state says (its time differs, or this machine was started since) is checked against the digests again.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,6 +26,7 @@ from pathlib import Path
 from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import expanded, locked, sha256_bytes, write
+from pipeline.layout import release_key
 from pipeline.manifest.types import Blob, SegmentInfo
 
 _PATIENCE = 3600.0  # seconds to wait for another process that fetches the same file
@@ -294,6 +297,24 @@ class Cache:
         if self.document(store, key) != data:
             with suppress(PipelineError):
                 write(self._document(store, key), data)
+
+    def first_seen(self, store: str, key: str) -> str:
+        """The digest that the document at `key`, which never changes, had when it was first seen; empty where it never was."""
+        noted = (self.document(store, f"{key}.sha256") or b"").decode("ascii", "replace")
+        return noted if re.fullmatch(f"{_HEX}{{64}}", noted) else ""
+
+    def keep_for_good(self, store: str, key: str, data: bytes) -> str:
+        """`keep` a document that never changes, and its digest. Returns `first_seen`, as it was before."""
+        before = self.first_seen(store, key)
+        self.keep(store, f"{key}.sha256", sha256_bytes(data).encode())
+        self.keep(store, key, data)
+        return before
+
+    def manifests(self, store: str, model: str) -> Iterator[bytes]:
+        """Those of a model's releases that were seen."""
+        for path in sorted(self._document(store, release_key(model, "")).parent.glob("*/manifest.json")):
+            with suppress(OSError):
+                yield path.read_bytes()
 
     def entry(self, blob: Blob, parts: tuple[Stretch, ...]) -> Entry:
         """The file for `blob`, whose stretches are `parts`. A manifest with other stretches has another file.

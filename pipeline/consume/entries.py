@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from pipeline.errors import PipelineError
 from pipeline.manifest.types import DimensionInfo, TensorInfo
 from pipeline.names import did_you_mean
+from pipeline.plain import plain
 
 
 class Signature(Protocol):
@@ -184,11 +185,6 @@ def _wrong_size(range_: DimensionInfo, size: int, tensor: str, sizes: dict[str, 
     if size % range_.multiple:
         return PipelineError(f"{name} is {size} in the input {tensor}, but it must be a multiple of {range_.multiple}")
     return None
-
-
-def plain(text: str) -> str:
-    """Text from anywhere as one line of what can be seen: no control characters, whatever a terminal would make of them."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def describe(tensors: Sequence[TensorInfo], entries: Sequence[Signature] = ()) -> str:

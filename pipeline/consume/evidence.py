@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pipeline.consume.cache import Cache
-from pipeline.consume.entries import plain
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.iree.device import titled
@@ -21,10 +20,8 @@ from pipeline.manifest.evidence import (
     AccuracyProof,
     EvidenceDocument,
     EvidenceIndex,
-    FileProof,
     RuntimeInfo,
     VariantProof,
-    Witness,
 )
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.store.base import BrokenTransferError, Source
@@ -199,10 +196,7 @@ def misfit(document: EvidenceDocument, manifest: Manifest) -> str:
 
 
 def admit(data: bytes, sha256: str, manifest: Manifest, where: str) -> EvidenceDocument:
-    """The document with these bytes; what is for people in it, without control characters.
-
-    Raises PipelineError, with the reason, where it does not count.
-    """
+    """The document with these bytes. Raises PipelineError, with the reason, where it does not count."""
     if len(data) > _SIZE:
         raise PipelineError(f"has {len(data)} bytes, which no document of evidence has", where=where)
     if sha256_bytes(data) != sha256:
@@ -210,31 +204,7 @@ def admit(data: bytes, sha256: str, manifest: Manifest, where: str) -> EvidenceD
     document = decode(EvidenceDocument, data, where)
     if problem := misfit(document, manifest):
         raise PipelineError(problem, where=where)
-    return _tidy(document)
-
-
-def _tidy(document: EvidenceDocument) -> EvidenceDocument:
-    """The document with all that people read as `plain` text: anyone may be a witness, and terminals obey what they are shown."""
-
-    def accuracy(said: AccuracyProof) -> AccuracyProof:
-        return replace(said, metric=plain(said.metric), evaluator=plain(said.evaluator))
-
-    def proof(said: VariantProof) -> VariantProof:
-        return replace(
-            said,
-            reason=plain(said.reason),
-            problem=plain(said.problem),
-            device=plain(said.device),
-            driver=plain(said.driver),
-            accuracy=tuple(map(accuracy, said.accuracy)),
-        )
-
-    def file(said: FileProof) -> FileProof:
-        tried = tuple(replace(info, how=plain(info.how)) for info in said.runtimes)
-        return replace(said, variants=tuple(map(proof, said.variants)), runtimes=tried)
-
-    witness = Witness(*map(plain, astuple(document.witness)))
-    return replace(document, witness=witness, files=tuple(map(file, document.files)))
+    return document
 
 
 class _Unread(str):
@@ -276,7 +246,7 @@ class Gatherer:
             self._note(f"what witnesses say of {model}@{version} was never read: it is not known here")
         with ThreadPoolExecutor(_REQUESTS) as pool:
             read = list(pool.map(partial(self._read, manifest, asks), digests[:_LIMIT]))
-        documents = [*(d for d in read if isinstance(d, EvidenceDocument)), *map(_tidy, embedded)]
+        documents = [*(d for d in read if isinstance(d, EvidenceDocument)), *embedded]
         refused = [text for text in read if isinstance(text, str) and not isinstance(text, _Unread)]
         unread = [text for text in read if isinstance(text, _Unread)]
         if len(digests) > _LIMIT:

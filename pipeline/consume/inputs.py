@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.files import write
+from pipeline.files import ZIP_ERRORS, write
 from pipeline.manifest.types import TensorInfo
 
 _INPUT = re.compile(r"((?:\d+x)*)([a-z]+\d+)=(.*)", re.DOTALL)
@@ -47,7 +46,7 @@ def load(path: Path) -> np.ndarray[Any, Any]:
     """The array in a .npy file. Raises PipelineError where it is none."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except (OSError, MemoryError, *ZIP_ERRORS) as error:
         raise PipelineError(str(error), where=str(path), hint=_HINT) from error
     if not isinstance(array, np.ndarray):
         raise PipelineError("holds several arrays", where=str(path), hint="give one .npy for each input")

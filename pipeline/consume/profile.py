@@ -13,7 +13,6 @@ from typing import Any
 from pipeline import __version__, arrays
 from pipeline.arrays import Array
 from pipeline.consume.choose import Choice
-from pipeline.consume.entries import plain
 from pipeline.consume.inspect import Contents
 from pipeline.consume.render import columns
 from pipeline.consume.run import run
@@ -21,6 +20,7 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import is_file
 from pipeline.iree.devices.profiling import Timing, profile
 from pipeline.iree.file import kernels
+from pipeline.plain import plain
 
 _SECONDS = 1.0  # that the profiled runs take together, about
 _FEWEST, _MOST = 3, 200

@@ -10,12 +10,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.accuracy.text import line as accuracy_line
-from pipeline.consume.entries import Signature, describe, groups, plain
+from pipeline.consume.entries import Signature, describe, groups
 from pipeline.consume.evidence import Seen, Standing, Testimony
 from pipeline.iree import backends
 from pipeline.manifest.evidence import KINDS, EvidenceDocument, RuntimeInfo, VariantProof
 from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
 from pipeline.names import numbers
+from pipeline.plain import plain
 
 if TYPE_CHECKING:  # to say that a file is there needs none of these
     from pipeline.consume.cache import Usage

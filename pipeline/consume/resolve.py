@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,13 +18,15 @@ from pipeline.layout import INDEX_KEY, channel_key, release_key
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import SCHEMA, Channel, Index, Manifest
-from pipeline.names import did_you_mean
-from pipeline.store.base import BrokenTransferError, Source, public_url
+from pipeline.names import did_you_mean, is_version
+from pipeline.plain import public_url
+from pipeline.store.base import BrokenTransferError, Source
 from pipeline.store.open import open_source
 
 T = TypeVar("T", Channel, Index)
 
 DEFAULT_STORE = Path("out/store")
+_REQUESTS = 8  # at a time
 
 
 def default_store() -> str:
@@ -63,11 +67,17 @@ class Remote:
 
 
 class Resolver:
-    """Finds manifests in a store, remembers them in the cache. `note` is told what a user should know."""
+    """Finds manifests in a store, remembers them in the cache. `note` is told what a user should know.
 
-    def __init__(self, remote: Remote, cache: Cache, note: Callable[[str], None] = lambda _: None) -> None:
-        self.remote, self._cache, self._note = remote, cache, note
+    `index`: what the store holds, where that was just asked.
+    """
+
+    def __init__(
+        self, remote: Remote, cache: Cache, note: Callable[[str], None] = lambda _: None, index: Index | None = None
+    ) -> None:
+        self.remote, self._cache, self._note, self._index = remote, cache, note, index
         self._embedded: dict[tuple[str, str], EvidenceDocument] = {}
+        self._digests: dict[tuple[str, str], str] = {}
         self._asked = False
         self._told: set[str] = set()
 
@@ -110,7 +120,7 @@ class Resolver:
 
     def index(self) -> Index:
         """What the store holds."""
-        index = self._moving(Index, INDEX_KEY, "the list of models")
+        index = self._index or self._moving(Index, INDEX_KEY, "the list of models")
         if index is None:
             raise PipelineError(
                 "there is no index.json: no store, or nothing was published to it", where=self.remote.url, hint="check the URL"
@@ -123,6 +133,8 @@ class Resolver:
             return PipelineError(
                 f"there is no model {reference.model}: {did_you_mean(reference.model, models)}", where=self.remote.url
             )
+        if reference.sha256:
+            return PipelineError(f"no release of {reference.model} has this manifest: {reference}", where=self.remote.url)
         known = models[reference.model]
         word = reference.version or reference.channel
         others = known.versions if reference.version else [c.channel for c in known.channels]
@@ -131,6 +143,8 @@ class Resolver:
 
     def manifest(self, reference: Reference) -> Manifest:
         """The manifest of the release that `reference` names. Raises PipelineError where there is none, or a wrong one."""
+        if reference.sha256:
+            return self._pinned(reference)
         if reference.version:
             return self._release(reference, reference.version, None)
         key = channel_key(reference.model, reference.channel)
@@ -142,35 +156,92 @@ class Resolver:
             raise PipelineError("is the channel of another model, or points elsewhere", where=self._where(key))
         return self._release(reference, channel.version, channel.manifest.sha256)
 
+    def pin(self, manifest: Manifest) -> Reference:
+        """The reference that means the manifest, which was found here, and never another one."""
+        return Reference(manifest.model.name, sha256=self._digests[manifest.model.name, manifest.version])
+
     def _release(self, reference: Reference, version: str, sha256: str | None) -> Manifest:
+        """The manifest of a version, with this digest where it is known. Another than was seen first is never believed."""
         key = release_key(reference.model, version)
         data = self._cache.document(self.remote.cached_as, key)
-        self._asked = sha256 is not None
-        if data is not None and (sha256 is None or sha256_bytes(data) == sha256):
+        first, self._asked = self._first_seen(reference.model, version, data), sha256 is not None
+        if first and sha256 not in (None, first):
+            raise self._changed(reference.model, version, first, sha256 or "")
+        if data is not None and first == sha256_bytes(data):
             try:
-                return self._checked(data, reference.model, version, key)
+                return self._kept(data, reference.model, version)
             except PipelineError:
                 pass  # damaged in the cache: the store has the right one
         self._asked = True
         found = self.remote.source.get(key)
         if found is None:
             raise self._unknown(reference)
-        if sha256 is not None and sha256_bytes(found.data) != sha256:
+        digest = sha256_bytes(found.data)
+        if sha256 not in (None, digest):
             raise PipelineError(
-                f"has the SHA-256 {sha256_bytes(found.data)}, its channel says {sha256}",
+                f"has the SHA-256 {digest}, its channel says {sha256}",
                 where=self._where(key),
                 hint="the release was damaged or replaced: tell who publishes it",
             )
-        manifest = self._checked(found.data, reference.model, version, key)
-        self._cache.keep(self.remote.cached_as, key, found.data)
+        if first not in ("", digest):
+            raise self._changed(reference.model, version, first, digest)
+        return self._kept(found.data, reference.model, version)
+
+    def _first_seen(self, model: str, version: str, data: bytes | None) -> str:
+        """The digest that a version's manifest had when it was first seen. Caches of older programs have only it, `data`."""
+        key = release_key(model, version)
+        first = self._cache.first_seen(self.remote.cached_as, key)
+        if not first and data is not None:
+            with suppress(PipelineError):
+                self._checked(data, model, version)
+                return sha256_bytes(data)
+        return first
+
+    def _changed(self, model: str, version: str, first: str, now: str) -> PipelineError:
+        return PipelineError(
+            f"has the SHA-256 {now}; when it was first seen here it had {first}",
+            where=self._where(release_key(model, version)),
+            hint=f"releases never change: ask who publishes it. If this one is right, name it: {Reference(model, sha256=now)}",
+        )
+
+    def _pinned(self, reference: Reference) -> Manifest:
+        """The manifest with a digest, under whatever version it is: of those in the cache, then of those in the store."""
+        model, sha256 = reference.model, reference.sha256
+        self._asked = False
+        for data in self._cache.manifests(self.remote.cached_as, model):
+            if sha256_bytes(data) == sha256:
+                return self._kept(data, model, None)
+        if self.remote.offline:
+            raise PipelineError(f"{reference} is not in the cache", where=self.remote.url, hint="run it without --offline")
+        self._asked = True
+        versions = [v for m in self.index().models if m.name == model for v in (*(c.version for c in m.channels), *m.versions)]
+        source, keys = self.remote.source, dict.fromkeys(release_key(model, v) for v in versions if is_version(v))
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            for start in range(0, len(keys), _REQUESTS):
+                for found in pool.map(source.get, list(keys)[start : start + _REQUESTS]):
+                    if found and sha256_bytes(found.data) == sha256:
+                        return self._kept(found.data, model, None)
+        raise self._unknown(reference)
+
+    def _kept(self, data: bytes, model: str, version: str | None) -> Manifest:
+        """The manifest in `data`, checked, and remembered as what its version is."""
+        manifest = self._checked(data, model, version)
+        if embedded := embedded_evidence(data, manifest):
+            self._embedded[model, manifest.version] = embedded
+        self._digests[model, manifest.version] = digest = sha256_bytes(data)
+        before = self._cache.keep_for_good(self.remote.cached_as, release_key(model, manifest.version), data)
+        if before not in ("", digest):
+            self._note(
+                f"{model} {manifest.version} was another manifest so far, with the SHA-256 {before}: from now on it is this"
+            )
         return manifest
 
-    def _checked(self, data: bytes, model: str, version: str, key: str) -> Manifest:
-        manifest = decode(Manifest, data, f"{self.remote.url}/{key}")
-        if (manifest.model.name, manifest.version) != (model, version):
-            raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=f"{self.remote.url}/{key}")
-        if embedded := embedded_evidence(data, manifest):
-            self._embedded[model, version] = embedded
+    def _checked(self, data: bytes, model: str, version: str | None) -> Manifest:
+        """The manifest in `data`, which must be of this model, and of this version where that is known."""
+        where = self._where(release_key(model, version or "…"))
+        manifest = decode(Manifest, data, where)
+        if manifest.model.name != model or version not in (None, manifest.version):
+            raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=where)
         return manifest
 
     def evidence(self, manifest: Manifest, asks: bool | None = None) -> Testimony:

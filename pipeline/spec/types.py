@@ -11,7 +11,7 @@ from typing import ClassVar, Union
 from pipeline.compare import Tolerance
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.gates import Gate
-from pipeline.store.base import public_url
+from pipeline.plain import public_url
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
 MLIR_DTYPES: Mapping[str, str] = {

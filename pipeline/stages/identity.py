@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.importers.signature import Signature, Tensor, read_all
 from pipeline.iree import toolchain
 from pipeline.manifest import types as m
+from pipeline.plain import plain
 from pipeline.spec.types import Dimension, Model
 from pipeline.stages import parameters
 
@@ -15,7 +16,7 @@ from pipeline.stages import parameters
 def tensors(found: Sequence[Tensor]) -> tuple[m.TensorInfo, ...]:
     """Inputs or outputs as the manifest says them."""
     return tuple(
-        m.TensorInfo(t.name, t.dtype, tuple(size.name if isinstance(size, Dimension) else size for size in t.shape))
+        m.TensorInfo(plain(t.name), t.dtype, tuple(size.name if isinstance(size, Dimension) else size for size in t.shape))
         for t in found
     )
 

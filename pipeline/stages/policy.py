@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.consume.cache import Cache
 from pipeline.consume.diff import Difference, difference, of_release
-from pipeline.consume.entries import plain
 from pipeline.consume.evidence import Gatherer, Standing, Testimony
 from pipeline.consume.render import difference_lines, size
 from pipeline.errors import PipelineError
@@ -192,7 +191,7 @@ def _not_compared(
 
 
 def _refused(release: Release) -> list[str]:
-    refused = [plain(f"does not count: {text}") for text in release.testimony.refused]
+    refused = [f"does not count: {text}" for text in release.testimony.refused]
     more = [f"and {len(refused) - _SHOWN} more documents do not count"] if len(refused) > _SHOWN else []
     return refused[:_SHOWN] + more
 

@@ -151,7 +151,7 @@ def publish(
     with disk_errors(str(path)):
         manifest = decode(Manifest, path.read_bytes(), str(path))
     if version:
-        manifest = replace(manifest, version=version)
+        manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
     _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}

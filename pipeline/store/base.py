@@ -104,7 +104,7 @@ class Store(Source, Protocol):
         """Put `data` only if the object is still in the state `tag` (None: does not exist); False if it is not."""
 
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 def is_ranged(content_range: str, offset: int, length: int, where: str) -> bool:
@@ -131,14 +131,6 @@ def size_by_range(content_range: str, offset: int, where: str) -> int | None:
 
 def _other_range(asked: str, content_range: str, where: str, hint: str) -> PipelineError:
     return PipelineError(f"the server was asked for bytes {asked} and answers with {content_range!r}", where=where, hint=hint)
-
-
-def public_url(url: str) -> str:
-    """The URL without what may be secret: user, password, query. Also of text that is no URL."""
-    shown = url.partition("?")[0].partition("#")[0]
-    scheme, separator, rest = shown.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if separator else shown
 
 
 def wrong_digest(path: Path, found: str) -> PipelineError:

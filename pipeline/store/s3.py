@@ -25,6 +25,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from pipeline.errors import DeniedError, PipelineError, disk_errors
 from pipeline.files import sha256_bytes
+from pipeline.plain import plain, public_url
 from pipeline.store.base import (
     DOCUMENT_LIMIT,
     Body,
@@ -71,7 +72,9 @@ class S3Store:
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket, self.prefix = bucket, prefix.strip("/")
-        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self.url = public_url(f"s3://{bucket}/{self.prefix}").rstrip("/")
+        if "@" in bucket:
+            raise PipelineError("its URL names a user: a bucket has none", where=self.url, hint=f"leave that out, and {_LOG_IN}")
         config = Config(
             request_checksum_calculation="when_required",  # the default fails on Ceph over https
             response_checksum_validation="when_required",
@@ -107,7 +110,7 @@ class S3Store:
             code = _code(error)
             if self._reader is not self._client and code in ("AccessDenied", "403"):
                 raise PipelineError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
-            message = error.response.get("Error", {}).get("Message") or code
+            message = plain(error.response.get("Error", {}).get("Message") or code)
             kind = DeniedError if code in ("AccessDenied", "403") else PipelineError
             raise kind(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
         except EndpointConnectionError as error:

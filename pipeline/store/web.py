@@ -14,6 +14,8 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError, SSLError
 
 from pipeline.errors import PipelineError
+from pipeline.names import whole_number
+from pipeline.plain import public_url
 from pipeline.store.base import (
     DOCUMENT_LIMIT,
     Body,
@@ -22,7 +24,6 @@ from pipeline.store.base import (
     Rest,
     is_ranged,
     no_such_object,
-    public_url,
     size_by_range,
     too_large,
 )
@@ -80,9 +81,10 @@ class _Site:
             parts = urlsplit(url)
             user, password, _ = parts.username, parts.password, parts.port
             if not parts.hostname:
-                raise ValueError("it names no host")
+                raise ValueError("no host")
         except ValueError as error:
-            raise PipelineError(f"{public_url(url)!r} is no {what}: {error}", hint="give https://host/path") from error
+            told = "it has no host, or what should be its port is no number"  # not the error's text, which may have a password
+            raise PipelineError(f"{public_url(url)!r} is no {what}: {told}", hint="give https://host/path") from error
         secret = base64.b64encode(f"{unquote(user or '')}:{unquote(password or '')}".encode()).decode()
         self._headers = {**({"authorization": f"Basic {secret}"} if user else {}), **headers}
         self._base = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
@@ -230,8 +232,7 @@ class WebFile(_Site):
         if status == 206:
             size = size_by_range(told.get("Content-Range", ""), offset, self.url)
         else:
-            length = told.get("Content-Length", "")
-            offset, size = 0, int(length) if length.isdecimal() else None
+            offset, size = 0, whole_number(told.get("Content-Length", ""))
         etag = told.get("ETag", "")
         tag = etag if etag.startswith('"') else told.get("Last-Modified", "")
         return Rest(offset, size, tag, WebBody(status == 206, answer, self.url, self._patience))

@@ -9,9 +9,9 @@ from dataclasses import replace
 from itertools import count
 
 from pipeline import activity
-from pipeline.consume.entries import plain
 from pipeline.consume.evidence import Seen
 from pipeline.manifest.evidence import VariantProof
+from pipeline.plain import plain
 from pipeline.stages.assembly import File
 from pipeline.stages.checks import Check, Failure
 from pipeline.stages.evidence import Evidence

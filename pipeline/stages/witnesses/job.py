@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.consume.entries import plain
 from pipeline.consume.evidence import admit
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import blob_key, release_key
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Manifest
+from pipeline.plain import plain
 from pipeline.spec.types import Model
 from pipeline.stages.assembly import File, assemble
 from pipeline.stages.witnesses.answers import Heard
