@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.store.base import File, Source, Store
+from pipeline.store.base import File, Source, Store, public_url
 from pipeline.store.directory import DirectoryStore
 
 
@@ -16,9 +16,11 @@ def open_store(url: str) -> Store:
         return DirectoryStore(Path(url))
     bucket, _, prefix = rest.partition("/")
     if scheme in ("http", "https"):
-        raise PipelineError(f"{url!r} can only be read", hint="publish to s3://bucket/prefix or the path of a directory")
+        raise PipelineError(
+            f"{public_url(url)!r} can only be read", hint="publish to s3://bucket/prefix or the path of a directory"
+        )
     if scheme != "s3" or not bucket:
-        raise PipelineError(f"{url!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
+        raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
     from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
 
     return S3Store(bucket, prefix)
