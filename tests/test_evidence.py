@@ -125,7 +125,7 @@ def test_who_saw_it_wrong_is_shown_first_and_nothing_outweighs_it(released: Rele
     for command in (["inspect", "noise"], ["explain", "noise", "--pretend", "skylake"]):
         assert cli.main([*command, "--store", str(released.root)]) == 0
         first = capsys.readouterr().out.splitlines()[0]
-        assert first.startswith("! cpu of desktop is WRONG on another CPU (a system, 2026-02-01): output 'y' is off")
+        assert first.startswith("! cpu of desktop is WRONG on another CPU (a system, IREE 3.13.0, 2026-02-01): output 'y' is off")
         assert first.endswith("; right on a CPU")
         assert "\x1b" not in first
     assert cli.main(["list", "--store", str(released.root)]) == 0
@@ -261,7 +261,7 @@ def test_who_has_a_release_in_the_cache_and_never_asked_about_it_asks_now(releas
 
     notes: list[str] = []
     assert kept(offline=True).contradictions == ()
-    assert notes == [f"what witnesses say of noise {released.manifest.version} was never read: it is not known here"]
+    assert notes == [f"what witnesses say of noise@{released.manifest.version} was never read: it is not known here"]
     assert len(kept().contradictions) == 1
     released.add(released.document(proof()))
     assert len(kept().documents) == 2  # what was read is good enough where the release itself is not asked for

@@ -14,6 +14,7 @@ from pipeline.consume.entries import Signature
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.explain import Answer
 from pipeline.errors import PipelineError
+from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated
 from pipeline.terminal import put, say
@@ -78,7 +79,7 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
 def _fetches(arguments: argparse.Namespace, answer: Answer) -> str:
     """The command that brings the code that a device would run."""
     driver = answer.choice.device.driver
-    device = arguments.pretend or ("local" if driver == "local-task" else driver)
+    device = arguments.pretend or next((word for word, named in backends.words().items() if named == driver), driver)
     model = "MODEL" if names_file(arguments.what) else arguments.what
     return f"vmfb fetch {shlex.quote(model)} --device {shlex.quote(device)}"
 

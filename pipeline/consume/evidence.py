@@ -30,6 +30,7 @@ from pipeline.store.base import BrokenTransferError, Source
 
 _REQUESTS = 8  # at a time
 _LIMIT = 2000  # documents of one release that are read
+_SIZE = 1 << 20  # bytes of a document: far above any real one
 _CLOCKS = datetime.timedelta(days=1)  # that clocks may differ by
 
 
@@ -201,6 +202,8 @@ def admit(data: bytes, sha256: str, manifest: Manifest, where: str) -> EvidenceD
 
     Raises PipelineError, with the reason, where it does not count.
     """
+    if len(data) > _SIZE:
+        raise PipelineError(f"has {len(data)} bytes, which no document of evidence has", where=where)
     if sha256_bytes(data) != sha256:
         raise PipelineError("does not have the digest that it is named by: it is damaged, or not whole", where=where)
     document = decode(EvidenceDocument, data, where)
