@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from xml.sax.saxutils import escape
 
 METADATA = "x-amz-meta-"
 # What it does to a request: answers 200 of its own and does nothing; sends half of the answer; half, in a broken chunk; an error
-# whose text is half there; does it and answers without the ETag.
-MADE_UP, HALF, CHUNK, REFUSAL, NO_ETAG = "made up", "half", "chunk", "refusal", "no ETag"
+# whose text is half there; does it and answers without the ETag; gets other bytes than were sent.
+MADE_UP, HALF, CHUNK, REFUSAL, NO_ETAG, DAMAGE = "made up", "half", "chunk", "refusal", "no ETag", "damage"
 
 
 @dataclass
@@ -70,11 +71,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.liar.requests.append((self.command, key))
             return key, self.liar.fault(len(self.liar.requests), self.command, key), body
 
+    def _is_damaged(self, body: bytes) -> bool:
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        return self.headers.get("Content-MD5", digest) != digest
+
     def do_PUT(self) -> None:
         key, fault, body = self._begin()
         if fault == MADE_UP:
             return self._send(200)
+        if fault == DAMAGE:
+            body = body[:-1] + b"?"
         with self.liar.lock:
+            if self._is_damaged(body):
+                return self._refuse(400, "BadDigest")
             asked = {n: v for n in ("If-None-Match", "If-Match") if n not in self.liar.ignores and (v := self.headers.get(n))}
             present = self._etag(key)
             if ("If-None-Match" in asked and present) or (

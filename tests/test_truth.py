@@ -15,7 +15,7 @@ from pipeline.files import sha256_bytes
 from pipeline.store.base import BrokenTransferError, Store
 from pipeline.store.open import open_store
 from tests import servers
-from tests.liar import CHUNK, HALF, MADE_UP, NO_ETAG, REFUSAL, Liar, liar
+from tests.liar import CHUNK, DAMAGE, HALF, MADE_UP, NO_ETAG, REFUSAL, Liar, liar
 
 URL = "s3://bucket/prefix"
 KEY = "folder/object.json"
@@ -142,6 +142,22 @@ def test_a_write_that_a_proxy_answered_is_tried_again(lying: Liar, blob: Path) -
         lying.fault = first(2, "PUT", MADE_UP)
         write()
         assert f"bucket/prefix/{key}" in lying.objects
+
+
+def test_bytes_that_are_damaged_on_the_way_are_sent_again(lying: Liar, blob: Path) -> None:
+    store, digest = open_store(URL), sha256_bytes(blob.read_bytes())
+    lying.fault = first(1, "PUT", DAMAGE)
+    store.upload(KEY, blob, digest)
+    assert lying.objects[HELD][0] == blob.read_bytes()
+    lying.fault = lambda number, method, key: DAMAGE
+    with pytest.raises(BrokenTransferError, match="damaged on the way"):
+        store.upload("another", blob, digest)
+    assert "bucket/prefix/another" not in lying.objects
+
+
+def test_a_blob_that_only_a_proxy_says_is_there_is_not(lying: Liar, blob: Path) -> None:
+    lying.fault = lambda number, method, key: MADE_UP
+    assert not open_store(URL).holds(KEY, 0, sha256_bytes(blob.read_bytes()))
 
 
 def test_a_write_whose_answer_lost_its_etag_is_read_back(lying: Liar) -> None:

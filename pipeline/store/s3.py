@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import random
@@ -57,6 +58,7 @@ _HINTS = {
 _PART = 16 << 20  # bytes
 _PARTS = 9000  # S3 takes 10,000
 _CONNECTIONS = 6
+_DIGEST = "sha256"  # the name in the metadata of what `upload` puts
 _SILENCE = 60  # seconds
 _TRIES = 4  # as often as botocore tries a request
 _TROUBLE = (408, 429, *range(500, 600))  # the server may answer otherwise a little later
@@ -138,6 +140,8 @@ class S3Store:
                 raise DeniedError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in _TROUBLE:
                 raise BrokenTransferError(f"the server has trouble: {code}", where=where, hint=_REPEAT) from error
+            if code == "BadDigest":
+                raise _BrokenAnswerError("the bytes were damaged on the way", where=where, hint=_REPEAT) from error
             message = error.response.get("Error", {}).get("Message") or code
             kind = DeniedError if code in ("AccessDenied", "403") else PipelineError
             raise kind(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
@@ -195,15 +199,19 @@ class S3Store:
             # Not botocore's wrapper: it waits for all it was asked for, however slowly that arrives.
             yield WebBody(ranged, body._raw_stream, where, Patience(silence=_SILENCE))
 
-    def size(self, key: str) -> int | None:
-        """The size of the object at `key`, by a HEAD request."""
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """By a HEAD request, which has the digest that `upload` put beside the bytes: whoever else put some has none.
+
+        What an older program, or another one, put there is not known, and so not held.
+        """
         with self._errors(key):
             try:
-                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+                head = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
             except ClientError as error:
                 if _code(error) in _MISSING:
-                    return None
+                    return False
                 raise
+            return (head["ContentLength"], head.get("Metadata", {}).get(_DIGEST)) == (size, sha256)
 
     def keys(self, prefix: str) -> list[str]:
         """By ListObjectsV2, sorted here: SeaweedFS has another order."""
@@ -222,28 +230,40 @@ class S3Store:
             return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
 
     def upload(self, key: str, path: Path, sha256: str) -> None:
-        """Put the file, in parallel parts where it is large. S3 shows it only when it is complete."""
+        """Put the file, in parallel parts where it is large. S3 shows it only when it is complete.
+
+        Each request has a digest of its bytes, by which the server refuses those that were damaged on the way.
+        """
         with disk_errors(str(path)), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             part = max(_PART, -(-size // _PARTS))
-            with self._errors(key):
-                if size <= part:
-                    data = file.read()
-                    if (found := sha256_bytes(data)) != sha256:
-                        raise wrong_digest(path, found)
-                    place = {"Bucket": self.bucket, "Key": self._key(key)}
-                    _again(lambda: _stored(self._client.put_object(**place, Body=data), f"{self.url}/{key}"))
-                else:
+            if size <= part:
+                data = file.read()
+                if (found := sha256_bytes(data)) != sha256:
+                    raise wrong_digest(path, found)
+                self._send(key, self._client.put_object, data, Metadata={_DIGEST: sha256})
+            else:
+                with self._errors(key):
                     self._upload_parts(key, path, file, part, sha256)
+
+    def _send(self, key: str, call: Callable[..., Any], data: bytes, **options: Any) -> str:
+        """Put `data` by a call of boto3; the ETag of it."""
+        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+        def attempt() -> str:
+            with self._errors(key):
+                answer = call(Bucket=self.bucket, Key=self._key(key), Body=data, ContentMD5=md5, **options)
+            return _stored(answer, f"{self.url}/{key}")
+
+        return _again(attempt)
 
     def _upload_parts(self, key: str, path: Path, file: IO[bytes], part: int, sha256: str) -> None:
         """Read once, in order: each part is hashed and handed to a connection, of which few are at work at a time."""
         place = {"Bucket": self.bucket, "Key": self._key(key)}
-        upload = self._client.create_multipart_upload(**place)["UploadId"]
+        upload = self._client.create_multipart_upload(**place, Metadata={_DIGEST: sha256})["UploadId"]
 
         def send(number: int, data: bytes) -> dict[str, object]:
-            part = {"UploadId": upload, "PartNumber": number, "Body": data}
-            etag = _again(lambda: _stored(self._client.upload_part(**place, **part), f"{self.url}/{key}"))
+            etag = self._send(key, self._client.upload_part, data, UploadId=upload, PartNumber=number)
             return {"PartNumber": number, "ETag": etag}
 
         digest, room = hashlib.sha256(), threading.Semaphore(_CONNECTIONS + 1)
@@ -262,7 +282,7 @@ class S3Store:
                 raise wrong_digest(path, digest.hexdigest())
             self._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            with suppress(BotoCoreError, ClientError):  # the first error is the one to tell
+            with suppress(PipelineError), self._errors(key):  # the first error is the one to tell
                 self._client.abort_multipart_upload(**place, UploadId=upload)
             raise
 
