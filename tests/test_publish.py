@@ -85,7 +85,7 @@ class Spy:
 
     @property
     def writes(self) -> list[tuple[str, str]]:
-        return [call for call in self.calls if call[0] not in ("get", "size", "keys")]
+        return [call for call in self.calls if call[0] not in ("get", "holds", "keys")]
 
     def _call(self, name: str, key: str, call: Callable[[], T]) -> T:
         self.calls.append((name, key))
@@ -97,8 +97,8 @@ class Spy:
     def get(self, key: str) -> Object | None:
         return self._call("get", key, lambda: self.store.get(key))
 
-    def size(self, key: str) -> int | None:
-        return self._call("size", key, lambda: self.store.size(key))
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        return self._call("holds", key, lambda: self.store.holds(key, size, sha256))
 
     def keys(self, prefix: str) -> list[str]:
         return self._call("keys", prefix, lambda: self.store.keys(prefix))
@@ -219,6 +219,24 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
     assert [name for name, _ in spy.writes] == ["upload", "create", "create", "replace", "replace", "replace"]
+
+
+def test_what_is_damaged_in_the_store_is_sent_again(store: Store, package: Package) -> None:
+    """Of the right size, so that only its content tells: a blob that a release shares with another, and a document."""
+    one, two = package("one"), package("two")
+    publish(one, store)
+    digest = manifest_of(one).entries[0].reference.draws[0].inputs[0].sha256
+    evidence = evidence_key(MODEL, manifest_of(one).version, sha256_bytes(encode(releases.unseen(manifest_of(one)))))
+    for key in (blob_key(digest), evidence):
+        found = store.get(key)
+        assert found is not None
+        assert store.replace(key, found.data[::-1], found.tag)
+    assert publish(two, store)["blobs_sent"] == 2
+    assert_whole(store, manifest_of(two).version)
+    publish(one, store)
+    found = store.get(evidence)
+    assert found is not None
+    assert found.data == encode(releases.unseen(manifest_of(one)))
 
 
 def test_other_content_under_a_published_version_is_refused_and_changes_nothing(store: Store, package: Package) -> None:
@@ -357,7 +375,7 @@ def test_a_blob_that_arrives_short_is_an_error(tmp_path: Path, package: Package)
             write(tmp_path / "store" / key, b"cut")
 
     folder = package("one")
-    with pytest.raises(PipelineError, match="has 3 bytes after the upload of 3000"):
+    with pytest.raises(PipelineError, match="is not there as it was uploaded"):
         publish(folder, Spy(store, after=cut))
     assert_nothing_dangles(store, manifest_of(folder).version)
     publish(folder, store)  # and what is short is sent again
@@ -369,7 +387,7 @@ def test_weights_are_sent_once_for_all_that_need_them(store: Store, tmp_path: Pa
     assert publish(tmp_path / "one", store)["blobs_sent"] == 2
     manifest, _ = releases.make(tmp_path / "two", 3000, 1000, seed=1, weights=b"w" * 5000)
     assert publish(tmp_path / "two", store)["blobs_sent"] == 1
-    assert store.size(blob_key(manifest.parameters[0].blob.sha256)) == 5000
+    assert store.holds(blob_key(weights := manifest.parameters[0].blob.sha256), 5000, weights)
 
 
 def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:

@@ -18,19 +18,20 @@ from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
-from pipeline.store.base import Object, Store
+from pipeline.store.base import BrokenTransferError, Object, Store
 from pipeline.store.documents import add_evidence, swap
 from pipeline.store.open import open_store
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
-    """Put one blob unless the store has it; whether it was sent. The bytes are checked against the manifest on the way."""
+    """Put one blob unless the store has it, to the byte; whether it was sent. It is checked against the manifest on the way."""
     key = blob_key(blob.sha256)
-    if store.size(key) == blob.size:
+    if store.holds(key, blob.size, blob.sha256):
         return False
     store.upload(key, path, blob.sha256)
-    if (size := store.size(key)) != blob.size:
-        raise PipelineError(f"has {size} bytes after the upload of {blob.size}", where=f"{store.url}/{key}")
+    if not store.holds(key, blob.size, blob.sha256):
+        hint = "publish again; if that does not help, something changes what is sent to the store"
+        raise BrokenTransferError("is not there as it was uploaded", where=f"{store.url}/{key}", hint=hint)
     return True
 
 
