@@ -14,14 +14,14 @@ from pipeline.manifest.types import Channel
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, publish
 from pipeline.store.documents import list_evidence
-from pipeline.store.open import open_store
+from pipeline.store.open import open_to_publish
 
 
 def run(url: str, model: str, version: str, channel: str, policies: Mapping[str, Policy], folder: Path) -> None:
     """Move the channel of the store at `url`; `report.txt` into `folder`. Raises PipelineError with the clauses that stop it."""
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
-    store = open_store(url)
+    store = open_to_publish(url)
     manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     differs: list[str] = []
 
