@@ -107,6 +107,8 @@ def stamp(step: str, output: Path) -> Path:
 PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the documents that are beside it
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
+PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
+
 
 def blob_key(sha256: str) -> str:
     """The key of the blob with this digest: immutable."""

@@ -241,13 +241,14 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
 
     def _remember(self) -> None:
         """Note how all files look after a run that had nothing to do; doit's database, which says so, among them."""
-        files = {str(self.database)}
+        files, receipts = {str(self.database)}, []
         for task in self._quiet:
             files |= {*task.file_dep, *task.targets, str(stamp(task.name, Path(task.targets[0])))}
             if task.name.startswith("publish:"):
                 receipt = json.loads(Path(task.targets[0]).read_text())
                 files |= {o for o in receipt["objects"] if "://" not in o}
-        self.snapshot.take(files, len(self._quiet))
+                receipts += [task.targets[0]] if "://" in receipt["store"] else []
+        self.snapshot.take(files, len(self._quiet), receipts)
 
     def _code(self) -> str:
         """Where the code of this run came from; empty if nothing was compiled."""

@@ -37,6 +37,12 @@ def _walk(folder: str) -> list[str]:
     return found
 
 
+def _any_lacks(receipts: Iterable[str]) -> bool:
+    from pipeline.store.published import any_lacks  # takes its time, for what is asked over a network
+
+    return any_lacks(map(Path, receipts))
+
+
 class Snapshot:
     """What `path` remembers of the last run that had nothing to do, on a machine with this fingerprint."""
 
@@ -64,14 +70,17 @@ class Snapshot:
             known = json.loads(self._path.read_text())
             same = known["circumstances"] == self._circumstances
             if same and all(_look(name) == found for name, found in known["files"].items()):
-                return int(known["count"])
+                return None if known["receipts"] and _any_lacks(known["receipts"]) else int(known["count"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # there is none, or it is damaged
         return None
 
-    def take(self, files: Iterable[str], count: int) -> None:
-        """Remember that `count` tasks, which read and made `files`, had nothing to do. Not if a spec changed meanwhile."""
+    def take(self, files: Iterable[str], count: int, receipts: Iterable[str]) -> None:
+        """Remember that `count` tasks, which read and made `files`, had nothing to do. Not if a spec changed meanwhile.
+
+        `receipts`, among the files, are of what was published where only a request can tell whether it is there.
+        """
         looks = {**{name: _look(name) for name in files}, **self._read}
         if all(looks.values()) and all(_look(name) == found for name, found in self._read.items()):
-            content = {"circumstances": self._circumstances, "files": looks, "count": count}
+            content = {"circumstances": self._circumstances, "files": looks, "receipts": [*receipts], "count": count}
             self._path.write_text(json.dumps(content))  # half of it is not JSON, and then nothing is believed

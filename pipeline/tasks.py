@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean, whole_number
 from pipeline.plan import GROUPS, Step
+from pipeline.store.published import lacks
 from pipeline.terminal import prepare_streams, say
 
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
@@ -109,24 +109,17 @@ def _made_by_the_run_that_doit_remembers(step: Step) -> Callable[[Any, dict[str,
 
 
 def _release_is_there(receipt: Path) -> Callable[[], bool]:
-    """Whether the directory store still has every object that the receipt says was published. (A bucket is not asked.)"""
-
-    def check() -> bool:
-        try:
-            objects = [str(o) for o in json.loads(receipt.read_text())["objects"]]
-        except (OSError, ValueError, KeyError):
-            return False
-        return all(name.startswith("s3://") or os.path.exists(name) for name in objects)
-
-    return check
+    """Whether the store still has what the receipt says was published."""
+    return lambda: not lacks(receipt)
 
 
 def _task(step: Step, run: Run) -> dict[str, Any]:
     uptodate: list[Any] = [_made_by_the_run_that_doit_remembers(step), config_changed(_options(step))]
     if step.always:
         uptodate = [False]
-    if step.name.startswith("publish:"):
-        uptodate.append(_release_is_there(step.outputs[0]))
+    receipt = step.outputs[0] if step.name.startswith("publish:") else None
+    if receipt:
+        uptodate.append(_release_is_there(receipt))
     return {
         "basename": step.name.split(":")[0],
         "name": step.name.split(":", 1)[1],
@@ -137,7 +130,7 @@ def _task(step: Step, run: Run) -> dict[str, Any]:
         "uptodate": uptodate,
         "io": {"capture": False},
         "clean": True,
-        "meta": {"options": _options(step)},  # for `doit explain`
+        "meta": {"options": _options(step), "receipt": receipt and str(receipt)},  # for `doit explain`
     }
 
 

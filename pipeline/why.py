@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
 from pipeline.plain import plain, without_secrets
+from pipeline.store.published import lacks
 
 _FILES = {
     "missing_target": "it has not made {}, or that was removed",
@@ -85,7 +87,8 @@ class Explain(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         elif changed := list(differences(json.loads(options), json.loads(task.meta["options"]))):
             yield from changed
         elif status.reasons.get("uptodate_false") and not any(status.reasons.get(reason) for reason in _FILES):
-            yield "what it made is not from the last run, or its release is not in the store any more"
+            receipt = task.meta["receipt"]
+            yield (receipt and lacks(Path(receipt))) or "what it made is not from the last run"
 
     def _is_known(self, task: Any) -> bool:
         try:

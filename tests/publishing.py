@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,6 +69,10 @@ class Spy:
     @property
     def url(self) -> str:
         return self.store.url
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return self.store.identity
 
     @property
     def writes(self) -> list[tuple[str, str]]:

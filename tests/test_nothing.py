@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import servers
+from tests.liar import liar
 from tests.project import Project, manifest
 
 
@@ -86,6 +88,36 @@ def test_another_command_is_another_question(quiet: Project, words: list[str]) -
 def test_another_store_is_another_question(quiet: Project, tmp_path: Path) -> None:
     run = quiet.doit(PIPELINE_STORE=str(tmp_path / "other"))
     assert "1 done" in run.stdout
+
+
+def test_a_bucket_is_asked_whether_the_release_is_there(again: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    with liar() as server, liar() as other:
+        servers.use_aws(monkeypatch, server.endpoint)
+        store = {"PIPELINE_STORE": "s3://bucket/prefix"}
+        assert "1 done" in again.doit(**store).stdout
+        assert "up to date in" in again.doit(**store).stdout
+        server.requests.clear()
+        run = again.doit(**store, PYTHONVERBOSE="1")
+        assert "up to date in" in run.stdout
+        assert "import 'pipeline.plan'" not in run.stderr
+        assert [method for method, _ in server.requests] == ["GET"]
+        assert "1 done" in again.doit(**store, AWS_ENDPOINT_URL_S3=other.endpoint).stdout
+        assert {*server.objects} == {*other.objects}
+        assert again.doit(**store).returncode == 0
+        assert "up to date in" in again.doit(**store).stdout
+        server.objects.clear()
+        said = again.doit("explain", "publish:small", **store).stdout
+        assert "manifest.json is not in the store any more" in said
+        assert "1 done" in again.doit(**store).stdout
+        assert {*server.objects} == {*other.objects}
+
+
+def test_a_blob_that_was_damaged_in_the_store_is_mended(quiet: Project) -> None:
+    blob = next(path for path in (quiet.layout.store / "blobs").rglob("*") if path.is_file())
+    right = blob.read_bytes()
+    blob.write_bytes(right[::-1])
+    assert "1 done" in quiet.doit().stdout
+    assert blob.read_bytes() == right
 
 
 def test_what_was_forgotten_is_done_again(quiet: Project) -> None:

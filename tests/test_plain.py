@@ -118,7 +118,8 @@ def test_every_way_to_print_escapes(evil: str, capsys: pytest.CaptureFixture[str
     terminal.put(f"put {evil}", Path("second"))
     error = PipelineError(f"what {evil.replace(chr(10), '')}", where=f"where {evil}", hint=f"hint {evil}")
     terminal.say(*f"error: {error}".split("\n"))
-    logging.getLogger("test").warning("log %s", evil.replace("\n", ""))
+    if evil != "\ud800":  # pytest keeps what is logged, and its processes cannot tell each other of that
+        logging.getLogger("test").warning("log %s", evil.replace("\n", ""))
     line = progress._StatusLine(terminal.sys.stdout)
     line.say(f"✓ task {evil}".replace("\n", ""))
     reporter = SimpleNamespace(_line=line, failures=[])

@@ -355,7 +355,7 @@ def test_a_channel_does_not_move_on_what_cannot_be_read(tmp_path: Path, monkeypa
         (lost,) = set(store.keys("evidence/noise/2.0/")) - keys
     moves = (store.url, "noise", "2.0", "stable", {OTHERS: Policy("untested", "allowed", None, 0.1, None)}, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(promote, "open_store", lambda _: _Fails(store, lost))
+        patch.setattr(promote, "open_to_publish", lambda _: _Fails(store, lost))
         with pytest.raises(PipelineError, match="the connection broke"):
             promote.run(*moves)
     pointer = store.get(channel_key("noise", "stable"))

@@ -19,6 +19,7 @@ from pipeline.manifest.codec import decode, encode
 from pipeline.stages.publish import publish, read_receipt, run
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
+from pipeline.store.published import look
 from tests import releases, servers
 from tests.publishing import LATEST, MODEL, Package, Spy, assert_whole, manifest_of, pointed_at
 from tests.waiting import FOREVER
@@ -53,11 +54,16 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     assert spy.writes == [*blobs, *written]
     assert (found := store.get(evidence)) and found.data == document
     assert pointed_at(store) == manifest.version
+    looks = receipt.pop("looks")
+    kept = [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), evidence)]
+    assert looks == ({} if "://" in store.url else {name: look(name) for name in kept})
     assert receipt == {
         "store": store.url,
+        "identity": store.identity,
+        "manifest": {"key": release, "sha256": sha256_bytes((folder / "manifest.json").read_bytes())},
         "release": f"{MODEL}@{manifest.version}",
         "channel": "latest",
-        "objects": [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), evidence, LATEST)],
+        "objects": [*kept, f"{store.url}/{LATEST}"],
         "blobs_sent": 3,
         "manifest_created": True,
         "channel_moved": True,

@@ -12,10 +12,14 @@ from pipeline import cache as caches
 from pipeline.cache import SharedCache
 from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
+from pipeline.stages.publish import run
+from pipeline.store import published
 from pipeline.store.base import BrokenTransferError, Store
-from pipeline.store.open import open_store
+from pipeline.store.open import open_store, open_to_publish
+from pipeline.store.published import lacks
 from tests import servers
 from tests.liar import CHUNK, DAMAGE, HALF, MADE_UP, NO_ETAG, REFUSAL, Liar, liar
+from tests.publishing import Package
 
 URL = "s3://bucket/prefix"
 KEY = "folder/object.json"
@@ -175,3 +179,121 @@ def test_a_write_whose_answer_lost_its_etag_is_read_back(lying: Liar) -> None:
 def test_what_refuses_is_a_pipeline_error(lying: Liar) -> None:
     with pytest.raises(PipelineError, match="is not in the store"), open_store(URL).open(KEY, 0, 10):
         pass
+
+
+# Conditions of writes.
+
+
+@pytest.mark.parametrize("ignored", [("If-None-Match",), ("If-Match",), ("If-None-Match", "If-Match")])
+def test_a_server_that_ignores_conditions_is_refused_before_anything_is_sent(
+    lying: Liar, package: Package, tmp_path: Path, ignored: tuple[str, ...]
+) -> None:
+    lying.ignores = ignored
+    for _ in range(2):  # also where it was tried before
+        with pytest.raises(PipelineError, match="the server ignores") as caught:
+            run(package("one"), URL, "", "latest", {}, tmp_path / "receipt.json")
+        assert [name for name in ("If-None-Match", "If-Match") if f"{name} (" in str(caught.value)] == [*ignored]
+        assert [*lying.objects] == ["bucket/prefix/probe.json"]
+
+
+def test_a_server_that_obeys_conditions_is_asked_once_in_a_run(lying: Liar) -> None:
+    open_to_publish(URL)
+    asked = len(lying.requests)
+    assert asked == 3
+    open_to_publish(URL)
+    assert len(lying.requests) == asked
+    open_to_publish(f"{URL}/another")
+    assert len(lying.requests) > asked
+
+
+# What was published, and is there still.
+
+
+@pytest.fixture
+def receipt(lying: Liar, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a release that is in the bucket. Each question is that of another run."""
+    monkeypatch.setattr(published, "_stores", _Forgets())
+    run(package("one"), URL, "", "latest", {}, path := tmp_path / "receipt.json")
+    lying.requests.clear()
+    return path
+
+
+class _Forgets(dict[str, Store | PipelineError]):
+    def __contains__(self, key: object) -> bool:
+        return False
+
+
+def test_what_is_in_the_bucket_is_found_by_one_request(lying: Liar, receipt: Path) -> None:
+    assert lacks(receipt) == ""
+    ((method, key),) = lying.requests
+    assert (method, key.rpartition("/")[2]) == ("GET", "manifest.json")
+
+
+def test_an_emptied_bucket_and_another_manifest_are_told(lying: Liar, receipt: Path) -> None:
+    (key,) = (key for key in lying.objects if key.endswith("manifest.json"))
+    lying.objects[key] = (b"{}", {})
+    assert lacks(receipt).endswith("manifest.json changed in the store")
+    lying.objects.clear()
+    assert lacks(receipt).endswith("manifest.json is not in the store any more")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "endpoint was"),
+        ("AWS_DEFAULT_REGION", "eu-west-1", "region was 'us-east-1', is 'eu-west-1'"),
+        ("AWS_PROFILE", "another", "profile was 'default', is 'another'"),
+        ("AWS_ACCESS_KEY_ID", "ANOTHERKEY", f"key was {servers.OWNER[0]!r}, is 'ANOTHERKEY'"),
+    ],
+)
+def test_a_store_of_the_same_name_elsewhere_is_another(
+    receipt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    (tmp_path / "config").write_text("[profile another]\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert lacks(receipt) == ""
+    monkeypatch.setenv(variable, value)
+    assert said in lacks(receipt)
+
+
+def test_temporary_keys_that_change_are_the_same_store(receipt: Path, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    run(package("one"), URL, "", "latest", {}, receipt)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHERKEY")
+    assert lacks(receipt) == ""
+
+
+def test_a_receipt_has_no_secrets(lying: Liar, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", lying.endpoint.replace("//", "//me:hidden@"))
+    run(package("one"), URL, "", "latest", {}, path := tmp_path / "receipt.json")
+    assert servers.OWNER[0] in path.read_text()
+    assert not [secret for secret in (servers.OWNER[1], "hidden", "me:") if secret in path.read_text()]
+
+
+def test_a_store_that_does_not_answer_is_asked_once(receipt: Path, monkeypatch: pytest.MonkeyPatch, lying: Liar) -> None:
+    monkeypatch.setattr(published, "_stores", {})
+    lying.fault = lambda number, method, key: HALF
+    assert "could not be asked: the answer broke" in lacks(receipt)
+    asked = len(lying.requests)
+    assert "could not be asked" in lacks(receipt)
+    assert len(lying.requests) == asked
+
+
+def test_a_file_that_was_damaged_in_a_folder_is_told_and_a_channel_that_others_moved_is_not(
+    package: Package, tmp_path: Path
+) -> None:
+    store, path = tmp_path / "store", tmp_path / "receipt.json"
+    run(package("one"), str(store), "", "latest", {}, path)
+    run(package("two"), str(store), "", "latest", {}, tmp_path / "other.json")
+    assert lacks(path) == ""
+    blob = next(p for p in (store / "blobs").rglob("*") if p.is_file() and p.read_bytes() == b"one" * 1000)
+    blob.write_bytes(b"x" * 3000)
+    assert lacks(path) == f"{blob} changed in the store"
+    run(package("one"), str(store), "", "latest", {}, path)
+    assert lacks(path) == ""
+    assert blob.read_bytes() == b"one" * 1000
+
+
+def test_a_receipt_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_text('{"store": "s3://bucket", "objects": []}')
+    assert lacks(tmp_path / "receipt.json") == lacks(tmp_path / "missing.json") == "there is no receipt of it"

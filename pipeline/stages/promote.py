@@ -18,7 +18,7 @@ from pipeline.spec.types import Policy
 from pipeline.stages import policy, publish
 from pipeline.store.base import Store
 from pipeline.store.documents import list_evidence
-from pipeline.store.open import open_store
+from pipeline.store.open import open_to_publish
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     """
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
-    store = open_store(url)
+    store = open_to_publish(url)
     manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     _require_meant(store, model, channel, channels)
     if rollback:

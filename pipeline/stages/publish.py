@@ -21,7 +21,8 @@ from pipeline.stages.record import canonical
 from pipeline.store.base import BrokenTransferError, Object, Store
 from pipeline.store.documents import add_evidence, swap
 from pipeline.store.index import require_our_index, update_index
-from pipeline.store.open import open_store
+from pipeline.store.open import open_to_publish
+from pipeline.store.published import look
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -129,13 +130,15 @@ def publish(
 
     moved = move(store, manifest, channel, asked)
     key = release_key(manifest.model.name, manifest.version)
+    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
     return {
         "store": store.url,
+        "identity": dict(store.identity),
         "release": f"{manifest.model.name}@{manifest.version}",
+        "manifest": {"key": key, "sha256": sha256_bytes(data)},
         "channel": channel,
-        "objects": [
-            f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence, channel_key(manifest.model.name, channel))
-        ],
+        "objects": [*never_change, f"{store.url}/{channel_key(manifest.model.name, channel)}"],
+        "looks": {name: found for name in never_change if (found := look(name))},
         "blobs_sent": sent,
         "manifest_created": created,
         "channel_moved": moved,
@@ -167,7 +170,7 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = open_store(url)
+    store = open_to_publish(url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,10 @@ class File(Protocol):
 
 class Store(Source, Protocol):
     """Objects by key, to read and to write."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What decides, beside the URL, which store that is: whose change makes it another. Nothing secret."""
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that begin with `prefix`, in alphabetical order."""

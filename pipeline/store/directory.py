@@ -32,6 +32,7 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
+        self.identity: dict[str, str] = {}
 
     def _path(self, key: str) -> Path:
         if (path := PurePath(key)).anchor or ".." in path.parts:

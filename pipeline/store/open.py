@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.plain import public_url
 from pipeline.store.base import File, Source, Store
+from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
 
 
@@ -25,6 +26,14 @@ def open_store(url: str) -> Store:
     from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
 
     return S3Store(bucket, prefix)
+
+
+def open_to_publish(url: str) -> Store:
+    """The store at `url`, to move channels in. Raises PipelineError for a server that ignores the conditions of writes."""
+    store = open_store(url)
+    if not isinstance(store, DirectoryStore):
+        require_conditions(store)
+    return store
 
 
 def open_source(url: str) -> Source:

@@ -116,16 +116,28 @@ class S3Store:
         try:
             with self._errors(""):
                 # Ceph and SeaweedFS know no regions; AWS's own chain decides where one is set.
-                session = boto3.session.Session()
-                region = session.region_name or "us-east-1"
-                self._client: Any = session.client("s3", config=config, region_name=region)
+                self._session: Any = boto3.session.Session()
+                region = self._session.region_name or "us-east-1"
+                self._client: Any = self._session.client("s3", config=config, region_name=region)
                 self._reader: Any = self._client
-                if session.get_credentials() is None:  # a public bucket can be read without any
+                if self._session.get_credentials() is None:  # a public bucket can be read without any
                     unsigned = config.merge(Config(signature_version=UNSIGNED))
-                    self._reader = session.client("s3", config=unsigned, region_name=region)
+                    self._reader = self._session.client("s3", config=unsigned, region_name=region)
         except ValueError as error:  # botocore's own word for an endpoint without http://
             hint = "AWS_ENDPOINT_URL_S3 must be like https://host:port"
             raise PipelineError(str(error), where=self.url, hint=hint) from error
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Endpoint, region, profile and access key: where servers have several owners, a key decides whose bucket that is.
+
+        Temporary keys change by the hour, and the store does not: then only the profile tells.
+        """
+        with self._errors(""):
+            credentials = self._session.get_credentials()
+            key = credentials.access_key if credentials and not credentials.token else ""
+            endpoint, region = public_url(self._client.meta.endpoint_url), self._client.meta.region_name
+            return {"endpoint": endpoint, "region": region, "profile": self._session.profile_name, "key": key}
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
