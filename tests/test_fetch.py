@@ -805,7 +805,7 @@ def test_a_runtime_that_nobody_tried_is_told_once_and_before_anything_comes(
     publish(tmp_path / "package", open_store(str(tmp_path / "store")))
     assert cli.main(["fetch", "noise", "--store", str(tmp_path / "store")]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("noise c")
+    assert said.startswith("noise@c")
     assert said.count("is made for IREE's runtime 99.1; here is 3.13.0, untested") == 1
     assert cli.main(["fetch", "noise", "--store", str(tmp_path / "store"), "--device", "avx512-server"]) == 0
     assert "untested" not in capsys.readouterr().err  # for another machine
