@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import locked, sha256_bytes
+from pipeline.plain import public_url
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 
@@ -255,7 +256,16 @@ def local() -> LocalCache:
 def shared() -> SharedCache | None:
     """The shared cache, PIPELINE_CACHE (`s3://…` or a directory), if there is one; only read with PIPELINE_CACHE_READ_ONLY."""
     url = os.environ.get("PIPELINE_CACHE")
-    return SharedCache(open_store(url), not os.environ.get("PIPELINE_CACHE_READ_ONLY")) if url else None
+    return shared_at(url, not os.environ.get("PIPELINE_CACHE_READ_ONLY")) if url else None
+
+
+def shared_at(url: str, writable: bool) -> SharedCache | None:
+    """The shared cache at `url`; None, which is said, where there can be none."""
+    try:
+        return SharedCache(open_store(url), writable)
+    except PipelineError as error:
+        _log.warning("the cache %s cannot be used (%s): going on without it, see PIPELINE_CACHE", public_url(url), error.what)
+        return None
 
 
 def from_environment() -> Cache:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.names import is_name, is_version
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -119,6 +121,18 @@ def release_key(model: str, version: str) -> str:
 def channel_key(model: str, channel: str) -> str:
     """The key of a channel, the mutable pointer to a release."""
     return f"channels/{model}/{channel}.json"
+
+
+def release_of(key: str) -> tuple[str, str] | None:
+    """The model and version whose manifest is at `key`; None for any other key."""
+    match = re.fullmatch(r"releases/([^/]+)/([^/]+)/manifest\.json", key)
+    return (match[1], match[2]) if match and is_name(match[1]) and is_version(match[2]) else None
+
+
+def channel_of(key: str) -> tuple[str, str] | None:
+    """The model and channel whose pointer is at `key`; None for any other key."""
+    match = re.fullmatch(r"channels/([^/]+)/([^/]+)\.json", key)
+    return (match[1], match[2]) if match and is_name(match[1]) and is_name(match[2]) else None
 
 
 def evidence_folder(model: str, version: str) -> str:

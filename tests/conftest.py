@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.store.base import Store
 from pipeline.store.open import open_store
 from tests import servers
 from tests.project import Project
+from tests.publishing import Package, make_package
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
@@ -72,6 +74,12 @@ def new_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
 def store(new_store: Callable[[], Store]) -> Store:
     """An empty store of each kind in turn."""
     return new_store()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Package:
+    """Makes packages, each with the content that it is given."""
+    return partial(make_package, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -16,104 +15,13 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import INDEX_KEY, blob_key, channel_key, evidence_index_key, evidence_key, release_key
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, decode, encode
-from pipeline.stages import record
+from pipeline.manifest.codec import decode, encode
 from pipeline.stages.publish import publish, read_receipt, run
-from pipeline.store.base import Body, Object, Store
+from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 from tests import releases, servers
+from tests.publishing import LATEST, MODEL, Package, Spy, assert_whole, manifest_of, pointed_at
 from tests.waiting import FOREVER
-
-MODEL = "tiny"
-LATEST = channel_key(MODEL, "latest")
-Package = Callable[[str], Path]
-T = TypeVar("T")
-
-
-@pytest.fixture
-def package(tmp_path: Path) -> Package:
-    """Makes packages as the package stage writes them: an artifact with the given content, and reference data."""
-
-    def make(content: str) -> Path:
-        folder = tmp_path / f"package-{content}"
-
-        def blob(name: str, data: bytes) -> m.Blob:
-            write(folder / "blobs" / sha256_bytes(data), data)
-            return m.Blob(name, sha256_bytes(data), len(data))
-
-        file = blob("tiny-desktop.vmfb", content.encode() * 1000)
-        artifact = m.Artifact("desktop", file, (), (), (m.SegmentInfo("head", 0, file.size, file.sha256, ()),), (), ())
-        # The second input is the same blob as the first, as happens with real models.
-        inputs = (blob("input_0.npy", b"input"), blob("input_1.npy", b"input"))
-        outputs = (blob("output_0.npy", b"output"),)
-        draw = m.DrawInfo("given", inputs, outputs, (m.ToleranceInfo(0.0, 0.0, 0.0, None),), ())
-        reference = m.Reference("files", (draw,))
-        source = m.Source("path", "tiny.mlir", "0" * 64, ())
-        manifest = m.Manifest(
-            schema=m.MANIFEST_SCHEMA,
-            model=m.ModelInfo(MODEL, "about", "MIT", "mlir"),
-            version="",
-            entries=(m.EntryInfo("main", "main", source, (), (), (), (), reference),),
-            compiler=m.Compiler("iree-base-compiler", "3", "c"),
-            parameters=(),
-            artifacts=(artifact,),
-        )
-        write(folder / "manifest.json", encode(replace(manifest, version=content_version(manifest))))
-        evidence = releases.package_evidence(folder, releases.unseen(manifest))
-        record.write_record(folder, "key", ["manifest.json", *evidence, *(f"blobs/{b.sha256}" for b in manifest.blobs())])
-        return folder
-
-    return make
-
-
-def manifest_of(package: Path) -> m.Manifest:
-    return decode(m.Manifest, (package / "manifest.json").read_bytes(), "package")
-
-
-@dataclass
-class Spy:
-    """A store that notes every call and runs a hook before and after each."""
-
-    store: Store
-    before: Callable[[Spy], None] = lambda _: None
-    after: Callable[[Spy], None] = lambda _: None
-    calls: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return self.store.url
-
-    @property
-    def writes(self) -> list[tuple[str, str]]:
-        return [call for call in self.calls if call[0] not in ("get", "size", "keys")]
-
-    def _call(self, name: str, key: str, call: Callable[[], T]) -> T:
-        self.calls.append((name, key))
-        self.before(self)
-        result = call()
-        self.after(self)
-        return result
-
-    def get(self, key: str) -> Object | None:
-        return self._call("get", key, lambda: self.store.get(key))
-
-    def size(self, key: str) -> int | None:
-        return self._call("size", key, lambda: self.store.size(key))
-
-    def keys(self, prefix: str) -> list[str]:
-        return self._call("keys", prefix, lambda: self.store.keys(prefix))
-
-    def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
-        raise NotImplementedError  # publishing reads only documents
-
-    def upload(self, key: str, path: Path, sha256: str) -> None:
-        self._call("upload", key, lambda: self.store.upload(key, path, sha256))
-
-    def create(self, key: str, data: bytes) -> bool:
-        return self._call("create", key, lambda: self.store.create(key, data))
-
-    def replace(self, key: str, data: bytes, tag: str | None) -> bool:
-        return self._call("replace", key, lambda: self.store.replace(key, data, tag))
 
 
 def state(store: Store, *packages: Path, channels: tuple[str, ...] = ("latest",)) -> dict[str, Object | None]:
@@ -122,28 +30,6 @@ def state(store: Store, *packages: Path, channels: tuple[str, ...] = ("latest",)
     for manifest in map(manifest_of, packages):
         keys += [release_key(MODEL, manifest.version), *(blob_key(b.sha256) for b in manifest.blobs())]
     return {key: store.get(key) for key in keys}
-
-
-def assert_whole(store: Store, version: str) -> None:
-    """The release, and everything its manifest names, is there, to the byte."""
-    found = store.get(release_key(MODEL, version))
-    assert found is not None
-    for blob in decode(m.Manifest, found.data, "store").blobs():
-        held = store.get(blob_key(blob.sha256))
-        assert held is not None
-        assert (len(held.data), sha256_bytes(held.data)) == (blob.size, blob.sha256)
-
-
-def pointed_at(store: Store, channel: str = "latest") -> str:
-    """The version that the channel points at, which is whole and has the digest that the channel says."""
-    found = store.get(channel_key(MODEL, channel))
-    assert found is not None
-    pointer = decode(m.Channel, found.data, "store")
-    manifest = store.get(pointer.manifest.name)
-    assert manifest is not None
-    assert (sha256_bytes(manifest.data), len(manifest.data)) == (pointer.manifest.sha256, pointer.manifest.size)
-    assert_whole(store, pointer.version)
-    return pointer.version
 
 
 def assert_nothing_dangles(store: Store, version: str) -> None:
@@ -219,6 +105,24 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
     assert [name for name, _ in spy.writes] == ["upload", "create", "create", "replace", "replace", "replace"]
+
+
+def test_what_is_damaged_in_the_store_is_sent_again(store: Store, package: Package) -> None:
+    """Of the right size, so that only its content tells: a blob that a release shares with another, and a document."""
+    one, two = package("one"), package("two")
+    publish(one, store)
+    digest = manifest_of(one).entries[0].reference.draws[0].inputs[0].sha256
+    evidence = evidence_key(MODEL, manifest_of(one).version, sha256_bytes(encode(releases.unseen(manifest_of(one)))))
+    for key in (blob_key(digest), evidence):
+        found = store.get(key)
+        assert found is not None
+        assert store.replace(key, found.data[::-1], found.tag)
+    assert publish(two, store)["blobs_sent"] == 2
+    assert_whole(store, manifest_of(two).version)
+    publish(one, store)
+    found = store.get(evidence)
+    assert found is not None
+    assert found.data == encode(releases.unseen(manifest_of(one)))
 
 
 def test_other_content_under_a_published_version_is_refused_and_changes_nothing(store: Store, package: Package) -> None:
@@ -312,9 +216,11 @@ def test_a_channel_that_never_rests_is_an_error(tmp_path: Path, package: Package
     for folder in folders:
         publish(folder, store)
 
+    turns = itertools.cycle(folders)
+
     def overtake(spy: Spy) -> None:
         if spy.calls[-1][0] == "replace":
-            publish(folders[len(spy.calls) // 2 % 2], store)
+            publish(next(turns), store)
 
     with pytest.raises(PipelineError, match="changed 40 times while it was being written"):
         publish(package("three"), Spy(store, before=overtake))
@@ -357,7 +263,7 @@ def test_a_blob_that_arrives_short_is_an_error(tmp_path: Path, package: Package)
             write(tmp_path / "store" / key, b"cut")
 
     folder = package("one")
-    with pytest.raises(PipelineError, match="has 3 bytes after the upload of 3000"):
+    with pytest.raises(PipelineError, match="is not there as it was uploaded"):
         publish(folder, Spy(store, after=cut))
     assert_nothing_dangles(store, manifest_of(folder).version)
     publish(folder, store)  # and what is short is sent again
@@ -369,7 +275,7 @@ def test_weights_are_sent_once_for_all_that_need_them(store: Store, tmp_path: Pa
     assert publish(tmp_path / "one", store)["blobs_sent"] == 2
     manifest, _ = releases.make(tmp_path / "two", 3000, 1000, seed=1, weights=b"w" * 5000)
     assert publish(tmp_path / "two", store)["blobs_sent"] == 1
-    assert store.size(blob_key(manifest.parameters[0].blob.sha256)) == 5000
+    assert store.holds(blob_key(weights := manifest.parameters[0].blob.sha256), 5000, weights)
 
 
 def test_the_receipt_is_what_was_published(store: Store, package: Package, tmp_path: Path) -> None:

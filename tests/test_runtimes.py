@@ -279,14 +279,24 @@ KNOWN = (BAD, OLD, NEW, UNTRIED)
         (KNOWN, "3.11.1", None, "made for 3.12-3.13; here is 3.11.1, untested (3.11.0 fails: wants hal 7)"),
         (KNOWN, "3.9.0", None, "made for 3.12-3.13; here is 3.9.0, untested (3.11.0 fails: wants hal 7)"),
         ((UNTRIED,), "3.14.0", None, "made for 3.13; here is 3.14.0, untested"),
-        ((OLD, RuntimeInfo("3.15.0", True, "CPU")), "3.14.0", None, "made for 3.12-3.13, 3.15; here is 3.14.0, untested"),
+        (
+            (OLD, RuntimeInfo("3.15.0", True, "CPU")),
+            "3.14.0",
+            None,
+            "made for 3.12-3.13, 3.15; here is 3.14.0, untested",
+        ),
         (
             (NEW, replace(NEW, works=False, how="SIGILL")),
             "3.13.0",
             None,
             "made for 3.13; here is 3.13.0, seen to work (CPU) and to fail: SIGILL",
         ),
-        ((OLD, RuntimeInfo("3.12.1", False, "no")), "3.12.2", None, "made for 3.13; here is 3.12.2, untested (3.12.1 fails: no)"),
+        (
+            (OLD, RuntimeInfo("3.12.1", False, "no")),
+            "3.12.2",
+            None,
+            "made for 3.13; here is 3.12.2, untested (3.12.1 fails: no)",
+        ),
         ((), "unknown", None, "made for 3.13; here is unknown, untested"),
     ],
 )
@@ -294,7 +304,7 @@ def test_what_is_known_of_a_runtime_is_told(
     known: tuple[RuntimeInfo, ...], installed: str, works: bool | None, text: str
 ) -> None:
     fit = consumer.fit("3.13.0", known, installed)
-    assert (fit.works, fit.text) == (works, text)
+    assert (fit.works, fit.text) == (works, text.replace("made for", "made for IREE's runtime"))
     assert consumer.fit("3.13.0", tuple(reversed(known)), installed) == fit
 
 

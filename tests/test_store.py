@@ -15,7 +15,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_file
+from pipeline.files import sha256_bytes, sha256_file
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 from tests import servers
@@ -25,13 +25,13 @@ THREADS = 8
 # Every method, as a call on any store with any file.
 CALLS: dict[str, Callable[[Store, Path], object]] = {
     "get": lambda store, _: store.get(KEY),
-    "size": lambda store, _: store.size(KEY),
+    "holds": lambda store, _: store.holds(KEY, 4, "0" * 64),
     "upload": lambda store, path: store.upload(KEY, path, sha256_file(path)),
     "create": lambda store, _: store.create(KEY, b"data"),
     "replace": lambda store, _: store.replace(KEY, b"data", "0" * 32),
     "replace nothing": lambda store, _: store.replace(KEY, b"data", None),
 }
-READS = ("get", "size")
+READS = ("get", "holds")
 any_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
@@ -78,22 +78,32 @@ def failures(store: Store, file: Path, *names: str) -> list[str]:
 
 def test_an_empty_store_has_nothing(store: Store) -> None:
     assert store.get(KEY) is None
-    assert store.size(KEY) is None
+    assert not store.holds(KEY, 0, sha256_bytes(b""))
 
 
 def test_an_upload_replaces_what_was_there(store: Store, file: Path) -> None:
     for content in (b"longer than the next", b"", b"short"):
         file.write_bytes(content)
-        store.upload(KEY, file, sha256_file(file))
-        assert (read(store).data, store.size(KEY)) == (content, len(content))
+        store.upload(KEY, file, digest := sha256_file(file))
+        assert read(store).data == content
+        assert store.holds(KEY, len(content), digest)
 
 
 def test_a_large_upload_arrives_to_the_byte(store: Store, file: Path) -> None:
     content = os.urandom(60_000_001)  # over 16 MiB it goes in parts
     file.write_bytes(content)
-    store.upload(KEY, file, sha256_file(file))
-    assert store.size(KEY) == len(content)
+    store.upload(KEY, file, digest := sha256_file(file))
+    assert store.holds(KEY, len(content), digest)
     assert read(store).data == content
+
+
+def test_what_others_wrote_over_an_object_is_not_held(store: Store, file: Path) -> None:
+    store.upload(KEY, file, digest := sha256_file(file))
+    assert not store.holds(KEY, 13, digest)
+    assert not store.holds(KEY, 12, "0" * 64)
+    other = b"other conten"
+    assert store.replace(KEY, other, read(store).tag)
+    assert not store.holds(KEY, 12, digest)
 
 
 @pytest.mark.parametrize("size", [1000, 40_000_000])
@@ -161,7 +171,12 @@ def test_stores_of_one_bucket_or_folder_do_not_meet(new_store: Callable[[], Stor
 @pytest.mark.parametrize("key", ["../escaped", "folder/../../escaped", "/escaped", "folder/.."])
 def test_a_key_that_leaves_the_directory_is_refused(tmp_path: Path, file: Path, key: str) -> None:
     store = open_store(str(tmp_path / "store"))
-    calls = (store.get, store.size, lambda k: store.create(k, b""), lambda k: store.upload(k, file, sha256_file(file)))
+    calls = (
+        store.get,
+        lambda k: store.holds(k, 0, ""),
+        lambda k: store.create(k, b""),
+        lambda k: store.upload(k, file, sha256_file(file)),
+    )
     for call in calls:
         with pytest.raises(PipelineError, match="leaves the store"):
             call(key)
@@ -216,7 +231,7 @@ def test_credentials_that_may_not_write_are_refused(server: servers.Server, monk
 
 
 def test_a_missing_bucket_is_an_error_that_says_so(server: servers.Server, file: Path) -> None:
-    # Not `size`: a HEAD request has the same 404 for a missing bucket and a missing object. Not `replace`: SeaweedFS
+    # Not `holds`: a HEAD request has the same 404 for a missing bucket and a missing object. Not `replace`: SeaweedFS
     # looks at the condition first, and finds it unmet.
     said = failures(open_store("s3://no-such-bucket"), file, "get", "upload", "create", "replace nothing")
     assert all("create the bucket, or correct its name" in s for s in said)
@@ -304,7 +319,7 @@ def test_half_an_object_is_an_error(file: Path) -> None:
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("fake", [NotS3], indirect=True)
 def test_a_server_that_is_not_s3_is_an_error(file: Path) -> None:
-    said = failures(open_store("s3://bucket"), file, "get", "size")
+    said = failures(open_store("s3://bucket"), file, "get", "holds")
     assert all("AWS_ENDPOINT_URL_S3" in s for s in said)
 
 

@@ -10,27 +10,29 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import INDEX_KEY, PACKAGED_EVIDENCE, blob_key, channel_key, release_key
+from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import SCHEMA, Blob, Channel, Index, IndexedChannel, IndexedModel, Manifest
+from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
-from pipeline.store.base import Object, Store
+from pipeline.store.base import BrokenTransferError, Object, Store
 from pipeline.store.documents import add_evidence, swap
+from pipeline.store.index import require_our_index, update_index
 from pipeline.store.open import open_store
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
-    """Put one blob unless the store has it; whether it was sent. The bytes are checked against the manifest on the way."""
+    """Put one blob unless the store has it, to the byte; whether it was sent. It is checked against the manifest on the way."""
     key = blob_key(blob.sha256)
-    if store.size(key) == blob.size:
+    if store.holds(key, blob.size, blob.sha256):
         return False
     store.upload(key, path, blob.sha256)
-    if (size := store.size(key)) != blob.size:
-        raise PipelineError(f"has {size} bytes after the upload of {blob.size}", where=f"{store.url}/{key}")
+    if not store.holds(key, blob.size, blob.sha256):
+        hint = "publish again; if that does not help, something changes what is sent to the store"
+        raise BrokenTransferError("is not there as it was uploaded", where=f"{store.url}/{key}", hint=hint)
     return True
 
 
@@ -73,48 +75,6 @@ def _move_channel(store: Store, channel: Channel, allowed: Callable[[Channel | N
         return encode(channel)
 
     return swap(store, key, wanted)
-
-
-def make_index(store: Store) -> Index:
-    """The index of everything in `store`, from its keys."""
-    known: dict[str, tuple[set[str], dict[str, str]]] = {}
-    for key in store.keys("releases/"):
-        _, model, version, *_ = key.split("/")
-        known.setdefault(model, (set(), {}))[0].add(version)
-    for key in store.keys("channels/"):
-        if (current := store.get(key)) is not None:
-            channel = decode(Channel, current.data, f"{store.url}/{key}")
-            known.setdefault(channel.model, (set(), {}))[1][channel.channel] = channel.version
-    return _index(known)
-
-
-def _index(known: Mapping[str, tuple[set[str], dict[str, str]]]) -> Index:
-    return Index(
-        SCHEMA,
-        tuple(
-            IndexedModel(name, tuple(IndexedChannel(c, v) for c, v in sorted(channels.items())), tuple(sorted(versions)))
-            for name, (versions, channels) in sorted(known.items())
-        ),
-    )
-
-
-def _readable(data: bytes) -> Index | None:
-    try:
-        return decode(Index, data, INDEX_KEY)
-    except PipelineError:
-        return None  # damaged, or of another program: it is made again
-
-
-def _update_index(store: Store, channel: Channel) -> bool:
-    def wanted(current: Object | None) -> bytes:
-        index = (_readable(current.data) if current else None) or make_index(store)
-        known = {m.name: (set(m.versions), {c.channel: c.version for c in m.channels}) for m in index.models}
-        versions, channels = known.setdefault(channel.model, (set(), {}))
-        versions.add(channel.version)
-        channels[channel.channel] = channel.version
-        return encode(_index(known))
-
-    return swap(store, INDEX_KEY, wanted)
 
 
 def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
@@ -195,8 +155,9 @@ def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Chan
         raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
     data = found.data
     pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
+    require_our_index(store)  # before anything moves
     moved = _move_channel(store, pointer, allowed)
-    _update_index(store, pointer)
+    update_index(store, pointer)
     return moved
 
 

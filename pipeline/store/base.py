@@ -85,11 +85,11 @@ class File(Protocol):
 class Store(Source, Protocol):
     """Objects by key, to read and to write."""
 
-    def size(self, key: str) -> int | None:
-        """The size in bytes of the object at `key`, or None where there is none."""
-
     def keys(self, prefix: str) -> list[str]:
         """The keys that begin with `prefix`, in alphabetical order."""
+
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """Whether `upload` put an object of this size (bytes) and digest at `key`, and nobody put other bytes there since."""
 
     def upload(self, key: str, path: Path, sha256: str) -> None:
         """Put the file at `path`, whole or not at all, reading it once; what was there is replaced.

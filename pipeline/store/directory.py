@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 
 from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import sha256_bytes, staged, write
+from pipeline.files import sha256_bytes, sha256_file, staged, write
 from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, too_large, wrong_digest
 
 
@@ -68,13 +68,14 @@ class DirectoryStore:
             found = self._path(prefix).rglob("*")
             return sorted(p.relative_to(self.root).as_posix() for p in found if not p.name.startswith(".") and p.is_file())
 
-    def size(self, key: str) -> int | None:
-        """The size of the file at `key`."""
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """By the digest of the file, which is read if it has the right size."""
+        path = self._path(key)
         with disk_errors(self.url):
             try:
-                return self._path(key).stat().st_size
+                return path.stat().st_size == size and sha256_file(path) == sha256
             except (FileNotFoundError, NotADirectoryError):
-                return None
+                return False
 
     def listed(self, prefix: str) -> list[str]:
         """`keys`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -30,6 +31,18 @@ def swap(store: Store, key: str, wanted: Callable[[Object | None], bytes]) -> bo
     raise PipelineError(f"changed {_ATTEMPTS} times while it was being written", where=f"{store.url}/{key}", hint="publish again")
 
 
+def require_not_newer(current: Object | None, schema: int, where: str) -> None:
+    """Raise PipelineError where a document is of a newer program than this one, whose schema is `schema`: what that knows more
+    would be lost if this one wrote over it."""
+    try:
+        found = json.loads(current.data)["schema"] if current else 0
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return  # damaged: it may be made anew
+    if type(found) is int and found > schema:
+        what = f"has schema version {found}, this program writes version {schema}"
+        raise PipelineError(what, where=where, hint="upgrade vmfb-pipeline")
+
+
 def add_evidence(store: Store, model: str, version: str, *documents: bytes) -> list[str]:
     """Put documents of evidence beside a release, those that are not there, and list them. Returns their keys.
 
@@ -37,10 +50,16 @@ def add_evidence(store: Store, model: str, version: str, *documents: bytes) -> l
     """
     keys = [evidence_key(model, version, sha256_bytes(data)) for data in documents]
     for key, data in zip(keys, documents, strict=True):
-        store.create(key, data)
+        _put(store, key, data)
     with suppress(DeniedError):
         list_evidence(store, model, version)
     return keys
+
+
+def _put(store: Store, key: str, data: bytes) -> None:
+    """Put a document whose key is its digest; other bytes there are damage, and replaced. DeniedError for who may only create."""
+    if not store.create(key, data):
+        swap(store, key, lambda _: data)
 
 
 def list_evidence(store: Store, model: str, version: str) -> None:
@@ -49,9 +68,11 @@ def list_evidence(store: Store, model: str, version: str) -> None:
     Whoever adds a document lists all after it: so however several interleave, the last list has all.
     """
     folder = evidence_folder(model, version)
+    key = evidence_index_key(model, version)
+
     # The object is read before the keys are: what is added in between changes its tag, and the list is made again.
-    swap(
-        store,
-        evidence_index_key(model, version),
-        lambda _: encode(EvidenceIndex(EVIDENCE_SCHEMA, evidence_digests(store.keys(folder), model, version))),
-    )
+    def wanted(current: Object | None) -> bytes:
+        require_not_newer(current, EVIDENCE_SCHEMA, f"{store.url}/{key}")
+        return encode(EvidenceIndex(EVIDENCE_SCHEMA, evidence_digests(store.keys(folder), model, version)))
+
+    swap(store, key, wanted)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
+import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import boto3
 from botocore import UNSIGNED
@@ -19,9 +22,13 @@ from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
+    ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from pipeline.errors import DeniedError, PipelineError, disk_errors
 from pipeline.files import sha256_bytes
@@ -40,6 +47,8 @@ from pipeline.store.base import (
 )
 from pipeline.store.web import Patience, WebBody
 
+T = TypeVar("T")
+
 _HINTS = {
     "NoSuchBucket": "create the bucket, or correct its name",
     "AccessDenied": "these credentials may not do this: check AWS_PROFILE and the bucket's policy",
@@ -50,7 +59,11 @@ _HINTS = {
 _PART = 16 << 20  # bytes
 _PARTS = 9000  # S3 takes 10,000
 _CONNECTIONS = 6
+_DIGEST = "sha256"  # the name in the metadata of what `upload` puts
 _SILENCE = 60  # seconds
+_TRIES = 4  # as often as botocore tries a request
+_TROUBLE = (408, 429, *range(500, 600))  # the server may answer otherwise a little later
+_REPEAT = "run the same command again: what is there is not sent twice"
 _LOG_IN = "set AWS_PROFILE, or run `aws configure`"
 _MISSING = ("404", "NoSuchKey", "NotFound")
 # Ceph answers a lost race of two conditional writes with ConcurrentModification or 409.
@@ -61,10 +74,28 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _check_trouble(error: ClientError, where: str) -> None:
-    """Raise BrokenTransferError where the server may answer otherwise a little later."""
-    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-        raise BrokenTransferError(f"the server has trouble: {_code(error)}", where=where) from error
+class _BrokenAnswerError(BrokenTransferError):
+    """The server answered, and what it said broke off, or is no answer of an S3 server: botocore does not try again then."""
+
+
+def _again(call: Callable[[], T]) -> T:
+    """What `call` returns: tried again where the answer is broken. What it does may be done twice."""
+    for attempt in range(_TRIES - 1):
+        with suppress(_BrokenAnswerError):
+            return call()
+        time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311
+    return call()
+
+
+def _stored(answer: Any, where: str) -> str:
+    """The ETag of what an answer says is stored. Raises _BrokenAnswerError where it names none: no S3 server said that."""
+    if etag := answer.get("ETag"):
+        return str(etag)
+    raise _BrokenAnswerError(
+        "the answer to a write does not say what is stored now, and it is not there: something before the store answers for it",
+        where=where,
+        hint="check proxies and AWS_ENDPOINT_URL_S3, then run the same command again",
+    )
 
 
 class S3Store:
@@ -109,17 +140,23 @@ class S3Store:
         except ClientError as error:
             code = _code(error)
             if self._reader is not self._client and code in ("AccessDenied", "403"):
-                raise PipelineError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
+                raise DeniedError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in _TROUBLE:
+                raise BrokenTransferError(f"the server has trouble: {code}", where=where, hint=_REPEAT) from error
+            if code == "BadDigest":
+                raise _BrokenAnswerError("the bytes were damaged on the way", where=where, hint=_REPEAT) from error
             message = plain(error.response.get("Error", {}).get("Message") or code)
             kind = DeniedError if code in ("AccessDenied", "403") else PipelineError
             raise kind(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
         except EndpointConnectionError as error:
             hint = "check the network and AWS_ENDPOINT_URL_S3, then run the same command again"
             raise BrokenTransferError(f"cannot connect: {error}", where=where, hint=hint) from error
+        # urllib3's own where botocore reads the body of a refusal, and where it passes one on to be read.
+        except (ResponseStreamingError, IncompleteReadError, HTTPError, ResponseParserError) as error:
+            hint = f"{_REPEAT}; or check AWS_ENDPOINT_URL_S3" if isinstance(error, ResponseParserError) else _REPEAT
+            raise _BrokenAnswerError(f"the answer broke: {error}", where=where, hint=hint) from error
         except (BotoConnectionError, HTTPClientError) as error:
-            raise BrokenTransferError(
-                f"the connection broke: {error}", where=where, hint="run the same command again: what is there is not sent twice"
-            ) from error
+            raise BrokenTransferError(f"the connection broke: {error}", where=where, hint=_REPEAT) from error
         except BotoCoreError as error:
             raise PipelineError(str(error), where=where) from error
         except KeyError as error:
@@ -129,6 +166,9 @@ class S3Store:
 
     def get(self, key: str) -> Object | None:
         """The object at `key`; its tag is its ETag."""
+        return _again(lambda: self._get(key))
+
+    def _get(self, key: str) -> Object | None:
         with self._errors(key):
             try:
                 answer = self._reader.get_object(Bucket=self.bucket, Key=self._key(key))
@@ -137,87 +177,97 @@ class S3Store:
                     return None
                 raise
             data = bytearray()
-            while chunk := answer["Body"].read(1 << 20):
-                data += chunk
-                if len(data) > DOCUMENT_LIMIT:
-                    raise too_large(self.url, key)
+            with closing(answer["Body"]) as body:
+                while chunk := body.read(1 << 20):
+                    data += chunk
+                    if len(data) > DOCUMENT_LIMIT:
+                        raise too_large(self.url, key)
             return Object(bytes(data), answer["ETag"].strip('"'))
 
     @contextmanager
     def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
         """A ranged GET. A server that ignores the range is believed: its body is the whole object."""
+        where = f"{self.url}/{key}"
         with self._errors(key):
             try:
-                answer = self._reader.get_object(
-                    Bucket=self.bucket, Key=self._key(key), Range=f"bytes={offset}-{offset + length - 1}"
-                )
+                asked = f"bytes={offset}-{offset + length - 1}"
+                answer = self._reader.get_object(Bucket=self.bucket, Key=self._key(key), Range=asked)
             except ClientError as error:
                 if _code(error) in _MISSING:
                     raise no_such_object(self.url, key) from None
-                _check_trouble(error, f"{self.url}/{key}")
                 raise
-            except (BotoConnectionError, HTTPClientError) as error:
-                raise BrokenTransferError(f"the connection broke: {error}", where=f"{self.url}/{key}") from error
-            where, body = f"{self.url}/{key}", answer["Body"]
-            try:
-                ranged = is_ranged(answer.get("ContentRange", ""), offset, length, where)
-                # Not botocore's wrapper: it waits for all it was asked for, however slowly that arrives.
-                yield WebBody(ranged, body._raw_stream, where, Patience(silence=_SILENCE))
-            finally:
-                body.close()
+            body = answer["Body"]
+        with closing(body):
+            ranged = is_ranged(answer.get("ContentRange", ""), offset, length, where)
+            # Not botocore's wrapper: it waits for all it was asked for, however slowly that arrives.
+            yield WebBody(ranged, body._raw_stream, where, Patience(silence=_SILENCE))
 
-    def size(self, key: str) -> int | None:
-        """The size of the object at `key`, by a HEAD request."""
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """By a HEAD request, which has the digest that `upload` put beside the bytes: whoever else put some has none.
+
+        What an older program, or another one, put there is not known, and so not held.
+        """
         with self._errors(key):
             try:
-                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+                head = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
             except ClientError as error:
                 if _code(error) in _MISSING:
-                    return None
+                    return False
                 raise
+            return (head["ContentLength"], head.get("Metadata", {}).get(_DIGEST)) == (size, sha256)
 
     def keys(self, prefix: str) -> list[str]:
         """By ListObjectsV2, sorted here: SeaweedFS has another order."""
-        with self._errors(prefix):
-            return self._keys(self._client, prefix)
+        return _again(lambda: self._keys(self._client, prefix))
 
     def listed(self, prefix: str) -> list[str] | None:
         """`keys`; None where that is not permitted."""
-        with self._errors(prefix):
-            try:
-                return self._keys(self._reader, prefix)
-            except ClientError as error:
-                if _code(error) in ("AccessDenied", "403"):
-                    return None
-                raise
+        with suppress(DeniedError):
+            return _again(lambda: self._keys(self._reader, prefix))
+        return None
 
     def _keys(self, client: Any, prefix: str) -> list[str]:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
         cut = len(self.prefix) + 1 if self.prefix else 0
-        return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
+        with self._errors(prefix):
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            return sorted(item["Key"][cut:] for page in pages for item in page.get("Contents", ()))
 
     def upload(self, key: str, path: Path, sha256: str) -> None:
-        """Put the file, in parallel parts where it is large. S3 shows it only when it is complete."""
+        """Put the file, in parallel parts where it is large. S3 shows it only when it is complete.
+
+        Each request has a digest of its bytes, by which the server refuses those that were damaged on the way.
+        """
         with disk_errors(str(path)), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             part = max(_PART, -(-size // _PARTS))
-            with self._errors(key):
-                if size <= part:
-                    data = file.read()
-                    if (found := sha256_bytes(data)) != sha256:
-                        raise wrong_digest(path, found)
-                    self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
-                else:
+            if size <= part:
+                data = file.read()
+                if (found := sha256_bytes(data)) != sha256:
+                    raise wrong_digest(path, found)
+                self._send(key, self._client.put_object, data, Metadata={_DIGEST: sha256})
+            else:
+                with self._errors(key):
                     self._upload_parts(key, path, file, part, sha256)
+
+    def _send(self, key: str, call: Callable[..., Any], data: bytes, **options: Any) -> str:
+        """Put `data` by a call of boto3; the ETag of it."""
+        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+        def attempt() -> str:
+            with self._errors(key):
+                answer = call(Bucket=self.bucket, Key=self._key(key), Body=data, ContentMD5=md5, **options)
+            return _stored(answer, f"{self.url}/{key}")
+
+        return _again(attempt)
 
     def _upload_parts(self, key: str, path: Path, file: IO[bytes], part: int, sha256: str) -> None:
         """Read once, in order: each part is hashed and handed to a connection, of which few are at work at a time."""
         place = {"Bucket": self.bucket, "Key": self._key(key)}
-        upload = self._client.create_multipart_upload(**place)["UploadId"]
+        upload = self._client.create_multipart_upload(**place, Metadata={_DIGEST: sha256})["UploadId"]
 
         def send(number: int, data: bytes) -> dict[str, object]:
-            answer = self._client.upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
-            return {"PartNumber": number, "ETag": answer["ETag"]}
+            etag = self._send(key, self._client.upload_part, data, UploadId=upload, PartNumber=number)
+            return {"PartNumber": number, "ETag": etag}
 
         digest, room = hashlib.sha256(), threading.Semaphore(_CONNECTIONS + 1)
         try:
@@ -235,7 +285,7 @@ class S3Store:
                 raise wrong_digest(path, digest.hexdigest())
             self._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            with suppress(BotoCoreError, ClientError):  # the first error is the one to tell
+            with suppress(PipelineError), self._errors(key):  # the first error is the one to tell
                 self._client.abort_multipart_upload(**place, UploadId=upload)
             raise
 
@@ -248,14 +298,22 @@ class S3Store:
         return self.create(key, data) if tag is None else self._conditional(key, data, IfMatch=tag)
 
     def _conditional(self, key: str, data: bytes, **condition: str) -> bool:
+        return _again(lambda: self._put(key, data, condition))
+
+    def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> bool:
+        place = {"Bucket": self.bucket, "Key": self._key(key), "ContentType": "application/json"}
         with self._errors(key):
             try:
-                self._client.put_object(
-                    Bucket=self.bucket, Key=self._key(key), Body=data, ContentType="application/json", **condition
-                )
+                answer = self._client.put_object(**place, Body=data, **condition)
             except ClientError as error:
                 if _code(error) in _LOST:
                     return False
+                raise
+        try:
+            _stored(answer, f"{self.url}/{key}")
+        except _BrokenAnswerError:
+            found = self.get(key)
+            if found is None or found.data != data:
                 raise
         return True
 
@@ -295,7 +353,6 @@ class S3File:
                     raise _OtherStateError from error
                 if _code(error) in _MISSING:
                     raise PipelineError("there is no such object", where=self.url, hint="check bucket and key") from None
-                _check_trouble(error, self.url)
                 raise
 
 

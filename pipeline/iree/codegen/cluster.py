@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import process
-from pipeline.cache import Cache, SharedCache
+from pipeline.cache import Cache, shared_at
 from pipeline.errors import PipelineError
 from pipeline.iree.codegen import pieces
 from pipeline.iree.codegen.pieces import Batch
-from pipeline.store.open import open_store
 
 _log = logging.getLogger(__name__)
 _INSTALL = "pip install 'vmfb-pipeline[build,cluster]'"
@@ -57,7 +56,7 @@ def work(batch: Batch, cache_url: str) -> Done | Unfit:
     here = get_worker().address
     if batch.generator != pieces.generator(batch.backend):
         return Unfit(here)
-    shared = SharedCache(open_store(cache_url), writable=True) if cache_url else None
+    shared = shared_at(cache_url, writable=True) if cache_url else None
     keys = list(batch.keys.values())
     if shared and len(shared.get_many(keys)) == len(keys):
         return Done(tuple(keys), {})

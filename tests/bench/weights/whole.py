@@ -23,7 +23,6 @@ from pathlib import Path
 import yaml
 
 from pipeline.files import sha256_file
-from pipeline.store.open import open_store
 from tests import servers
 from tests.bench.weights import stack
 from tests.project import Project
@@ -122,9 +121,9 @@ def project(folder: Path, size: float, width: int) -> Project:
     return made
 
 
-def _blobs(url: str) -> dict[str, int]:
-    store = open_store(url)
-    return {key: store.size(key) or 0 for key in store.keys("blobs/")}
+def _blobs(endpoint: str) -> dict[str, int]:
+    found = servers.client_of(endpoint).list_objects_v2(Bucket=servers.BUCKET, Prefix="bench/blobs/")
+    return {item["Key"]: item["Size"] for item in found.get("Contents", ())}
 
 
 def _told(label: str, peak: Peak, seconds: float) -> None:
@@ -154,7 +153,7 @@ def measure(folder: Path, size: float, width: int) -> None:
         for stage in _STAGES:
             peak, seconds, _ = run(made.command(stage), made.root, environment)
             _told(stage, peak, seconds)
-        before = _blobs(url)
+        before = _blobs(weed.server.endpoint)
         peak, seconds, said = run([vmfb, "fetch", "stack"], made.root, environment)
         _told("vmfb fetch", peak, seconds)
         archive = max(before, key=lambda key: before[key])
@@ -171,7 +170,7 @@ def measure(folder: Path, size: float, width: int) -> None:
         target = made.targets / "executables" / "x86-64-v3.yaml"
         target.write_text(target.read_text() + "flags: ['--iree-llvmcpu-target-vector-width-in-bytes=16']\n")
         run(made.command("publish"), made.root, environment)
-        new = {key: count for key, count in _blobs(url).items() if key not in before}
+        new = {key: count for key, count in _blobs(weed.server.endpoint).items() if key not in before}
         _, _, said = run([vmfb, "fetch", "stack"], made.root, environment)
         total = sum(before.values())
         sent = f"{sum(new.values()) / total:.3%} of {total / 1e6:.0f} MB sent"
