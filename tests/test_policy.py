@@ -82,6 +82,50 @@ def test_what_somebody_saw_wrong_stops_any_policy(tmp_path: Path) -> None:
     one = release(tmp_path, proof("gpu"), proof("cpu"), proof("cpu", problem="output 'y' is off", of_tolerance=3.0))
     lenient = Policy("untested", "allowed", None, None, None)
     assert told(lenient, one) == ["desktop, cpu: was wrong on a CPU: output 'y' is off (no variant may be wrong)"]
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(PipelineError, match="a document that is itself wrong is removed from evidence/noise/1/"):
+        policy.require({"desktop": lenient}, one, None, "stable", store)
+    policy.require({}, one, None, "stable", store)
+    assert policy.remarks({}, one, None) == ["! desktop, cpu: WRONG on a CPU: output 'y' is off"]  # nor is it silent
+
+
+def test_what_cannot_be_compared_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    before = release(tmp_path, proof("gpu", "untested"), proof("cpu", latency=0.010))
+    elsewhere = replace(proof("cpu", latency=0.1), device="another CPU")
+    after = release(tmp_path, proof("gpu"), elsewhere, version="2")
+    assert told(STRICT, after, before) == []
+    lacks = "desktop: not compared with noise@1, for "
+    assert policy.remarks({"desktop": STRICT}, after, before) == [
+        f"{lacks}no device's latency is known of both: gpu, cpu (slower: 10%)",
+        f"{lacks}the errors of both are not known: gpu (less_exact: 2x)",
+    ]
+    none = "desktop: there is no present release that can be read: nothing to compare with"
+    assert policy.remarks({OTHERS: STRICT}, after, None) == [f"{none} (slower: 10%, larger: 10%, less_exact: 2x)"]
+    assert policy.remarks({OTHERS: STRICT}, after, after) == []
+    assert policy.remarks({"desktop": replace(STRICT, slower=None, larger=None, less_exact=None)}, after, before) == []
+
+
+def test_two_devices_of_one_driver_are_two(tmp_path: Path) -> None:
+    """CUDA's driver does not say which GPU it is of."""
+    cpu, slow, fast = (
+        proof("cpu"),
+        *(replace(proof("gpu", latency=s), driver="cuda", device=d) for d, s in (("A", 0.02), ("B", 0.01))),
+    )
+    assert told(STRICT, release(tmp_path, cpu, slow, version="2"), release(tmp_path, cpu, fast)) == []
+    both = release(tmp_path, cpu, slow, fast)
+    assert both.standings(both.manifest.artifacts[0])["gpu"].witnesses == 2
+    (stop,) = told(STRICT, release(tmp_path, cpu, replace(slow, latency_s=0.03), version="2"), both)
+    assert "gpu: is slower on A (cuda) (a CPU) than" in stop
+
+
+def test_documents_that_do_not_count_are_named(tmp_path: Path) -> None:
+    one = release(tmp_path, proof("cpu"))
+    one = replace(one, testimony=replace(one.testimony, refused=tuple(f"evidence/{n}: is of other code" for n in range(7))))
+    said = policy.remarks({}, one, None)
+    assert said[0] == "does not count: evidence/0: is of other code"
+    assert said[5:] == ["and 2 more documents do not count"]
+    with pytest.raises(PipelineError, match="does not count: evidence/4: is of other code"):
+        policy.require({"desktop": STRICT}, one, None, "stable", open_store(str(tmp_path / "store")))
 
 
 @pytest.mark.parametrize(
@@ -133,12 +177,16 @@ def _spec(tmp_path: Path, channels: object, of_bundle: object = None) -> Callabl
 
 def test_a_bundle_has_its_own_policy_or_the_projects(tmp_path: Path) -> None:
     strict = {"evidence": "device", "slower": "10%", "larger": "12.5 %", "less_exact": "2x"}
-    found = _spec(tmp_path, {"stable": strict, "latest": {"evidence": "twin"}}, {"latest": {"untested": "left out"}})
+    channels = {"stable": strict, "latest": {"evidence": "twin"}, "nightly": {}}
+    found = _spec(tmp_path, channels, {"latest": {"untested": "left out"}})
+    assert found("nightly")["cpus"] == Policy("untested", "allowed", None, None, None)
     assert found("stable")["desktop"] == Policy("device", "refused", 0.1, 0.125, 2.0)
     assert found("stable")["cpus"] == found("stable")["desktop"]
     assert found("latest")["desktop"] == Policy("untested", "left out", None, None, None)
     assert found("latest")["cpus"].evidence == found("latest")[OTHERS].evidence == "twin"
     assert found("beta") == {}
+    assert found("latest")["desktop"].path.name == "desktop.yaml"
+    assert found("latest")["cpus"].path.name == "policy.yaml"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +268,44 @@ def test_a_release_of_an_older_schema_is_promoted_with_its_evidence(new_store: C
     present = policy.present(store, decode(m.Channel, pointer.data, "stable"))
     assert present
     assert {s.kind for s in present.standings(found.artifacts[0]).values()} == {"device"}
+
+
+def test_the_way_back_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong for other reasons is left in a hurry, though it is faster; what was seen wrong is no place to go back to."""
+    store = open_store(str(tmp_path / "store"))
+    one, two = _published(tmp_path, store, "1.0", 1), _published(tmp_path, store, "2.0", 2)
+    _see(store, one, proof("gpu"), proof("cpu", latency=0.02))
+    _see(store, two, proof("gpu"), proof("cpu", latency=0.01))
+    promote.run(store.url, "noise", "2.0", "stable", {}, tmp_path / "out")
+    back = (store.url, "noise", "1.0", "stable", {"desktop": STRICT}, tmp_path / "out")
+    with pytest.raises(PipelineError, match="is slower on a CPU") as caught:
+        promote.run(*back)
+    assert "`doit promote model=noise version=1.0 channel=stable rollback=yes`" in str(caught.value)
+    with monkeypatch.context() as patch:  # nor is what is left read
+        patch.setattr(promote, "open_store", lambda _: _Fails(store, "evidence/noise/2.0/"))
+        with pytest.raises(PipelineError, match="the connection broke"):
+            promote.run(*back)
+        promote.run(*back, rollback=True)
+    pointer = store.get(channel_key("noise", "stable"))
+    assert pointer
+    assert json.loads(pointer.data)["version"] == "1.0"
+    _see(store, one, proof("gpu", problem="is off"))
+    with pytest.raises(PipelineError, match="the channel stable points to it, and would not move there now"):
+        promote.run(*back, rollback=True)
+
+
+def test_a_slip_of_the_hand_makes_no_channel(tmp_path: Path) -> None:
+    """It would have no policy."""
+    store = open_store(str(tmp_path / "store"))
+    _published(tmp_path, store, "1.0", 1)  # to beta
+    for channel, meant in (("stabel", "stable"), ("lates", "latest"), ("betta", "beta")):
+        with pytest.raises(PipelineError, match=f"there is no channel {channel}: did you mean '{meant}'") as caught:
+            promote.run(store.url, "noise", "1.0", channel, {}, tmp_path / "out", ["stable"])
+        assert f"`{channel}: {{}}`" in str(caught.value)
+        assert store.get(channel_key("noise", channel)) is None
+    promote.run(store.url, "noise", "1.0", "stabel", {}, tmp_path / "out", ["stable", "stabel"])
+    promote.run(store.url, "noise", "1.0", "stabel", {}, tmp_path / "out", ["stable"])  # it is there
+    promote.run(store.url, "noise", "1.0", "test", {}, tmp_path / "out", ["stable"])
 
 
 def test_a_channel_never_points_to_what_is_not_there(tmp_path: Path) -> None:
@@ -335,9 +421,13 @@ def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path,
     (dropped,) = manifest(project).artifacts[0].dropped
     assert dropped.name == "cuda-sm80"
     assert dropped.reason == "untested: nobody ran it"  # not why: that differs from machine to machine, and the file does not
-    result = project.doit("promote", "model=small", f"version={manifest(project).version}")
+    clone, store = Project(tmp_path / "clone", "small"), str(project.layout.store)  # in which nothing was built
+    result = clone.doit("promote", "model=small", f"version={manifest(project).version}", "rollback=yes", PIPELINE_STORE=store)
     assert result.returncode == 0, result.stdout
-    assert f"small@{manifest(project).version} is latest in out/store" in result.stdout
+    assert f"small@{manifest(project).version} is latest in {store}" in result.stdout
+    result = clone.doit("promote", PIPELINE_STORE=store)
+    assert result.returncode != 0
+    assert "doit promote model=NAME version=VERSION channel=stable" in result.stdout
     _what_is_wrong_with_the_file_that_is_left_stops_it(project, monkeypatch)
 
 

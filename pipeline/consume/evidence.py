@@ -11,6 +11,7 @@ from functools import partial
 from pipeline.consume.cache import Cache
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
+from pipeline.iree.device import titled
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import decode, encode, reference_digest
 from pipeline.manifest.evidence import (
@@ -44,7 +45,7 @@ class Seen:
         proof = self.proof
         if proof.kind == "emulator":
             return f"{proof.device} played by {proof.driver}"
-        return proof.driver or proof.device
+        return titled(proof.device, proof.driver) if proof.driver else proof.device
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ class Device:
     @property
     def title(self) -> str:
         """For people: the device and its driver."""
-        if not self.driver_info:
-            return f"CPU ({self.name})"
-        says_it_all = self.driver_info.startswith(self.name.split(" (")[0])
-        return self.driver_info if says_it_all else f"{self.name} ({self.driver_info})"
+        return titled(self.name, self.driver_info) if self.driver_info else f"CPU ({self.name})"
+
+
+def titled(name: str, driver_info: str) -> str:
+    """A device and its driver, for people: what the driver says of itself, where that tells the device too."""
+    says_it_all = not name or driver_info.startswith(name.split(" (")[0])
+    return driver_info if says_it_all else f"{name} ({driver_info})"

@@ -36,6 +36,7 @@ def _policy(fields: Fields) -> Policy:
         slower=_part(fields, "slower"),
         larger=_part(fields, "larger"),
         less_exact=_factor(fields, "less_exact"),
+        path=fields.path,
     )
 
 

@@ -160,10 +160,10 @@ class Fields:
         return self._plain(key, value)
 
     def _plain(self, key: str, value: Any) -> Any:
-        """The value of `key`; a problem noted, and none of it left, if it is a text with more than can be seen on one line."""
+        """The value of `key`; a problem noted if it is a text with more in it than can be seen on one line."""
         if isinstance(value, str) and not is_plain(value.strip()):
             self.problem(key, _NOT_PLAIN)
-            return ""
+            return "".join(sign for sign in value if is_plain(sign))  # nothing else is wrong with it for that
         return value
 
     def text(self, key: str, default: str | None = None, choices: Iterable[str] | None = None) -> str:

@@ -75,7 +75,7 @@ class Policy:
     `untested`: `refused`, `allowed` or `left out` of the file.
 
     How much worse than the channel's present release it may be, None for any: `slower` and `larger` by a part, `less_exact` by
-    a factor of the tolerance that is used.
+    a factor of the tolerance that is used. `path` is the file that says so.
     """
 
     evidence: str
@@ -83,6 +83,7 @@ class Policy:
     slower: float | None
     larger: float | None
     less_exact: float | None
+    path: Path = field(default=Path("targets/policy.yaml"), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -413,3 +414,8 @@ class Spec:
         found = {name: bundle.policy.get(channel) or self.policy.get(channel) for name, bundle in self.bundles.items()}
         found[OTHERS] = self.policy.get(channel)
         return {name: policy for name, policy in found.items() if policy}
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """The channels that policies name."""
+        return frozenset(self.policy).union(*(bundle.policy for bundle in self.bundles.values()))

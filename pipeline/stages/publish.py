@@ -98,8 +98,8 @@ def publish(
 ) -> dict[str, object]:
     """Publish the package to `store` under `version` (default: the one derived from its content). Returns the receipt.
 
-    When all but the channel is in the store, `allowed` is asked, with what the channel is then: it says what differs, or raises
-    what keeps the channel from moving.
+    When all but the channel is in the store, `allowed` is asked, with what the channel is then: it says what differs and what
+    else is to be known, or raises what keeps the channel from moving.
 
     Publishing the same again sends nothing. A kill at any moment leaves either no release or a whole one.
     """
@@ -172,7 +172,7 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)
         policy.require(policies, release, before, channel, store)
-        return policy.told(release, before)
+        return [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
     write(receipt, canonical(publish(package, store, version, channel, allowed=allowed)))
 
