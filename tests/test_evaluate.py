@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import subprocess
@@ -247,7 +248,7 @@ def test_each_entry_point_may_have_a_data_set(models: Models) -> None:
     path = models.write(limit=-1)
     spec = yaml.safe_load(path.read_text())
     entry = {key: spec.pop(key) for key in ("source", "inputs", "evaluate")}
-    plain = {key: value for key, value in entry.items() if key != "evaluate"}
+    plain = copy.deepcopy({key: value for key, value in entry.items() if key != "evaluate"})  # or YAML has aliases
     path.write_text(yaml.safe_dump({**spec, "entries": {"a": entry, "b": plain}}))
     with pytest.raises(ManyProblemsError, match=r"entries\.a\.evaluate\.limit: must not be negative"):
         load(models.project.targets)
