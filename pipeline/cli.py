@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.consume import facts
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, permitted
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain_lines
 from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
-        with signals_raise():
+        with signals_raise(), permitted():
             importlib.import_module(f"pipeline.commands.{arguments.module}").run(arguments)
             flush()
     except PipelineError as error:

@@ -20,8 +20,12 @@ class Database(SqliteDB):  # type: ignore[misc]  # doit is untyped
         try:
             super().__init__(name, *arguments, **options)
         except (DatabaseException, sqlite3.DatabaseError):
-            say(f"note: {name} was damaged and is begun anew; what is built is looked at again")
-            Path(name).unlink()
+            try:
+                Path(name).unlink()
+                say(f"note: {name} was damaged and is begun anew; what is built is looked at again")
+            except OSError:  # it is not there, and cannot be made; or may not be touched
+                say(f"note: {name} cannot be opened: nothing is known to be up to date")
+                name = ":memory:"
             super().__init__(name, *arguments, **options)
 
     def dump(self) -> None:

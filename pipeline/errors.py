@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pipeline import platforms
 from pipeline.plain import plain, plain_lines, without_secrets
 
+_REFUSED = (1, 13, 30)  # not permitted, denied, read-only
 _DENIED = "check the owner and permissions of that folder"
 if not platforms.OPEN_FILES_CAN_GO:
     _DENIED += ", and that no program has the file open"
@@ -39,19 +40,34 @@ class ManyProblemsError(PipelineError):
         self.problems = tuple(problems)
 
 
+def _refusal(error: OSError, where: str) -> PipelineError:
+    hint = {
+        28: "free some space and run the same command again; nothing half-written was kept",
+        2: "check the path; what doit made is made again after `rm -rf out`",
+        20: "a part of that path is a file: choose another folder",
+        30: "the file system is read-only: choose another folder, or remount it",
+        13: _DENIED,
+        1: _DENIED,
+    }.get(error.errno or 0, "")
+    kind = DeniedError if error.errno in _REFUSED else PipelineError
+    return kind(f"{error.strerror or error}", where=str(error.filename or where), hint=hint)
+
+
 @contextmanager
 def disk_errors(where: str) -> Iterator[None]:
     """Turn the operating system's refusals (full, read-only, not permitted) into a PipelineError about `where`."""
     try:
         yield
     except OSError as error:
-        hint = {
-            28: "free some space and run the same command again; nothing half-written was kept",
-            2: "check the path; what doit made is made again after `rm -rf out`",
-            20: "a part of that path is a file: choose another folder",
-            30: "the file system is read-only: choose another folder, or remount it",
-            13: _DENIED,
-            1: _DENIED,
-        }.get(error.errno or 0, "")
-        kind = DeniedError if error.errno in (1, 13, 30) else PipelineError
-        raise kind(f"{error.strerror or error}", where=str(error.filename or where), hint=hint) from error
+        raise _refusal(error, where) from error
+
+
+@contextmanager
+def permitted() -> Iterator[None]:
+    """Around a whole command: what this user may not do, wherever nobody foresaw it, is a PipelineError too, and no bug."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        raise _refusal(error, "this machine") from error

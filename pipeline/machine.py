@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from pipeline import __version__, platforms
-from pipeline.files import sha256_bytes
+from pipeline.files import expanded, sha256_bytes
 from pipeline.iree import backends
 from pipeline.iree.devices import runtime_version
 from pipeline.manifest.evidence import Witness
@@ -34,18 +34,26 @@ _TEXTS = (("/sys/class/drm", "card*/device/uevent"), ("/proc/driver/nvidia", "ve
 _VARIABLES = re.compile(r"(VK|MESA|LP|RADV|ANV)_\w+|\w+_VISIBLE_DEVICES|DRI_PRIME|GALLIUM_DRIVER")
 
 
+def _found(root: str, pattern: str) -> list[Path]:
+    """The files below a folder; none where this user may not look."""
+    try:
+        return sorted(expanded(root).glob(pattern))
+    except OSError:
+        return []
+
+
 def fingerprint() -> str:
     """A digest of the IREE runtime's version, the CPU's features, the Vulkan loader and drivers, the variables
     that steer these, and the GPUs with their device files."""
     parts = [runtime_version(), *platforms.traits(), *backends.inspectors()]
     parts += [f"{name}={value}" for name, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(name)]
     for root, pattern in _PATTERNS:
-        for path in sorted(Path(root).expanduser().glob(pattern)):
+        for path in _found(root, pattern):
             with contextlib.suppress(OSError):  # a link to nothing is no driver
                 is_device = root == "/dev"
                 parts.append(f"{path} {os.access(path, os.R_OK | os.W_OK) if is_device else path.stat().st_mtime_ns}")
     for root, pattern in _TEXTS:
-        for path in sorted(Path(root).glob(pattern)):
+        for path in _found(root, pattern):
             with contextlib.suppress(OSError):
                 parts.append(path.read_text("utf-8", "replace"))
     cpu = Path("/proc/cpuinfo")

@@ -12,7 +12,9 @@ _JOINERS = "\u200c\u200d"  # of Persian and Indian words, and of emoji
 
 # In any text: what begins like a URL, well written or not. A user of ssh is no secret, and a file has none.
 _URL = re.compile(r"(?<![A-Za-z0-9+.-])(?!(?:ssh|file):)([A-Za-z][A-Za-z0-9+.-]+:/{1,3})([^\s'\"<>`]+)")
-_LOGIN = re.compile(r"(?<![^\s/'\"(])[^\s/:@'\"]+:(?!:)[^\s/@'\"]+@(?=[\w.-])")  # user:password@ of what lacks the `https://`
+_LOGIN = re.compile(
+    r"(?<![^\s/'\"(])[^\s/:@'\"]{1,256}:(?!:)[^\s/@'\"]{1,256}@(?=[\w.-])"
+)  # user:password@ of what lacks the `https://`
 
 _CUT = reprlib.Repr()
 _CUT.maxlevel, _CUT.maxlist, _CUT.maxdict = 2, 3, 3

@@ -25,6 +25,7 @@ _lock = threading.RLock()  # the signal handler may interrupt its own holder
 _inherited: set[int] = set()
 _refusing = threading.Event()
 _SIGKILL = 9
+_SPEECH = {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # logs are read so, whatever the user's terminal takes
 _EXCEPTIONS = 0xC0000000  # what Windows gives as the return code of a process that an exception ended begins here
 
 
@@ -116,7 +117,7 @@ def _spawn(
                 stderr=errors,
                 start_new_session=True,
                 pass_fds=(*_inherited, *pass_fds),
-                env=env,
+                env={**env, **_SPEECH},
             )
             _running.add(process)
             return process

@@ -100,7 +100,7 @@ def _where(evidence: dict[str, Any]) -> str:
 
 def _strongest(verified: Path) -> dict[str, dict[str, Any]]:
     """The evidence of each variant: that from here, or the stronger that a witness gave."""
-    found = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text())}
+    found = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text("utf-8"))}
     for heard in answers.read(verified):
         for file in heard.document.files if heard.document else ():
             for proof in file.variants:
@@ -127,7 +127,7 @@ def told(verified: Path) -> list[str]:
 
 def table(name: str, verified: Path) -> list[tuple[str, ...]]:
     """The rows for one verified bundle, called `name`: a row a variant, then a row a dropped target."""
-    compiled = json.loads((verified / "compiled.json").read_text())
+    compiled = json.loads((verified / "compiled.json").read_text("utf-8"))
     evidence = _strongest(verified)
     rows: list[tuple[str, ...]] = []
     for variant in compiled["variants"]:
@@ -151,7 +151,7 @@ def _write(*lines: str) -> None:
 def left_out(name: str, folder: Path) -> list[str]:
     """Which targets a file is without, and why, in whole sentences: one for targets with the same reason."""
     reasons: dict[str, list[str]] = {}
-    for dropped in json.loads((folder / "compiled.json").read_text())["dropped"]:
+    for dropped in json.loads((folder / "compiled.json").read_text("utf-8"))["dropped"]:
         reasons.setdefault(dropped["reason"], []).append(dropped["name"])
     return [f"{name} is without {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
@@ -201,7 +201,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             for line in told(Path(task.targets[0]).parent) if task.name.startswith("verify:") else ():
                 self._line.say(f"  {line}")
             if task.name.startswith(("reduce:", "report:", "runtimes:", "promote:")):
-                self._line.say(Path(task.targets[0]).read_text().rstrip())
+                self._line.say(Path(task.targets[0]).read_text("utf-8").rstrip())
 
     def skip_uptodate(self, task: Any) -> None:
         """A task has nothing to do."""
@@ -245,7 +245,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         for task in self._quiet:
             files |= {*task.file_dep, *task.targets, str(stamp(task.name, Path(task.targets[0])))}
             if task.name.startswith("publish:"):
-                receipt = json.loads(Path(task.targets[0]).read_text())
+                receipt = json.loads(Path(task.targets[0]).read_text("utf-8"))
                 files |= {o for o in receipt["objects"] if "://" not in o}
                 receipts += [task.targets[0]] if "://" in receipt["store"] else []
         self.snapshot.take(files, len(self._quiet), receipts)
@@ -253,7 +253,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
     def _code(self) -> str:
         """Where the code of this run came from; empty if nothing was compiled."""
         compiled = [Path(self._tasks[n].targets[0]).parent / "pieces.json" for n in self._seconds if n.startswith("compile:")]
-        counts = [json.loads(path.read_text()) for path in compiled if path.exists()]
+        counts = [json.loads(path.read_text("utf-8")) for path in compiled if path.exists()]
         if not counts:
             return ""
         total, local, shared, generated, saved = (
@@ -274,6 +274,6 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         sys.stdout.write(self._code())
         for name, task in self._tasks.items():
             if name.startswith("publish:") and name in self._seconds:
-                receipt = json.loads(Path(task.targets[0]).read_text())
+                receipt = json.loads(Path(task.targets[0]).read_text("utf-8"))
                 _write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}")
                 _write(*(f"  {line}" for line in receipt["differs"]))

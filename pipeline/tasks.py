@@ -18,7 +18,7 @@ from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
 from pipeline import __version__, activity, process
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean, whole_number
@@ -82,7 +82,7 @@ def _action(step: Step, run: Run) -> Callable[[], Any]:
         try:
             run.start()
             _stamp(step).unlink(missing_ok=True)
-            with activity.step(step.name):
+            with activity.step(step.name), permitted():
                 step.action()
             made = uuid.uuid4().hex
             write(_stamp(step), made.encode())
@@ -175,7 +175,8 @@ def errors_as_messages() -> Iterator[None]:
     """Print a PipelineError raised while tasks are made, and leave with exit code 3."""
     prepare_streams()
     try:
-        yield
+        with permitted():
+            yield
     except PipelineError as error:
         say(*f"error: {error}".split("\n"))
         raise SystemExit(3) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +252,14 @@ def test_a_mistyped_endpoint_tells_no_secret(
 )
 def test_what_is_no_secret_is_told(text: str) -> None:
     assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize("text", ["(", "a:(", "https://", "a:", "a://b:c/", "x@", "\x1b"])
+def test_no_text_takes_long(text: str) -> None:
+    started = time.process_time()
+    without_secrets(f"{text * 50_000}@?")
+    plain(text * 50_000)
+    assert time.process_time() - started < 3
 
 
 def test_urls_are_told_without_what_is_secret() -> None:

@@ -117,7 +117,7 @@ def _decode(data: bytes) -> State | None:
         there = set(value["present"])
         present = frozenset(s for s in all_ if s.offset in there)
         return State(str(value["name"]), all_, present, int(value["modified_ns"]), str(value["boot"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, ArithmeticError, KeyError, TypeError, RecursionError):
         return None  # a state that cannot be read says nothing is there; the file is checked again
 
 

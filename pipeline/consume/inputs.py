@@ -25,11 +25,12 @@ def parse(text: str) -> np.ndarray[Any, Any]:
     match = _INPUT.fullmatch(text)
     if not match:
         return load(Path(text.removeprefix("@")))
-    shape, dtype = tuple(int(n) for n in match[1].split("x")[:-1]), _DTYPES.get(match[2])
+    dtype = _DTYPES.get(match[2])
     if dtype is None:
         raise PipelineError(f"--input {text}: {match[2]!r} is no type here", hint=_HINT)
     words = match[3].replace("[", " ").replace("]", " ").replace(",", " ").split()
     try:
+        shape = tuple(int(n) for n in match[1].split("x")[:-1])
         values = np.array([_number(w, dtype) for w in words], dtype)
         return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape)
     except (ValueError, IndexError, OverflowError, MemoryError) as error:

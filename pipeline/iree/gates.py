@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.names import whole_number
+
 # The function that every artifact exports: it returns the index of the variant the device runs, or -1. Tools of IREE that
 # look for the only exported function pass over names that begin with two underscores.
 SELECTED = "__selected_variant"
@@ -54,12 +56,13 @@ class Gate:
         match = _GATE.fullmatch(text.strip())
         if not match:
             raise GateError(f"{text!r} is not a gate: write `category::key == value`, `… >= value` or `… in [a, b]`")
-        values = tuple(sorted({int(v) for v in match["values"].strip("[]").split(",")}))
+        numbers = [whole_number(v.strip()) for v in match["values"].strip("[]").split(",")]
+        values = tuple(sorted({v for v in numbers if v is not None}))
+        if None in numbers or values[-1] >= 2**32:
+            raise GateError(f"{text!r:.200}: values are unsigned 32-bit")
         gate = Gate(match["category"], match["key"], match["op"], values)
         if gate.op != "in" and match["values"].startswith("["):
             raise GateError(f"{text!r}: a list of values needs `in`")
-        if any(v >= 2**32 for v in values):
-            raise GateError(f"{text!r}: values are unsigned 32-bit")
         return gate
 
     def holds(self, value: int) -> bool:

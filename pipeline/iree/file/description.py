@@ -50,5 +50,5 @@ def read(module: Module, where: str) -> tuple[Described, ...]:
         return ()
     try:
         return tuple(_described(value) for value in json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError, GateError) as error:
+    except (ValueError, ArithmeticError, KeyError, TypeError, RecursionError, GateError) as error:
         raise PipelineError(f"its description of variants is damaged: {error}", where=where) from error
