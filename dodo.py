@@ -24,6 +24,9 @@ with errors_as_messages(), disk_errors(str(LAYOUT.root)):
     LAYOUT.root.mkdir(exist_ok=True)
 
 
+TRUST = {"roots": "", "threshold": "", "days": "", "role": "", "key": "", "keep": "no", "remove": ""}  # of `trust-…` tasks
+
+
 class Reporting(Reporter):
     """The reporter of this project's runs, which remembers a run that had nothing to do."""
 
@@ -43,9 +46,10 @@ def task_all():
     end_on_signals()
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
-        given = variables(version="", channel="latest", sample="20", seconds="600", model="", rollback="no")
+        given = variables(version="", channel="latest", sample="20", seconds="600", model="", rollback="no", **TRUST)
         numbers = {name: positive(given.pop(name), name) for name in ("sample", "seconds")}
-        asked = Asked(**numbers, model=given.pop("model"), rollback=decided(given.pop("rollback"), "rollback"))
+        trust = {name: given.pop(name) for name in TRUST}
+        asked = Asked(**numbers, model=given.pop("model"), rollback=decided(given.pop("rollback"), "rollback"), trust=trust)
         witnesses = addresses(os.environ.get(VARIABLE, ""))
         made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, asked, witnesses)
     yield from tasks(made, LAYOUT)

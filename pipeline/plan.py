@@ -39,6 +39,9 @@ GROUPS: Mapping[str, str] = {
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
+    "trust-init": "make keys and sign all that the store holds, from now on (roots=1 threshold=1 days=timestamp:7,…)",
+    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE keep=yes remove=ID threshold=2)",
+    "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
@@ -64,13 +67,14 @@ class Target:
 @dataclass(frozen=True)
 class Asked:
     """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, the only model that is reduced, reported on or promoted, if one is named, and whether a
-    promotion is a `rollback`."""
+    seconds that a reduction may take, the only model that is reduced, reported on or promoted, if one is named, whether a
+    promotion is a `rollback`, and the words that `trust-…` steps take."""
 
     sample: int = 20
     seconds: int = 600
     model: str = ""
     rollback: bool = False
+    trust: Mapping[str, str] = field(default_factory=dict)  # how a store is to be signed
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:
@@ -307,6 +311,16 @@ def steps(
             always=True,
         )
     )
+    result += [
+        Step(
+            f"trust-{action}:store",
+            f"{about} {target.store}",
+            _stage("trust", action, target.store, {**asked.trust, "model": asked.model}, layout.trusted(action)),
+            outputs=_files(layout.trusted(action), "report.txt"),
+            always=True,
+        )
+        for action, about in (("init", "begin to sign"), ("rotate", "change who signs"), ("refresh", "sign anew"))
+    ]
     tried = layout.runtimes
     result.append(
         Step(

@@ -7,7 +7,7 @@ import datetime
 import re
 from pathlib import Path
 
-from pipeline.commands.release import here
+from pipeline.commands.release import here, open_remote
 from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import gated
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
-    remote, cache = Remote(arguments.store or default_store()), Cache()
+    remote, cache = open_remote(arguments), Cache()
     if not arguments.output:
         _open(arguments)  # a web server cannot be written to: say so before anything runs
     resolver = Resolver(remote, cache, say)

@@ -19,6 +19,7 @@ from pipeline.stages import policy, publish
 from pipeline.store.base import Store
 from pipeline.store.documents import list_evidence
 from pipeline.store.open import open_to_publish
+from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
 def run(
@@ -37,7 +38,8 @@ def run(
     """
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
-    store = open_to_publish(url)
+    store = signing(open_to_publish(url), url)
+    require_keys(store, channel_key(model, channel))
     manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     _require_meant(store, model, channel, channels)
     if rollback:
@@ -51,6 +53,7 @@ def run(
         said[:] = [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
     moved = publish.move(store, manifest, channel, allowed)
+    sign_changes(store)
     lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *said]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())
 

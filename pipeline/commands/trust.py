@@ -1,0 +1,53 @@
+"""`vmfb trust`: whom this machine believes of what a store says."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.store.open import address_of, open_source
+from pipeline.terminal import put, say
+from pipeline.trust import anchors
+from pipeline.trust.source import TrustedSource
+
+_LONG = 1 << 20  # bytes of a root of trust
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Add, list or remove roots of trust."""
+    {"add": _add, "list": _list, "remove": _remove}[arguments.action](arguments)
+
+
+def _add(arguments: argparse.Namespace) -> None:
+    from pipeline.trust.client import root_lines
+
+    path = Path(arguments.root)
+    with disk_errors(str(path)), path.open("rb") as file:
+        data = file.read(_LONG)
+    address = address_of(arguments.store)
+    lines = root_lines(data, str(path))
+    is_known = anchors.anchor_of(address.name) is not None
+    anchor = anchors.add(address.name, data)
+    try:
+        TrustedSource(open_source(address.to_open), anchor).listed("releases/")
+    except anchors.TrustError as error:
+        if not is_known:
+            anchors.remove(address.name)
+        raise anchors.TrustError(f"is not signed so: {error.what}", where=error.where, hint=error.hint) from error
+    except PipelineError as error:
+        say(f"note: whether it is signed so cannot be seen now: {error.what}")
+    put(f"{address.name} is believed only as it is signed by", *lines)
+
+
+def _list(_arguments: argparse.Namespace) -> None:
+    from pipeline.trust.client import root_lines
+
+    for anchor in anchors.every():
+        put(anchor.store, *(f"  {line}" for line in root_lines(anchor.root, str(anchor.folder))))
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    name = address_of(arguments.store).name
+    anchors.remove(name)
+    put(f"what {name} says is not verified any more")
