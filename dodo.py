@@ -24,7 +24,7 @@ with errors_as_messages(), disk_errors(str(LAYOUT.root)):
     LAYOUT.root.mkdir(exist_ok=True)
 
 
-TRUST = {"roots": "", "threshold": "", "days": "", "role": "", "key": "", "keep": "no", "remove": ""}  # of `trust-…` tasks
+TRUST = {"keep": "no"} | dict.fromkeys(("roots", "threshold", "days", "role", "key", "remove", "name"), "")  # of `trust-…` tasks
 
 
 class Reporting(Reporter):

@@ -41,6 +41,7 @@ GROUPS: Mapping[str, str] = {
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
     "trust-init": "make keys and sign all that the store holds, from now on (roots=1 threshold=1 days=timestamp:7,…)",
     "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE keep=yes remove=ID threshold=2)",
+    "trust-witness": "let a witness's evidence count in a signed store (name=NAME key=PUBLIC.pem, or remove=NAME)",
     "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
@@ -319,7 +320,12 @@ def steps(
             outputs=_files(layout.trusted(action), "report.txt"),
             always=True,
         )
-        for action, about in (("init", "begin to sign"), ("rotate", "change who signs"), ("refresh", "sign anew"))
+        for action, about in (
+            ("init", "begin to sign"),
+            ("rotate", "change who signs"),
+            ("witness", "who may see for"),
+            ("refresh", "sign anew"),
+        )
     ]
     tried = layout.runtimes
     result.append(

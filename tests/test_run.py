@@ -377,9 +377,9 @@ def test_output_that_cannot_be_written_is_one_message(output: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'"$0" -m pipeline.cli list {output}', sys.executable], capture_output=True, text=True, cwd=ROOT
     )
-    note, error = done.stderr.splitlines()
+    *notes, error = done.stderr.splitlines()
     assert done.returncode == 1
-    assert note.startswith("note: ")
+    assert all(note.startswith("note: ") for note in notes)
     assert error.startswith("error: standard output: ")
 
 

@@ -34,7 +34,7 @@ from tests.publishing import Spy
 from tests.trusting import MODEL, SEGMENT, SIZE, Signed
 
 LATEST = Reference(MODEL, channel="latest")
-ASKED = {"roots": "", "threshold": "", "days": "", "role": "", "key": "", "keep": "no", "remove": "", "model": ""}
+ASKED = {"roots": "", "threshold": "", "days": "", "role": "", "key": "", "keep": "no", "remove": "", "name": "", "model": ""}
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ _LONG = 1 << 20  # bytes of a root of trust
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Add, list or remove roots of trust."""
-    {"add": _add, "list": _list, "remove": _remove}[arguments.action](arguments)
+    """Add, list or remove roots of trust; or make a key."""
+    {"add": _add, "list": _list, "remove": _remove, "key": _key}[arguments.action](arguments)
 
 
 def _add(arguments: argparse.Namespace) -> None:
@@ -51,3 +51,20 @@ def _remove(arguments: argparse.Namespace) -> None:
     name = address_of(arguments.store).name
     anchors.remove(name)
     put(f"what {name} says is not verified any more")
+
+
+def _key(arguments: argparse.Namespace) -> None:
+    from pipeline.files import write
+    from pipeline.trust.keys import make_key, public_pem
+
+    path = Path(arguments.file)
+    public = path.with_name(f"{path.stem}.pub.pem")
+    for one in (path, public):
+        with disk_errors(str(one)):
+            if one.exists():
+                raise PipelineError("is there already", where=str(one), hint="a key is never written over: name another file")
+    if path.suffix != ".pem":
+        raise PipelineError("is no name of a key", where=str(path), hint="give one that ends in .pem")
+    signer = make_key(path.parent, path.stem)
+    write(public, public_pem(signer))
+    put(f"{path}: keep it", f"{public}: give it to who owns the store; its id is {signer.public_key.keyid}")

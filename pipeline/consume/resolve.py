@@ -83,6 +83,11 @@ class Remote:
         return TrustedSource(source, self._anchor) if self._anchor else source
 
     @property
+    def is_signed(self) -> bool:
+        """Whether what it says is verified here."""
+        return self._anchor is not None
+
+    @property
     def notes(self) -> list[str]:
         """What a user is to know of what the store says, before it is used."""
         is_open = _is_open(self._address.to_open)

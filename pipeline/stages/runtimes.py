@@ -25,7 +25,6 @@ from pipeline.manifest.evidence import RuntimeInfo
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.names import numbers
 from pipeline.store.base import Store
-from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 
 
@@ -94,7 +93,9 @@ def _try(store: Store, witnessing: Witnessing, resolver: Resolver, found: Sequen
         known = {info.version for info in testimony.runtimes(artifact) if info.works is not None}
         wanted[artifact.bundle] = [r for r in found if r.version not in known and not r.problem]
     if any(wanted.values()) and (document := witnessing.try_runtimes(present, wanted)).files:
-        add_evidence(store, manifest.model.name, manifest.version, encode(document))
+        from pipeline.trust.witnesses import add_signed_evidence, own_signer
+
+        add_signed_evidence(store, manifest.model.name, manifest.version, encode(document), own_signer())
 
 
 def _broken(files: Sequence[_File], models: Sequence[str], folder: Path) -> PipelineError:

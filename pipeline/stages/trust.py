@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.files import write
+from pipeline.files import expanded, write
 from pipeline.names import whole_number
 from pipeline.store.base import Store
 from pipeline.store.open import address_of, open_to_publish
 
 
 def run(action: str, url: str, asked: Mapping[str, str], folder: Path) -> None:
-    """Do `init`, `rotate` or `refresh` with the store at `url`, as `asked` by the words of the command line; `report.txt` into
-    `folder`."""
+    """Do `init`, `rotate`, `witness` or `refresh` with the store at `url`, as `asked` by the words of the command line;
+    `report.txt` into `folder`."""
     store, name = open_to_publish(url), address_of(url).name
-    lines = {"init": _init, "rotate": _rotate, "refresh": _refresh}[action](store, name, asked)
+    lines = {"init": _init, "rotate": _rotate, "witness": _witness, "refresh": _refresh}[action](store, name, asked)
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -49,6 +49,18 @@ def _rotate(store: Store, name: str, asked: Mapping[str, str]) -> list[str]:
         raise PipelineError("which role? give role=NAME, or model=NAME for that of a model")
     rotation = Rotation(role or model, asked["key"], keep == "yes", asked["remove"], threshold, days, bool(model))
     return rotate(store, required_anchor(store, name), rotation)
+
+
+def _witness(store: Store, name: str, asked: Mapping[str, str]) -> list[str]:
+    from pipeline.trust.keys import find_keys, read_public_key
+    from pipeline.trust.signed import required_anchor
+    from pipeline.trust.upkeep import set_witness
+
+    given, removed = asked["name"] and asked["key"], asked["remove"]
+    if bool(given) == bool(removed):
+        raise PipelineError("which witness? give name=NAME key=FILE (its public key), or remove=NAME")
+    key = read_public_key(expanded(asked["key"])) if given else None
+    return set_witness(store, required_anchor(store, name), find_keys(), asked["name"] or removed, key)
 
 
 def _refresh(store: Store, name: str, _asked: Mapping[str, str]) -> list[str]:

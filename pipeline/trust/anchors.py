@@ -24,6 +24,7 @@ from pipeline.files import expanded, locked, sha256_bytes, write
 from pipeline.trust.view import View, decode_view
 
 _PATIENCE = 120.0  # seconds to wait for another process that asks the same store
+WITNESS_KEY = "VMFB_WITNESS_KEY"  # the variable that names what a witness signs with: a file, or a URI
 _REQUIRED = "VMFB_REQUIRE_SIGNED"
 
 
@@ -80,6 +81,19 @@ class Anchor:
         """Remember what was seen, where this folder can be written to."""
         with suppress(PipelineError):
             write(self.folder / "view.json", view.encode())
+
+    def vouched(self, witnesses: str) -> set[str]:
+        """The keys of documents that witnesses have signed, as was once found out; where their list still has this digest."""
+        try:
+            known, *keys = (self.folder / "vouched.txt").read_text("utf-8").splitlines()
+        except (OSError, ValueError):
+            return set()
+        return set(keys) if known == witnesses else set()
+
+    def keep_vouched(self, witnesses: str, keys: set[str]) -> None:
+        """Remember that, where this folder can be written to."""
+        with suppress(PipelineError):
+            write(self.folder / "vouched.txt", "\n".join([witnesses, *sorted(keys)]).encode())
 
     def seen(self, role: str) -> bytes | None:
         """The metadata of a role as it was last seen and verified."""

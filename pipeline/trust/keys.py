@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3  # noqa: F401  # before securesystemslib, which else does without AWS
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, load_pem_public_key
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, AWSSigner, CryptoSigner, GCPSigner, HSMSigner, Key, Signer, SSlibKey
 
@@ -46,11 +46,11 @@ class Keys:
         found = [self.files[key.keyid] for key in keys if key.keyid in self.files]
         for name, uri in self.uris:
             if name == role or (name == ONLINE and role in ONLINE_ROLES):
-                found += [signer for key in keys if key.keyid not in self.files and (signer := _signer(uri, key))]
+                found += [signer for key in keys if key.keyid not in self.files and (signer := signer_of(uri, key))]
         return found
 
 
-def _signer(uri: str, key: Key) -> Signer | None:
+def signer_of(uri: str, key: Key) -> Signer | None:
     """What signs by the URI of a private key; None for a file of another one."""
     with _uri_errors(uri):
         try:
@@ -170,6 +170,12 @@ def public_key_of(uri: str) -> Key:
         if scheme not in _IMPORTS:
             raise PipelineError(f"{scheme}: tells no public key", where=VARIABLE, hint="give key=FILE, with the public key")
         return _IMPORTS[scheme](rest)[1]
+
+
+def public_pem(signer: CryptoSigner) -> bytes:
+    """The public half of a key, to be given to others."""
+    public = load_pem_private_key(signer.private_bytes, None).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def make_key(folder: Path, name: str) -> CryptoSigner:

@@ -23,9 +23,8 @@ from pipeline.store.base import Store
 from pipeline.trust.anchors import Anchor, TrustError
 from pipeline.trust.client import trust_errors
 from pipeline.trust.keys import Keys
-from pipeline.trust.view import TARGETS, Delegation
+from pipeline.trust.view import EVIDENCE, TARGETS, Delegation
 
-EVIDENCE = "evidence"  # the role of what witnesses saw, by the key that is online
 TOP = ("root", TARGETS, "snapshot", "timestamp")
 DAYS = "x-vmfb-days"  # in the root: for how many days each role signs
 DEFAULT_DAYS: Mapping[str, int] = {"root": 365, TARGETS: 365, EVIDENCE: 90, "snapshot": 30, "timestamp": 7}

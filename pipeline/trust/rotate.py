@@ -20,8 +20,8 @@ from pipeline.store.base import Store
 from pipeline.trust.anchors import Anchor, TrustError
 from pipeline.trust.client import root_lines, trust_errors
 from pipeline.trust.keys import ONLINE, ONLINE_ROLES, Keys, find_keys, key_folder, make_key, public_key_of, read_public_key
-from pipeline.trust.repository import DAYS, EVIDENCE, TOP, Repository, change, metadata_key, newest_root, read, sign
-from pipeline.trust.view import TARGETS, Delegation
+from pipeline.trust.repository import DAYS, TOP, Repository, change, metadata_key, newest_root, read, sign
+from pipeline.trust.view import EVIDENCE, TARGETS, Delegation
 
 MODEL_PATHS = ("releases/{}/*/*", "channels/{}/*", "yanked/{}/*", "evidence/{}/*/*")
 

@@ -21,8 +21,8 @@ from pipeline.store.base import Store
 from pipeline.trust import anchors
 from pipeline.trust.client import root_lines, trust_errors
 from pipeline.trust.keys import ONLINE, Keys, find_keys, key_folder, make_key, public_keys
-from pipeline.trust.repository import DAYS, DEFAULT_DAYS, EVIDENCE, Repository, metadata_key, sign
-from pipeline.trust.view import TARGETS
+from pipeline.trust.repository import DAYS, DEFAULT_DAYS, Repository, metadata_key, sign
+from pipeline.trust.view import EVIDENCE, TARGETS
 
 EVIDENCE_PATHS = ("evidence/*/*/*",)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.files import sha256_bytes
-from pipeline.layout import TIMESTAMP_KEY, is_signed, moves, signed_document_key
+from pipeline.layout import TIMESTAMP_KEY, evidence_of, is_signed, moves, signed_document_key
 from pipeline.store.base import Body, Object, Store
 from pipeline.store.open import address_of
 from pipeline.trust.anchors import Anchor, TrustError, anchor_of, require_allowed
@@ -46,6 +46,9 @@ class SignedStore:
     def get(self, key: str) -> Object | None:
         """The object at `key`. A document that moves is read as it was last signed, with the tag of what is there."""
         found = self.inner.get(key)
+        if found is None and evidence_of(key) and self._state.find(key):
+            hint = "somebody has removed it: put it back"
+            raise TrustError("is signed, and is not in the store", where=f"{self.url}/{key}", hint=hint)
         if found is None or not is_signed(key):
             return found
         if moves(key):
@@ -63,19 +66,18 @@ class SignedStore:
 
     def doubt(self, key: str, data: bytes) -> str:
         """Why a document of evidence does not count; empty where it does."""
-        target = self._state.find(key)
-        is_target = target is not None and _is(data, target.length, target.hashes["sha256"])
-        if is_target or self._written.get(key) == data:
-            return ""
-        return "nobody who is believed has signed it: it does not count"
+        from pipeline.trust.source import TrustedSource
+
+        return "" if self._written.get(key) == data else TrustedSource(self.inner, self._anchor).doubt(key, data)
 
     def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
         """A part of a blob."""
         return self.inner.open(key, offset, length)
 
     def listed(self, prefix: str) -> list[str] | None:
-        """The keys that are there."""
-        return self.inner.listed(prefix)
+        """The keys that are there; and of evidence, those that should be."""
+        there = self.inner.listed(prefix)
+        return there if there is None or not prefix.startswith("evidence/") else sorted({*there, *self._state.every(prefix)})
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that are there."""
@@ -107,12 +109,17 @@ class SignedStore:
         """Sign what was written since; whether anything was new. Then it is read as a consumer does."""
         from pipeline.trust.repository import Repository, change
         from pipeline.trust.source import TrustedSource
+        from pipeline.trust.upkeep import adopt
+        from pipeline.trust.view import EVIDENCE
 
         def edit(repository: Repository) -> bool:
             self._state = repository
             for key, data in self._written.items():
                 if not moves(key) or self._is_there(key, data):  # who has moved it since then signs that
                     repository.put(key, data)
+            if EVIDENCE in repository.roles and repository.can_sign(EVIDENCE):
+                for model in {key.split("/")[1] for key in self._written}:
+                    adopt(repository, f"evidence/{model}/")
             return bool(repository.changed)
 
         signed = bool(self._written) and change(self.inner, self._anchor, self._keys, edit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -13,13 +14,16 @@ from pipeline.layout import (
     INDEX_KEY,
     TIMESTAMP_KEY,
     TRUST,
+    WITNESSES_KEY,
     channel_of,
     evidence_digests,
     evidence_folder,
     evidence_index_of,
+    evidence_of,
     is_signed,
     moves,
     release_of,
+    signature_key,
     signed_document_key,
 )
 from pipeline.manifest.codec import decode, encode
@@ -27,7 +31,7 @@ from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Index, IndexedChannel, IndexedModel
 from pipeline.store.base import Body, BrokenTransferError, Object, Source
 from pipeline.trust.anchors import Anchor, TrustError
-from pipeline.trust.view import NotReadError, Target, View
+from pipeline.trust.view import EVIDENCE, NotReadError, Target, View
 
 T = TypeVar("T")
 
@@ -125,6 +129,35 @@ class TrustedSource:
             what = f"has the SHA-256 {sha256_bytes(found.data)}, and {target.sha256} is signed"
             raise TrustError(what, where=f"{self.url}/{place}", hint="the store was changed or damaged: tell who publishes it")
         return Object(found.data, target.sha256)
+
+    def doubt(self, key: str, data: bytes) -> str:
+        """Why a document of evidence does not count; empty where those who sign the store name it, or a witness has signed it."""
+        found = self.find(key)
+        if found and found[0] != EVIDENCE and found[1].sha256 == sha256_bytes(data):
+            return ""
+        told = self.get(WITNESSES_KEY)
+        listed = told.tag if told else ""
+        with self._lock:
+            known = self._anchor.vouched(listed)
+        if key in known and (named := evidence_of(key)) and named[2] == sha256_bytes(data):
+            return ""
+        if not self._is_vouched(key, data, told, found[1].custom if found else {}):
+            return "no witness of this store has signed it: it does not count"
+        with self._lock:
+            self._anchor.keep_vouched(listed, {*self._anchor.vouched(listed), key})
+        return ""
+
+    def _is_vouched(self, key: str, data: bytes, told: Object | None, custom: Mapping[str, object]) -> bool:
+        from pipeline.trust.witnesses import decode_witnesses, read_signature, vouches
+
+        witnesses = decode_witnesses(told.data if told else None, f"{self.url}/{WITNESSES_KEY}")
+        if vouches(witnesses, read_signature(json.dumps(custom.get("signature")).encode()), data):
+            return True
+        for one in witnesses.keys.values():
+            found = self._inner.get(signature_key(key, one.keyid))
+            if found and vouches(witnesses, read_signature(found.data), data):
+                return True
+        return False
 
     def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
         """A part of a blob, which whoever asks for it verifies."""

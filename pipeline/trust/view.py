@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 TARGETS = "targets"  # the name of the role that says what a store holds, unless it has given that away
+EVIDENCE = "evidence"  # the role of what witnesses saw, by the key that is online
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
