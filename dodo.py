@@ -14,7 +14,7 @@ SNAPSHOT = Snapshot(LAYOUT.snapshot, MACHINE)
 SNAPSHOT.leave_if_it_holds()  # before anything else is imported: nothing to do shall take no time
 
 from pipeline.database import Checker  # noqa: E402
-from pipeline.plan import Asked, Target, steps  # noqa: E402
+from pipeline.plan import TRUST, Asked, Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
 from pipeline.stages.witnesses.address import VARIABLE, addresses  # noqa: E402
@@ -22,9 +22,6 @@ from pipeline.tasks import decided, end_on_signals, errors_as_messages, positive
 
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
     LAYOUT.root.mkdir(exist_ok=True)
-
-
-TRUST = {"keep": "no"} | dict.fromkeys(("roots", "threshold", "days", "role", "key", "remove", "name"), "")  # of `trust-…` tasks
 
 
 class Reporting(Reporter):

@@ -50,6 +50,10 @@ GROUPS: Mapping[str, str] = {
 }
 
 
+# The words that `trust-…` steps take, beside `model`.
+TRUST: Mapping[str, str] = {"keep": "no", **dict.fromkeys(("roots", "threshold", "days", "role", "key", "remove", "name"), "")}
+
+
 @dataclass(frozen=True)
 class Target:
     """Where and as what to publish. An empty version is derived from the content."""

@@ -14,10 +14,13 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.consume.cache import Cache
+from pipeline.consume.fetch import fetch
+from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import Reference
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError
 from pipeline.layout import channel_key, release_key
+from pipeline.plan import TRUST
 from pipeline.stages import trust
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
@@ -29,12 +32,13 @@ from pipeline.trust.repository import read_days
 from pipeline.trust.setup import Setup, begin
 from pipeline.trust.signed import signing
 from pipeline.trust.upkeep import refresh
-from tests import releases, trusting
+from tests import releases, trusting, web
+from tests.project import Project
 from tests.publishing import Spy
 from tests.trusting import MODEL, SEGMENT, SIZE, Signed
 
 LATEST = Reference(MODEL, channel="latest")
-ASKED = {"roots": "", "threshold": "", "days": "", "role": "", "key": "", "keep": "no", "remove": "", "name": "", "model": ""}
+ASKED = {**TRUST, "model": ""}
 
 
 @pytest.fixture
@@ -310,3 +314,45 @@ def test_a_folder_that_cannot_be_written_to(signed: Signed, tmp_path: Path) -> N
     assert anchor
     anchor.folder.chmod(0o500)
     assert trusting.manifest_of(signed.url, LATEST, tmp_path / "cache")
+
+
+def test_what_is_signed_takes_four_requests_more_and_later_two(
+    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And later nothing of the library: a warm fetch takes no longer than one of a store that is not signed."""
+    seen = {}
+    for kind in ("not signed", "signed"):
+        with web.serve(signed.root) as server:
+            if kind == "signed":
+                trusting.believe(server.url, signed)
+            cache, counts = tmp_path / kind, []
+            for _ in range(2):
+                before = len(server.seen)
+                manifest = trusting.manifest_of(server.url, LATEST, cache)
+                fetch(Remote(server.url), Cache(cache), manifest.artifacts[0], None, Quiet())
+                counts.append(len(server.seen) - before)
+                monkeypatch.setattr("pipeline.trust.client.refresh", None)
+            seen[kind] = counts
+            before = len(server.seen)
+            trusting.manifest_of(server.url, Reference(MODEL, version=manifest.version), cache)
+            assert len(server.seen) == before
+        monkeypatch.undo()
+        monkeypatch.setenv("VMFB_TRUST_DIR", str(tmp_path / "trust"))
+    assert [b - a for a, b in zip(seen["not signed"], seen["signed"], strict=True)] == [4, 2]
+
+
+def test_doit_signs(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user does it: the store of a project, from its folder."""
+    clone, store = Project(tmp_path / "clone", "small"), str(shutil.copytree(built.layout.store, tmp_path / "store"))
+    trusted = {"VMFB_TRUST_DIR": str(tmp_path / "trust"), VARIABLE: str(tmp_path / "keys"), "PIPELINE_STORE": store}
+    done = clone.doit("trust-init", "days=timestamp:2", **trusted)
+    assert done.returncode == 0, done.stdout
+    assert f"{store} is signed from now on: " in done.stdout
+    version = next(Path(store).glob("releases/small/*")).name
+    done = clone.doit("promote", "model=small", f"version={version}", "channel=stable", **trusted)
+    assert done.returncode == 0, done.stdout
+    monkeypatch.setenv("VMFB_TRUST_DIR", trusted["VMFB_TRUST_DIR"])
+    assert trusting.manifest_of(store, Reference("small", channel="stable"), tmp_path / "cache").version == version
+    done = clone.doit("trust-rotate", "role=root", "rollback=yes", "kye=x", **trusted)
+    assert done.returncode == 3
+    assert "did you mean 'key'?" in done.stderr
