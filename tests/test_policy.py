@@ -282,7 +282,7 @@ def test_the_way_back_is_not_compared(tmp_path: Path, monkeypatch: pytest.Monkey
         promote.run(*back)
     assert "`doit promote model=noise version=1.0 channel=stable rollback=yes`" in str(caught.value)
     with monkeypatch.context() as patch:  # nor is what is left read
-        patch.setattr(promote, "open_store", lambda _: _Fails(store, "evidence/noise/2.0/"))
+        patch.setattr(promote, "open_to_publish", lambda _: _Fails(store, "evidence/noise/2.0/"))
         with pytest.raises(PipelineError, match="the connection broke"):
             promote.run(*back)
         promote.run(*back, rollback=True)
