@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
-from pipeline.manifest.older import proofs, upgraded
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
+from pipeline.manifest.older import proofs, upgraded, upgraded_evidence
 from pipeline.manifest.rules import DIGEST, NUMBER_LIMIT, MisfitError, check, check_identity
 from pipeline.manifest.types import MANIFEST_SCHEMA, SCHEMA, Channel, Identity, Index, Manifest
 from pipeline.names import did_you_mean
@@ -29,7 +29,7 @@ _SCHEMAS = {
     Channel: SCHEMA,
     Index: SCHEMA,
     EvidenceDocument: EVIDENCE_SCHEMA,
-    EvidenceIndex: EVIDENCE_SCHEMA,
+    EvidenceIndex: EVIDENCE_INDEX_SCHEMA,
 }
 
 # Of tools, drivers and machines these are the words: they are escaped. In all other texts is nothing that has to be.
@@ -212,6 +212,8 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
     published = value
     if type_ is Manifest and type(found) is int and 0 < found < newest:
         value, found = upgraded(copy.deepcopy(value)), newest
+    if type_ is EvidenceDocument and type(found) is int and found == 1:
+        value, found = upgraded_evidence(value), newest
     if found != newest:
         raise PipelineError(
             f"has schema version {shown(found)}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
