@@ -14,8 +14,6 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.consume.cache import Cache
-from pipeline.consume.fetch import fetch
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import Reference
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError
@@ -32,7 +30,7 @@ from pipeline.trust.repository import read_days
 from pipeline.trust.setup import Setup, begin
 from pipeline.trust.signed import signing
 from pipeline.trust.upkeep import refresh
-from tests import releases, trusting, web
+from tests import releases, trusting
 from tests.project import Project
 from tests.publishing import Spy
 from tests.trusting import MODEL, SEGMENT, SIZE, Signed
@@ -314,31 +312,6 @@ def test_a_folder_that_cannot_be_written_to(signed: Signed, tmp_path: Path) -> N
     assert anchor
     anchor.folder.chmod(0o500)
     assert trusting.manifest_of(signed.url, LATEST, tmp_path / "cache")
-
-
-def test_what_is_signed_takes_four_requests_more_and_later_two(
-    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And later nothing of the library: a warm fetch takes no longer than one of a store that is not signed."""
-    seen = {}
-    for kind in ("not signed", "signed"):
-        with web.serve(signed.root) as server:
-            if kind == "signed":
-                trusting.believe(server.url, signed)
-            cache, counts = tmp_path / kind, []
-            for _ in range(2):
-                before = len(server.seen)
-                manifest = trusting.manifest_of(server.url, LATEST, cache)
-                fetch(Remote(server.url), Cache(cache), manifest.artifacts[0], None, Quiet())
-                counts.append(len(server.seen) - before)
-                monkeypatch.setattr("pipeline.trust.client.refresh", None)
-            seen[kind] = counts
-            before = len(server.seen)
-            trusting.manifest_of(server.url, Reference(MODEL, version=manifest.version), cache)
-            assert len(server.seen) == before
-        monkeypatch.undo()
-        monkeypatch.setenv("VMFB_TRUST_DIR", str(tmp_path / "trust"))
-    assert [b - a for a, b in zip(seen["not signed"], seen["signed"], strict=True)] == [4, 2]
 
 
 def test_doit_signs(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

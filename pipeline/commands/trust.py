@@ -9,7 +9,7 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.store.open import address_of, open_source
 from pipeline.terminal import put, say
 from pipeline.trust import anchors
-from pipeline.trust.source import TrustedSource
+from pipeline.trust.source import believe
 
 _LONG = 1 << 20  # bytes of a root of trust
 
@@ -27,15 +27,13 @@ def _add(arguments: argparse.Namespace) -> None:
         data = file.read(_LONG)
     address = address_of(arguments.store)
     lines = root_lines(data, str(path))
-    is_known = anchors.anchor_of(address.name) is not None
-    anchor = anchors.add(address.name, data)
     try:
-        TrustedSource(open_source(address.to_open), anchor).listed("releases/")
-    except anchors.TrustError as error:
-        if not is_known:
-            anchors.remove(address.name)
-        raise anchors.TrustError(f"is not signed so: {error.what}", where=error.where, hint=error.hint) from error
+        believe(address.name, data, open_source(address.to_open))
+    except anchors.TrustError:
+        raise
     except PipelineError as error:
+        if anchors.anchor_of(address.name) is None:
+            raise
         say(f"note: whether it is signed so cannot be seen now: {error.what}")
     put(f"{address.name} is believed only as it is signed by", *lines)
 

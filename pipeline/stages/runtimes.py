@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipeline.manifest.types import Artifact, Manifest
 from pipeline.names import numbers
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
+from pipeline.trust.anchors import WITNESS_KEY
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def run(url: str, models: Sequence[str], folder: Path) -> None:
     """
     store, remote, cache = open_store(url), Remote(url), Cache(folder / "cache")
     notes: list[str] = []
+    if remote.is_signed and not os.environ.get(WITNESS_KEY):
+        notes.append(f"{WITNESS_KEY} is not set: what is seen here does not count in {remote.url}, which is signed")
     resolver = Resolver(remote, cache, notes.append)
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)

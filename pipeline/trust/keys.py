@@ -6,7 +6,8 @@ PIPELINE_KEYS names where they are, separated by commas: folders of `*.pem`, and
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,25 +62,24 @@ def signer_of(uri: str, key: Key) -> Signer | None:
             raise
 
 
-class _uri_errors:  # noqa: N801  # used as a function
-    """Whatever a key service raises is said as one of ours: nothing of the URI but its scheme."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-
-    def __enter__(self) -> None:
-        scheme = self._uri.partition(":")[0]
-        if scheme not in SIGNER_FOR_URI_SCHEME:
-            known = ", ".join(sorted(SIGNER_FOR_URI_SCHEME))
-            raise PipelineError(f"there is no kind of keys {scheme:.40}:", where=VARIABLE, hint=f"known: {known}")
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        where = f"{VARIABLE}: {_scheme(self._uri)}"
-        if isinstance(error, UnsupportedLibraryError | ImportError):
-            raise PipelineError(f"{error}", where=where, hint="install that package beside this one") from error
-        if isinstance(error, Exception) and not isinstance(error, PipelineError):
-            told = str(error).replace(self._uri, _scheme(self._uri)).replace(self._uri.partition(":")[2], "…")
-            raise PipelineError(f"cannot be used: {told:.300}", where=where, hint="check the URI, and who may use it") from error
+@contextmanager
+def _uri_errors(uri: str) -> Iterator[None]:
+    """Say whatever a key service raises as one of ours, with nothing of the URI but its scheme."""
+    scheme, _, rest = uri.partition(":")
+    if scheme not in SIGNER_FOR_URI_SCHEME:
+        known = ", ".join(sorted(SIGNER_FOR_URI_SCHEME))
+        raise PipelineError(f"there is no kind of keys {scheme:.40}:", where="keys", hint=f"known: {known}")
+    try:
+        yield
+    except PipelineError:
+        raise
+    except (UnsupportedLibraryError, ImportError) as error:
+        raise PipelineError(f"{error}", where=_scheme(uri), hint="install that package beside this one") from error
+    except Exception as error:  # services have errors of many kinds
+        told = str(error).replace(rest, "…") if rest else str(error)
+        raise PipelineError(
+            f"cannot be used: {told:.300}", where=_scheme(uri), hint="check the URI, and who may use it"
+        ) from error
 
 
 def default_folder() -> Path:

@@ -15,11 +15,11 @@ from securesystemslib.signer import Key
 from tuf.api.exceptions import BadVersionNumberError, DownloadHTTPError, RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, T, TargetFile, Targets, Timestamp
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import TIMESTAMP_KEY, TRUST, channel_of, moves, signed_document_key
 from pipeline.names import did_you_mean, whole_number
-from pipeline.store.base import Store
+from pipeline.store.base import Object, Store
 from pipeline.trust.anchors import Anchor, TrustError
 from pipeline.trust.client import trust_errors
 from pipeline.trust.keys import Keys
@@ -221,10 +221,17 @@ def _read(store: Store, kind: type[T], key: str, name: MetaFile | None = None) -
     return metadata, found.data, found.tag
 
 
+def _next(store: Store, version: int) -> Object | None:
+    try:
+        return store.get(metadata_key("root", version))
+    except DeniedError:  # how S3 says that there is none, to who may not list
+        return None
+
+
 def newest_root(store: Store, anchor: Anchor, last: int = 0) -> Metadata[Root]:
     """The root that follows, step by step, from the one that is known here; none after the version `last`, if that is given."""
     root = Metadata[Root].from_bytes(anchor.root)
-    while root.signed.version != last and (found := store.get(metadata_key("root", root.signed.version + 1))):
+    while root.signed.version != last and (found := _next(store, root.signed.version + 1)):
         new = Metadata[Root].from_bytes(found.data)
         for one in (root.signed, new.signed):
             one.verify_delegate("root", new.signed_bytes, new.signatures)

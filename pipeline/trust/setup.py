@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import TIMESTAMP_KEY, channel_of, evidence_of, is_signed, release_of
 from pipeline.manifest.codec import decode
@@ -22,6 +21,7 @@ from pipeline.trust import anchors
 from pipeline.trust.client import root_lines, trust_errors
 from pipeline.trust.keys import ONLINE, Keys, find_keys, key_folder, make_key, public_keys
 from pipeline.trust.repository import DAYS, DEFAULT_DAYS, Repository, metadata_key, sign
+from pipeline.trust.source import believe
 from pipeline.trust.view import EVIDENCE, TARGETS
 
 EVIDENCE_PATHS = ("evidence/*/*/*",)
@@ -49,7 +49,7 @@ def begin(store: Store, name: str, setup: Setup) -> list[str]:
     """
     folder = key_folder()
     if store.get(TIMESTAMP_KEY) is not None:
-        return _join(name, folder)
+        return _join(store, name, folder)
     keys_of = {
         "root": _keys("root", setup.roots, folder),
         TARGETS: _keys(TARGETS, 1, folder),
@@ -74,13 +74,14 @@ def begin(store: Store, name: str, setup: Setup) -> list[str]:
     ]
 
 
-def _join(name: str, folder: Path) -> list[str]:
+def _join(store: Store, name: str, folder: Path) -> list[str]:
     """What a run does that was killed when all but this machine's knowledge was done; else it is an error."""
-    with suppress(OSError):
-        data = (folder / "root.json").read_bytes()
-        if anchors.anchor_of(name) is None:
-            anchors.add(name, data)
-            return [f"{name} was signed already; this machine believes {folder / 'root.json'} now", *root_lines(data, name)]
+    path = folder / "root.json"
+    with disk_errors(str(path)):
+        data = path.read_bytes() if path.is_file() else b""
+    if data and anchors.anchor_of(name) is None:
+        believe(name, data, store)
+        return [f"{name} was signed already; this machine believes {path} now", *root_lines(data, str(path))]
     hint = "`doit trust-rotate` changes who signs; `vmfb trust add` makes its signers known to a machine"
     raise PipelineError("is signed already", where=name, hint=hint)
 

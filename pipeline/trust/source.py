@@ -30,7 +30,7 @@ from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Index, IndexedChannel, IndexedModel
 from pipeline.store.base import Body, BrokenTransferError, Object, Source
-from pipeline.trust.anchors import Anchor, TrustError
+from pipeline.trust.anchors import Anchor, TrustError, add, anchor_of, remove
 from pipeline.trust.view import EVIDENCE, NotReadError, Target, View
 
 T = TypeVar("T")
@@ -161,6 +161,8 @@ class TrustedSource:
 
     def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
         """A part of a blob, which whoever asks for it verifies."""
+        if is_signed(key):
+            raise RuntimeError(f"{key} is read in parts, which cannot be verified: this is a bug")
         return self._inner.open(key, offset, length)
 
     def listed(self, prefix: str) -> list[str] | None:
@@ -194,6 +196,21 @@ class TrustedSource:
         names = sorted({*versions, *channels})
         models = tuple(IndexedModel(m, tuple(channels.get(m, ())), tuple(sorted(versions.get(m, ())))) for m in names)
         return _object(Index(SCHEMA, models))
+
+
+def believe(store: str, root: bytes, inner: Source) -> None:
+    """Let this machine believe `store` as it is signed from this root of trust on; if it is not, nothing is changed.
+
+    Raises TrustError then, and PipelineError where that cannot be seen now: it is believed so from now on all the same.
+    """
+    is_known = anchor_of(store) is not None
+    anchor = add(store, root)
+    try:
+        TrustedSource(inner, anchor).listed("releases/")
+    except TrustError as error:
+        if not is_known:
+            remove(store)
+        raise TrustError(f"is not signed so: {error.what}", where=error.where, hint=error.hint) from error
 
 
 def _object(document: Index | EvidenceIndex) -> Object:

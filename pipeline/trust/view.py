@@ -116,6 +116,8 @@ def decode_view(data: bytes) -> View | None:
             str(name): {str(k): Target(int(length), str(sha256), dict(custom)) for k, (length, sha256, custom) in role.items()}
             for name, role in value["roles"].items()
         }
+        if TARGETS not in roles:
+            return None
         delegations = tuple(Delegation(str(name), tuple(map(str, paths))) for name, *paths in value["delegations"])
         return View(str(value["timestamp"]), int(value["root"]), str(value["expires"]), delegations, roles)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
