@@ -24,7 +24,7 @@ from pipeline.store.documents import add_evidence
 from pipeline.store.open import address_of, open_to_publish
 from pipeline.trust.keys import VARIABLE
 from pipeline.trust.signed import signing
-from pipeline.trust.witnesses import WITNESS_KEY, add_signed_evidence, own_signer
+from pipeline.trust.witnesses import WITNESS_KEY, add_signed_evidence, decode_witnesses, own_signer
 from tests import releases, trusting
 from tests.test_trust import ASKED
 from tests.trusting import MODEL, Signed
@@ -227,3 +227,18 @@ def decode_document(data: bytes) -> object:
     from pipeline.manifest.evidence import EvidenceDocument
 
     return decode(EvidenceDocument, data, "here")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b'{"schema": 2, "witnesses": []}', "has schema version 2, this program knows 1"),
+        (b'{"schema": "1", "witnesses": []}', "is no list of witnesses"),
+        (b'{"schema": 1, "witnesses": [{"name": "\\u001b[31m", "keyid": "1", "key": {}}]}', "is no list of witnesses"),
+        (b'{"schema": 1, "witnesses": [{"name": "a", "keyid": "1", "key": {"keytype": "new"}}]}', "is no list of witnesses"),
+        (b"[" * 100_000, "is no list of witnesses"),
+    ],
+)
+def test_a_list_of_witnesses_of_anything(data: bytes, told: str) -> None:
+    with pytest.raises(PipelineError, match=told):
+        decode_witnesses(data, "here")

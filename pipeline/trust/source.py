@@ -27,7 +27,7 @@ from pipeline.layout import (
     signed_document_key,
 )
 from pipeline.manifest.codec import decode, encode
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceIndex
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Index, IndexedChannel, IndexedModel
 from pipeline.store.base import Body, BrokenTransferError, Object, Source
 from pipeline.trust.anchors import Anchor, TrustError, add, anchor_of, remove
@@ -181,7 +181,7 @@ class TrustedSource:
         with suppress(PipelineError):
             listed = decode(EvidenceIndex, found.data, f"{self.url}/{key}").documents if found else ()
         signed = evidence_digests(self._read(lambda view: view.keys(evidence_folder(model, version))), model, version)
-        return _object(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted({*signed, *listed}))))
+        return _object(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted({*signed, *listed}))))
 
     def _index(self) -> Object:
         versions: dict[str, list[str]] = {}

@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import expanded, is_file, sha256_bytes
 from pipeline.layout import evidence_key, signature_key
 from pipeline.names import is_name
+from pipeline.plain import shown
 from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
 from pipeline.trust.anchors import WITNESS_KEY
@@ -51,7 +52,7 @@ def decode_witnesses(data: bytes | None, where: str) -> Witnesses:
     try:
         value = json.loads(data)
         if value["schema"] > _SCHEMA:
-            what = f"has schema version {value['schema']:.20}, this program knows {_SCHEMA}"
+            what = f"has schema version {shown(value['schema'])}, this program knows {_SCHEMA}"
             raise PipelineError(what, where=where, hint="upgrade vmfb-pipeline")
         return Witnesses({_name(w["name"]): Key.from_dict(str(w["keyid"]), dict(w["key"])) for w in value["witnesses"]})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
