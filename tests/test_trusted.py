@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from pipeline.store.open import open_to_publish
 from pipeline.trust import anchors
 from pipeline.trust.source import TrustedSource
 from tests import trusting, web
+from tests.project import ROOT
 from tests.trusting import MODEL, Signed
 
 LATEST = Reference(MODEL, channel="latest")
@@ -111,3 +115,21 @@ def test_damaged_metadata_is_refused(rounds: int, signed: Signed, tmp_path: Path
             refused += 1
         path.write_bytes(before)
     assert refused > rounds / 2
+
+
+def test_as_on_windows(signed: Signed, tmp_path: Path) -> None:
+    """Whoever reads a signed store needs nothing that Windows lacks."""
+    words = ["-X", "warn_default_encoding", "-m", "tests.elsewhere"]
+    folders = {"VMFB_CACHE": str(tmp_path / "cache"), "VMFB_TRUST_DIR": "", "APPDATA": str(tmp_path / "roaming")}
+    for command in (["trust", "add", signed.url, str(signed.keys / "root.json")], ["list", signed.url]):
+        done = subprocess.run(
+            [sys.executable, *words, *command],
+            cwd=ROOT,
+            env={**os.environ, **folders},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{MODEL}  latest → ")
+    assert list((tmp_path / "roaming" / "vmfb-pipeline" / "trust" / "stores").glob("*/metadata/timestamp.json"))
