@@ -90,6 +90,16 @@ class Layout:
         """The folder of a promotion: `report.txt`."""
         return self.root / "promoted"
 
+    @property
+    def rolled_back(self) -> Path:
+        """The folder of a rollback: `report.txt`."""
+        return self.root / "rollback"
+
+    @property
+    def yanked(self) -> Path:
+        """The folder of a yank: `report.txt`."""
+        return self.root / "yank"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
@@ -123,6 +133,17 @@ def release_key(model: str, version: str) -> str:
 def channel_key(model: str, channel: str) -> str:
     """The key of a channel, the mutable pointer to a release."""
     return f"channels/{model}/{channel}.json"
+
+
+def yank_key(model: str, version: str) -> str:
+    """The key of what says why a release is not to be used any more."""
+    return f"yanked/{model}/{version}.json"
+
+
+def yank_of(key: str) -> tuple[str, str] | None:
+    """The model and version of the release that `key` says was yanked; None for any other key."""
+    match = re.fullmatch(r"yanked/([^/]+)/([^/]+)\.json", key)
+    return (match[1], match[2]) if match and is_name(match[1]) and is_version(match[2]) else None
 
 
 def release_of(key: str) -> tuple[str, str] | None:

@@ -233,12 +233,12 @@ def test_a_channel_that_never_rests_is_an_error(tmp_path: Path, package: Package
 
 
 def test_a_channel_of_a_newer_program_is_not_overwritten(store: Store, package: Package) -> None:
-    store.create(LATEST, b'{"schema": 2}')
-    with pytest.raises(PipelineError, match="has schema version 2"):
+    store.create(LATEST, b'{"schema": 3}')
+    with pytest.raises(PipelineError, match="has schema version 3"):
         publish(package("one"), store)
     found = store.get(LATEST)
     assert found is not None
-    assert found.data == b'{"schema": 2}'
+    assert found.data == b'{"schema": 3}'
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x" * p.stat().st_size), Path.unlink], ids=["changed", "missing"])

@@ -1,4 +1,4 @@
-"""Manifests of older schemas as they would be of this one, and what they say themselves of how they were verified."""
+"""Manifests and channels of older schemas as they would be of this one, and what such manifests say of how they were verified."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 from typing import Any
 
-from pipeline.manifest.types import MANIFEST_SCHEMA
+from pipeline.manifest.types import CHANNEL_SCHEMA, MANIFEST_SCHEMA
 
 
 def _second(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +52,11 @@ def upgraded(manifest: dict[str, Any], newest: int = MANIFEST_SCHEMA) -> dict[st
         for schema in range(manifest["schema"], newest):
             manifest = steps[schema](manifest)
     return {**manifest, "schema": newest}
+
+
+def upgraded_channel(channel: dict[str, Any]) -> dict[str, Any]:
+    """A channel of schema 1, which has no history, as one of this schema."""
+    return {**channel, "history": [], "schema": CHANNEL_SCHEMA}
 
 
 def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:

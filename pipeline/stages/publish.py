@@ -13,16 +13,18 @@ from pipeline.files import sha256_bytes, write
 from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
+from pipeline.manifest.types import CHANNEL_SCHEMA, Blob, Channel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
-from pipeline.store.base import BrokenTransferError, Object, Store
-from pipeline.store.documents import add_evidence, swap
+from pipeline.store.base import BrokenTransferError, Store
+from pipeline.store.channels import move_channel
+from pipeline.store.documents import add_evidence
 from pipeline.store.index import require_our_index, update_index
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
+from pipeline.store.yanks import require_not_yanked
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -61,23 +63,6 @@ def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     return False
 
 
-def _move_channel(store: Store, channel: Channel, allowed: Callable[[Channel | None], None]) -> bool:
-    key = channel_key(channel.model, channel.channel)
-
-    def wanted(current: Object | None) -> bytes:
-        before = None
-        if current is not None:
-            try:
-                before = decode(Channel, current.data, f"{store.url}/{key}")
-            except PipelineError as error:
-                hint = error.hint or "remove that object and publish again: a channel is only a pointer"
-                raise PipelineError(error.what, where=error.where, hint=hint) from error
-        allowed(before)  # asked again where another moves it meanwhile
-        return encode(channel)
-
-    return swap(store, key, wanted)
-
-
 def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
     """Put what was seen when the package was verified, here and by witnesses, beside the release; the keys."""
     with disk_errors(str(listed)):
@@ -114,6 +99,7 @@ def publish(
     if version:
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
+    require_not_yanked(store, manifest.model.name, manifest.version)
     _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
     sent = 0
@@ -146,9 +132,16 @@ def publish(
     }
 
 
-def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Channel | None], None] = lambda _: None) -> bool:
+def move(
+    store: Store,
+    manifest: Manifest,
+    channel: str,
+    allowed: Callable[[Channel | None], None] = lambda _: None,
+    rolled_back: bool = False,
+) -> bool:
     """Point the channel at a release that is in the store; whether it pointed elsewhere. `allowed` is asked with what the
-    channel is just before it moves, and raises what keeps it from that.
+    channel is just before it moves, and raises what keeps it from that. `rolled_back`: what it pointed to is not to be gone
+    back to.
 
     By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
     """
@@ -157,9 +150,15 @@ def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Chan
     if found is None or decode(Manifest, found.data, f"{store.url}/{key}") != manifest:
         raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
     data = found.data
-    pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
+    model, version = manifest.model.name, manifest.version
+    pointer = Channel(CHANNEL_SCHEMA, model, channel, version, Blob(key, sha256_bytes(data), len(data)), ())
     require_our_index(store)  # before anything moves
-    moved = _move_channel(store, pointer, allowed)
+
+    def asked(before: Channel | None) -> None:
+        require_not_yanked(store, model, version)
+        allowed(before)
+
+    moved = move_channel(store, pointer, asked, rolled_back)
     update_index(store, pointer)
     return moved
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pipeline.errors import PipelineError
 from pipeline.layout import INDEX_KEY, channel_key, channel_of, release_of
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import SCHEMA, Channel, Index, IndexedChannel, IndexedModel
 from pipeline.store.base import Object, Store
+from pipeline.store.channels import read_channel
 from pipeline.store.documents import require_not_newer, swap
 
 _Known = dict[str, tuple[set[str], dict[str, str]]]  # by model: its versions, and what each channel points to
@@ -65,13 +68,11 @@ def _held(store: Store, moved: Channel, before: _Known) -> _Known:
 
 def _pointed(store: Store, model: str, channel: str) -> str | None:
     """The version that a channel points to; None where that is not to be read."""
-    key = channel_key(model, channel)
-    found = store.get(key)
-    try:
-        pointer = decode(Channel, found.data, f"{store.url}/{key}") if found else None
-    except PipelineError:
-        return None  # damaged, or of a newer program
-    return pointer.version if pointer and (pointer.model, pointer.channel) == (model, channel) else None
+    found = store.get(channel_key(model, channel))
+    with suppress(PipelineError):  # damaged, or of a newer program
+        pointer = read_channel(found, model, channel, store.url)
+        return pointer.version if pointer else None
+    return None
 
 
 def _index(known: _Known) -> Index:
