@@ -40,6 +40,8 @@ GROUPS: Mapping[str, str] = {
     "publish": "put each model's release into the store",
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
     "rollback": "move a channel to the release that it pointed to before (model=NAME channel=…)",
+    "prune": "remove old releases from the store, and what no release needs (keep=N, then dry=no; model=NAME pins=…)",
+    "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
     "yank": 'say that a release in the store is not to be used any more (model=NAME version=… reason="…", or undo=yes)',
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
@@ -47,7 +49,8 @@ GROUPS: Mapping[str, str] = {
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
 # What is about the store alone: of models that are no more built here, too.
-STORE_GROUPS = ("promote", "rollback", "yank")
+STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
+PINS = Path("targets/pins.txt")  # releases that a prune leaves
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,24 @@ class Target:
 
 @dataclass(frozen=True)
 class Asked:
-    """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, the only model that is reduced, reported on or looked at in the store, if one is named, and
-    the `reason` of a yank, or whether it is to `undo` one. `any_model`: it may be one that is in the store only."""
+    """What is asked of the steps that are only done when asked for.
+
+    `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
+    one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
+    of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
+    `dry`. Whether a check of the store reads `deep`, and is to `repair`.
+    """
 
     sample: int = 20
     seconds: int = 600
     model: str = ""
     reason: str = ""
     undo: bool = False
+    keep: int = 0
+    pins: str = ""
+    dry: bool = True
+    deep: bool = False
+    repair: bool = False
     any_model: bool = False
 
 
@@ -259,6 +271,13 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             layout.yanked,
             (store, model, version, asked.reason, asked.undo, layout.yanked),
         ),
+        (
+            "prune:releases",
+            f"{store}: the last {asked.keep or 'keep=N'} of {model or 'each model'}",
+            layout.pruned,
+            (store, asked.keep, model, asked.pins, PINS, asked.dry, layout.pruned),
+        ),
+        ("fsck:store", store, layout.checked, (store, asked.deep, asked.repair, layout.root, layout.checked)),
         (
             "runtimes:releases",
             f"the releases in {store}, in other releases of IREE's runtime",

@@ -25,7 +25,16 @@ from pipeline.stages.witnesses import answers
 from pipeline.terminal import say
 
 _HEARTBEAT = 30.0
-REPORTING = ("reduce:", "report:", "runtimes:", "promote:", "rollback:", "yank:")  # steps whose first output is printed
+REPORTING = (
+    "reduce:",
+    "report:",
+    "runtimes:",
+    "promote:",
+    "rollback:",
+    "yank:",
+    "prune:",
+    "fsck:",
+)  # steps whose first output is printed
 _COLUMNS = 120  # of a terminal that does not say how wide it is
 
 

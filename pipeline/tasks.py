@@ -27,7 +27,10 @@ from pipeline.store.published import lacks
 from pipeline.terminal import prepare_streams, say
 
 # The variables of steps that are only done when asked for, as they are where nothing is said.
-ASKED = {"sample": "20", "seconds": "600", "model": "", "reason": "", "undo": "no"}
+ASKED = {
+    **{"sample": "20", "seconds": "600", "model": "", "reason": "", "undo": "no"},
+    **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no"},
+}
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
 
 
@@ -180,6 +183,11 @@ def asked_for(given: Mapping[str, str]) -> Asked:
         model=given["model"],
         reason=given["reason"],
         undo=decided(given["undo"], "undo"),
+        keep=positive(given["keep"], "keep") if given["keep"] else 0,
+        pins=given["pins"],
+        dry=decided(given["dry"], "dry"),
+        deep=decided(given["deep"], "deep"),
+        repair=decided(given["repair"], "repair"),
         any_model=any(word.partition(":")[0] in STORE_GROUPS for word in sys.argv[1:]),
     )
 

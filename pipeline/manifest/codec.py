@@ -18,18 +18,31 @@ from pipeline.files import sha256_bytes
 from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
 from pipeline.manifest.older import proofs, upgraded, upgraded_channel
 from pipeline.manifest.rules import DIGEST, NUMBER_LIMIT, MisfitError, check, check_identity
-from pipeline.manifest.types import CHANNEL_SCHEMA, MANIFEST_SCHEMA, SCHEMA, Channel, Identity, Index, Manifest, Yank
+from pipeline.manifest.types import (
+    CHANNEL_SCHEMA,
+    MANIFEST_SCHEMA,
+    SCHEMA,
+    Channel,
+    Identity,
+    Index,
+    Lease,
+    Manifest,
+    Pruning,
+    Yank,
+)
 from pipeline.names import did_you_mean
 from pipeline.plain import is_plain, plain, shown
 
-Document = Manifest | Channel | Index | Yank | EvidenceDocument | EvidenceIndex
-T = TypeVar("T", Manifest, Channel, Index, Yank, EvidenceDocument, EvidenceIndex)
+Document = Manifest | Channel | Index | Yank | Lease | Pruning | EvidenceDocument | EvidenceIndex
+T = TypeVar("T", Manifest, Channel, Index, Yank, Lease, Pruning, EvidenceDocument, EvidenceIndex)
 
 _SCHEMAS = {
     Manifest: MANIFEST_SCHEMA,
     Channel: CHANNEL_SCHEMA,
     Index: SCHEMA,
     Yank: SCHEMA,
+    Lease: SCHEMA,
+    Pruning: SCHEMA,
     EvidenceDocument: EVIDENCE_SCHEMA,
     EvidenceIndex: EVIDENCE_SCHEMA,
 }

@@ -17,7 +17,9 @@ from pipeline.manifest.types import (
     IdentifiedEntry,
     Identity,
     Index,
+    Lease,
     Manifest,
+    Pruning,
     SegmentInfo,
     Yank,
 )
@@ -132,6 +134,11 @@ def _require_time(time: str, path: str) -> None:
     _require(bool(_TIME.fullmatch(time)), path, f"{time!r:.100} is no time such as 2026-01-31T12:00:00Z")
 
 
+def _check_digests(digests: Sequence[str], path: str) -> None:
+    for i, digest in enumerate(digests):
+        _require(bool(DIGEST.fullmatch(digest)), f"{path}[{i}]", f"{digest!r:.100} is no SHA-256")
+
+
 def _check_channel(channel: Channel) -> None:
     for i, past in enumerate(channel.history):
         _require(is_version(past.version), f"history[{i}].version", f"{past.version!r:.100} is no version")
@@ -171,7 +178,7 @@ def _check_evidence(evidence: EvidenceDocument) -> None:
                     _require(is_within, f"{where}.functions", "is called right, and is beyond its limit")
 
 
-def check(document: Manifest | Channel | Index | Yank | EvidenceDocument | EvidenceIndex) -> None:
+def check(document: Manifest | Channel | Index | Yank | Lease | Pruning | EvidenceDocument | EvidenceIndex) -> None:
     """What types do not say. What channels point to is compared with what was asked for, by those who read them."""
     if isinstance(document, Manifest):
         _check_manifest(document)
@@ -184,8 +191,9 @@ def check(document: Manifest | Channel | Index | Yank | EvidenceDocument | Evide
     elif isinstance(document, EvidenceDocument):
         _check_evidence(document)
     elif isinstance(document, EvidenceIndex):
-        for i, digest in enumerate(document.documents):
-            _require(bool(DIGEST.fullmatch(digest)), f"documents[{i}]", f"{digest!r:.100} is no SHA-256")
+        _check_digests(document.documents, "documents")
+    elif isinstance(document, (Lease, Pruning)):
+        _check_digests(document.blobs, "blobs")
 
 
 def check_identity(identity: Identity) -> None:

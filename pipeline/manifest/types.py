@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 MANIFEST_SCHEMA = 4
 CHANNEL_SCHEMA = 2
-SCHEMA = 1  # of the index, and of what says that a release was yanked
+SCHEMA = 1  # of all others but manifests and evidence
 HISTORY_LIMIT = 50  # releases that a channel remembers
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
@@ -298,6 +298,28 @@ class Yank:
     reason: str
     made: str
     undone: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a publisher is about to put into a store, or to point to: a release, and blobs by their digests. For a day from when
+    it was written, `doit prune` leaves them."""
+
+    schema: int
+    model: str
+    version: str
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What `doit prune` is removing at this moment: releases, as `MODEL@VERSION`, and blobs by their digests; nothing where none
+    is at work. `turn` is another each time, and empty where none is: then releases are what one left that was killed."""
+
+    schema: int
+    turn: str
+    releases: tuple[str, ...]
+    blobs: tuple[str, ...]
 
 
 @dataclass(frozen=True)

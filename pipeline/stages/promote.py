@@ -66,7 +66,7 @@ def move(
         list_evidence(store, model, version)  # witnesses may not have been allowed to
         said[:] = [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    moved = publish.move(store, manifest, channel, allowed, rolled_back)
+    moved = publish.move(store, manifest, channel, allowed, rolled_back=rolled_back)
     lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *said]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())
 

@@ -19,9 +19,10 @@ from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
 from pipeline.store.base import BrokenTransferError, Store
-from pipeline.store.channels import move_channel
+from pipeline.store.channels import find_channel, move_channel
 from pipeline.store.documents import add_evidence
 from pipeline.store.index import require_our_index, update_index
+from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
 from pipeline.store.yanks import require_not_yanked
@@ -52,6 +53,15 @@ def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
             hint="releases never change: publish this one under another version",
         )
     return True
+
+
+def _points(store: Store, manifest: Manifest, channel: str, data: bytes) -> bool:
+    """Whether the channel points to this very manifest."""
+    try:
+        pointer = find_channel(store, manifest.model.name, channel)
+    except PipelineError:
+        return False  # which is told when it is to move
+    return pointer is not None and (pointer.version, pointer.manifest.sha256) == (manifest.version, sha256_bytes(data))
 
 
 def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
@@ -100,21 +110,30 @@ def publish(
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
     require_not_yanked(store, manifest.model.name, manifest.version)
-    _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
+    is_there = _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
-    sent = 0
-    for blob in blobs.values():
-        if _upload(store, blob, package / "blobs" / blob.sha256):
+    claim = Claim(store, manifest.model.name, manifest.version, blobs)
+
+    def send() -> int:
+        missing = [blob for blob in blobs.values() if _upload(store, blob, package / "blobs" / blob.sha256)]
+        for blob in missing:
             note(f"sent {blob.name}, {blob.size} bytes")
-            sent += 1
-    created = _create_manifest(store, manifest, data)
+        return len(missing)
+
+    sent, created = 0, False
+    if is_there and _points(store, manifest, channel, data):
+        sent = send()  # what is damaged; nothing removes what a channel needs
+    else:
+        while claim.renew(note):
+            sent += send()
+        created = _create_manifest(store, manifest, data)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     differs: list[str] = []
 
     def asked(before: Channel | None) -> None:
         differs[:] = allowed(manifest, before)
 
-    moved = move(store, manifest, channel, asked)
+    moved = move(store, manifest, channel, asked, claim)
     key = release_key(manifest.model.name, manifest.version)
     never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
     return {
@@ -137,11 +156,12 @@ def move(
     manifest: Manifest,
     channel: str,
     allowed: Callable[[Channel | None], None] = lambda _: None,
+    claim: Claim | None = None,
     rolled_back: bool = False,
 ) -> bool:
     """Point the channel at a release that is in the store; whether it pointed elsewhere. `allowed` is asked with what the
-    channel is just before it moves, and raises what keeps it from that. `rolled_back`: what it pointed to is not to be gone
-    back to.
+    channel is just before it moves, and raises what keeps it from that. `claim`: a lease on it, where there is one already.
+    `rolled_back`: what it pointed to is not to be gone back to.
 
     By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
     """
@@ -154,9 +174,14 @@ def move(
     pointer = Channel(CHANNEL_SCHEMA, model, channel, version, Blob(key, sha256_bytes(data), len(data)), ())
     require_our_index(store)  # before anything moves
 
+    leased = claim or Claim(store, model, version)
+
     def asked(before: Channel | None) -> None:
         require_not_yanked(store, model, version)
         allowed(before)
+        if not (before and before.manifest == pointer.manifest) and leased.renew() and store.get(key) != found:
+            what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
+            raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
 
     moved = move_channel(store, pointer, asked, rolled_back)
     update_index(store, pointer)

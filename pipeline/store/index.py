@@ -20,8 +20,8 @@ def require_our_index(store: Store) -> None:
     require_not_newer(store.get(INDEX_KEY), SCHEMA, f"{store.url}/{INDEX_KEY}")
 
 
-def update_index(store: Store, moved: Channel) -> bool:
-    """Write the index anew after a channel moved, where it is not up to date; whether that changed it.
+def update_index(store: Store, moved: Channel | None = None) -> bool:
+    """Write the index anew after a channel moved, or anything else (None), where it is not up to date; whether that changed it.
 
     Whoever moves a channel writes the index after it, of what the store holds then: so however several interleave, the last index
     has what the channels say. Entries that were lost come back.
@@ -35,6 +35,11 @@ def update_index(store: Store, moved: Channel) -> bool:
     return swap(store, INDEX_KEY, wanted)
 
 
+def made_index(store: Store) -> Index:
+    """The index as the store's keys and channels say it should be."""
+    return _index(_held(store, None, {}))
+
+
 def _known(current: Object | None) -> _Known:
     """What the present index says; nothing where it is damaged."""
     try:
@@ -44,13 +49,16 @@ def _known(current: Object | None) -> _Known:
     return {m.name: (set(m.versions), {c.channel: c.version for c in m.channels}) for m in found}
 
 
-def _held(store: Store, moved: Channel, before: _Known) -> _Known:
+def _held(store: Store, moved: Channel | None, before: _Known) -> _Known:
     """What the store holds, by its keys; where they may not be listed, what was known before and the release that is there now.
 
-    Channels are read for the model of `moved`, and for others where nothing is known of them: whoever moves those writes too.
+    Channels are read for the model of `moved`, or for all, and for others where nothing is known of them: whoever moves those
+    writes too.
     """
     releases, channels = store.listed("releases/"), store.listed("channels/")
     if releases is None or channels is None:
+        if moved is None:
+            return before
         versions, pointers = before.setdefault(moved.model, (set(), {}))
         versions.add(moved.version)
         pointers[moved.channel] = _pointed(store, moved.model, moved.channel) or moved.version
@@ -60,7 +68,7 @@ def _held(store: Store, moved: Channel, before: _Known) -> _Known:
         held.setdefault(model, (set(), {}))[0].add(version)
     for model, channel in filter(None, map(channel_of, channels)):
         known = before.get(model, (set(), {}))[1].get(channel)
-        pointed = known if known and model != moved.model else _pointed(store, model, channel) or known
+        pointed = known if known and moved and model != moved.model else _pointed(store, model, channel) or known
         if pointed:
             held.setdefault(model, (set(), {}))[1][channel] = pointed
     return held
