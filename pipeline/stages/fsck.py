@@ -123,8 +123,9 @@ class Check:
     def summary(self) -> str:
         """How much was looked at."""
         blobs, documents = self.found.blobs, sum(map(len, self.found.beside.values()))
-        count = f"{len(self.found.releases)} releases, {len(self.channels)} channels, {documents} documents beside releases"
-        return f"{count}, {len(blobs)} blobs of {size(sum(one[0] for one in blobs.values()))}"
+        numbers = {"release": len(self.found.releases), "channel": len(self.channels), "document": documents, "blob": len(blobs)}
+        told = ", ".join(f"{count} {word}{'s' * (count != 1)}" for word, count in numbers.items())
+        return f"{told} of {size(sum(one[0] for one in blobs.values()))}"
 
     def _mend(self, finding: Finding, how: str, call: Callable[[], object]) -> Finding:
         """The finding, repaired if that is asked for and can be done."""
