@@ -11,7 +11,7 @@ from pipeline.files import sha256_bytes, write
 from pipeline.layout import PACKAGED_EVIDENCE
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 
@@ -57,7 +57,7 @@ def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
     """Write the documents into a package, as the package stage does; the names of all files."""
     found = {sha256_bytes(data): data for data in map(encode, documents)}
     made = {f"evidence/{sha256}.json": data for sha256, data in found.items()}
-    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted(found))))
+    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted(found))))
     for name, data in made.items():
         write(folder / name, data)
     return list(made)

@@ -173,7 +173,7 @@ def _raw(document: EvidenceDocument, **changes: Any) -> bytes:
         (lambda d: replace(d, made="2026-02-31T00:00:00Z"), "is of no time, 2026-02-31"),
         (lambda d: replace(d, made="yesterday"), "is no time such as"),
         (lambda d: replace(d, witness=replace(d.witness, runtime="9'; rm -rf ~ #")), "is no version"),
-        (lambda d: _raw(d, schema=2), "has schema version 2, this program reads version 1"),
+        (lambda d: _raw(d, schema=3), "has schema version 3, this program reads version 2"),
         (lambda d: _raw(d, surprise=1), "surprise: is not a key here"),
         (lambda d: _of(d, kind="guess"), "'guess' is none of untested, twin"),
         (lambda d: _of(d, functions=()), "nothing was compared"),

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
-from pipeline.manifest.older import proofs, upgraded, upgraded_channel
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
+from pipeline.manifest.older import proofs, upgraded, upgraded_channel, upgraded_evidence
 from pipeline.manifest.rules import DIGEST, NUMBER_LIMIT, MisfitError, check, check_identity
 from pipeline.manifest.types import (
     CHANNEL_SCHEMA,
@@ -44,10 +44,14 @@ _SCHEMAS = {
     Lease: SCHEMA,
     Pruning: SCHEMA,
     EvidenceDocument: EVIDENCE_SCHEMA,
-    EvidenceIndex: EVIDENCE_SCHEMA,
+    EvidenceIndex: EVIDENCE_INDEX_SCHEMA,
 }
 # What makes a document of an older schema one of this.
-_UPGRADES: dict[type, Callable[[dict[str, Any]], dict[str, Any]]] = {Manifest: upgraded, Channel: upgraded_channel}
+_UPGRADES: dict[type, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    Manifest: upgraded,
+    Channel: upgraded_channel,
+    EvidenceDocument: upgraded_evidence,
+}
 
 # Of tools, drivers and machines these are the words: they are escaped. In all other texts is nothing that has to be.
 _SAID = frozenset(("reason", "problem", "notes", "how", "device", "driver", "program", "system", "cpu"))

@@ -1,11 +1,13 @@
-"""Manifests and channels of older schemas as they would be of this one, and what such manifests say of how they were verified."""
+"""Documents of older schemas as they would be of this one; what old manifests say of how they were verified."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from typing import Any
 
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA
 from pipeline.manifest.types import CHANNEL_SCHEMA, MANIFEST_SCHEMA
 
 
@@ -72,6 +74,7 @@ def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
             "problem": "",
             "rounds": 0,
             "accuracy": [],
+            "drivers": [],
             **unknown,
             **same,
         }
@@ -82,3 +85,13 @@ def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
                 numbers["of_tolerance"] = 1.0
             kept["functions"].append({"function": said["function"], "draws": max(said["draws"], 1), **numbers})
     return list(found.values())
+
+
+def upgraded_evidence(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of evidence of schema 1, which knew one way to run code, as one of schema 2. Where it is not what it should be,
+    as it is."""
+    document = copy.deepcopy(document)
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        for file in document["files"]:
+            file["variants"] = [{"drivers": [], **proof} for proof in file["variants"]]
+    return {**document, "schema": EVIDENCE_SCHEMA}
