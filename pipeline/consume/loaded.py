@@ -26,6 +26,7 @@ from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, aligned, open_device
 from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import EntryInfo, Manifest, TensorInfo
+from pipeline.store.yanks import told
 
 __all__ = ["EntryPoint", "Model", "Quiet", "Tensor", "aligned", "load"]
 
@@ -219,6 +220,8 @@ def load(
     remote = Remote(store or default_store(), offline)
     resolver = Resolver(remote, kept)
     manifest = resolver.manifest(parse(model))
+    if resolver.yanked:
+        warnings.warn(told(resolver.yanked), stacklevel=2)
     artifact = pick(manifest, bundle)
     testimony = resolver.evidence(manifest, asks=True if require else None)
     name = f"{manifest.model.name}@{manifest.version}"

@@ -1,4 +1,4 @@
-"""Manifests and evidence of older schemas as they would be of this one; what old manifests say of how they were verified."""
+"""Documents of older schemas as they would be of this one; what old manifests say of how they were verified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from pipeline.manifest.evidence import EVIDENCE_SCHEMA
-from pipeline.manifest.types import MANIFEST_SCHEMA
+from pipeline.manifest.types import CHANNEL_SCHEMA, MANIFEST_SCHEMA
 
 
 def _second(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +54,11 @@ def upgraded(manifest: dict[str, Any], newest: int = MANIFEST_SCHEMA) -> dict[st
         for schema in range(manifest["schema"], newest):
             manifest = steps[schema](manifest)
     return {**manifest, "schema": newest}
+
+
+def upgraded_channel(channel: dict[str, Any]) -> dict[str, Any]:
+    """A channel of schema 1, which has no history, as one of this schema."""
+    return {**channel, "history": [], "schema": CHANNEL_SCHEMA}
 
 
 def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:

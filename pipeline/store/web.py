@@ -156,7 +156,7 @@ class _Site:
         if status in (408, 429) or status >= 500:
             raise BrokenTransferError(f"the server has trouble: {status} {answer.reason}", where=where)
         if status not in (200, 206, 404, 410):
-            kind = DeniedError if status == 403 else PipelineError
+            kind = DeniedError if status in _HINTS else PipelineError
             raise kind(f"the server answers {status} {answer.reason}", where=where, hint=_HINTS.get(status, ""))
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise PipelineError("the server sends it compressed, though asked not to", where=where)
