@@ -20,7 +20,7 @@ import pytest
 from pipeline.consume.reference import parse
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import LEASES, PROBE_KEY, PRUNING_KEY, blob_key, lease_key, release_key, release_of
+from pipeline.layout import LEASES, PROBE_KEY, PRUNING_KEY, blob_key, evidence_folder, lease_key, release_key, release_of
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.stages import prune as stage

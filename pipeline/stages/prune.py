@@ -151,16 +151,21 @@ class Pruner:
                 gone = set(self._remove(turn, [release_key(*release) for release in going]))
                 went = [release for release in going if release_key(*release) in gone]
                 behind = [release for release in _left(left) if release not in look.releases and release not in kept]
-                for model, version in (*went, *behind):
-                    folders = (f"releases/{model}/{version}/", evidence_folder(model, version))
-                    list(self._remove(turn, [one.key for folder in folders for one in self._store.entries(folder)]))
-                turn.left = tuple("@".join(release) for release in (*went, *behind)) if turn.is_over else ()
+                over = [release for release in (*went, *behind) if not self._remove_beside(turn, release)]
+                turn.left = tuple("@".join(release) for release in over)
             for release in went:
                 self._held.pop(release)
             yield from went
             waiting += [release for release in going if release not in went]  # there was no time
             if not waiting:
                 return
+
+    def _remove_beside(self, turn: Turn, release: Release) -> bool:
+        """Remove what is beside a manifest that went; whether there was time for all of it."""
+        model, version = release
+        folders = (f"releases/{model}/{version}/", evidence_folder(model, version))
+        keys = [one.key for folder in folders for one in self._store.entries(folder)]
+        return len(list(self._remove(turn, keys))) == len(keys)
 
     def unnamed(self, look: _Look, blobs: dict[bytes, tuple[int, float]]) -> tuple[list[bytes], list[bytes]]:
         """The blobs that nothing names: those that may go, and those that are too young."""
