@@ -36,6 +36,7 @@ from pipeline.store.leases import DAY, find_pruning
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank, told
+from pipeline.trust.signed import sign_changes, signing_keeper
 
 _SHOWN = 40  # problems in a message, strays in the report
 _CHUNK = 1 << 20
@@ -357,9 +358,11 @@ def _or_error(call: Callable[[], T]) -> T | PipelineError:
 def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     """Check the store at `url`, `deep`: reading every byte of a bucket too; `report.txt` into `folder`. Raises PipelineError
     with what is wrong. `repair`: by the packages below `made`, and of the store's own keys."""
-    store, packages = open_to_keep(url, looks=not repair), Packages(sorted(made.glob("models/*/package")))
+    store = signing_keeper(open_to_keep(url, looks=not repair), url)
+    packages = Packages(sorted(made.glob("models/*/package")))
     check = Check(store, packages, deep, repair)
     found = list(check.run())
+    sign_changes(store)
     wrong = [finding for finding in found if finding.is_open]
     count = f"{len(wrong)} problem{'s' * (len(wrong) != 1)}" if wrong else "all is as it should be"
     lines = [*map(str, found), f"{store.url}: {check.summary()}: {count}"]
