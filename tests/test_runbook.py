@@ -28,7 +28,7 @@ def commands() -> dict[str, list[str]]:
     for line in PAGE.read_text("utf-8").splitlines():
         if line.startswith("## "):
             section = line.removeprefix("## ")
-        elif line.startswith("    "):
+        elif line.startswith("    ") and section in TROUBLES:
             found.setdefault(section, []).append(line.partition(" #")[0].strip().replace(MODEL, "small"))
     return found
 
