@@ -48,7 +48,7 @@ def run(
             )
 
     policies = {bundle: replace(one, slower=None, larger=None, less_exact=None) for bundle, one in policies.items()}
-    promote.move(store, url, model, version, channel, policies, folder, channels, require_seen, rolled_back=True)
+    promote.move(store, model, version, channel, policies, folder, channels, require_seen, rolled_back=True)
 
 
 def _before(store: Store, model: str, channel: str, present: Channel | None) -> str:

@@ -107,9 +107,8 @@ class Repository:
         role = role or self.role_of(key)
         targets = self.roles[role].signed.targets
         if data is None:
-            for name, metadata in self.roles.items():
-                if metadata.signed.targets.pop(key, None):
-                    self.changed.add(name)
+            if targets.pop(key, None):
+                self.changed.add(role)
             return
         told = {**_told(key, data), **(custom or {})}
         target = TargetFile(len(data), {"sha256": sha256_bytes(data)}, key, {"custom": told} if told else None)
