@@ -40,7 +40,7 @@ class Log:
                 return
             with self.path.open("rb") as read, self.path.open("ab", buffering=0) as file:
                 read.seek(size - _TAIL)
-                tail = read.read(_TAIL)
-                self._cut += size - _HEAD - _TAIL
+                tail = read.read()[-_TAIL:]
+                self._cut += os.fstat(file.fileno()).st_size - _HEAD - _TAIL
                 file.truncate(_HEAD)
                 file.write(f"\n… {self._cut} bytes of this log were cut out here …\n".encode() + tail)

@@ -96,6 +96,13 @@ class Pace(io.RawIOBase):
         super().close()
 
 
+class _File(io.BufferedReader):
+    """As much as there is, and not as much as is asked for: whoever waits for the rest of a MiB cannot hash what is there."""
+
+    def readinto(self, buffer: Any) -> int:
+        return self.readinto1(buffer)
+
+
 class _Answer(http.client.HTTPResponse):
     """An answer that is read at its `pace`."""
 
@@ -105,17 +112,32 @@ class _Answer(http.client.HTTPResponse):
         super().__init__(connection, *arguments, **options)
         self.fp.close()
         self.pace = Pace(connection, self.patience)
-        self.fp = io.BufferedReader(self.pace)
+        self.fp = _File(self.pace)
 
     def begin(self) -> None:
         super().begin()
         self.pace.begin_body()
 
 
-def pace_of(answer: Any) -> Pace | None:
-    """The pace of an answer of urllib3's."""
-    found = getattr(getattr(answer, "_original_response", None), "pace", None)
-    return found if isinstance(found, Pace) else None
+def read_into(answer: Any, buffer: memoryview) -> int:
+    """Fill the front of `buffer` with what has arrived of the body of an answer of urllib3's: the count, 0 at the end.
+
+    Without a copy in between, which costs as much as the network where that is fast. Raises OSError and urllib3's HTTPError.
+    """
+    found = getattr(answer, "_original_response", None)
+    if isinstance(found, _Answer):
+        found.pace.expect(len(buffer))
+    if not isinstance(found, _Answer) or found.chunked:
+        data = answer.read1(len(buffer), decode_content=False)
+        buffer[: len(data)] = data
+        return len(data)
+    left = found.length
+    count = found.readinto(buffer)
+    if not count and left:
+        raise ConnectionResetError(f"{left} bytes more were expected")
+    if found.isclosed():
+        answer.release_conn()  # to be used again
+    return count
 
 
 def set_pace(pools: MutableMapping[str, Any], patience: Patience) -> None:

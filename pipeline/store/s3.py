@@ -98,6 +98,11 @@ def _stored(answer: Any, where: str) -> str:
     )
 
 
+def _md5(data: bytes) -> str:
+    """By which a server refuses bytes that were damaged on the way."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
 class S3Store:
     """Objects below `prefix` of `bucket`. Credentials, region and endpoint by the usual AWS chain.
 
@@ -273,7 +278,7 @@ class S3Store:
 
     def _send(self, key: str, call: Callable[..., Any], data: bytes, **options: Any) -> str:
         """Put `data` by a call of boto3; the ETag of it."""
-        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        md5 = _md5(data)
 
         def attempt() -> str:
             with self._errors(key):
@@ -348,7 +353,7 @@ class S3Store:
         return _again(lambda: self._put(key, data, condition))
 
     def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> bool:
-        place = {"Bucket": self.bucket, "Key": self._key(key), "ContentType": "application/json"}
+        place = {"Bucket": self.bucket, "Key": self._key(key), "ContentType": "application/json", "ContentMD5": _md5(data)}
         with self._errors(key):
             try:
                 answer = self._client.put_object(**place, Body=data, **condition)

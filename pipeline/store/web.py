@@ -27,7 +27,7 @@ from pipeline.store.base import (
     size_by_range,
     too_large,
 )
-from pipeline.store.pace import Patience, pace_of, reason, set_pace
+from pipeline.store.pace import Patience, read_into, reason, set_pace
 
 _REDIRECTS = 5
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
@@ -47,14 +47,10 @@ class WebBody:
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the front of `buffer` with what has arrived."""
-        if pace := pace_of(self.answer):
-            pace.expect(len(buffer))
         try:
-            data = self.answer.read1(len(buffer), decode_content=False)
+            return read_into(self.answer, buffer)
         except (HTTPError, OSError) as error:
             raise BrokenTransferError(f"the connection broke: {reason(error)}", where=self.where) from error
-        buffer[: len(data)] = data
-        return len(data)
 
     def document(self, url: str, key: str) -> bytes:
         """All of it. Raises PipelineError above DOCUMENT_LIMIT."""
