@@ -288,7 +288,7 @@ def test_a_receipt_has_no_secrets(lying: Liar, package: Package, tmp_path: Path,
 def test_a_store_that_does_not_answer_is_asked_once(receipt: Path, monkeypatch: pytest.MonkeyPatch, lying: Liar) -> None:
     monkeypatch.setattr(published, "_stores", {})
     lying.fault = lambda number, method, key: HALF
-    assert "could not be asked: the answer broke" in lacks(receipt)
+    assert "could not be asked: the connection broke" in lacks(receipt)
     asked = len(lying.requests)
     assert "could not be asked" in lacks(receipt)
     assert len(lying.requests) == asked
