@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import signal
@@ -102,7 +103,7 @@ def _changed(text: str, chance: random.Random) -> bytes:
         elif kind == 2 and isinstance(place, dict):
             place[str(chance.choice(_WILD))] = place.pop(key)
         else:
-            place[key] = chance.choice(_WILD)
+            place[key] = copy.deepcopy(chance.choice(_WILD))
     return json.dumps(value).encode("utf-8", "surrogatepass")
 
 
