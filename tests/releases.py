@@ -11,7 +11,7 @@ from pipeline.files import sha256_bytes, write
 from pipeline.layout import PACKAGED_EVIDENCE
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 
@@ -57,22 +57,22 @@ def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
     """Write the documents into a package, as the package stage does; the names of all files."""
     found = {sha256_bytes(data): data for data in map(encode, documents)}
     made = {f"evidence/{sha256}.json": data for sha256, data in found.items()}
-    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted(found))))
+    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted(found))))
     for name, data in made.items():
         write(folder / name, data)
     return list(made)
 
 
 def make(
-    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b""
+    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b"", name: str = "noise"
 ) -> tuple[m.Manifest, bytes]:
-    """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
+    """A package of a model in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)
     made = artifact(data, segment)
     source = m.Source("path", "noise.mlir", "0" * 64, ())
     manifest = m.Manifest(
         schema=m.MANIFEST_SCHEMA,
-        model=m.ModelInfo("noise", "about", "MIT", "mlir"),
+        model=m.ModelInfo(name, "about", "MIT", "mlir"),
         version="",
         entries=(m.EntryInfo("main", "main", source, (), (), (), (), REFERENCE),),
         compiler=m.Compiler("iree-base-compiler", compiler, "c"),

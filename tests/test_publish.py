@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import INDEX_KEY, blob_key, channel_key, evidence_index_key, evidence_key, release_key
+from pipeline.layout import INDEX_KEY, LEASES, blob_key, channel_key, evidence_index_key, evidence_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.stages.publish import publish, read_receipt, run
@@ -51,7 +51,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     evidence = evidence_key(MODEL, manifest.version, sha256_bytes(document))
     release, listed = release_key(MODEL, manifest.version), evidence_index_key(MODEL, manifest.version)
     written = [("create", release), ("create", evidence), ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]
-    assert spy.writes == [*blobs, *written]
+    assert spy.writes == [("create", LEASES), *blobs, *written]
     assert (found := store.get(evidence)) and found.data == document
     assert pointed_at(store) == manifest.version
     looks = receipt.pop("looks")
@@ -110,7 +110,7 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     publish(package("one"), store)
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
-    assert [name for name, _ in spy.writes] == ["upload", "create", "create", "replace", "replace", "replace"]
+    assert [name for name, _ in spy.writes] == ["create", "upload", "create", "create", "replace", "replace", "replace"]
 
 
 def test_what_is_damaged_in_the_store_is_sent_again(store: Store, package: Package) -> None:
@@ -233,12 +233,12 @@ def test_a_channel_that_never_rests_is_an_error(tmp_path: Path, package: Package
 
 
 def test_a_channel_of_a_newer_program_is_not_overwritten(store: Store, package: Package) -> None:
-    store.create(LATEST, b'{"schema": 2}')
-    with pytest.raises(PipelineError, match="has schema version 2"):
+    store.create(LATEST, b'{"schema": 3}')
+    with pytest.raises(PipelineError, match="has schema version 3"):
         publish(package("one"), store)
     found = store.get(LATEST)
     assert found is not None
-    assert found.data == b'{"schema": 2}'
+    assert found.data == b'{"schema": 3}'
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x" * p.stat().st_size), Path.unlink], ids=["changed", "missing"])
@@ -251,8 +251,8 @@ def test_a_damaged_package_is_refused_and_nothing_of_it_is_stored(
     spy = Spy(store)
     with pytest.raises(PipelineError, match=str(blob)):
         publish(folder, spy)
-    assert [name for name, _ in spy.writes] == ["upload"]
-    assert not store.keys("")
+    assert [name for name, _ in spy.writes] == ["create", "upload"]
+    assert store.keys("") == store.keys(LEASES)
 
 
 def test_a_missing_package_is_an_error(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_server_that_is_killed_is_an_error_and_the_next_run_finishes(
         store = open_store(f"s3://{servers.BUCKET}")
 
         def kill(spy: Spy) -> None:
-            if spy.calls[-1][0] == "create":
+            if spy.calls[-1] == ("create", release_key(MODEL, version)):
                 weed.server.kill()
 
         with pytest.raises(PipelineError, match="cannot connect") as caught:

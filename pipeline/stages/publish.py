@@ -13,16 +13,20 @@ from pipeline.files import sha256_bytes, write
 from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
+from pipeline.manifest.types import CHANNEL_SCHEMA, Blob, Channel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
-from pipeline.store.base import BrokenTransferError, Object, Store
-from pipeline.store.documents import add_evidence, swap
+from pipeline.store.base import BrokenTransferError, Store
+from pipeline.store.channels import find_channel, move_channel
+from pipeline.store.documents import add_evidence
 from pipeline.store.index import require_our_index, update_index
+from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
+from pipeline.store.yanks import require_not_yanked
+from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -52,6 +56,15 @@ def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
     return True
 
 
+def _points(store: Store, manifest: Manifest, channel: str, data: bytes) -> bool:
+    """Whether the channel points to this very manifest."""
+    try:
+        pointer = find_channel(store, manifest.model.name, channel)
+    except PipelineError:
+        return False  # which is told when it is to move
+    return pointer is not None and (pointer.version, pointer.manifest.sha256) == (manifest.version, sha256_bytes(data))
+
+
 def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     key = release_key(manifest.model.name, manifest.version)
     if store.create(key, data):
@@ -59,23 +72,6 @@ def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     if not _is_published(store, manifest, data):
         raise PipelineError("came and went while it was being published", where=f"{store.url}/{key}", hint="publish again")
     return False
-
-
-def _move_channel(store: Store, channel: Channel, allowed: Callable[[Channel | None], None]) -> bool:
-    key = channel_key(channel.model, channel.channel)
-
-    def wanted(current: Object | None) -> bytes:
-        before = None
-        if current is not None:
-            try:
-                before = decode(Channel, current.data, f"{store.url}/{key}")
-            except PipelineError as error:
-                hint = error.hint or "remove that object and publish again: a channel is only a pointer"
-                raise PipelineError(error.what, where=error.where, hint=hint) from error
-        allowed(before)  # asked again where another moves it meanwhile
-        return encode(channel)
-
-    return swap(store, key, wanted)
 
 
 def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
@@ -114,22 +110,34 @@ def publish(
     if version:
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
-    _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
+    key = release_key(manifest.model.name, manifest.version)
+    require_keys(store, key, channel_key(manifest.model.name, channel))
+    require_not_yanked(store, manifest.model.name, manifest.version)
+    is_there = _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
-    sent = 0
-    for blob in blobs.values():
-        if _upload(store, blob, package / "blobs" / blob.sha256):
+    claim = Claim(store, manifest.model.name, manifest.version, blobs)
+
+    def send() -> int:
+        missing = [blob for blob in blobs.values() if _upload(store, blob, package / "blobs" / blob.sha256)]
+        for blob in missing:
             note(f"sent {blob.name}, {blob.size} bytes")
-            sent += 1
-    created = _create_manifest(store, manifest, data)
+        return len(missing)
+
+    sent, created = 0, False
+    if is_there and _points(store, manifest, channel, data):
+        sent = send()  # what is damaged; nothing removes what a channel needs
+    else:
+        while claim.renew(note):
+            sent += send()
+        created = _create_manifest(store, manifest, data)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     differs: list[str] = []
 
     def asked(before: Channel | None) -> None:
         differs[:] = allowed(manifest, before)
 
-    moved = move(store, manifest, channel, asked)
-    key = release_key(manifest.model.name, manifest.version)
+    moved = move(store, manifest, channel, asked, claim)
+    sign_changes(store)
     never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
     return {
         "store": store.url,
@@ -146,9 +154,17 @@ def publish(
     }
 
 
-def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Channel | None], None] = lambda _: None) -> bool:
+def move(
+    store: Store,
+    manifest: Manifest,
+    channel: str,
+    allowed: Callable[[Channel | None], None] = lambda _: None,
+    claim: Claim | None = None,
+    rolled_back: bool = False,
+) -> bool:
     """Point the channel at a release that is in the store; whether it pointed elsewhere. `allowed` is asked with what the
-    channel is just before it moves, and raises what keeps it from that.
+    channel is just before it moves, and raises what keeps it from that. `claim`: a lease on it, where there is one already.
+    `rolled_back`: what it pointed to is not to be gone back to.
 
     By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
     """
@@ -157,9 +173,20 @@ def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Chan
     if found is None or decode(Manifest, found.data, f"{store.url}/{key}") != manifest:
         raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
     data = found.data
-    pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
+    model, version = manifest.model.name, manifest.version
+    pointer = Channel(CHANNEL_SCHEMA, model, channel, version, Blob(key, sha256_bytes(data), len(data)), ())
     require_our_index(store)  # before anything moves
-    moved = _move_channel(store, pointer, allowed)
+
+    leased = claim or Claim(store, model, version)
+
+    def asked(before: Channel | None) -> None:
+        require_not_yanked(store, model, version)
+        allowed(before)
+        if not (before and before.manifest == pointer.manifest) and leased.renew() and store.get(key) != found:
+            what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
+            raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
+
+    moved = move_channel(store, pointer, asked, rolled_back)
     update_index(store, pointer)
     return moved
 
@@ -170,7 +197,7 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = open_to_publish(url, unfinished=receipt.with_name("uploads.json"))
+    store = signing(open_to_publish(url, unfinished=receipt.with_name("uploads.json")), url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import expanded
 from pipeline.plain import public_url
-from pipeline.store.base import File, Source, Store
+from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
-from pipeline.store.unfinished import Unfinished
+from pipeline.store.uploads import Uploads
+
+
+@dataclass(frozen=True)
+class Address:
+    """A store: what it is opened by, its `url` for people, and the `name` that no other store has, for what is known of it."""
+
+    to_open: str
+    url: str
+    name: str
+
+
+def address_of(url: str) -> Address:
+    """The address of the store at `url`: of a directory as seen from the present folder, of a bucket by the variables of AWS."""
+    if "://" not in url:
+        with disk_errors("the current folder"):
+            path = str(expanded(url).absolute())
+        return Address(path, path, path)
+    # For people and for the cache: a token in the address may change, and is nobody's business.
+    public = public_url(url).rstrip("/")
+    # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
+    return Address(url, public, at + public)
 
 
 def address(url: str) -> str:
@@ -35,7 +60,7 @@ def open_store(url: str, unfinished: Path | None = None) -> Store:
         raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
     from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
 
-    store = S3Store(bucket, prefix, Unfinished(unfinished) if unfinished else None)
+    store = S3Store(bucket, prefix, Uploads(unfinished) if unfinished else None)
     store.abort_unfinished()
     return store
 
@@ -49,6 +74,19 @@ def open_to_publish(url: str, unfinished: Path | None = None) -> Store:
     if not isinstance(store, DirectoryStore):
         require_conditions(store)
     return store
+
+
+def open_to_keep(url: str) -> Keeper:
+    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above."""
+    store = open_to_publish(url)
+    if isinstance(store, DirectoryStore):
+        return store
+    from pipeline.store.s3 import S3Store
+    from pipeline.store.s3keeper import S3Keeper
+
+    if not isinstance(store, S3Store):
+        raise PipelineError("nothing is removed from a store of this kind", where=store.url)
+    return S3Keeper(store.bucket, store.prefix)
 
 
 def open_source(url: str) -> Source:

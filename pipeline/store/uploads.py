@@ -16,7 +16,7 @@ from pipeline.files import opened, write
 _lock = threading.Lock()
 
 
-class Unfinished:
+class Uploads:
     """The uploads that are noted in the file at `path`, which one run at a time uses."""
 
     def __init__(self, path: Path) -> None:
