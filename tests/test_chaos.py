@@ -11,8 +11,14 @@ from tests.bench.chaos import documents, faults, kills
 
 
 def test_kills_leave_a_store_whole(tmp_path: Path) -> None:
-    hits = kills.steps(tmp_path / "steps", str(tmp_path / "store"), 10)
-    assert all(hit >= 10 for hit in hits.values())
+    hits = kills.steps(tmp_path / "steps", str(tmp_path / "store"), 3)
+    assert all(hit >= 3 for hit in hits.values())
+
+
+def test_kills_leave_a_signed_store_signed(tmp_path: Path) -> None:
+    few = {name: kills.SIGNED_STEPS[name] for name in ("publish", "trust-refresh")}
+    with kills.signed_store(tmp_path) as url:
+        assert all(hit >= 3 for hit in kills.steps(tmp_path / "steps", url, 3, of=few).values())
 
 
 @pytest.mark.thorough
@@ -47,7 +53,7 @@ def test_a_server_without_conditions_is_refused() -> None:
 
 
 def test_changed_documents_are_read_or_refused() -> None:
-    for taken, refused, longest in documents.documents(1500).values():
+    for taken, refused, longest in documents.documents(1800).values():
         assert taken + refused == 300
         assert taken
         assert refused

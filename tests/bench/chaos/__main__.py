@@ -42,6 +42,9 @@ def main() -> None:
 def _kills(folder: Path, asked: argparse.Namespace) -> None:
     each = -(-asked.kills // 4 // len(kills.STEPS))
     print(f"kills, in a folder: {kills.steps(folder / 'steps', str(folder / 'store'), 2 * each, asked.seed)}", flush=True)
+    with kills.signed_store(folder) as url:
+        hits = kills.steps(folder / "signed", url, each, asked.seed, kills.SIGNED_STEPS)
+        print(f"kills, in a signed store: {hits}", flush=True)
     (folder / "weed").mkdir()
     with servers.seaweedfs(folder / "weed") as weed, pytest.MonkeyPatch.context() as patch:
         servers.use_aws(patch, weed.server.endpoint)

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import decode, embedded_evidence, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import Channel, Index, Manifest
+from pipeline.manifest.types import CHANNEL_SCHEMA, SCHEMA, Blob, Channel, Index, Manifest, PastRelease, Yank
 from tests import releases
 from tests.bench.chaos import require
 from tests.project import ROOT
@@ -35,20 +35,18 @@ def _kinds() -> dict[str, tuple[type[Any], dict[str, Any]]]:
     digest = "0" * 64
     manifest = json.loads((ROOT / "tests/golden/manifest.json").read_text()) | {"version": "1"}
     evidence = encode(releases.unseen(decode(Manifest, json.dumps(manifest).encode(), "golden")))
-    channel = {
-        "schema": 1,
-        "model": "m",
-        "channel": "latest",
-        "version": "1",
-        "manifest": {"name": "releases/m/1/manifest.json", "sha256": digest, "size": 1},
-    }
+    manifest_ = Blob("releases/m/1/manifest.json", digest, 1)
+    history = (PastRelease("0", digest, "2026-01-31T12:00:00Z", False),)
+    channel = Channel(CHANNEL_SCHEMA, "m", "latest", "1", manifest_, history)
+    yank = Yank(SCHEMA, "m", "1", "wrong", "2026-01-31T12:00:00Z", "")
     index = {"schema": 1, "models": [{"name": "m", "channels": [{"channel": "latest", "version": "1"}], "versions": ["1", "2"]}]}
     return {
         "manifest": (Manifest, manifest),
         "evidence": (EvidenceDocument, json.loads(evidence)),
         "list of evidence": (EvidenceIndex, {"schema": 1, "documents": [digest, "1" * 64]}),
         "index": (Index, index),
-        "channel": (Channel, channel),
+        "channel": (Channel, json.loads(encode(channel))),
+        "yank": (Yank, json.loads(encode(yank))),
     }
 
 

@@ -5,6 +5,7 @@ A step is a line of `STEPS`: whoever adds a command that writes adds it there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -12,20 +13,28 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pytest
+
+from pipeline.consume.cache import Cache
+from pipeline.consume.reference import Reference
+from pipeline.consume.resolve import Remote, Resolver
+from pipeline.errors import PipelineError
 from pipeline.files import locked
 from pipeline.layout import release_of
-from pipeline.stages import promote
+from pipeline.stages import promote, prune, rollback, trust, yank
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 from pipeline.store.open import open_store, open_to_publish
+from pipeline.trust.signed import signing
 from tests.bench.chaos import require, silence
 from tests.project import Project, leftovers
 from tests.publishing import MODEL, assert_whole, make_package, pointed_at
+from tests.trusting import begun
 from tests.waiting import FOREVER
 
 _LONGEST = 1.5  # times as long as a step takes; then it is killed at the latest
@@ -45,7 +54,7 @@ def _package(folder: Path) -> Path:
 
 
 def _publish(folder: Path, url: str) -> None:
-    publish(_package(folder), open_to_publish(url, folder / "uploads.json"))
+    publish(_package(folder), signing(open_to_publish(url, folder / "uploads.json"), url))
 
 
 def _promote(folder: Path, url: str) -> None:
@@ -54,7 +63,7 @@ def _promote(folder: Path, url: str) -> None:
 
 
 def _version(folder: Path, url: str) -> str:
-    receipt = publish(_package(folder), open_store(url))
+    receipt = publish(_package(folder), signing(open_to_publish(url), url))
     return str(receipt["release"]).partition("@")[2]
 
 
@@ -62,19 +71,62 @@ def _is_promoted(folder: Path, url: str) -> None:
     require(pointed_at(open_store(url), "stable") == _version(folder, url), "the channel is where it was moved to")
 
 
+def _rollback(folder: Path, url: str) -> None:
+    rollback.run(url, MODEL, "", "latest", {}, folder / "rolled-back")
+
+
+def _yank(folder: Path, url: str) -> None:
+    yank.run(url, MODEL, (folder / "version").read_text(), "it was made to be yanked", False, folder / "yanked")
+
+
+def _to_yank(folder: Path, url: str) -> None:
+    """A release that no channel points to, since the next has come."""
+    (folder / "version").write_text(_version(folder, url))
+    publish(make_package(folder, f"what follows {folder.name}"), signing(open_to_publish(url), url))
+
+
+def _is_yanked(folder: Path, url: str) -> None:
+    with contextlib.suppress(PipelineError):
+        Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(MODEL, version=(folder / "version").read_text()))
+        require(False, "a release that was yanked is not resolved")
+
+
+def _prune(folder: Path, url: str) -> None:
+    prune.run(url, 2, MODEL, "", folder / "pins.txt", False, folder / "pruned")
+
+
+def _refresh(folder: Path, url: str) -> None:
+    trust.run("refresh", url, {}, folder / "refreshed")
+
+
+def _is_resolved(folder: Path, url: str) -> None:
+    Resolver(Remote(url), Cache(folder / "resolved")).manifest(Reference(MODEL, channel="latest"))
+
+
 STEPS: dict[str, Step] = {
-    "publish": Step(_publish),
+    "publish": Step(_publish, check=_is_resolved),
     "promote": Step(_promote, prepare=_version, check=_is_promoted),
+    "rollback": Step(_rollback, prepare=_to_yank, check=_is_resolved),
+    "yank": Step(_yank, prepare=_to_yank, check=_is_yanked),
+    "prune": Step(_prune, prepare=_version, check=_is_resolved),
 }
+SIGNED_STEPS = STEPS | {"trust-refresh": Step(_refresh, prepare=_version, check=_is_resolved)}
+
+
+@contextlib.contextmanager
+def signed_store(folder: Path) -> Iterator[str]:
+    """A signed store in a folder, whose keys and signers this process knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield begun(folder, patch).url
 
 
 def store_is_whole(store: Store) -> int:
     """Every release has all its blobs, to the byte, and every channel points to one; how many releases there are."""
     releases = [found for key in store.keys("releases/") if (found := release_of(key))]
     for model, version in releases:
-        require(model == MODEL, f"{model} is none of ours")
-        assert_whole(store, version)
-    for key in store.keys("channels/"):
+        if model == MODEL:
+            assert_whole(store, version)
+    for key in store.keys(f"channels/{MODEL}/"):
         pointed_at(store, key.split("/")[-1].removesuffix(".json"))
     return len(releases)
 
@@ -104,10 +156,10 @@ def killed(act: Callable[[], object], after: float) -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
-def steps(folder: Path, url: str, rounds: int, seed: int = 0) -> dict[str, int]:
-    """Kill each of STEPS `rounds` times, a few times a release; how many kills found it at work."""
-    chance, hits, made = random.Random(seed), dict.fromkeys(STEPS, 0), 0
-    for name, step in STEPS.items():
+def steps(folder: Path, url: str, rounds: int, seed: int = 0, of: Mapping[str, Step] = STEPS) -> dict[str, int]:
+    """Kill each step `rounds` times, a few times a release; how many kills found it at work."""
+    chance, hits, made = random.Random(seed), dict.fromkeys(of, 0), 0
+    for name, step in of.items():
         here = folder / name
         took = 0.05
         while hits[name] < rounds:
@@ -118,6 +170,8 @@ def steps(folder: Path, url: str, rounds: int, seed: int = 0) -> dict[str, int]:
             for _ in range(chance.randint(1, 4)):
                 hits[name] += killed(partial(step.act, here, url), chance.uniform(0, took * _LONGEST))
                 store_is_whole(open_store(url))
+                if made > 1:
+                    _is_resolved(here, url)  # what consumers read is the old state or the new one
             started = time.monotonic()
             require(not os.waitpid(_started(partial(step.act, here, url)), 0)[1], f"{name} goes through after it was killed")
             took = time.monotonic() - started
