@@ -42,7 +42,7 @@ _END = """if True:
         time.sleep(0.05)
 """
 _lock = threading.RLock()  # a signal's handler may interrupt its own holder
-_watching: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}  # by process: a fork has none
+_watching: dict[int, tuple[str, subprocess.Popen[bytes]] | None] = {}  # by process: a fork has none yet
 
 
 def mark() -> dict[str, str]:
@@ -51,8 +51,11 @@ def mark() -> dict[str, str]:
         return {}
     with _lock:
         if os.getpid() not in _watching:
-            _watching[os.getpid()] = _start()
-        return {VARIABLE: _watching[os.getpid()][0]}
+            _watching[os.getpid()] = None
+            with suppress(OSError):  # a machine without a shell
+                _watching[os.getpid()] = _start()
+        watching = _watching[os.getpid()]
+        return {VARIABLE: watching[0]} if watching else {}
 
 
 def _start() -> tuple[str, subprocess.Popen[bytes]]:
@@ -73,8 +76,8 @@ def _start() -> tuple[str, subprocess.Popen[bytes]]:
 
 def _leave(number: int) -> None:
     """Let go of a program that ends by itself."""
-    if number == os.getpid():
-        _, shell = _watching.pop(number)
+    if number == os.getpid() and (watching := _watching.pop(number, None)):
+        _, shell = watching
         with suppress(OSError):
             if shell.stdin:
                 shell.stdin.write(b"\n")

@@ -50,8 +50,9 @@ class DirectoryStore:
         with disk_errors(self.url):
             missing = [f for f in (folder, *folder.parents) if not f.exists()]
             for new in reversed(missing):
-                new.mkdir(exist_ok=True)
-                new.chmod(stat.S_IMODE(new.stat().st_mode) | _FOLDER)  # a group's right to write stays
+                with suppress(FileExistsError):  # another has made it meanwhile
+                    new.mkdir()
+                    new.chmod(stat.S_IMODE(new.stat().st_mode) | _FOLDER)  # a group's right to write stays
 
     def get(self, key: str) -> Object | None:
         """The object at `key`; its tag is its digest."""
