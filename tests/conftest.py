@@ -34,7 +34,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_CACHE_DIR", str(shared / "pieces"))
         patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
-        for name in ("CACHE", "CACHE_READ_ONLY", "CACHE_SIZE", "SCHEDULER", "WITNESSES"):
+        for name in ("CACHE", "CACHE_KEY", "CACHE_READ_ONLY", "CACHE_SIZE", "SCHEDULER", "WITNESSES"):
             patch.delenv(f"PIPELINE_{name}", raising=False)
         yield
 
@@ -95,3 +95,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def again(built: Project, tmp_path: Path) -> Project:
     """A copy of the built project, to break."""
     return Project.at(Path(shutil.copytree(built.root, tmp_path / "again")))
+
+
+@pytest.fixture
+def builders_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key as PIPELINE_CACHE_KEY names it."""
+    path = tmp_path / "key"
+    path.write_bytes(os.urandom(32))
+    path.chmod(0o600)
+    monkeypatch.setenv("PIPELINE_CACHE_KEY", str(path))
+    return path
