@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.layout import PACKAGED_EVIDENCE, Layout
+from pipeline.layout import PACKAGED_EVIDENCE, PROVENANCE, Layout
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
-from pipeline.stages.origin import Origin
+from pipeline.stages.origin import Origin, Recipe
 from pipeline.stages.record import REVISIONS, VERIFIED
 
 
@@ -39,6 +39,7 @@ GROUPS: Mapping[str, str] = {
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
+    "reproduce": "build a release of the store once more, without any cache, and compare it byte for byte (model=NAME version=…)",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
@@ -264,16 +265,19 @@ def steps(
             "sources": repr(model.sources),
             "judged": model.judged,
         }
+        bundles = [spec.bundles[name] for name in model.bundles]
+        specs = (model.path, *(b.path for b in bundles), *(t.path for b in bundles for t in targets[b.name]))
+        recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles})
         result.append(
             Step(
                 f"package:{model.name}",
                 f"the manifest of {model.name}",
-                _stage("package", model, imported, verified, package),
+                _stage("package", model, imported, verified, package, recipe),
                 (
                     *_files(imported, "signature.json", "rewrites.json", "record.json"),
                     *(p / n for p in verified.values() for n in VERIFIED),
                 ),
-                _files(package, "manifest.json", PACKAGED_EVIDENCE),
+                _files(package, "manifest.json", PROVENANCE, PACKAGED_EVIDENCE),
                 {**info, **_revision("package")},
             )
         )
@@ -283,7 +287,7 @@ def steps(
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
                 _stage("publish", package, target.store, target.version, target.channel, policies, receipt),
-                _files(package, "manifest.json", PACKAGED_EVIDENCE),
+                _files(package, "manifest.json", PROVENANCE, PACKAGED_EVIDENCE),
                 (receipt,),
                 {"store": target.store, "version": target.version, "channel": target.channel, "policy": repr(policies)},
             )
@@ -304,6 +308,15 @@ def steps(
                 asked.rollback,
             ),
             outputs=_files(layout.promoted, "report.txt"),
+            always=True,
+        )
+    )
+    result.append(
+        Step(
+            "reproduce:release",
+            f"{asked.model or 'model=NAME'}@{target.version or 'version=VERSION'} of {target.store}, built again and compared",
+            _stage("reproduce", target.store, asked.model, target.version, spec, layout.root, layout.reproduced),
+            outputs=_files(layout.reproduced, "report.txt"),
             always=True,
         )
     )

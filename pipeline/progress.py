@@ -200,7 +200,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             self._line.say(f"✓ {task.name}  {seconds:.1f} s")
             for line in told(Path(task.targets[0]).parent) if task.name.startswith("verify:") else ():
                 self._line.say(f"  {line}")
-            if task.name.startswith(("reduce:", "report:", "runtimes:", "promote:")):
+            if task.name.startswith(("reduce:", "report:", "reproduce:", "runtimes:", "promote:")):
                 self._line.say(Path(task.targets[0]).read_text("utf-8").rstrip())
 
     def skip_uptodate(self, task: Any) -> None:

@@ -1,5 +1,5 @@
-"""Publish: blobs by content first, the manifest last and create-only, then evidence, then channel and index by
-compare-and-swap."""
+"""Publish: blobs by content first, then the manifest, create-only, then where it comes from and evidence, then channel and index
+by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
+from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
@@ -59,6 +60,29 @@ def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
     if not _is_published(store, manifest, data):
         raise PipelineError("came and went while it was being published", where=f"{store.url}/{key}", hint="publish again")
     return False
+
+
+def _add_origin(store: Store, manifest: Manifest, data: bytes, package: Path) -> list[str]:
+    """Put where the release comes from and what it is made of beside its manifest, unless that is there already; the keys.
+
+    After the manifest: else what is said of a release that was given up could stand beside another one of the same version. And
+    before the channel, so that what it points to has them.
+    """
+    name = (manifest.model.name, manifest.version)
+    kinds = (
+        (PROVENANCE, provenance_key(*name), provenance.statement_about, provenance.require_about),
+        (BOM, bom_key(*name), provenance.bom_about, provenance.require_bom_of),
+    )
+    for file, key, about, require in kinds:
+        path, where = package / file, f"{store.url}/{key}"
+        with disk_errors(str(path)):
+            document = provenance.read(path.read_bytes(), str(path))
+        found = store.get(key)
+        if found is None and not store.create(key, provenance.as_bytes(about(document, manifest, data))):
+            found = store.get(key)
+        if found is not None:
+            require(provenance.read(found.data, where), sha256_bytes(data), where)
+    return [key for _, key, _, _ in kinds]
 
 
 def _move_channel(store: Store, channel: Channel, allowed: Callable[[Channel | None], None]) -> bool:
@@ -122,6 +146,7 @@ def publish(
             note(f"sent {blob.name}, {blob.size} bytes")
             sent += 1
     created = _create_manifest(store, manifest, data)
+    origin = _add_origin(store, manifest, data, package)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     differs: list[str] = []
 
@@ -130,7 +155,7 @@ def publish(
 
     moved = move(store, manifest, channel, asked)
     key = release_key(manifest.model.name, manifest.version)
-    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
+    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *origin, *evidence)]
     return {
         "store": store.url,
         "identity": dict(store.identity),

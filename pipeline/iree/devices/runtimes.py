@@ -34,8 +34,8 @@ VARIABLE = "PIPELINE_RUNTIMES"
 _OLDER = 2  # minor releases before the pinned one
 _TIMEOUT = 300.0  # seconds for a file in a runtime
 _SOURCE = re.compile(r"^.*?\bruntime/src/\S+: (?:[A-Z_]+; )?")  # where in its own source the runtime complains
-# The digests of their wheels for Linux on x86-64, which alone makes releases: for Python 3.11, and for those from 3.12 on. For what
-# is released later pip's index vouches.
+# The digests of their wheels for Linux on x86-64, which alone makes releases: for Python 3.11, and for those from 3.12 on. Pip's
+# index vouches for what is released later.
 _WHEELS = {
     "3.11.0": (
         "f2ec0acead1341acbf723743bf62227e216eceb75ac4cef206c8a8001fa44cad",
