@@ -22,7 +22,12 @@ from tests.publishing import Package, make_package
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ceph differs from SeaweedFS in conditional writes and in rights: what is about other things is thorough with it."""
     for item in items:
-        if "ceph" in item.name and item.path.name not in ("test_store.py", "test_documents.py", "test_policy.py"):
+        if "ceph" in item.name and item.path.name not in (
+            "test_store.py",
+            "test_documents.py",
+            "test_policy.py",
+            "test_rights.py",
+        ):
             item.add_marker(pytest.mark.thorough)
 
 
