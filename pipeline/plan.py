@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.layout import PACKAGED_EVIDENCE, PROVENANCE, Layout
+from pipeline.manifest import provenance
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
 from pipeline.stages.origin import Origin, Recipe
@@ -246,7 +247,7 @@ def steps(
         raise PipelineError(f"model={asked.model}: there is no such model", hint=did_you_mean(asked.model, spec.models))
     policies = spec.policies(target.channel)
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
-    options = importlib.import_module("pipeline.stages.compile").options
+    options, builder = importlib.import_module("pipeline.stages.compile").options, provenance.builder()
     made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
     result = []
     for model in spec.models.values():
@@ -267,7 +268,7 @@ def steps(
         }
         bundles = [spec.bundles[name] for name in model.bundles]
         specs = (model.path, *(b.path for b in bundles), *(t.path for b in bundles for t in targets[b.name]))
-        recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles})
+        recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles}, builder)
         result.append(
             Step(
                 f"package:{model.name}",

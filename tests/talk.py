@@ -156,7 +156,7 @@ def make(root: Path, table: np.ndarray[Any, Any] = TABLE) -> Path:
         chosen = targets[1:] if name == "cpus" else targets
         compile_stage.run(Origin(model, (source,) * len(ENTRIES)), imported, folder, bundle, chosen)
         _verify(folder)
-    package.run(model, imported, verified, layout.package("talk"), Recipe((source,), {}))
+    package.run(model, imported, verified, layout.package("talk"), Recipe((source,), {}, "urn:test"))
     publish(layout.package("talk"), open_store(str(root / "store")))
     return root / "store"
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline import cache as caches
 from pipeline import platforms, seal, wheels
 from pipeline.cache import Cache, LocalCache, SharedCache
+from pipeline.commands import attest
 from pipeline.errors import PipelineError
 from pipeline.iree.codegen.pieces import Code
 from pipeline.iree.devices import runtimes
@@ -223,3 +224,11 @@ def test_tags_hold_purpose_key_and_content_apart() -> None:
     entries = {each.sealed(key, data) for each in seals for key in ("ab", "a") for data in (b"", b"b", json.dumps([]).encode())}
     assert len(entries) == len(seals) * 6
     assert len({each.name for each in seals}) == len(seals)
+
+
+def test_nobody_attests_what_others_may_have_put_into_its_cache(tmp_path: Path) -> None:
+    attest._require_own(tmp_path / "not there yet")
+    attest._require_own(tmp_path)
+    tmp_path.chmod(0o770)
+    with pytest.raises(PipelineError, match="others may write to this cache"):
+        attest._require_own(tmp_path)

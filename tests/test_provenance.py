@@ -260,12 +260,17 @@ def test_the_commit_is_told_and_whether_all_is_in_it(tmp_path: Path) -> None:
 
 def test_a_builder_has_a_name_that_is_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_BUILDER", "https://ci.example.org/builders/1")
-    assert origins.builder() == "https://ci.example.org/builders/1"
+    assert provenance.builder() == "https://ci.example.org/builders/1"
     for wrong in ("gpu-box", "urn:a b", "https://me:secret@host/x", "urn:a\x1b[2J", "https://host/?token=1", "urn:"):
         monkeypatch.setenv("PIPELINE_BUILDER", wrong)
         with pytest.raises(PipelineError, match="no URI") as caught:
-            origins.builder()
+            provenance.builder()
         assert "secret" not in str(caught.value)
+
+
+def test_a_builder_without_a_name_is_told_before_anything_is_built(again: Project) -> None:
+    result = again.doit("build", PIPELINE_BUILDER="gpu box")
+    assert (result.returncode, "PIPELINE_BUILDER: is no URI" in result.stderr) == (3, True)
 
 
 # Built again

@@ -7,6 +7,8 @@ materials (CycloneDX). Both are for people and other tools: this program believe
 from __future__ import annotations
 
 import json
+import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,15 +17,25 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import blob_key, release_key
 from pipeline.manifest.types import Manifest
-from pipeline.plain import plain
+from pipeline.plain import is_plain, plain, public_url
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:vmfb-pipeline:build:1"  # what its parameters mean says pipeline/README.md
 BUILDER = "urn:vmfb-pipeline:builder"  # where a builder has no name of its own
+VARIABLE = "PIPELINE_BUILDER"
 PROJECT = "project"  # the dependency that is the checkout with the specs, by its git commit
 _MOST = 12  # of a kind, for people
 _BOMS = uuid.uuid5(uuid.NAMESPACE_OID, "urn:vmfb-pipeline:bom:1")
+
+
+def builder() -> str:
+    """The name of who builds, PIPELINE_BUILDER, a URI. Raises PipelineError for what is none."""
+    name = os.environ.get(VARIABLE) or BUILDER
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]{1,500}", name) or not is_plain(name) or public_url(name) != name:
+        hint = "give one without user and query, such as urn:example:builders:gpu-box"
+        raise PipelineError("is no URI to call a builder by", where=VARIABLE, hint=hint)
+    return name
 
 
 def as_bytes(document: Mapping[str, object]) -> bytes:

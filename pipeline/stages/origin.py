@@ -12,10 +12,11 @@ from pipeline.spec.types import DataFile, Entry, Model, source_files
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a release is built by: its `specs`, files, and for each bundle all that its file depends on but the model."""
+    """What a release is built by: its `specs`, files, for each bundle all that its file depends on but the model; and by whom."""
 
     specs: tuple[Path, ...]
     options: Mapping[str, object]
+    builder: str
 
 
 @dataclass(frozen=True)

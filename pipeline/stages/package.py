@@ -84,7 +84,7 @@ def _documents(manifest: m.Manifest, verified: Mapping[str, Path]) -> Iterator[E
 def _tell_origin(model: Model, manifest: m.Manifest, data: bytes, recipe: Recipe, folder: Path) -> None:
     from pipeline.stages import bom  # its library takes a while to import
 
-    details = origins.details()
+    details = origins.details(recipe.builder)
     said = provenance.statement(manifest, data, origins.definition(model, manifest, recipe, Path()), details)
     write(folder / PROVENANCE, provenance.as_bytes(said))
     made = bom.make(manifest, data, now(), origins.own(), origins.programs(model.format))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -16,18 +15,15 @@ from pathlib import Path
 
 import pipeline
 from pipeline import __version__, platforms, process
-from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree import toolchain
 from pipeline.machine import now
 from pipeline.manifest import provenance
 from pipeline.manifest.types import Manifest
-from pipeline.plain import is_plain, public_url
 from pipeline.spec.types import HttpsSource, HubSource, Model, S3Source, Source, WheelSource
 from pipeline.stages.assembly import described_source
 from pipeline.stages.origin import Recipe
 
-VARIABLE = "PIPELINE_BUILDER"
 COMPILER = "iree-base-compiler"
 # What takes part in making files and test data, where it is installed; of other formats than ONNX and MLIR what reads them.
 _PROGRAMS = (COMPILER, "iree-base-runtime", "numpy", "onnx", "onnxruntime")
@@ -58,15 +54,6 @@ class Checkout:
 
     commit: str
     clean: bool
-
-
-def builder() -> str:
-    """The name of who builds, PIPELINE_BUILDER, a URI. Raises PipelineError for what is none."""
-    name = os.environ.get(VARIABLE) or provenance.BUILDER
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]{1,500}", name) or not is_plain(name) or public_url(name) != name:
-        hint = "give one without user and query, such as urn:example:builders:gpu-box"
-        raise PipelineError("is no URI to call a builder by", where=VARIABLE, hint=hint)
-    return name
 
 
 def checkout(folder: Path) -> Checkout | None:
@@ -185,9 +172,9 @@ def definition(model: Model, manifest: Manifest, recipe: Recipe, folder: Path) -
     }
 
 
-def details() -> dict[str, object]:
-    """SLSA's `runDetails` of this run: all that differs where the same is built again."""
+def details(builder: str) -> dict[str, object]:
+    """SLSA's `runDetails` of this run by the `builder` of this name: all that differs where the same is built again."""
     python = ".".join(map(str, sys.version_info[:3]))
     system = f"{platform.system()} {platform.release()} {platforms.machine()}"
     versions = {"vmfb-pipeline": __version__, "python": python, "system": system}
-    return {"builder": {"id": builder(), "version": versions}, "metadata": {"finishedOn": now()}}
+    return {"builder": {"id": builder, "version": versions}, "metadata": {"finishedOn": now()}}

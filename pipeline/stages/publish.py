@@ -80,8 +80,14 @@ def _add_origin(store: Store, manifest: Manifest, data: bytes, package: Path) ->
         found = store.get(key)
         if found is None and not store.create(key, provenance.as_bytes(about(document, manifest, data))):
             found = store.get(key)
+            if found is None:
+                raise PipelineError("came and went while it was being published", where=where, hint="publish again")
         if found is not None:
-            require(provenance.read(found.data, where), sha256_bytes(data), where)
+            try:
+                require(provenance.read(found.data, where), sha256_bytes(data), where)
+            except PipelineError as error:
+                hint = "somebody else put it there: find out who, remove it, and publish again"
+                raise PipelineError(error.what, where=error.where, hint=hint) from error
     return [key for _, key, _, _ in kinds]
 
 

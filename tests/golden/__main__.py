@@ -50,7 +50,7 @@ def build(folder: Path) -> bytes:
     arrays.write(data.inputs_of(data.draws[0]), ones)
     arrays.write(data.outputs_of(data.draws[0]), [(ones[0] @ ones[1]).sum(axis=1)])
     data.write()
-    package.run(model, imported, {"desktop": compiled}, layout.package("small"), Recipe((), {}))
+    package.run(model, imported, {"desktop": compiled}, layout.package("small"), Recipe((), {}, "urn:test"))
     return (layout.package("small") / "manifest.json").read_bytes()
 
 
