@@ -14,11 +14,11 @@ SNAPSHOT = Snapshot(LAYOUT.snapshot, MACHINE)
 SNAPSHOT.leave_if_it_holds()  # before anything else is imported: nothing to do shall take no time
 
 from pipeline.database import Checker  # noqa: E402
-from pipeline.plan import Asked, Target, steps  # noqa: E402
+from pipeline.plan import Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
 from pipeline.stages.witnesses.address import VARIABLE, addresses  # noqa: E402
-from pipeline.tasks import decided, end_on_signals, errors_as_messages, positive, tasks, variables  # noqa: E402
+from pipeline.tasks import ASKED, asked_for, end_on_signals, errors_as_messages, tasks, variables  # noqa: E402
 
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
     LAYOUT.root.mkdir(exist_ok=True)
@@ -43,9 +43,8 @@ def task_all():
     end_on_signals()
     with errors_as_messages():
         store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
-        given = variables(version="", channel="latest", sample="20", seconds="600", model="", rollback="no")
-        numbers = {name: positive(given.pop(name), name) for name in ("sample", "seconds")}
-        asked = Asked(**numbers, model=given.pop("model"), rollback=decided(given.pop("rollback"), "rollback"))
+        target = variables(version="", channel="latest", **ASKED)
+        asked = asked_for({name: target.pop(name) for name in ASKED})
         witnesses = addresses(os.environ.get(VARIABLE, ""))
-        made = steps(load(Path("targets")), LAYOUT, Target(store, **given), MACHINE, asked, witnesses)
+        made = steps(load(Path("targets")), LAYOUT, Target(store, **target), MACHINE, asked, witnesses)
     yield from tasks(made, LAYOUT)

@@ -95,6 +95,26 @@ class Layout:
         """The folder of a promotion: `report.txt`."""
         return self.root / "promoted"
 
+    @property
+    def rolled_back(self) -> Path:
+        """The folder of a rollback: `report.txt`."""
+        return self.root / "rollback"
+
+    @property
+    def pruned(self) -> Path:
+        """The folder of a prune: `report.txt`."""
+        return self.root / "prune"
+
+    @property
+    def checked(self) -> Path:
+        """The folder of a check of the store: `report.txt`."""
+        return self.root / "fsck"
+
+    @property
+    def yanked(self) -> Path:
+        """The folder of a yank: `report.txt`."""
+        return self.root / "yank"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `provenance.json`, `bom.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
@@ -115,6 +135,8 @@ PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the docum
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
 PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
+PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
+LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
 
 
 def blob_key(sha256: str) -> str:
@@ -137,15 +159,44 @@ def bom_key(model: str, version: str) -> str:
     return f"releases/{model}/{version}/{BOM}"
 
 
+def lease_key(name: str) -> str:
+    """The key of a publisher's lease, whose name nobody else has."""
+    return f"{LEASES}{name}.json"
+
+
 def channel_key(model: str, channel: str) -> str:
     """The key of a channel, the mutable pointer to a release."""
     return f"channels/{model}/{channel}.json"
+
+
+def yank_key(model: str, version: str) -> str:
+    """The key of what says why a release is not to be used any more."""
+    return f"yanked/{model}/{version}.json"
+
+
+def yank_of(key: str) -> tuple[str, str] | None:
+    """The model and version of the release that `key` says was yanked; None for any other key."""
+    match = re.fullmatch(r"yanked/([^/]+)/([^/]+)\.json", key)
+    return (match[1], match[2]) if match and is_name(match[1]) and is_version(match[2]) else None
 
 
 def release_of(key: str) -> tuple[str, str] | None:
     """The model and version whose manifest is at `key`; None for any other key."""
     match = re.fullmatch(r"releases/([^/]+)/([^/]+)/manifest\.json", key)
     return (match[1], match[2]) if match and is_name(match[1]) and is_version(match[2]) else None
+
+
+def blob_of(key: str) -> str | None:
+    """The digest of the blob that is at `key`; None for any other key."""
+    match = re.fullmatch(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", key)
+    return match[2] if match else None
+
+
+def belonging_to(key: str) -> tuple[str, str, str] | None:
+    """The model and version of the release that the object at `key` belongs to, as its evidence and its manifest do, and its name
+    there; None for any other key."""
+    match = re.fullmatch(r"(?:releases|evidence)/([^/]+)/([^/]+)/([^/]+)", key)
+    return (match[1], match[2], match[3]) if match and is_name(match[1]) and is_version(match[2]) else None
 
 
 def channel_of(key: str) -> tuple[str, str] | None:

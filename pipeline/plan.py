@@ -41,11 +41,18 @@ GROUPS: Mapping[str, str] = {
     "publish": "put each model's release into the store",
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
     "reproduce": "build a release of the store once more, without any cache, and compare it byte for byte (model=NAME version=…)",
+    "rollback": "move a channel to the release that it pointed to before (model=NAME channel=…)",
+    "prune": "remove old releases from the store, and what no release needs (keep=N, then dry=no; model=NAME pins=…)",
+    "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
+    "yank": 'say that a release in the store is not to be used any more (model=NAME version=… reason="…", or undo=yes)',
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
+# What is about the store alone: of models that are no more built here, too.
+STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
+PINS = Path("targets/pins.txt")  # releases that a prune leaves
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Asked:
-    """How thorough the steps are that are only done when asked for: cached pieces of each bundle that an audit generates again,
-    seconds that a reduction may take, the only model that is reduced, reported on or promoted, if one is named, and whether a
-    promotion is a `rollback`."""
+    """What is asked of the steps that are only done when asked for.
+
+    `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
+    one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
+    of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
+    `dry`. Whether a check of the store reads `deep`, and is to `repair`.
+    """
 
     sample: int = 20
     seconds: int = 600
     model: str = ""
-    rollback: bool = False
+    reason: str = ""
+    undo: bool = False
+    keep: int = 0
+    pins: str = ""
+    dry: bool = True
+    deep: bool = False
+    repair: bool = False
+    any_model: bool = False
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:
@@ -229,6 +247,58 @@ def _bundle_steps(
     ]
 
 
+def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> list[Step]:
+    """The steps that are about what is in the store already: each is done when it is asked for, and writes a report."""
+    policies, store, model, version, channel = (
+        spec.policies(target.channel),
+        target.store,
+        asked.model,
+        target.version,
+        target.channel,
+    )
+    named = model or "model=NAME"
+    release = f"{named}@{version or 'version=VERSION'}"
+    moves = (store, model, version, channel, policies)
+    found: list[tuple[str, str, Path, tuple[object, ...]]] = [
+        ("promote:release", f"{release} to {channel} in {store}", layout.promoted, (*moves, layout.promoted, spec.channels)),
+        (
+            "rollback:channel",
+            f"{channel} of {named} in {store}, to the release before",
+            layout.rolled_back,
+            (*moves, layout.rolled_back, spec.channels),
+        ),
+        (
+            "yank:release",
+            f"{release} in {store}",
+            layout.yanked,
+            (store, model, version, asked.reason, asked.undo, layout.yanked),
+        ),
+        (
+            "prune:releases",
+            f"{store}: the last {asked.keep or 'keep=N'} of {model or 'each model'}",
+            layout.pruned,
+            (store, asked.keep, model, asked.pins, PINS, asked.dry, layout.pruned),
+        ),
+        (
+            "reproduce:release",
+            f"{release} of {store}, built again and compared",
+            layout.reproduced,
+            (store, model, version, spec, layout.root, layout.reproduced),
+        ),
+        ("fsck:store", store, layout.checked, (store, asked.deep, asked.repair, layout.root, layout.checked)),
+        (
+            "runtimes:releases",
+            f"the releases in {store}, in other releases of IREE's runtime",
+            layout.runtimes,
+            (store, tuple(spec.models), layout.runtimes),
+        ),
+    ]
+    return [
+        Step(name, about, _stage(name.partition(":")[0], *arguments), outputs=_files(folder, "report.txt"), always=True)
+        for name, about, folder, arguments in found
+    ]
+
+
 def steps(
     spec: Spec,
     layout: Layout,
@@ -243,7 +313,7 @@ def steps(
     verified again.
     """
     asked = asked or Asked()
-    if asked.model and asked.model not in spec.models:
+    if asked.model and asked.model not in spec.models and not asked.any_model:
         raise PipelineError(f"model={asked.model}: there is no such model", hint=did_you_mean(asked.model, spec.models))
     policies = spec.policies(target.channel)
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
@@ -293,43 +363,6 @@ def steps(
                 {"store": target.store, "version": target.version, "channel": target.channel, "policy": repr(policies)},
             )
         )
-    result.append(
-        Step(
-            "promote:release",
-            f"{asked.model or 'model=NAME'}@{target.version or 'version=VERSION'} to {target.channel} in {target.store}",
-            _stage(
-                "promote",
-                target.store,
-                asked.model,
-                target.version,
-                target.channel,
-                policies,
-                layout.promoted,
-                spec.channels,
-                asked.rollback,
-            ),
-            outputs=_files(layout.promoted, "report.txt"),
-            always=True,
-        )
-    )
-    result.append(
-        Step(
-            "reproduce:release",
-            f"{asked.model or 'model=NAME'}@{target.version or 'version=VERSION'} of {target.store}, built again and compared",
-            _stage("reproduce", target.store, asked.model, target.version, spec, layout.root, layout.reproduced),
-            outputs=_files(layout.reproduced, "report.txt"),
-            always=True,
-        )
-    )
-    tried = layout.runtimes
-    result.append(
-        Step(
-            "runtimes:releases",
-            f"the releases in {target.store}, in other releases of IREE's runtime",
-            _stage("runtimes", target.store, tuple(spec.models), tried),
-            outputs=_files(tried, "report.txt"),
-            always=True,
-        )
-    )
+    result += _store_steps(spec, layout, target, asked)
     of_one = ("reduce:", "report:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

@@ -25,6 +25,17 @@ from pipeline.stages.witnesses import answers
 from pipeline.terminal import say
 
 _HEARTBEAT = 30.0
+REPORTING = (
+    "reduce:",
+    "report:",
+    "reproduce:",
+    "runtimes:",
+    "promote:",
+    "rollback:",
+    "yank:",
+    "prune:",
+    "fsck:",
+)  # steps whose first output is printed
 _COLUMNS = 120  # of a terminal that does not say how wide it is
 
 
@@ -200,7 +211,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             self._line.say(f"✓ {task.name}  {seconds:.1f} s")
             for line in told(Path(task.targets[0]).parent) if task.name.startswith("verify:") else ():
                 self._line.say(f"  {line}")
-            if task.name.startswith(("reduce:", "report:", "reproduce:", "runtimes:", "promote:")):
+            if task.name.startswith(REPORTING):
                 self._line.say(Path(task.targets[0]).read_text("utf-8").rstrip())
 
     def skip_uptodate(self, task: Any) -> None:

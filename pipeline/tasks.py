@@ -22,10 +22,15 @@ from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean, whole_number
-from pipeline.plan import GROUPS, Step
+from pipeline.plan import GROUPS, STORE_GROUPS, Asked, Step
 from pipeline.store.published import lacks
 from pipeline.terminal import prepare_streams, say
 
+# The variables of steps that are only done when asked for, as they are where nothing is said.
+ASKED = {
+    **{"sample": "20", "seconds": "600", "model": "", "reason": "", "undo": "no"},
+    **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no"},
+}
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
 
 
@@ -168,6 +173,23 @@ def decided(text: str, name: str) -> bool:
     if text not in ("yes", "no"):
         raise PipelineError(f"{name}={text} is neither yes nor no")
     return text == "yes"
+
+
+def asked_for(given: Mapping[str, str]) -> Asked:
+    """What the variables among ASKED mean."""
+    return Asked(
+        sample=positive(given["sample"], "sample"),
+        seconds=positive(given["seconds"], "seconds"),
+        model=given["model"],
+        reason=given["reason"],
+        undo=decided(given["undo"], "undo"),
+        keep=positive(given["keep"], "keep") if given["keep"] else 0,
+        pins=given["pins"],
+        dry=decided(given["dry"], "dry"),
+        deep=decided(given["deep"], "deep"),
+        repair=decided(given["repair"], "repair"),
+        any_model=any(word.partition(":")[0] in STORE_GROUPS for word in sys.argv[1:]),
+    )
 
 
 @contextlib.contextmanager

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import blob_key, channel_key, release_key
+from pipeline.layout import LEASES, blob_key, channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, decode, encode
 from pipeline.stages import record
-from pipeline.store.base import Body, Object, Store
+from pipeline.store.base import Body, Keeper, Object, Store, Stored, Unfinished
 from tests import releases
 
 MODEL = "tiny"
@@ -59,7 +60,7 @@ def manifest_of(package: Path) -> m.Manifest:
 
 @dataclass
 class Spy:
-    """A store that notes every call and runs a hook before and after each."""
+    """A store that notes every call and runs a hook before and after each. Leases have random names: LEASES."""
 
     store: Store
     before: Callable[[Spy], None] = lambda _: None
@@ -76,10 +77,10 @@ class Spy:
 
     @property
     def writes(self) -> list[tuple[str, str]]:
-        return [call for call in self.calls if call[0] not in ("get", "holds", "keys", "listed")]
+        return [call for call in self.calls if call[0] not in ("get", "holds", "keys", "listed", "entries")]
 
     def _call(self, name: str, key: str, call: Callable[[], T]) -> T:
-        self.calls.append((name, key))
+        self.calls.append((name, LEASES if key.startswith(LEASES) else key))
         self.before(self)
         result = call()
         self.after(self)
@@ -108,6 +109,33 @@ class Spy:
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
         return self._call("replace", key, lambda: self.store.replace(key, data, tag))
+
+
+@dataclass
+class KeeperSpy(Spy):
+    """The same of a store to look after, whose calls are made by several threads: one at a time."""
+
+    store: Keeper
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def _call(self, name: str, key: str, call: Callable[[], T]) -> T:
+        with self.lock:
+            return super()._call(name, key, call)
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        return self._call("entries", prefix, lambda: iter(list(self.store.entries(prefix))))
+
+    def open(self, key: str, offset: int, length: int) -> AbstractContextManager[Body]:
+        return self.store.open(key, offset, length)
+
+    def remove(self, key: str) -> None:
+        self._call("remove", key, lambda: self.store.remove(key))
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        return self.store.unfinished()
+
+    def abort(self, upload: Unfinished) -> None:
+        self.store.abort(upload)
 
 
 def assert_whole(store: Store, version: str) -> None:

@@ -12,7 +12,7 @@ from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE
 from pipeline.manifest import provenance
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, decode, encode, reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 
@@ -58,7 +58,7 @@ def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
     """Write the documents into a package that has its manifest, and where that comes from; the names of all files."""
     found = {sha256_bytes(data): data for data in map(encode, documents)}
     made = {f"evidence/{sha256}.json": data for sha256, data in found.items()}
-    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted(found))))
+    made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted(found))))
     made |= _origin((folder / "manifest.json").read_bytes())
     for name, data in made.items():
         write(folder / name, data)

@@ -173,7 +173,7 @@ def _raw(document: EvidenceDocument, **changes: Any) -> bytes:
         (lambda d: replace(d, made="2026-02-31T00:00:00Z"), "is of no time, 2026-02-31"),
         (lambda d: replace(d, made="yesterday"), "is no time such as"),
         (lambda d: replace(d, witness=replace(d.witness, runtime="9'; rm -rf ~ #")), "is no version"),
-        (lambda d: _raw(d, schema=2), "has schema version 2, this program reads version 1"),
+        (lambda d: _raw(d, schema=3), "has schema version 3, this program reads version 2"),
         (lambda d: _raw(d, surprise=1), "surprise: is not a key here"),
         (lambda d: _of(d, kind="guess"), "'guess' is none of untested, twin"),
         (lambda d: _of(d, functions=()), "nothing was compared"),
@@ -226,7 +226,7 @@ def test_a_web_server_that_lists_nothing_has_a_list(released: Released, cache: C
         assert len(testimony.documents) == 2
         asked = len(server.seen)
         assert len(released.gather(server.url).documents) == 2
-        assert len(server.seen) == asked + 2  # which release it is, and the list: documents never change
+        assert len(server.seen) == asked + 3  # which release it is, if it was yanked, and the list: documents never change
     again = released.gather(server.url)  # it is away: what was last seen
     assert len(again.documents) == 2
     assert len(released.gather(server.url, offline=True).documents) == 2

@@ -90,8 +90,8 @@ def test_keys_and_documents_of_others_neither_break_the_index_nor_get_into_it(st
     ]
     for key in strays:
         store.create(key, b"{")
-    store.create(channel_key(MODEL, "newer"), b'{"schema": 2}')
-    pointer = m.Channel(m.SCHEMA, "another", "latest", "1", m.Blob("x", "0" * 64, 1))
+    store.create(channel_key(MODEL, "newer"), b'{"schema": 3}')
+    pointer = m.Channel(m.CHANNEL_SCHEMA, "another", "latest", "1", m.Blob("x", "0" * 64, 1), ())
     store.create(channel_key(MODEL, "strange"), encode(pointer))
     store.create(INDEX_KEY, b'{"schema": 1, "models": [{"name": "../x", "channels": [], "versions": []}]}')
     publish(folder := package("one"), store)

@@ -14,7 +14,7 @@ from pipeline.consume.evidence import misfit
 from pipeline.errors import PipelineError
 from pipeline.manifest import codec
 from pipeline.manifest.evidence import EvidenceDocument
-from pipeline.manifest.types import MANIFEST_SCHEMA, Manifest
+from pipeline.manifest.types import MANIFEST_SCHEMA, Channel, Manifest, Yank
 from tests.project import DATA
 
 SCHEMA = Path(codec.__file__).with_name("schema.json")
@@ -23,7 +23,8 @@ GOLDEN = Path(__file__).parent / "golden" / "manifest.json"
 
 def test_the_published_schema_is_the_one_of_the_types() -> None:
     assert SCHEMA.read_bytes() == codec.json_schema(Manifest)
-    assert SCHEMA.with_name("evidence.schema.json").read_bytes() == codec.json_schema(EvidenceDocument)
+    for name, type_ in (("evidence", EvidenceDocument), ("channel", Channel), ("yank", Yank)):
+        assert SCHEMA.with_name(f"{name}.schema.json").read_bytes() == codec.json_schema(type_)
 
 
 def test_the_golden_manifest_round_trips_and_fits_the_schema() -> None:

@@ -22,7 +22,7 @@ from pipeline.manifest.codec import content_version, decode, encode
 from pipeline.manifest.evidence import FileProof, FunctionProof, VariantProof
 from pipeline.spec.load import load
 from pipeline.spec.types import OTHERS, Policy
-from pipeline.stages import policy, promote, verify
+from pipeline.stages import policy, promote, rollback, verify
 from pipeline.stages.origin import Origin
 from pipeline.stages.policy import Release, stops
 from pipeline.stages.publish import move, publish
@@ -280,18 +280,19 @@ def test_the_way_back_is_not_compared(tmp_path: Path, monkeypatch: pytest.Monkey
     back = (store.url, "noise", "1.0", "stable", {"desktop": STRICT}, tmp_path / "out")
     with pytest.raises(PipelineError, match="is slower on a CPU") as caught:
         promote.run(*back)
-    assert "`doit promote model=noise version=1.0 channel=stable rollback=yes`" in str(caught.value)
+    assert "`doit rollback model=noise version=1.0 channel=stable`" in str(caught.value)
     with monkeypatch.context() as patch:  # nor is what is left read
-        patch.setattr(promote, "open_store", lambda _: _Fails(store, "evidence/noise/2.0/"))
+        for stage in (promote, rollback):
+            patch.setattr(stage, "open_to_publish", lambda _: _Fails(store, "evidence/noise/2.0/"))
         with pytest.raises(PipelineError, match="the connection broke"):
             promote.run(*back)
-        promote.run(*back, rollback=True)
+        rollback.run(*back)
     pointer = store.get(channel_key("noise", "stable"))
     assert pointer
     assert json.loads(pointer.data)["version"] == "1.0"
     _see(store, one, proof("gpu", problem="is off"))
     with pytest.raises(PipelineError, match="the channel stable points to it, and would not move there now"):
-        promote.run(*back, rollback=True)
+        rollback.run(*back)
 
 
 def test_a_slip_of_the_hand_makes_no_channel(tmp_path: Path) -> None:
@@ -422,7 +423,7 @@ def test_doit_publishes_and_does_not_move_a_channel_that_may_not(tmp_path: Path,
     assert dropped.name == "cuda-sm80"
     assert dropped.reason == "untested: nobody ran it"  # not why: that differs from machine to machine, and the file does not
     clone, store = Project(tmp_path / "clone", "small"), str(project.layout.store)  # in which nothing was built
-    result = clone.doit("promote", "model=small", f"version={manifest(project).version}", "rollback=yes", PIPELINE_STORE=store)
+    result = clone.doit("rollback", "model=small", f"version={manifest(project).version}", PIPELINE_STORE=store)
     assert result.returncode == 0, result.stdout
     assert f"small@{manifest(project).version} is latest in {store}" in result.stdout
     result = clone.doit("promote", PIPELINE_STORE=store)

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import (
     INDEX_KEY,
+    LEASES,
     blob_key,
     bom_key,
     channel_key,
@@ -63,7 +64,7 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     release, listed = release_key(MODEL, manifest.version), evidence_index_key(MODEL, manifest.version)
     origin = (provenance_key(MODEL, manifest.version), bom_key(MODEL, manifest.version))
     created = [("create", key) for key in (release, *origin, evidence)]
-    assert spy.writes == [*blobs, *created, ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]
+    assert spy.writes == [("create", LEASES), *blobs, *created, ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]
     assert (found := store.get(evidence)) and found.data == document
     assert pointed_at(store) == manifest.version
     looks = receipt.pop("looks")
@@ -122,7 +123,7 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     publish(package("one"), store)
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
-    assert [name for name, _ in spy.writes] == ["upload", *["create"] * 4, *["replace"] * 3]
+    assert [name for name, _ in spy.writes] == ["create", "upload", *["create"] * 4, *["replace"] * 3]
 
 
 def test_what_is_damaged_in_the_store_is_sent_again(store: Store, package: Package) -> None:
@@ -245,12 +246,12 @@ def test_a_channel_that_never_rests_is_an_error(tmp_path: Path, package: Package
 
 
 def test_a_channel_of_a_newer_program_is_not_overwritten(store: Store, package: Package) -> None:
-    store.create(LATEST, b'{"schema": 2}')
-    with pytest.raises(PipelineError, match="has schema version 2"):
+    store.create(LATEST, b'{"schema": 3}')
+    with pytest.raises(PipelineError, match="has schema version 3"):
         publish(package("one"), store)
     found = store.get(LATEST)
     assert found is not None
-    assert found.data == b'{"schema": 2}'
+    assert found.data == b'{"schema": 3}'
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x" * p.stat().st_size), Path.unlink], ids=["changed", "missing"])
@@ -263,8 +264,8 @@ def test_a_damaged_package_is_refused_and_nothing_of_it_is_stored(
     spy = Spy(store)
     with pytest.raises(PipelineError, match=str(blob)):
         publish(folder, spy)
-    assert [name for name, _ in spy.writes] == ["upload"]
-    assert not store.keys("")
+    assert [name for name, _ in spy.writes] == ["create", "upload"]
+    assert store.keys("") == store.keys(LEASES)
 
 
 def test_a_missing_package_is_an_error(tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_a_server_that_is_killed_is_an_error_and_the_next_run_finishes(
         store = open_store(f"s3://{servers.BUCKET}")
 
         def kill(spy: Spy) -> None:
-            if spy.calls[-1][0] == "create":
+            if spy.calls[-1] == ("create", release_key(MODEL, version)):
                 weed.server.kill()
 
         with pytest.raises(PipelineError, match="cannot connect") as caught:

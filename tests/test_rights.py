@@ -14,13 +14,14 @@ from pipeline.consume.cache import Cache
 from pipeline.consume.reference import Reference
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import DeniedError
-from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, PROBE_KEY, blob_key, channel_key, evidence_key, release_key
+from pipeline.layout import INDEX_KEY, LEASES, PROBE_KEY, blob_key, channel_key, evidence_key, provenance_key, release_key
 from pipeline.manifest.codec import encode
 from pipeline.manifest.evidence import Witness
+from pipeline.stages import fsck
+from pipeline.stages.prune import Asked, prune
 from pipeline.stages.publish import publish
 from pipeline.store.documents import add_evidence
-from pipeline.store.open import open_store, open_to_publish
+from pipeline.store.open import open_store, open_to_keep, open_to_publish
 from tests import releases, rights, servers
 
 URL = f"s3://{rights.GUARDED}/{rights.PREFIX}"
@@ -102,8 +103,17 @@ def test_each_role_can_do_its_work(server: servers.Server, as_role: Callable[[st
         store.create("index.json", b"{}")
     as_role("publisher")  # again: what others put does not stand in its way
     assert publish(tmp_path / "package", open_to_publish(URL))["blobs_sent"] == 0
-    client = servers.client_of(server.endpoint, rights.USERS["pruner"])
-    for name in (key, release_key("noise", manifest.version), *(blob_key(b.sha256) for b in manifest.blobs())):
-        client.delete_object(Bucket=rights.GUARDED, Key=f"{rights.PREFIX}/{name}")
-        assert store.get(name) is None
-    assert sha256_bytes(encode(document)) in key
+    for seed in (1, 2):  # so that the first is the third last
+        releases.release(open_to_publish(URL), tmp_path / str(seed), 1 << 16, seed=seed)
+    as_role("pruner")
+    keeper = open_to_keep(URL)
+    for lease in [one.key for one in keeper.entries(LEASES)]:
+        keeper.remove(lease)  # as if they were older than a day
+    prune(keeper, Asked(1, grace=0), dry=False)
+    assert store.get(release_key("noise", manifest.version)) is None
+    assert store.get(provenance_key("noise", manifest.version)) is None
+    assert store.get(key) is None
+    assert store.get(blob_key(manifest.artifacts[0].blob.sha256)) is None
+    fsck.run(URL, False, False, tmp_path / "out", tmp_path / "fsck")
+    with pytest.raises(DeniedError):
+        keeper.create(release_key("noise", "9"), b"{}")

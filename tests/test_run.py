@@ -262,7 +262,8 @@ def test_inputs_that_do_not_fit_are_told(given: list[str], complaint: str, capsy
 def test_every_device_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     lines = vmfb(capsys, "run", "small", "--benchmark").splitlines()
     assert next(line.split("  ")[0] for line in lines[1:]).startswith("CPU")
-    assert "llvmpipe" in lines[2]
+    assert "by local-sync" in lines[2]
+    assert "llvmpipe" in lines[-1]
     assert all(line.count(" ms") == 2 for line in lines[1:])
 
 

@@ -27,6 +27,7 @@ from pipeline.plain import public_url
 from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
+from pipeline.store.yanks import YankedError
 from pipeline.terminal import Bar, put, put_document, say
 
 
@@ -58,6 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
         except PipelineError as error:
             if arguments.model:
                 raise
+            if isinstance(error, YankedError):
+                put(error.what)
+                continue
             failed.append(name)
             put(*(str(error) if error.what.startswith(name) and not error.where else f"{name}: {error}").split("\n"))
             continue

@@ -21,6 +21,6 @@ def run(arguments: argparse.Namespace) -> None:
 def _side(arguments: argparse.Namespace, what: str) -> diff.Side:
     if names_file(what):
         return diff.of_file(inspect.inspect(Path(what)))
-    release = Release(arguments, what)
+    release = Release(arguments, what, shows=True)
     contents = inspect.inspect(release.fetch(None).path) if arguments.kernels else None
     return diff.of_release(release.manifest, release.artifact, release.testimony(), contents)

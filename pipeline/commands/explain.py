@@ -57,7 +57,7 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     from pipeline.consume.render import size
 
     refuse_archive(arguments)
-    release, archive, lacking = Release(arguments, arguments.what), None, ""
+    release, archive, lacking = Release(arguments, arguments.what, shows=True), None, ""
     file = fetch.entry(release.cache, release.artifact)
     held = fetch.held(release.artifact, file.present())
     if arguments.pretend is None:

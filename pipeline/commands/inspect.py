@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         put_document(render.contents_json(contents)) if arguments.json else put(*render.contents_lines(contents))
     else:
         refuse_archive(arguments)
-        release = Release(arguments, arguments.what)
+        release = Release(arguments, arguments.what, shows=True)
         if arguments.evidence:
             said = release.testimony()
             if arguments.json:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from pipeline.terminal import say
 if TYPE_CHECKING:  # numpy may not be installed: what is missing is said first
     import numpy as np
 
+    from pipeline.consume.evidence import Standing
     from pipeline.consume.inspect import Contents
 
 
@@ -48,7 +49,7 @@ def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = Fa
     here may run it, or there is less evidence for what runs than `require`.
     """
     found = here(arguments.device)  # says what to install where the runtime is not, and numpy neither
-    from pipeline.consume import inputs, inspect, run, runtimes, weights
+    from pipeline.consume import inputs, inspect, run, runtimes, ways, weights
 
     given = [inputs.parse(text) for text in arguments.input]
     if names_file(arguments.what):
@@ -62,7 +63,8 @@ def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = Fa
     release.require_runtime()
     good = run.good(choose.choices(release.variants, found), release.text)
     chosen = list(dict.fromkeys(c.variant for c in good[: None if on_all else 1] if c.variant))
-    _require(release, chosen, require)
+    standings = _require(release, chosen, require)
+    good = [replace(c, device=ways.suited(c.device, arguments.device, standings.get(c.variant or ""))) for c in good]
     jobs = _jobs(release, arguments.function, given, on_reference)
     archive = release.weights()
     fetched = release.fetch(chosen)
@@ -70,8 +72,11 @@ def prepare(arguments: argparse.Namespace, on_reference: bool, on_all: bool = Fa
     return Work(jobs, inspect.inspect(fetched.path, digests=False), good, archive)
 
 
-def _require(release: Release, variants: Sequence[str], kind: str) -> None:
-    """Say how what will run was verified. Raises PipelineError if that is less than `kind` for any, where one is asked for."""
+def _require(release: Release, variants: Sequence[str], kind: str) -> Mapping[str, Standing]:
+    """Say how what will run was verified. Returns what is known of all variants.
+
+    Raises PipelineError if that is less than `kind` for any that will run, where one is asked for.
+    """
     from pipeline.consume import evidence, render
 
     testimony = release.testimony(asks=True if kind else None)
@@ -82,6 +87,7 @@ def _require(release: Release, variants: Sequence[str], kind: str) -> None:
         say(line)
     for variant in variants:
         say(f"{variant}: {render.standing_line(standings[variant])}")
+    return standings
 
 
 def _jobs(release: Release, function: str, given: Sequence[np.ndarray[Any, Any]], on_reference: bool) -> list[Job]:

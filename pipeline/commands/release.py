@@ -26,13 +26,16 @@ def names_file(text: str) -> bool:
 
 
 class Release:
-    """A release that a command names, with what is needed to fetch it. Errors of fetching are PipelineErrors."""
+    """A release that a command names, with what is needed to fetch it. Errors of fetching are PipelineErrors.
 
-    def __init__(self, arguments: argparse.Namespace, text: str) -> None:
+    `shows`: the command only looks at it, so it may be one that was yanked.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, text: str, shows: bool = False) -> None:
         self.cache = Cache()
         self.remote = Remote(arguments.store or default_store(), arguments.offline)
         self.text = text
-        self._resolver = Resolver(self.remote, self.cache, say)
+        self._resolver = Resolver(self.remote, self.cache, say, shows=shows)
         self.manifest: Manifest = self._resolver.manifest(parse(text))
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)

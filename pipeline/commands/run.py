@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _do(job: Job, work: Work, arguments: argparse.Namespace, name: str) -> None:
     """Run one function, as the command says: `name` tells it from others."""
-    from pipeline.consume import inputs, run
+    from pipeline.consume import inputs, run, ways
 
     contents, good, archive = work.contents, work.good, work.archive
     if arguments.check or arguments.output or not arguments.benchmark:
@@ -41,7 +41,7 @@ def _do(job: Job, work: Work, arguments: argparse.Namespace, name: str) -> None:
         outputs = {tensor.name: inputs.as_said(array, tensor) for tensor, array in zip(told, ran.outputs, strict=True)}
         _put_out(outputs, arguments, job.function if name else "")
     if arguments.benchmark:
-        lines, count = run.benchmark(contents, good, job.function, job.given, archive)
+        lines, count = run.benchmark(contents, ways.in_every(good, arguments.device), job.function, job.given, archive)
         put(*([name.rstrip(": ")] if name else []), *lines)
         if not count:
             raise PipelineError("no device ran it", where=str(contents.path), hint="`vmfb explain` tells more")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.consume.loaded import EntryPoint, Model, Tensor, load
+    from pipeline.consume.loaded import EntryPoint, Model, Tensor, aligned, load
 
-__all__ = ["EntryPoint", "Model", "Tensor", "load"]
+__all__ = ["EntryPoint", "Model", "Tensor", "aligned", "load"]
 
 
 def __getattr__(name: str) -> Any:  # the runtime and numpy are imported only by those who load

@@ -24,14 +24,23 @@ from pipeline.consume.resolve import Remote
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
-from pipeline.iree.devices import Run
+from pipeline.iree.devices import Run, ways
 from pipeline.iree.devices.runtimes import Runtime, Trial, device_for
 from pipeline.iree.file import choice
 from pipeline.iree.gates import decide, select
 from pipeline.machine import now, witness
 from pipeline.manifest.codec import reference_digest
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, FileProof, FunctionProof, VariantProof
+from pipeline.manifest.evidence import (
+    EVIDENCE_SCHEMA,
+    DriverLatency,
+    EvidenceDocument,
+    FileProof,
+    FunctionProof,
+    VariantProof,
+)
 from pipeline.manifest.types import Artifact, Blob, DrawInfo, EntryInfo, Manifest, VariantInfo
+
+_LONG = 1.0  # seconds; of what takes longer, starting kernels is no part that is worth measuring
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,12 @@ class Witnessing:
             if not ran.error and ran.selected != number:
                 raise RuntimeError(f"variant {number} was to run on {device.title}, the module ran {ran.selected}: this is a bug")
             proof = _judged(info, device, ran, cases, [devices.outputs(folder, f"run-{place}", n) for n in range(ran.done)])
-            proofs.append(replace(proof, matrix_kernels=_matrix_kernels(contents, info)))
+            drivers: tuple[DriverLatency, ...] = ()
+            if not proof.problem and (ran.latency_s or _LONG) < _LONG:
+                first, archive = cases[0], weights.path if weights else None
+                seconds = self._seconds / 2
+                drivers = ways.measure(module, device, first.entry.function, first.inputs, folder, archive, seconds)
+            proofs.append(replace(proof, matrix_kernels=_matrix_kernels(contents, info), drivers=drivers))
         return FileProof(artifact.bundle, artifact.blob.sha256, tuple(proofs), ())
 
 

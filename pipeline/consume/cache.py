@@ -298,6 +298,11 @@ class Cache:
             with suppress(PipelineError):
                 write(self._document(store, key), data)
 
+    def forget(self, store: str, key: str) -> None:
+        """Forget a document that is not there any more, where the cache can be written to."""
+        with suppress(OSError):
+            self._document(store, key).unlink(missing_ok=True)
+
     def first_seen(self, store: str, key: str) -> str:
         """The digest that the document at `key`, which never changes, had when it was first seen; empty where it never was."""
         noted = (self.document(store, f"{key}.sha256") or b"").decode("ascii", "replace")

@@ -9,6 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.iree import backends
 from pipeline.iree.backends import is_software_gpu
 from pipeline.iree.device import Device
+from pipeline.iree.devices import ways
 from pipeline.iree.gates import Decision, Gate, Gated, GateError, decide, select
 from pipeline.manifest.types import Artifact
 
@@ -51,7 +52,9 @@ def named(devices: Sequence[Device], name: str) -> list[Device]:
     """Those of `devices` that `name` means: one of WORDS, a URI, or a part of a device's name."""
     if name == "auto":
         return list(devices)
-    if name in WORDS:
+    if in_way := [way for device in devices if (way := ways.named(device, name))]:
+        found = in_way
+    elif name in WORDS:
         found = [d for d in devices if d.driver == backends.words()[name]]
     else:
         found = [d for d in devices if name and (name == d.uri or name.lower() in d.title.lower())]

@@ -15,7 +15,7 @@ from pipeline.iree.device import titled
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import decode, encode, reference_digest
 from pipeline.manifest.evidence import (
-    EVIDENCE_SCHEMA,
+    EVIDENCE_INDEX_SCHEMA,
     KINDS,
     AccuracyProof,
     EvidenceDocument,
@@ -239,7 +239,7 @@ class Gatherer:
                 asks = False
             else:
                 if kept is None or found != digests:
-                    now = encode(EvidenceIndex(EVIDENCE_SCHEMA, found))
+                    now = encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, found))
                     self._cache.keep(self._store, evidence_index_key(model, version), now)
                 digests = found
         elif kept is None:

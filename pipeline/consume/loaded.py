@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.consume import entries, evidence, inputs, runtimes
+from pipeline.consume import entries, evidence, inputs, runtimes, ways
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import choices, gated, named, refusal
 from pipeline.consume.evidence import Standing
@@ -21,16 +21,21 @@ from pipeline.consume.inspect import require_release
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
+from pipeline.iree.backends import is_cpu
 from pipeline.iree.device import Device
-from pipeline.iree.devices.session import Session, open_device
+from pipeline.iree.devices.session import Session, aligned, open_device
 from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import EntryInfo, Manifest, TensorInfo
+from pipeline.store.yanks import told
+
+__all__ = ["EntryPoint", "Model", "Quiet", "Tensor", "aligned", "load"]
 
 _device = functools.cache(open_device)  # so that models on one device take each other's tensors
 
 
 class Tensor:
-    """A result that stays on its device: an argument of further calls. `numpy.asarray` copies it to the host.
+    """A result that stays on its device: an argument of further calls. `numpy.asarray` gives it on the host: to read only, and on
+    a CPU without a copy.
 
     `shape` and `dtype` are those of an array.
     """
@@ -40,12 +45,23 @@ class Tensor:
         self.shape: tuple[int, ...] = tuple(view.shape)
         self.dtype = np.dtype(info.dtype)
 
+    def _mapped(self) -> np.ndarray[Any, Any] | None:
+        return self._session.mapped(self._view)
+
+    def _array(self) -> np.ndarray[Any, Any]:
+        """It on the host, to read and to write: not a copy, where the host sees the device's memory."""
+        there = self._mapped()
+        return inputs.as_said(self._session.read(self._view) if there is None else there, self._info)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        """A copy on the host. There is no way without one."""
-        if copy is False:
-            raise ValueError("what is on a device can only be copied")
-        array = inputs.as_said(self._session.read(self._view), self._info)
-        return array if dtype is None else array.astype(dtype)
+        """It on the host. ValueError where that takes a copy, and none is wanted."""
+        there = None if copy else self._mapped()
+        if copy is False and there is None:
+            raise ValueError("what is on this device can only be copied")
+        array = inputs.as_said(self._session.read(self._view) if there is None else there, self._info)
+        if copy is None:
+            array.flags.writeable = False  # others may have the same memory
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
         return f"<{'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype} on a device>"
@@ -55,14 +71,18 @@ class Tensor:
         return self._view if session.device is self._session.device else session.place([np.asarray(self)])[0]
 
 
+def _contiguous(arrays: Sequence[ArrayLike | Tensor]) -> list[np.ndarray[Any, Any] | Tensor]:
+    return [a if isinstance(a, Tensor) else np.ascontiguousarray(a).reshape(np.shape(a)) for a in arrays]
+
+
 class EntryPoint:
     """An entry point of a model on a device. It takes one array for each input, in order: numpy's, or a Tensor.
 
     One that has buckets runs the function whose size is that of the arrays.
     """
 
-    def __init__(self, group: Sequence[EntryInfo], session: Session) -> None:
-        self._group, self._session = group, session
+    def __init__(self, group: Sequence[EntryInfo], session: Session, is_cpu: bool) -> None:
+        self._group, self._session, self._is_cpu = group, session, is_cpu
 
     @property
     def signature(self) -> str:
@@ -71,14 +91,26 @@ class EntryPoint:
         return f"{entries.describe(one.inputs, self._group)} → {entries.describe(one.outputs)}"
 
     def __call__(self, *arrays: ArrayLike | Tensor) -> tuple[np.ndarray[Any, Any], ...]:
-        """Run it once; the outputs, in order. Raises PipelineError for arrays that do not fit the signature."""
-        return tuple(map(np.asarray, self.on_device(*arrays)))
+        """Run it once; the outputs, in order. Raises PipelineError for arrays that do not fit the signature.
+
+        On a CPU outputs are not copied, nor are arrays that `aligned` made.
+        """
+        given = _contiguous(arrays)
+        seen = (a if isinstance(a, np.ndarray) else a._mapped() for a in given)
+        taken = [array for array in seen if array is not None]
+        found: list[np.ndarray[Any, Any]] = []
+        for tensor in self._run(given, borrows=self._is_cpu):
+            array = tensor._array()
+            found.append(np.copy(array) if any(np.may_share_memory(array, a) for a in (*taken, *found)) else array)
+        return tuple(found)
 
     def on_device(self, *arrays: ArrayLike | Tensor) -> tuple[Tensor, ...]:
         """The same, but the outputs stay on the device: as arguments of the next call they are not copied."""
-        given = [a if isinstance(a, Tensor) else np.ascontiguousarray(a).reshape(np.shape(a)) for a in arrays]
+        return self._run(_contiguous(arrays), borrows=False)
+
+    def _run(self, given: Sequence[np.ndarray[Any, Any] | Tensor], borrows: bool) -> tuple[Tensor, ...]:
         entry = entries.fitting(self._group, given)
-        placed = [a.on(self._session) if isinstance(a, Tensor) else self._session.place([a])[0] for a in given]
+        placed = [a.on(self._session) if isinstance(a, Tensor) else self._session.place([a], borrows)[0] for a in given]
         views = self._session.call(entry.function, placed)
         if len(views) != len(entry.outputs):
             raise PipelineError(f"{entry.function} gives {len(views)} outputs, its manifest says {len(entry.outputs)}")
@@ -114,8 +146,9 @@ class Model:
     ) -> None:
         self.manifest, self.path, self.variant, self.device = manifest, path, variant, device
         self.parameters, self.evidence = parameters, evidence
+        self._is_cpu = is_cpu(device)
         try:
-            self._session = Session(path, _device(device.uri), parameters)
+            self._session = Session(path, _device(device.uri, device.threads), parameters)
         except (RuntimeError, ValueError) as error:  # the runtime's own
             what = f"{variant} cannot be loaded on {device.title}: {str(error).splitlines()[0]}"
             raise PipelineError(what, where=str(path), hint="`vmfb explain` tells more") from error
@@ -130,7 +163,7 @@ class Model:
 
     def _entry(self, name: str) -> EntryPoint:
         where = f"{self.manifest.model.name}@{self.manifest.version}"
-        return EntryPoint(entries.asked(self.manifest.entries, name, where, 'call model["NAME"]'), self._session)
+        return EntryPoint(entries.asked(self.manifest.entries, name, where, 'call model["NAME"]'), self._session, self._is_cpu)
 
     def __call__(self, *arrays: ArrayLike | Tensor) -> tuple[np.ndarray[Any, Any], ...]:
         """Run its only entry point once. Raises PipelineError for arrays that are not of the signature's dtypes and shapes."""
@@ -187,6 +220,8 @@ def load(
     remote = Remote(store or default_store(), offline)
     resolver = Resolver(remote, kept)
     manifest = resolver.manifest(parse(model))
+    if resolver.yanked:
+        warnings.warn(told(resolver.yanked), stacklevel=2)
     artifact = pick(manifest, bundle)
     testimony = resolver.evidence(manifest, asks=True if require else None)
     name = f"{manifest.model.name}@{manifest.version}"
@@ -202,7 +237,8 @@ def load(
     weights = fetch_weights(remote, kept, manifest, progress or Quiet())
     fetched = fetch(remote, kept, artifact, [best.variant], progress or Quiet())
     require_release(fetched.path, manifest)
-    made = Model(manifest, fetched.path, best.variant, best.device, weights.path if weights else None, standing)
+    suited = ways.suited(best.device, device, standing)
+    made = Model(manifest, fetched.path, best.variant, suited, weights.path if weights else None, standing)
     _require_same(made, [v.name for v in artifact.variants])
     return made
 

@@ -331,6 +331,8 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
     for decision in choice.decisions:
         if decision.variant not in others:
             lines += _decision(decision, decision.variant == choice.variant, known.get(decision.variant))
+    standing = known.get(choice.variant or "")
+    lines += [f"  {line}" for line in _ways(standing, device)] if standing else []
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:
@@ -341,6 +343,24 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
     if answer.bug:
         lines.append(f"  BUG {answer.bug}. Please report this with `vmfb devices --json`.")
     return lines
+
+
+def _ways(standing: Standing, device: Device) -> list[str]:
+    """By which drivers a CPU was seen to run a variant, the fastest first."""
+    known = [proof for seen in standing.right if (proof := seen.proof).drivers]
+    mine = next((proof for proof in known if proof.device == device.name), None)
+    seen_first = mine or next(iter(known), None)
+    if not backends.is_cpu(device) or seen_first is None:
+        return []
+    said = [
+        f"{_ms(one.latency_s)} by {one.driver}" + (f" with {one.threads} threads" if one.threads else "")
+        for one in sorted(seen_first.drivers, key=lambda one: one.latency_s)
+    ]
+    return [f"· on {seen_first.device}: {', '.join(said)}"]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms"
 
 
 def index_lines(index: Index, verified: Mapping[tuple[str, str], str]) -> list[str]:

@@ -12,17 +12,19 @@ from typing import Any, TypeVar
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Gatherer, Testimony
 from pipeline.consume.reference import Reference
+from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import expanded, sha256_bytes
 from pipeline.layout import INDEX_KEY, channel_key, provenance_key, release_key
 from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
-from pipeline.manifest.types import SCHEMA, Channel, Index, Manifest
+from pipeline.manifest.types import Channel, Index, Manifest, Yank
 from pipeline.names import did_you_mean, is_version
 from pipeline.plain import public_url
 from pipeline.store.base import BrokenTransferError, Source
 from pipeline.store.open import open_source
+from pipeline.store.yanks import YankedError, told
 
 T = TypeVar("T", Channel, Index)
 
@@ -70,17 +72,28 @@ class Remote:
 class Resolver:
     """Finds manifests in a store, remembers them in the cache. `note` is told what a user should know.
 
-    `index`: what the store holds, where that was just asked.
+    `index`: what the store holds, where that was just asked. `shows`: releases are only looked at, so those that were yanked
+    are found as others are, with a note. `yanked`: why the last that was found so is not to be used any more.
     """
 
+    yanked: Yank | None = None
+
     def __init__(
-        self, remote: Remote, cache: Cache, note: Callable[[str], None] = lambda _: None, index: Index | None = None
+        self,
+        remote: Remote,
+        cache: Cache,
+        note: Callable[[str], None] = lambda _: None,
+        index: Index | None = None,
+        shows: bool = False,
     ) -> None:
         self.remote, self._cache, self._note, self._index = remote, cache, note, index
         self._embedded: dict[tuple[str, str], EvidenceDocument] = {}
         self._digests: dict[tuple[str, str], str] = {}
         self._asked = False
         self._told: set[str] = set()
+        self._yanks, self._shows = Yanks(remote.cached_as, cache), shows
+        self._named: dict[tuple[str, str], Reference] = {}  # what was asked for, by what it is
+        self._heard: set[tuple[str, str]] = set()  # of which the store has said whether they were yanked
 
     def _tell(self, text: str) -> None:
         """Note something once."""
@@ -143,7 +156,40 @@ class Resolver:
         return PipelineError(f"{reference.model} has no {kind} {word}: {did_you_mean(word, others)}", where=self.remote.url)
 
     def manifest(self, reference: Reference) -> Manifest:
-        """The manifest of the release that `reference` names. Raises PipelineError where there is none, or a wrong one."""
+        """The manifest of the release that `reference` names.
+
+        Raises PipelineError where there is none, or a wrong one, and YankedError where it is not to be used any more; that one
+        is found by the digest of its manifest alone, with a note.
+        """
+        manifest = self._manifest(reference)
+        self._named[manifest.model.name, manifest.version] = reference
+        self._require_usable(manifest, asks=self._asked)
+        return manifest
+
+    def _require_usable(self, manifest: Manifest, asks: bool) -> None:
+        """Raise YankedError where the release was yanked. The store is asked if `asks`, and where it said so before."""
+        model, version = release = manifest.model.name, manifest.version
+        yank = self._yanks.remembered(model, version)
+        if (asks or yank) and release not in self._heard and not self.remote.offline and not self.remote.is_away:
+            try:
+                yank = self._yanks.ask(self.remote.source, model, version)
+                self._heard.add(release)
+            except BrokenTransferError as error:
+                self.remote.is_away = True
+                self._tell(f"{error.where}: {error.what}; going by what was last seen")
+        if yank:
+            self._refuse_yanked(self._named[release], yank)
+
+    def _refuse_yanked(self, reference: Reference, yank: Yank) -> None:
+        if self._shows or reference.sha256:
+            self.yanked = yank
+            self._tell(f"! {told(yank)}")
+            return
+        pin = Reference(yank.model, sha256=self._digests[yank.model, yank.version])
+        hint = f"take another release (`vmfb list`), or ask who publishes it; to have this one all the same, name it {pin}"
+        raise YankedError(f"{reference}: {told(yank)}" if reference.channel else told(yank), where=self.remote.url, hint=hint)
+
+    def _manifest(self, reference: Reference) -> Manifest:
         if reference.sha256:
             return self._pinned(reference)
         if reference.version:
@@ -152,8 +198,8 @@ class Resolver:
         channel = self._moving(Channel, key, f"{reference}")
         if channel is None:
             raise self._unknown(reference)
-        wanted = Channel(SCHEMA, reference.model, reference.channel, channel.version, channel.manifest)
-        if channel != wanted or channel.manifest.name != release_key(reference.model, channel.version):
+        is_asked = (channel.model, channel.channel) == (reference.model, reference.channel)
+        if not is_asked or channel.manifest.name != release_key(reference.model, channel.version):
             raise PipelineError("is the channel of another model, or points elsewhere", where=self._where(key))
         return self._release(reference, channel.version, channel.manifest.sha256)
 
@@ -280,6 +326,8 @@ class Resolver:
         if asks is None:
             asks = self._asked or not gatherer.has_seen(manifest)
         asks = asks and not self.remote.offline and not self.remote.is_away
+        if asks:
+            self._require_usable(manifest, asks)
         found = gatherer.gather(manifest, asks, [embedded] if embedded else [])
         self.remote.is_away = self.remote.is_away or gatherer.is_away
         return found

@@ -13,7 +13,8 @@ class Device:
     """A HAL device. `software`: a CPU does its work; `driver_info` names its driver with its version, and is empty for a CPU.
 
     `environment`: variables under which its driver is what it is here. `emulator`: the command that plays a CPU which is not
-    here, the folder of that CPU's tools of the runtime, and the runtime's device there.
+    here, the folder of that CPU's tools of the runtime, and the runtime's device there. `threads`: how many take part, 0 for as
+    many as the driver takes by itself.
     """
 
     uri: str
@@ -24,11 +25,15 @@ class Device:
     facts: Facts
     environment: Mapping[str, str] = field(default_factory=dict)
     emulator: tuple[str, ...] = ()
+    threads: int = 0
 
     @property
     def title(self) -> str:
         """For people: the device and its driver."""
-        return titled(self.name, self.driver_info) if self.driver_info else f"CPU ({self.name})"
+        if self.driver_info:
+            return titled(self.name, self.driver_info)
+        by = f" by {self.uri}" if self.uri != self.driver and not self.emulator else ""
+        return f"CPU ({self.name}){by}" + (f" with {self.threads} threads" if self.threads else "")
 
 
 def titled(name: str, driver_info: str) -> str:

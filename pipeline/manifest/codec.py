@@ -15,21 +15,42 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
-from pipeline.manifest.older import proofs, upgraded
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex
+from pipeline.manifest.older import proofs, upgraded, upgraded_channel, upgraded_evidence
 from pipeline.manifest.rules import DIGEST, NUMBER_LIMIT, MisfitError, check, check_identity
-from pipeline.manifest.types import MANIFEST_SCHEMA, SCHEMA, Channel, Identity, Index, Manifest
+from pipeline.manifest.types import (
+    CHANNEL_SCHEMA,
+    MANIFEST_SCHEMA,
+    SCHEMA,
+    Channel,
+    Identity,
+    Index,
+    Lease,
+    Manifest,
+    Pruning,
+    Yank,
+)
 from pipeline.names import did_you_mean
 from pipeline.plain import is_plain, plain, shown
 
-T = TypeVar("T", Manifest, Channel, Index, EvidenceDocument, EvidenceIndex)
+Document = Manifest | Channel | Index | Yank | Lease | Pruning | EvidenceDocument | EvidenceIndex
+T = TypeVar("T", Manifest, Channel, Index, Yank, Lease, Pruning, EvidenceDocument, EvidenceIndex)
 
 _SCHEMAS = {
     Manifest: MANIFEST_SCHEMA,
-    Channel: SCHEMA,
+    Channel: CHANNEL_SCHEMA,
     Index: SCHEMA,
+    Yank: SCHEMA,
+    Lease: SCHEMA,
+    Pruning: SCHEMA,
     EvidenceDocument: EVIDENCE_SCHEMA,
-    EvidenceIndex: EVIDENCE_SCHEMA,
+    EvidenceIndex: EVIDENCE_INDEX_SCHEMA,
+}
+# What makes a document of an older schema one of this.
+_UPGRADES: dict[type, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    Manifest: upgraded,
+    Channel: upgraded_channel,
+    EvidenceDocument: upgraded_evidence,
 }
 
 # Of tools, drivers and machines these are the words: they are escaped. In all other texts is nothing that has to be.
@@ -37,7 +58,7 @@ _SAID = frozenset(("reason", "problem", "notes", "how", "device", "driver", "pro
 _VERSION_DIGITS = {1: 12, 2: 12, 3: 12}  # of derived versions; later ones have 32
 
 
-def encode(document: Manifest | Channel | Index | EvidenceDocument | EvidenceIndex) -> bytes:
+def encode(document: Document) -> bytes:
     """The canonical bytes: JSON with sorted keys, one space of indentation, a line feed at the end.
 
     What `decode` refuses in texts, which may be tools' words, is escaped.
@@ -210,8 +231,8 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         raise PipelineError(f"not JSON: {error}", where=where) from error
     found, newest = value.get("schema") if isinstance(value, dict) else None, _SCHEMAS[type_]
     published = value
-    if type_ is Manifest and type(found) is int and 0 < found < newest:
-        value, found = upgraded(copy.deepcopy(value)), newest
+    if type_ in _UPGRADES and type(found) is int and 0 < found < newest:
+        value, found = _UPGRADES[type_](copy.deepcopy(value)), newest
     if found != newest:
         raise PipelineError(
             f"has schema version {shown(found)}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
@@ -271,12 +292,14 @@ def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 _PUBLISHED: dict[type, tuple[str, int]] = {
     Manifest: ("release manifest", MANIFEST_SCHEMA),
     EvidenceDocument: ("evidence of a release", EVIDENCE_SCHEMA),
+    Channel: ("channel", CHANNEL_SCHEMA),
+    Yank: ("yanked release", SCHEMA),
 }
 
 
-def json_schema(type_: type[Manifest] | type[EvidenceDocument]) -> bytes:
+def json_schema(type_: type[Document]) -> bytes:
     """The JSON Schema (2020-12) of a document; beside this module `schema.json` is that of manifests, `evidence.schema.json`
-    that of evidence."""
+    that of evidence, `channel.schema.json` that of channels, `yank.schema.json` that of what says that a release was yanked."""
     definitions: dict[str, Any] = {}
     root, (title, schema) = _schema(type_, definitions), _PUBLISHED[type_]
     definitions[type_.__name__]["properties"]["schema"] = {"const": schema}

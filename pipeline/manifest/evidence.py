@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-EVIDENCE_SCHEMA = 1
+EVIDENCE_SCHEMA = 2
+EVIDENCE_INDEX_SCHEMA = 1
 _ROUNDING = 1e-9  # of scores: 0.913 - 0.903 is more than 0.01
 # How a variant's code was seen at work, the weakest first.
 KINDS = ("untested", "twin", "emulator", "device")
@@ -62,6 +63,18 @@ class AccuracyProof:
 
 
 @dataclass(frozen=True)
+class DriverLatency:
+    """A way to run a CPU's code: IREE's `driver` with so many `threads`, 0 for as many as it takes by itself. `latency_s` is the
+    median of `rounds` inferences of the first function, `spread_s` the distance of their quartiles."""
+
+    driver: str
+    threads: int
+    latency_s: float
+    spread_s: float
+    rounds: int
+
+
+@dataclass(frozen=True)
 class VariantProof:
     """What was seen of a variant, whose code has the digest `sha256` that the manifest gives.
 
@@ -72,7 +85,7 @@ class VariantProof:
     `latency_s` is the median of `rounds` inferences of the first function, `spread_s` the distance of their quartiles, `load_s`
     the time to load the file, `peak_memory` the most that the process had, `matrix_kernels` how many kernels use matrix cores;
     null where that was not measured. `subgroup_sizes` are those of the Vulkan device as it ran. `accuracy`: of the functions
-    that have a data set, where it was tried.
+    that have a data set, where it was tried. `drivers`: the ways in which a CPU was tried, each measured alone.
     """
 
     variant: str
@@ -91,6 +104,7 @@ class VariantProof:
     peak_memory: int | None
     matrix_kernels: int | None
     accuracy: tuple[AccuracyProof, ...] = ()
+    drivers: tuple[DriverLatency, ...] = ()
 
 
 @dataclass(frozen=True)

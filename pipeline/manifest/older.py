@@ -1,12 +1,14 @@
-"""Manifests of older schemas as they would be of this one, and what they say themselves of how they were verified."""
+"""Documents of older schemas as they would be of this one; what old manifests say of how they were verified."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from typing import Any
 
-from pipeline.manifest.types import MANIFEST_SCHEMA
+from pipeline.manifest.evidence import EVIDENCE_SCHEMA
+from pipeline.manifest.types import CHANNEL_SCHEMA, MANIFEST_SCHEMA
 
 
 def _second(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +56,11 @@ def upgraded(manifest: dict[str, Any], newest: int = MANIFEST_SCHEMA) -> dict[st
     return {**manifest, "schema": newest}
 
 
+def upgraded_channel(channel: dict[str, Any]) -> dict[str, Any]:
+    """A channel of schema 1, which has no history, as one of this schema."""
+    return {**channel, "history": [], "schema": CHANNEL_SCHEMA}
+
+
 def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
     """What a manifest of schema 3 says of a variant: as one proof for what was seen on one device."""
     found: dict[str, dict[str, Any]] = {}
@@ -67,6 +74,7 @@ def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
             "problem": "",
             "rounds": 0,
             "accuracy": [],
+            "drivers": [],
             **unknown,
             **same,
         }
@@ -77,3 +85,13 @@ def proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
                 numbers["of_tolerance"] = 1.0
             kept["functions"].append({"function": said["function"], "draws": max(said["draws"], 1), **numbers})
     return list(found.values())
+
+
+def upgraded_evidence(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of evidence of schema 1, which knew one way to run code, as one of schema 2. Where it is not what it should be,
+    as it is."""
+    document = copy.deepcopy(document)
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        for file in document["files"]:
+            file["variants"] = [{"drivers": [], **proof} for proof in file["variants"]]
+    return {**document, "schema": EVIDENCE_SCHEMA}

@@ -17,8 +17,11 @@ from pipeline.manifest.types import (
     IdentifiedEntry,
     Identity,
     Index,
+    Lease,
     Manifest,
+    Pruning,
     SegmentInfo,
+    Yank,
 )
 from pipeline.names import is_file_name, is_name, is_version
 
@@ -127,9 +130,31 @@ def _check_index(index: Index) -> None:
             raise MisfitError(f"{model.name!r:.100} is no name", f"models[{i}].name")
 
 
+def _require_time(time: str, path: str) -> None:
+    _require(bool(_TIME.fullmatch(time)), path, f"{time!r:.100} is no time such as 2026-01-31T12:00:00Z")
+
+
+def _check_digests(digests: Sequence[str], path: str) -> None:
+    for i, digest in enumerate(digests):
+        _require(bool(DIGEST.fullmatch(digest)), f"{path}[{i}]", f"{digest!r:.100} is no SHA-256")
+
+
+def _check_channel(channel: Channel) -> None:
+    for i, past in enumerate(channel.history):
+        _require(is_version(past.version), f"history[{i}].version", f"{past.version!r:.100} is no version")
+        _require_time(past.until, f"history[{i}].until")
+
+
+def _check_yank(yank: Yank) -> None:
+    _require(bool(yank.reason), "reason", "is empty")
+    _require_time(yank.made, "made")
+    if yank.undone:
+        _require_time(yank.undone, "undone")
+
+
 def _check_evidence(evidence: EvidenceDocument) -> None:
     """That kinds are kinds, and that what is called right is within its limit."""
-    _require(bool(_TIME.fullmatch(evidence.made)), "made", f"{evidence.made!r:.100} is no time such as 2026-01-31T12:00:00Z")
+    _require_time(evidence.made, "made")
     own = evidence.witness.runtime  # which people are told to install
     _require(not own or is_version(own), "witness.runtime", f"{own!r:.100} is no version")
     for i, file in enumerate(evidence.files):
@@ -153,17 +178,22 @@ def _check_evidence(evidence: EvidenceDocument) -> None:
                     _require(is_within, f"{where}.functions", "is called right, and is beyond its limit")
 
 
-def check(document: Manifest | Channel | Index | EvidenceDocument | EvidenceIndex) -> None:
-    """What types do not say. Channels are compared whole with what was asked for, by those who read them."""
+def check(document: Manifest | Channel | Index | Yank | Lease | Pruning | EvidenceDocument | EvidenceIndex) -> None:
+    """What types do not say. What channels point to is compared with what was asked for, by those who read them."""
     if isinstance(document, Manifest):
         _check_manifest(document)
+    elif isinstance(document, Channel):
+        _check_channel(document)
+    elif isinstance(document, Yank):
+        _check_yank(document)
     elif isinstance(document, Index):
         _check_index(document)
     elif isinstance(document, EvidenceDocument):
         _check_evidence(document)
     elif isinstance(document, EvidenceIndex):
-        for i, digest in enumerate(document.documents):
-            _require(bool(DIGEST.fullmatch(digest)), f"documents[{i}]", f"{digest!r:.100} is no SHA-256")
+        _check_digests(document.documents, "documents")
+    elif isinstance(document, (Lease, Pruning)):
+        _check_digests(document.blobs, "blobs")
 
 
 def check_identity(identity: Identity) -> None:

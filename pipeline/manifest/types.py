@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MANIFEST_SCHEMA = 4
-SCHEMA = 1  # of channels and the index
+CHANNEL_SCHEMA = 2
+SCHEMA = 1  # of all others but manifests and evidence
+HISTORY_LIMIT = 50  # releases that a channel remembers
 # Of a stretch of a file that is verified as one: what a break of the connection costs at most.
 SEGMENT_LIMIT = 8 << 20
 # numpy's names of what inputs and outputs may be of.
@@ -261,14 +263,63 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class PastRelease:
+    """A release that a channel pointed to, whose manifest has the digest `sha256`, until the time `until` (UTC, as in
+    2026-01-31T12:00:00Z). `rolled_back`: it was left by a rollback, and is not what the next one goes back to."""
+
+    version: str
+    sha256: str
+    until: str
+    rolled_back: bool
+
+
+@dataclass(frozen=True)
 class Channel:
-    """A mutable pointer to a release: the version, and the key and digest of its manifest."""
+    """A mutable pointer to a release: the version, and the key and digest of its manifest.
+
+    `history`: what it pointed to before, the last first, at most 50.
+    """
 
     schema: int
     model: str
     channel: str
     version: str
     manifest: Blob
+    history: tuple[PastRelease, ...]
+
+
+@dataclass(frozen=True)
+class Yank:
+    """Why a release is not to be used any more, since the time `made` (UTC); until the time `undone`, if that is not empty."""
+
+    schema: int
+    model: str
+    version: str
+    reason: str
+    made: str
+    undone: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a publisher is about to put into a store, or to point to: a release, and blobs by their digests. For a day from when
+    it was written, `doit prune` leaves them."""
+
+    schema: int
+    model: str
+    version: str
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What `doit prune` is removing at this moment: releases, as `MODEL@VERSION`, and blobs by their digests; nothing where none
+    is at work. `turn` is another each time, and empty where none is: then releases are what one left that was killed."""
+
+    schema: int
+    turn: str
+    releases: tuple[str, ...]
+    blobs: tuple[str, ...]
 
 
 @dataclass(frozen=True)

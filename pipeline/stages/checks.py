@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipeline.compare import Comparison, compare
 from pipeline.files import sha256_file
 from pipeline.iree import backends, devices, mlir
 from pipeline.iree.device import Device
-from pipeline.iree.devices import Run
+from pipeline.iree.devices import Run, ways
 from pipeline.iree.file import choice
 from pipeline.manifest.types import Identity
 from pipeline.spec.types import Bundle, Executable, Model
@@ -25,6 +25,8 @@ from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import Draw, TestData
 
 _MEASURED = 0.25  # seconds in which inferences are repeated
+_EACH_WAY = 0.2  # seconds, likewise
+_LONG = 1.0  # seconds; of what takes longer, starting kernels is no part that is worth measuring
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
@@ -162,6 +164,23 @@ def run_once(check: Check, module: Path, device: Device, name: str) -> tuple[Run
     if key not in check._runs:
         check._runs[key] = (run(check, module, device, name), name, check.folder)
     return check._runs[key]
+
+
+def in_all_ways(check: Check, found: Evidence) -> Evidence:
+    """What was seen of a variant, with its latency in each way in which the runtime runs it on the device that it ran on."""
+    device = next((d for d in check.devices if backends.is_cpu(d) and not d.emulator), None)
+    if device is None or found.kind != "device" or (found.device, found.driver) != (device.name, device.driver_info):
+        return found
+    if (found.seconds or 0) > _LONG:
+        return found
+    index = [v.gated.name for v in check.compiled.variants].index(found.variant)
+    folder, case = check.folder / f"ways-{found.variant}", check.cases[0]
+    module = forced(check, index)
+    measured = ways.measure(module, device, case.data.function, case.inputs, folder, check.parameters, _EACH_WAY)
+    if not measured:
+        return found
+    own = measured[0]  # alone, and not beside other devices
+    return replace(found, latency_s=own.latency_s, spread_s=own.spread_s, rounds=own.rounds, drivers=measured)
 
 
 def forced(check: Check, index: int) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import write
-from pipeline.manifest.evidence import AccuracyProof, RuntimeInfo, Witness
+from pipeline.manifest.evidence import AccuracyProof, DriverLatency, RuntimeInfo, Witness
 from pipeline.stages.record import canonical
 
 
@@ -33,7 +33,7 @@ class Evidence:
     `kind` is `device` (its very bytes ran on a device that its gates accept), `emulator` (on one that QEMU plays), `twin`
     (code lowered the same way ran on a software device) or `untested`, with the `reason`. A `reason` beside the other kinds
     says what the proof leaves out. `functions`: what was measured of each.
-    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran. The last seven are what
+    `driver` is empty for the CPU; `subgroup_sizes` are those of the Vulkan device as it ran. The last eight are what
     `manifest.evidence.VariantProof` has.
     """
 
@@ -51,6 +51,7 @@ class Evidence:
     peak_memory: int | None = None
     matrix_kernels: int | None = None
     accuracy: tuple[AccuracyProof, ...] = ()
+    drivers: tuple[DriverLatency, ...] = ()
 
     @property
     def max_abs_error(self) -> float | None:
@@ -127,6 +128,7 @@ def read_evidence(path: Path) -> list[Evidence]:
         found = [Evidence(**item) for item in json.loads(path.read_text())]
         found = [replace(e, functions=tuple(Measured(**f) for f in e.functions)) for e in found]  # type: ignore[arg-type]
         found = [replace(e, accuracy=tuple(AccuracyProof(**a) for a in e.accuracy)) for e in found]  # type: ignore[arg-type]
+        found = [replace(e, drivers=tuple(DriverLatency(**d) for d in e.drivers)) for e in found]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
             f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"

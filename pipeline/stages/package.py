@@ -17,6 +17,7 @@ from pipeline.manifest import provenance
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import encode, reference_digest
 from pipeline.manifest.evidence import (
+    EVIDENCE_INDEX_SCHEMA,
     EVIDENCE_SCHEMA,
     EvidenceDocument,
     EvidenceIndex,
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str]) -> VariantProof:
     """What was seen of a variant; functions for which there was no time are left out, and the reason says so."""
-    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason", "accuracy")}
+    known = {k: v for k, v in asdict(evidence).items() if k not in ("variant", "functions", "reason", "accuracy", "drivers")}
     found = tuple(
         FunctionProof(f.function, f.draws, f.max_abs_error, f.max_rel_error, f.of_tolerance) for f in evidence.functions
     )
@@ -49,7 +50,14 @@ def _proof(variant: m.VariantInfo, evidence: Evidence, functions: Sequence[str])
     if missing:
         reasons.append(f"not run, for other functions took all the time that there was: {', '.join(missing)}")
     return VariantProof(
-        variant.name, variant.sha256, reason="; ".join(reasons), problem="", functions=found, accuracy=evidence.accuracy, **known
+        variant.name,
+        variant.sha256,
+        reason="; ".join(reasons),
+        problem="",
+        functions=found,
+        accuracy=evidence.accuracy,
+        drivers=evidence.drivers,
+        **known,
     )
 
 
@@ -126,6 +134,6 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
         names = [str(Path(PACKAGED_EVIDENCE).with_name(f"{sha256}.json")) for sha256 in documents]
         for name, document in zip(names, documents.values(), strict=True):
             write(folder / name, document)
-        write(folder / PACKAGED_EVIDENCE, encode(EvidenceIndex(EVIDENCE_SCHEMA, tuple(sorted(documents)))))
+        write(folder / PACKAGED_EVIDENCE, encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted(documents)))))
         blobs = [f"blobs/{b.sha256}" for b in manifest.blobs()]
         record.write_record(folder, key, ["manifest.json", PROVENANCE, BOM, PACKAGED_EVIDENCE, *names, *blobs])

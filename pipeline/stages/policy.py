@@ -228,7 +228,9 @@ def _next(found: Sequence[Stop], release: Release, channel: str) -> str:
     if any(stop.clause == "untested: refused" for stop in found):
         steps.append("or `untested: allowed` in the policy")
     if keys & {"slower", "larger", "less_exact"}:
-        steps.append(f"allow more in the policy; or, to go back to an older release as it was, `{promote} rollback=yes`")
+        steps.append(
+            f"allow more in the policy; or, to go back to an older release as it was, `{promote.replace('promote', 'rollback')}`"
+        )
     if _WRONG in keys:
         folder = evidence_folder(model, version)
         steps.append(f"publish one that is right there; a document that is itself wrong is removed from {folder} in the store")

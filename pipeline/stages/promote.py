@@ -1,9 +1,8 @@
-"""Promote: move a channel to a release that is in the store, if the channel's policy allows it now. Backwards too."""
+"""Promote: move a channel to a release that is in the store, if the channel's policy allows it now."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pipeline.consume.cache import Cache
@@ -29,28 +28,45 @@ def run(
     policies: Mapping[str, Policy],
     folder: Path,
     channels: Collection[str] = (),
-    rollback: bool = False,
 ) -> None:
     """Move the channel of the store at `url`; `report.txt` into `folder`. Raises PipelineError with the clauses that stop it.
 
-    `channels` are those that policies name. `rollback`: the release is not compared with the present one.
+    `channels` are those that policies name.
     """
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
     store = open_to_publish(url)
-    manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
+    move(store, model, version, channel, policies, folder, channels, lambda _: None)
+
+
+def move(
+    store: Store,
+    model: str,
+    version: str,
+    channel: str,
+    policies: Mapping[str, Policy],
+    folder: Path,
+    channels: Collection[str],
+    expected: Callable[[Channel | None], None],
+    rolled_back: bool = False,
+) -> None:
+    """Move the channel if the policy allows it; `report.txt` into `folder`.
+
+    `expected` is told what it is just before, and raises where that is not as it was thought to be. `rolled_back`: see
+    `publish.move`.
+    """
+    manifest = Resolver(Remote(store.url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     _require_meant(store, model, channel, channels)
-    if rollback:
-        policies = {bundle: replace(one, slower=None, larger=None, less_exact=None) for bundle, one in policies.items()}
     said: list[str] = []
 
     def allowed(pointer: Channel | None) -> None:
+        expected(pointer)
         release, before = policy.gathered(store, manifest), policy.present(store, pointer)
         policy.require(policies, release, before, channel, store)
         list_evidence(store, model, version)  # witnesses may not have been allowed to
         said[:] = [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    moved = publish.move(store, manifest, channel, allowed)
+    moved = publish.move(store, manifest, channel, allowed, rolled_back=rolled_back)
     lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *said]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())
 

@@ -14,16 +14,19 @@ from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_ke
 from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import SCHEMA, Blob, Channel, Manifest
+from pipeline.manifest.types import CHANNEL_SCHEMA, Blob, Channel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
-from pipeline.store.base import BrokenTransferError, Object, Store
-from pipeline.store.documents import add_evidence, swap
+from pipeline.store.base import BrokenTransferError, Store
+from pipeline.store.channels import find_channel, move_channel
+from pipeline.store.documents import add_evidence
 from pipeline.store.index import require_our_index, update_index
+from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
+from pipeline.store.yanks import require_not_yanked
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -51,6 +54,15 @@ def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
             hint="releases never change: publish this one under another version",
         )
     return True
+
+
+def _points(store: Store, manifest: Manifest, channel: str, data: bytes) -> bool:
+    """Whether the channel points to this very manifest."""
+    try:
+        pointer = find_channel(store, manifest.model.name, channel)
+    except PipelineError:
+        return False  # which is told when it is to move
+    return pointer is not None and (pointer.version, pointer.manifest.sha256) == (manifest.version, sha256_bytes(data))
 
 
 def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
@@ -91,23 +103,6 @@ def _add_origin(store: Store, manifest: Manifest, data: bytes, package: Path) ->
     return [key for _, key, _, _ in kinds]
 
 
-def _move_channel(store: Store, channel: Channel, allowed: Callable[[Channel | None], None]) -> bool:
-    key = channel_key(channel.model, channel.channel)
-
-    def wanted(current: Object | None) -> bytes:
-        before = None
-        if current is not None:
-            try:
-                before = decode(Channel, current.data, f"{store.url}/{key}")
-            except PipelineError as error:
-                hint = error.hint or "remove that object and publish again: a channel is only a pointer"
-                raise PipelineError(error.what, where=error.where, hint=hint) from error
-        allowed(before)  # asked again where another moves it meanwhile
-        return encode(channel)
-
-    return swap(store, key, wanted)
-
-
 def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
     """Put what was seen when the package was verified, here and by witnesses, beside the release; the keys."""
     with disk_errors(str(listed)):
@@ -144,14 +139,24 @@ def publish(
     if version:
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
-    _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
+    require_not_yanked(store, manifest.model.name, manifest.version)
+    is_there = _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
-    sent = 0
-    for blob in blobs.values():
-        if _upload(store, blob, package / "blobs" / blob.sha256):
+    claim = Claim(store, manifest.model.name, manifest.version, blobs)
+
+    def send() -> int:
+        missing = [blob for blob in blobs.values() if _upload(store, blob, package / "blobs" / blob.sha256)]
+        for blob in missing:
             note(f"sent {blob.name}, {blob.size} bytes")
-            sent += 1
-    created = _create_manifest(store, manifest, data)
+        return len(missing)
+
+    sent, created = 0, False
+    if is_there and _points(store, manifest, channel, data):
+        sent = send()  # what is damaged; nothing removes what a channel needs
+    else:
+        while claim.renew(note):
+            sent += send()
+        created = _create_manifest(store, manifest, data)
     origin = _add_origin(store, manifest, data, package)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     differs: list[str] = []
@@ -159,7 +164,7 @@ def publish(
     def asked(before: Channel | None) -> None:
         differs[:] = allowed(manifest, before)
 
-    moved = move(store, manifest, channel, asked)
+    moved = move(store, manifest, channel, asked, claim)
     key = release_key(manifest.model.name, manifest.version)
     never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *origin, *evidence)]
     return {
@@ -177,9 +182,17 @@ def publish(
     }
 
 
-def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Channel | None], None] = lambda _: None) -> bool:
+def move(
+    store: Store,
+    manifest: Manifest,
+    channel: str,
+    allowed: Callable[[Channel | None], None] = lambda _: None,
+    claim: Claim | None = None,
+    rolled_back: bool = False,
+) -> bool:
     """Point the channel at a release that is in the store; whether it pointed elsewhere. `allowed` is asked with what the
-    channel is just before it moves, and raises what keeps it from that.
+    channel is just before it moves, and raises what keeps it from that. `claim`: a lease on it, where there is one already.
+    `rolled_back`: what it pointed to is not to be gone back to.
 
     By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
     """
@@ -188,9 +201,20 @@ def move(store: Store, manifest: Manifest, channel: str, allowed: Callable[[Chan
     if found is None or decode(Manifest, found.data, f"{store.url}/{key}") != manifest:
         raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
     data = found.data
-    pointer = Channel(SCHEMA, manifest.model.name, channel, manifest.version, Blob(key, sha256_bytes(data), len(data)))
+    model, version = manifest.model.name, manifest.version
+    pointer = Channel(CHANNEL_SCHEMA, model, channel, version, Blob(key, sha256_bytes(data), len(data)), ())
     require_our_index(store)  # before anything moves
-    moved = _move_channel(store, pointer, allowed)
+
+    leased = claim or Claim(store, model, version)
+
+    def asked(before: Channel | None) -> None:
+        require_not_yanked(store, model, version)
+        allowed(before)
+        if not (before and before.manifest == pointer.manifest) and leased.renew() and store.get(key) != found:
+            what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
+            raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
+
+    moved = move_channel(store, pointer, asked, rolled_back)
     update_index(store, pointer)
     return moved
 

@@ -27,6 +27,7 @@ from pipeline.names import numbers
 from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
+from pipeline.store.yanks import YankedError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ def run(url: str, models: Sequence[str], folder: Path) -> None:
     found, present = runtimes.find(runtimes.wanted(), folder), devices.find(folder)
     files: list[_File] = []
     for reference, channels in _channels(resolver).items():
-        manifest = resolver.manifest(reference)
+        try:
+            manifest = resolver.manifest(reference)
+        except YankedError as error:
+            notes.append(f"not tried: {error.what}")
+            continue
         activity.say(f"{manifest.model.name}@{manifest.version}")
         _try(store, Witnessing(remote, cache, manifest, Quiet(), activity.say, 0), resolver, found, present)
         testimony = resolver.evidence(manifest, asks=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,40 @@ class Store(Source, Protocol):
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
         """Put `data` only if the object is still in the state `tag` (None: does not exist); False if it is not."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as it is listed: its size in bytes, and when it was written, in seconds since 1970 by the store's clock."""
+
+    key: str
+    size: int
+    written: float
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An upload that was begun and not completed: `part` names it, `begun` is a time as `Stored.written` is."""
+
+    key: str
+    part: str
+    begun: float
+
+
+class Keeper(Store, Protocol):
+    """A store, for those who look after it: they alone remove anything."""
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        """Every object below `prefix`, which is empty or ends in `/`, in no order, as it is read page by page."""
+
+    def remove(self, key: str) -> None:
+        """Remove the object at `key`, or nothing where there is none."""
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """The uploads that were begun and not completed."""
+
+    def abort(self, upload: Unfinished) -> None:
+        """Give up such an upload, and the room that it takes."""
 
 
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")

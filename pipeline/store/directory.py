@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, sha256_file, staged, write
-from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, no_such_object, too_large, wrong_digest
+from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, Stored, Unfinished, no_such_object, too_large, wrong_digest
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,32 @@ class DirectoryStore:
         with disk_errors(self.url):
             found = self._path(prefix).rglob("*")
             return sorted(p.relative_to(self.root).as_posix() for p in found if not p.name.startswith(".") and p.is_file())
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        """The files below the folder, but hidden ones, which are no objects."""
+        with disk_errors(self.url):
+            for folder, _, names in os.walk(self._path(prefix)):
+                for path in (Path(folder, name) for name in names if not name.startswith(".")):
+                    with suppress(FileNotFoundError):
+                        found = path.stat()
+                        if stat.S_ISREG(found.st_mode):
+                            yield Stored(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+
+    def remove(self, key: str) -> None:
+        """Unlink the file. Its folder stays: another may be about to put a file into it."""
+        with disk_errors(self.url):
+            self._path(key).unlink(missing_ok=True)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """The temporaries of writes that a kill has left, or that go on at this moment."""
+        with disk_errors(self.url):
+            for path in self.root.rglob(".*.part"):
+                with suppress(FileNotFoundError):
+                    yield Unfinished(path.relative_to(self.root).as_posix(), "", path.stat().st_mtime)
+
+    def abort(self, upload: Unfinished) -> None:
+        """Unlink it."""
+        self.remove(upload.key)
 
     def holds(self, key: str, size: int, sha256: str) -> bool:
         """By the digest of the file, which is read if it has the right size."""

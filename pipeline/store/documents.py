@@ -12,7 +12,7 @@ from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import evidence_digests, evidence_folder, evidence_index_key, evidence_key
 from pipeline.manifest.codec import encode
-from pipeline.manifest.evidence import EVIDENCE_SCHEMA, EvidenceIndex
+from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EvidenceIndex
 from pipeline.store.base import Object, Store
 
 _ATTEMPTS = 40
@@ -72,7 +72,7 @@ def list_evidence(store: Store, model: str, version: str) -> None:
 
     # The object is read before the keys are: what is added in between changes its tag, and the list is made again.
     def wanted(current: Object | None) -> bytes:
-        require_not_newer(current, EVIDENCE_SCHEMA, f"{store.url}/{key}")
-        return encode(EvidenceIndex(EVIDENCE_SCHEMA, evidence_digests(store.keys(folder), model, version)))
+        require_not_newer(current, EVIDENCE_INDEX_SCHEMA, f"{store.url}/{key}")
+        return encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, evidence_digests(store.keys(folder), model, version)))
 
     swap(store, key, wanted)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.plain import public_url
-from pipeline.store.base import File, Source, Store
+from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
 
@@ -34,6 +34,19 @@ def open_to_publish(url: str) -> Store:
     if not isinstance(store, DirectoryStore):
         require_conditions(store)
     return store
+
+
+def open_to_keep(url: str) -> Keeper:
+    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above."""
+    store = open_to_publish(url)
+    if isinstance(store, DirectoryStore):
+        return store
+    from pipeline.store.s3 import S3Store
+    from pipeline.store.s3keeper import S3Keeper
+
+    if not isinstance(store, S3Store):
+        raise PipelineError("nothing is removed from a store of this kind", where=store.url)
+    return S3Keeper(store.bucket, store.prefix)
 
 
 def open_source(url: str) -> Source:

@@ -78,7 +78,7 @@ class _BrokenAnswerError(BrokenTransferError):
     """The server answered, and what it said broke off, or is no answer of an S3 server: botocore does not try again then."""
 
 
-def _again(call: Callable[[], T]) -> T:
+def again(call: Callable[[], T]) -> T:
     """What `call` returns: tried again where the answer is broken. What it does may be done twice."""
     for attempt in range(_TRIES - 1):
         with suppress(_BrokenAnswerError):
@@ -178,7 +178,7 @@ class S3Store:
 
     def get(self, key: str) -> Object | None:
         """The object at `key`; its tag is its ETag."""
-        return _again(lambda: self._get(key))
+        return again(lambda: self._get(key))
 
     def _get(self, key: str) -> Object | None:
         with self._errors(key):
@@ -230,12 +230,12 @@ class S3Store:
 
     def keys(self, prefix: str) -> list[str]:
         """By ListObjectsV2, sorted here: SeaweedFS has another order."""
-        return _again(lambda: self._keys(self._client, prefix))
+        return again(lambda: self._keys(self._client, prefix))
 
     def listed(self, prefix: str) -> list[str] | None:
         """`keys`; None where that is not permitted."""
         with suppress(DeniedError):
-            return _again(lambda: self._keys(self._reader, prefix))
+            return again(lambda: self._keys(self._reader, prefix))
         return None
 
     def _keys(self, client: Any, prefix: str) -> list[str]:
@@ -270,7 +270,7 @@ class S3Store:
                 answer = call(Bucket=self.bucket, Key=self._key(key), Body=data, ContentMD5=md5, **options)
             return _stored(answer, f"{self.url}/{key}")
 
-        return _again(attempt)
+        return again(attempt)
 
     def _upload_parts(self, key: str, path: Path, file: IO[bytes], part: int, sha256: str) -> None:
         """Read once, in order: each part is hashed and handed to a connection, of which few are at work at a time."""
@@ -310,7 +310,7 @@ class S3Store:
         return self.create(key, data) if tag is None else self._conditional(key, data, IfMatch=tag)
 
     def _conditional(self, key: str, data: bytes, **condition: str) -> bool:
-        return _again(lambda: self._put(key, data, condition))
+        return again(lambda: self._put(key, data, condition))
 
     def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> bool:
         place = {"Bucket": self.bucket, "Key": self._key(key), "ContentType": "application/json"}

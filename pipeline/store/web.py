@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, ProtocolError, SSLError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.names import whole_number
 from pipeline.plain import public_url
 from pipeline.store.base import (
@@ -156,7 +156,8 @@ class _Site:
         if status in (408, 429) or status >= 500:
             raise BrokenTransferError(f"the server has trouble: {status} {answer.reason}", where=where)
         if status not in (200, 206, 404, 410):
-            raise PipelineError(f"the server answers {status} {answer.reason}", where=where, hint=_HINTS.get(status, ""))
+            kind = DeniedError if status in _HINTS else PipelineError
+            raise kind(f"the server answers {status} {answer.reason}", where=where, hint=_HINTS.get(status, ""))
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise PipelineError("the server sends it compressed, though asked not to", where=where)
 

@@ -211,6 +211,10 @@ class Backend:
         """`device` in its guises, as `others` were found there. Those of which nothing can be learned are left out."""
         return [device]
 
+    def ways(self, device: Device, cores: int) -> Sequence[Device]:
+        """`device` in the other ways in which the runtime can run the same code on it, on a machine of so many cores."""
+        return ()
+
     # What people are told
 
     absent: ClassVar[str] = ""

@@ -195,6 +195,7 @@ def run(
         "action": "run",
         "module": str(module),
         "device": device.uri,
+        "threads": device.threads,
         "parameters": str(parameters) if parameters else None,
         "sets": [[function, *map(str, files)] for function, *files in sets],
         "seconds": seconds,

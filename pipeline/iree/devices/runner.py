@@ -2,8 +2,8 @@
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "parameters", "devices"} or {"action": "run",
-"module", "parameters", "device", "sets", "repeats", "budget", "seconds", "runtime"} with sets of a function, an .npz file of
-inputs and one for outputs, and the folder of the runtime that this process must have, if that is not the installed one.
+"module", "parameters", "device", "threads", "sets", "repeats", "budget", "seconds", "runtime"} with sets of a function, an .npz
+file of inputs and one for outputs, and the folder of the runtime that this process must have, if that is not the installed one.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     median of those runs, from arguments on the device to results on it, `spread_s` the distance of their quartiles.
     `peak_memory` is the most that this process had, in bytes.
     """
-    device = _opened(job["device"], job["runtime"]) if job["runtime"] else open_device(job["device"])
+    device = _opened(job["device"], job["runtime"]) if job["runtime"] else open_device(job["device"], job["threads"])
     started = time.perf_counter()
     session = _session(job, device)
     loaded = time.perf_counter()

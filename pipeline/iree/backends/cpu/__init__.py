@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pipeline import platforms
@@ -136,6 +137,11 @@ class Cpu(Backend):
 
     def described(self, entry: Mapping[str, Any], info: Mapping[str, str]) -> dict[str, Any]:
         return {"uri": self.driver, "name": platforms.cpu_name(), "driver_info": "", "software": True}
+
+    def ways(self, device: Device, cores: int) -> Sequence[Device]:
+        # One thread without any queue, as many as there are cores (the driver's own way), and between them powers of two.
+        fewer = [1 << n for n in range(1, cores.bit_length()) if 1 << n < cores]
+        return [replace(device, uri="local-sync", threads=0), *(replace(device, threads=n) for n in fewer)]
 
     def line(self, device: Device) -> str:
         held = [name.split("::")[1] for name, value in device.facts.answers.items() if value]
