@@ -61,7 +61,7 @@ class LocalCache:
     def _check(self) -> None:
         """Raise PipelineError if others may write to the folder and there is no key; OSError if it is not there."""
         if not self._checked:
-            if not platforms.is_private(self.folder.stat()):
+            if not platforms.is_own(self.folder.stat()):
                 if not self._given:
                     raise PipelineError(f"others may write to it: `rm -r` it, or share a key, {seal.VARIABLE}")
                 self._seal = self._given
@@ -75,7 +75,7 @@ class LocalCache:
         path = self.folder / name
         with disk_errors(str(path)):
             for folder in (self.folder, path):
-                if folder.exists() and not platforms.is_private(folder.stat()):
+                if folder.exists() and not platforms.is_own(folder.stat()):
                     hint = f"`rm -r {self.folder}`, or choose another folder by PIPELINE_CACHE_DIR"
                     raise PipelineError("others may write to this folder", where=str(folder), hint=hint)
             _make(self.folder)
@@ -91,7 +91,7 @@ class LocalCache:
             with path.open("rb") as file:
                 self._check()
                 # In a folder that was open to others once, there may be files of theirs.
-                ours = self._seal.secret or platforms.is_private(os.fstat(file.fileno()))
+                ours = self._seal.secret or platforms.is_own(os.fstat(file.fileno()))
                 data = self._seal.opened(key, file.read()) if ours else None
             if data is None:
                 path.unlink(missing_ok=True)

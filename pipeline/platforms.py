@@ -91,7 +91,7 @@ def name_anew(source: Path, target: Path) -> None:
         os.link(source, target)
 
 
-def is_private(state: os.stat_result, to_read: bool = False) -> bool:
+def is_own(state: os.stat_result, to_read: bool = False) -> bool:
     """Whether nobody but this user (and root) may write to a file or folder; `to_read`: nor read it. Always so on Windows."""
     if sys.platform == "win32":
         return True
@@ -167,6 +167,18 @@ def cache_folder() -> Path:
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local)
     return Path("~/.cache").expanduser()
+
+
+def config_folder() -> Path:
+    """Where programs keep what their user has decided. Raises RuntimeError for a user without a home."""
+    if sys.platform == "win32" and (roaming := os.environ.get("APPDATA")):
+        return Path(roaming)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+
+
+def is_private(descriptor: int) -> bool:
+    """Whether nobody but its owner may read an open file. True where a folder's rights decide, as in a home on Windows."""
+    return sys.platform == "win32" or not os.fstat(descriptor).st_mode & 0o077
 
 
 def boot() -> str:

@@ -65,7 +65,7 @@ def from_environment(purpose: str) -> Seal | None:
     with disk_errors(str(path)), path.open("rb") as file:
         secret = file.read(_MOST + 1)
         state = os.fstat(file.fileno())
-    if not platforms.is_private(state, to_read=True):
+    if not platforms.is_own(state, to_read=True):
         hint = f"`chmod 600 {path}`; a key that others may have read is to be made anew"
         raise PipelineError("others can read this key, or own it", where=f"{VARIABLE}={path}", hint=hint)
     if not _LEAST <= len(secret) <= _MOST:

@@ -67,7 +67,7 @@ def unpacked(place: Path, fetch: Callable[[Path], Path]) -> Path:
                         (folder / "wheel").rename(place)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
-    if not platforms.is_private(place.stat()):
+    if not platforms.is_own(place.stat()):
         raise PipelineError("others may write to this folder", where=str(place), hint=f"`rm -r {place}`: it is fetched again")
     return place
 

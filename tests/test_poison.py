@@ -149,7 +149,7 @@ def test_whatever_the_umask_the_cache_is_its_users_own(tmp_path: Path, umask: in
     finally:
         os.umask(before)
     made = [cache.folder, kept, *cache.folder.glob("??"), *cache.folder.glob("??/*")]
-    assert all(platforms.is_private(path.stat(), to_read=True) for path in made)
+    assert all(platforms.is_own(path.stat(), to_read=True) for path in made)
     assert LocalCache(cache.folder, 1 << 20).get(KEYS[0]) == b"data"
 
 

@@ -30,6 +30,7 @@ from pipeline.stages import reproduce
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
+from tests import trusting
 from tests.project import ROOT, Project, manifest
 from tests.publishing import LATEST, MODEL, Package, Spy, manifest_of
 
@@ -146,7 +147,7 @@ def test_what_was_said_first_stays(store: Store, package: Package) -> None:
     (folder / "provenance.json").write_bytes(provenance.as_bytes(said))
     spy = Spy(store)
     publish(folder, spy)
-    assert not [key for _, key in spy.writes if key.startswith("releases/") and "manifest" not in key]
+    assert not [key for word, key in spy.writes if key.startswith("releases/") and word != "create"]
     assert store.get(provenance_key(MODEL, version)) == before
 
 
@@ -332,3 +333,26 @@ def test_what_cannot_be_reproduced_is_said(again: Project) -> None:
     assert "vulkan-all" in bundle.read_text()
     result = again.doit("reproduce", "model=small", f"version={version}")
     assert "there is no executable target vulkan-any: did you mean 'vulkan-all'?" in result.stdout
+
+
+def test_in_a_signed_store_it_is_signed_even_if_its_publisher_was_killed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed = trusting.begun(tmp_path, monkeypatch)
+    trusting.believe(signed.url, signed)
+
+    def unsigned(store: Store) -> None:
+        raise PipelineError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.publish.sign_changes", unsigned)
+        with pytest.raises(PipelineError, match="killed"):
+            signed.publish(1)
+    version = signed.publish(1).version
+    assert cli.main(["inspect", f"noise@{version}", "--provenance", "--store", signed.url]) == 0
+    assert "builder  urn:test" in capsys.readouterr().out
+    path = signed.root / provenance_key("noise", version)
+    path.write_bytes(path.read_bytes().replace(b"urn:test", b"urn:evil"))  # about the right release, and not what was signed
+    monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "another cache"))
+    assert cli.main(["inspect", f"noise@{version}", "--provenance", "--store", signed.url]) == 1
+    assert "urn:evil" not in capsys.readouterr().out

@@ -27,6 +27,7 @@ from pipeline.store.leases import DAY, Turn, removing
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank
+from pipeline.trust.signed import keeping, require_keys, sign_removals
 
 _RELEASES, _BLOBS = 50, 1000  # that are removed in a turn
 
@@ -214,7 +215,8 @@ def run(url: str, keep: int, model: str, given: str, path: Path, dry: bool, fold
             "how many releases of each model shall stay?", hint="doit prune keep=3, then doit prune keep=3 dry=no"
         )
     asked = Asked(keep, model, retention.pins(path, given))
-    lines = prune(open_to_keep(url), asked, dry, activity.say)
+    store = keeping(open_to_keep(url), url)
+    lines = prune(store, asked, dry, activity.say)
     words = {"keep": str(keep), "model": model, "pins": given}
     again = " ".join(["doit prune", *(shlex.quote(f"{name}={word}") for name, word in words.items() if word)])
     lines += [f"nothing was removed: `{again} dry=no` does it"] if dry else []
@@ -234,10 +236,12 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
     going = set(doomed)
     staying = _Look(now, {r: held for r, held in look.releases.items() if r not in going}, look.written, look.leases)
     lines += [_doomed_line(release, look, staying.named) for release in doomed]
+    require_keys(store, *(release_key(*release) for release in doomed))
     if dry:
         old, young = pruner.unnamed(staying, found.blobs)
         return [*lines, *_blob_lines(found, old, young, "would go")]
     went = list(pruner.remove_releases(doomed))
+    sign_removals(store)
     update_index(store)  # one that was killed may not have come to it
     lines += [f"stays, for somebody named it meanwhile: {'@'.join(release)}" for release in doomed if release not in went]
     old = list(pruner.remove_blobs({d: found.blobs[d] for d in found.blobs if d not in staying.named}))

@@ -27,6 +27,7 @@ from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
 from pipeline.store.yanks import require_not_yanked
+from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -89,17 +90,16 @@ def _add_origin(store: Store, manifest: Manifest, data: bytes, package: Path) ->
         path, where = package / file, f"{store.url}/{key}"
         with disk_errors(str(path)):
             document = provenance.read(path.read_bytes(), str(path))
+        if store.create(key, provenance.as_bytes(about(document, manifest, data))):
+            continue
         found = store.get(key)
-        if found is None and not store.create(key, provenance.as_bytes(about(document, manifest, data))):
-            found = store.get(key)
-            if found is None:
-                raise PipelineError("came and went while it was being published", where=where, hint="publish again")
-        if found is not None:
-            try:
-                require(provenance.read(found.data, where), sha256_bytes(data), where)
-            except PipelineError as error:
-                hint = "somebody else put it there: find out who, remove it, and publish again"
-                raise PipelineError(error.what, where=error.where, hint=hint) from error
+        if found is None:
+            raise PipelineError("came and went while it was being published", where=where, hint="publish again")
+        try:
+            require(provenance.read(found.data, where), sha256_bytes(data), where)
+        except PipelineError as error:
+            hint = "somebody else put it there: find out who, remove it, and publish again"
+            raise PipelineError(error.what, where=error.where, hint=hint) from error
     return [key for _, key, _, _ in kinds]
 
 
@@ -139,6 +139,8 @@ def publish(
     if version:
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
+    key = release_key(manifest.model.name, manifest.version)
+    require_keys(store, key, channel_key(manifest.model.name, channel))
     require_not_yanked(store, manifest.model.name, manifest.version)
     is_there = _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
@@ -165,7 +167,7 @@ def publish(
         differs[:] = allowed(manifest, before)
 
     moved = move(store, manifest, channel, asked, claim)
-    key = release_key(manifest.model.name, manifest.version)
+    sign_changes(store)
     never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *origin, *evidence)]
     return {
         "store": store.url,
@@ -225,7 +227,7 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = open_to_publish(url)
+    store = signing(open_to_publish(url), url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)
