@@ -210,7 +210,7 @@ class Resolver:
                 self.remote.is_away = True
                 self._tell(f"{error.where}: {error.what}; going by what was last seen")
         if yank:
-            self._refuse_yanked(self._named[release], yank)
+            self._refuse_yanked(self._named.get(release, Reference(model, version=version)), yank)
 
     def _refuse_yanked(self, reference: Reference, yank: Yank) -> None:
         if self._shows or reference.sha256:

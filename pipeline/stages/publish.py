@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import activity
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
@@ -212,7 +213,7 @@ def move(
     def asked(before: Channel | None) -> None:
         require_not_yanked(store, model, version)
         allowed(before)
-        if not (before and before.manifest == pointer.manifest) and leased.renew() and store.get(key) != found:
+        if not (before and before.manifest == pointer.manifest) and leased.renew(activity.say) and store.get(key) != found:
             what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
             raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
 
@@ -234,7 +235,7 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
         policy.require(policies, release, before, channel, store)
         return [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    write(receipt, canonical(publish(package, store, version, channel, allowed=allowed)))
+    write(receipt, canonical(publish(package, store, version, channel, activity.say, allowed)))
 
 
 def read_receipt(path: Path) -> dict[str, object]:

@@ -62,9 +62,12 @@ def open_to_publish(url: str) -> Store:
     return store
 
 
-def open_to_keep(url: str) -> Keeper:
-    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above."""
-    store = open_to_publish(url)
+def open_to_keep(url: str, looks: bool = False) -> Keeper:
+    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above.
+
+    `looks`: nothing will be written, and it need not be possible.
+    """
+    store = open_store(url) if looks else open_to_publish(url)
     if isinstance(store, DirectoryStore):
         return store
     from pipeline.store.s3 import S3Store
