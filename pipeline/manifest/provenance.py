@@ -10,7 +10,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -120,7 +120,11 @@ def _text(value: Any) -> str:
 def dependencies(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the build depended on, by name; of two that have one name, the first."""
     found = _list(at(document, "predicate", "buildDefinition", "resolvedDependencies"))
-    return {str(one.get("name")): one for one in reversed(found) if isinstance(one, dict)}
+    known: dict[str, dict[str, Any]] = {}
+    for one in found:
+        if isinstance(one, dict):
+            known.setdefault(str(one.get("name")), one)
+    return known
 
 
 def specs(document: Mapping[str, Any]) -> dict[str, str]:
@@ -144,8 +148,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"spec     {_text(name)}, sha256 {_text(sha256)[:16]}…"
     for source in _list(at(definition, "externalParameters", "sources"))[:_MOST]:
         yield f"source   {_text(at(source, 'location'))}, sha256 {_text(at(source, 'sha256'))[:16]}…"
-    for one in _listed(known.values()):
-        yield f"made by  {one}"
+    if programs := [_text(uri) for name, one in known.items() if f"pkg:pypi/{name}@" in (uri := str(at(one, "uri")))]:
+        yield f"made by  {', '.join(programs[:_MOST])}".replace("pkg:pypi/", "")
     flags = at(definition, "internalParameters", "flags")
     for bundle, words in list(flags.items())[:_MOST] if isinstance(flags, dict) else []:
         yield f"flags    {_text(bundle)}: {' '.join(_text(word) for word in _list(words)[:_MOST])}"
@@ -154,8 +158,3 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
     told = ", ".join(f"{_text(k)} {_text(v)}" for k, v in list(versions.items())[:_MOST]) if isinstance(versions, dict) else ""
     yield f"builder  {_text(at(builder, 'id'))}" + (f" ({told})" if told else "")
     yield f"when     {_text(at(details, 'metadata', 'finishedOn'))}"
-
-
-def _listed(found: Any) -> Sequence[str]:
-    packages = [_text(at(one, "uri")).removeprefix("pkg:pypi/") for one in found if str(at(one, "uri")).startswith("pkg:")]
-    return [", ".join(packages[:_MOST])] if packages else []
