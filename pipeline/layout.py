@@ -95,6 +95,10 @@ class Layout:
         """The folder of a promotion: `report.txt`."""
         return self.root / "promoted"
 
+    def trusted(self, action: str) -> Path:
+        """The folder of what was done to sign a store: `report.txt`."""
+        return self.root / "trust" / action
+
     @property
     def rolled_back(self) -> Path:
         """The folder of a rollback: `report.txt`."""
@@ -114,10 +118,6 @@ class Layout:
     def yanked(self) -> Path:
         """The folder of a yank: `report.txt`."""
         return self.root / "yank"
-
-    def trusted(self, action: str) -> Path:
-        """The folder of what was done to sign a store: `report.txt`."""
-        return self.root / "trust" / action
 
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `provenance.json`, `bom.json`, `blobs/`, `evidence/`."""
@@ -139,11 +139,11 @@ PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the docum
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
 PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
-PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
-LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
 TRUST = "trust/"  # below it: TUF's metadata, by its own names
 TIMESTAMP_KEY = f"{TRUST}timestamp.json"  # what the store holds now, signed: the one file of the metadata that changes
 WITNESSES_KEY = f"{TRUST}witnesses.json"  # the name of a target, never a key: who may sign evidence
+PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
+LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
 
 
 def blob_key(sha256: str) -> str:

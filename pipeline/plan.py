@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ GROUPS: Mapping[str, str] = {
     "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
     "yank": 'say that a release in the store is not to be used any more (model=NAME version=… reason="…", or undo=yes)',
     "trust-init": "make keys and sign all that the store holds, from now on (roots=1 threshold=1 days=timestamp:7,…)",
-    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE keep=yes remove=ID threshold=2)",
+    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE add=yes remove=ID threshold=2)",
     "trust-witness": "let a witness's evidence count in a signed store (name=NAME key=PUBLIC.pem, or remove=NAME)",
     "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
@@ -59,8 +60,14 @@ STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
 PINS = Path("targets/pins.txt")  # releases that a prune leaves
 
 
-# The words that `trust-…` steps take, beside `model` and `keep`.
-TRUST = ("roots", "threshold", "days", "role", "key", "remove", "name")
+# The words that `trust-…` steps take, beside `model`.
+TRUST: Mapping[str, str] = {"add": "no", **dict.fromkeys(("roots", "threshold", "days", "role", "key", "remove", "name"), "")}
+_TRUST_STEPS = {
+    "init": "begin to sign",
+    "rotate": "change who signs",
+    "witness": "whose evidence counts in",
+    "refresh": "sign anew",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Asked:
     `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
     one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
     of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
-    `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…` steps take.
+    `dry`. Whether a check of the store reads `deep`, and is to `repair`. The words that `trust-…` steps take.
     """
 
     sample: int = 20
@@ -99,7 +106,7 @@ class Asked:
     deep: bool = False
     repair: bool = False
     any_model: bool = False
-    trust: Mapping[str, str] = field(default_factory=dict)
+    trust: Mapping[str, str] = field(default_factory=dict)  # how a store is to be signed
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:
@@ -302,8 +309,13 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             (store, tuple(spec.models), layout.runtimes),
         ),
     ]
+    for action, about in _TRUST_STEPS.items():
+        folder = layout.trusted(action)
+        found.append(
+            (f"trust-{action}:store", f"{about} {store}", folder, (action, store, {**asked.trust, "model": model}, folder))
+        )
     return [
-        Step(name, about, _stage(name.partition(":")[0], *arguments), outputs=_files(folder, "report.txt"), always=True)
+        Step(name, about, _stage(re.split("[:-]", name)[0], *arguments), outputs=_files(folder, "report.txt"), always=True)
         for name, about, folder, arguments in found
     ]
 
@@ -373,20 +385,5 @@ def steps(
             )
         )
     result += _store_steps(spec, layout, target, asked)
-    result += [
-        Step(
-            f"trust-{action}:store",
-            f"{about} {target.store}",
-            _stage("trust", action, target.store, {**asked.trust, "model": asked.model}, layout.trusted(action)),
-            outputs=_files(layout.trusted(action), "report.txt"),
-            always=True,
-        )
-        for action, about in (
-            ("init", "begin to sign"),
-            ("rotate", "change who signs"),
-            ("witness", "who may see for"),
-            ("refresh", "sign anew"),
-        )
-    ]
     of_one = ("reduce:", "report:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

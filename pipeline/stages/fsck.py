@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import (
     INDEX_KEY,
+    TIMESTAMP_KEY,
     blob_key,
     channel_key,
     evidence_digests,
@@ -36,6 +37,7 @@ from pipeline.store.leases import DAY, find_pruning
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank, told
+from pipeline.trust.signed import sign_changes, signing_keeper
 
 _SHOWN = 40  # problems in a message, strays in the report
 _CHUNK = 1 << 20
@@ -300,12 +302,13 @@ class Check:
         error = _or_error(lambda: decode(EvidenceDocument, found.data, key))
         return error.what if isinstance(error, PipelineError) else ""
 
-    def _right(self, release: Release, digest: str) -> None:
-        """Put a document right, or remove it."""
+    def _right(self, release: Release, digest: str) -> bool:
+        """Put a document right, or remove it: but not from a signed store, where it may be missed."""
         key, data = evidence_key(*release, digest), self._packages.evidence(digest)
+        if data is None and self._store.get(TIMESTAMP_KEY):
+            return False
         self._store.remove(key)
-        if data:
-            self._store.create(key, data)
+        return data is None or self._store.create(key, data)
 
     def _list(self, release: Release, digests: tuple[str, ...]) -> str:
         key = evidence_index_key(*release)
@@ -357,9 +360,11 @@ def _or_error(call: Callable[[], T]) -> T | PipelineError:
 def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     """Check the store at `url`, `deep`: reading every byte of a bucket too; `report.txt` into `folder`. Raises PipelineError
     with what is wrong. `repair`: by the packages below `made`, and of the store's own keys."""
-    store, packages = open_to_keep(url, looks=not repair), Packages(sorted(made.glob("models/*/package")))
+    store = signing_keeper(open_to_keep(url, looks=not repair), url)
+    packages = Packages(sorted(made.glob("models/*/package")))
     check = Check(store, packages, deep, repair)
     found = list(check.run())
+    sign_changes(store)
     wrong = [finding for finding in found if finding.is_open]
     count = f"{len(wrong)} problem{'s' * (len(wrong) != 1)}" if wrong else "all is as it should be"
     lines = [*map(str, found), f"{store.url}: {check.summary()}: {count}"]
