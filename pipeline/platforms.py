@@ -92,6 +92,13 @@ def name_anew(source: Path, target: Path) -> None:
         os.link(source, target)
 
 
+def is_own(state: os.stat_result, to_read: bool = False) -> bool:
+    """Whether nobody but this user (and root) may write to a file or folder; `to_read`: nor read it. Always so on Windows."""
+    if sys.platform == "win32":
+        return True
+    return state.st_uid in (0, os.geteuid()) and not state.st_mode & (0o077 if to_read else 0o022)
+
+
 def open_to_write(path: Path) -> int:
     """The descriptor of a file to read and to write, made if it is not there. A link is not followed, but replaced."""
     if sys.platform == "win32":

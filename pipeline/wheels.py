@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline import process
+from pipeline import platforms, process
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, locked
 
@@ -90,7 +90,8 @@ def _require(result: process.Result, what: str) -> None:
 def unpacked(place: Path, fetch: Callable[[Path], Path]) -> Path:
     """`place`, the folder that holds what is in a wheel: made once, whole or not at all, whoever else wants it too.
 
-    `fetch` puts the wheel into the folder that it is given. What a kill leaves is removed by who comes next.
+    `fetch` puts the wheel into the folder that it is given. What a kill leaves is removed by who comes next. Raises PipelineError
+    where others than this user may have put something else there.
     """
     if not place.is_dir():
         unfinished, busy = place.with_name(f".{place.name}.part"), "another process is fetching it, for more than 10 minutes"
@@ -99,9 +100,12 @@ def unpacked(place: Path, fetch: Callable[[Path], Path]) -> Path:
                 try:
                     with fresh_folder(unfinished) as folder:
                         _unpack(fetch(folder), folder / "wheel")
+                        (folder / "wheel").chmod(0o755)  # whatever the umask
                         (folder / "wheel").rename(place)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
+    if not platforms.is_own(place.stat()):
+        raise PipelineError("others may write to this folder", where=str(place), hint=f"`rm -r {place}`: it is fetched again")
     return place
 
 
