@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import PipelineError
-from pipeline.files import locked, sha256_bytes
+from pipeline.files import expanded, locked, sha256_bytes
 from pipeline.plain import public_url
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
@@ -249,7 +249,8 @@ def _user_folder() -> Path:
 
 def local() -> LocalCache:
     """This machine's cache: PIPELINE_CACHE_DIR, or in the user's cache folder; of PIPELINE_CACHE_SIZE."""
-    folder = Path(os.environ.get("PIPELINE_CACHE_DIR") or _user_folder() / "vmfb-pipeline" / "pieces")
+    named = os.environ.get("PIPELINE_CACHE_DIR")
+    folder = expanded(named) if named else _user_folder() / "vmfb-pipeline" / "pieces"
     return _local(folder, _size(os.environ.get("PIPELINE_CACHE_SIZE") or _DEFAULT_SIZE))
 
 

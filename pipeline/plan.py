@@ -90,7 +90,7 @@ class Asked:
     `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
     one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
     of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
-    `dry`. Whether a check of the store reads `deep`, and is to `repair`. The words that `trust-…` steps take.
+    `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…` steps take.
     """
 
     sample: int = 20
@@ -104,7 +104,7 @@ class Asked:
     deep: bool = False
     repair: bool = False
     any_model: bool = False
-    trust: Mapping[str, str] = field(default_factory=dict)  # how a store is to be signed
+    trust: Mapping[str, str] = field(default_factory=dict)
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:

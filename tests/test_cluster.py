@@ -160,3 +160,59 @@ def test_all_hits_do_not_import_dask(cold: tuple[Path, Cache], tmp_path: Path) -
     environment = {**os.environ, "PIPELINE_SCHEDULER": "tcp://127.0.0.1:1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (result.stdout, result.returncode) == ("12\n", 0), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("tcp://10.0.0.1:8786", True),
+        ("scheduler:8786", True),
+        ("ws://scheduler:8786", True),
+        ("tcp://[2001:db8::1]:8786", True),
+        ("tcp://localhost.example.org:8786", True),
+        ("tls://scheduler:8786", False),
+        ("tcp://127.0.0.1:8786", False),
+        ("tcp://[::1]:8786", False),
+        ("localhost:8786", False),
+    ],
+)
+def test_a_scheduler_that_others_may_reach_is_named(address: str, told: bool) -> None:
+    assert cluster.is_open(address) == told
+
+
+def test_what_anybody_may_reach_is_said_once(
+    dask: Dask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "is_open", lambda _: True)
+    for _ in range(2):
+        cluster._connect(dask.address)
+    assert caplog.text.count(f"{dask.address} is not encrypted, and runs what anybody sends it") == 1
+
+
+def test_a_cluster_may_speak_tls_and_takes_nobody_without_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    for name in ("own", "other"):
+        made = distributed.Security.temporary()
+        (tmp_path / f"{name}.ca").write_text(made.tls_ca_file)
+        (tmp_path / f"{name}.pem").write_text(made.tls_client_cert + made.tls_client_key)
+    (tmp_path / "dask").mkdir()
+    prefix = "DASK_DISTRIBUTED__COMM__TLS__"
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION", "true")
+    monkeypatch.setenv(f"{prefix}CA_FILE", str(tmp_path / "own.ca"))
+    for side in ("SCHEDULER", "WORKER", "CLIENT"):
+        monkeypatch.setenv(f"{prefix}{side}__CERT", str(tmp_path / "own.pem"))
+    encrypted = Dask(tmp_path / "dask", "tls")
+
+    def cores(**variables: str) -> subprocess.CompletedProcess[str]:
+        code = f"from pipeline.iree.codegen.cluster import Cluster; print(Cluster({encrypted.address!r}).cores())"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+    try:
+        encrypted.scheduler()
+        encrypted.worker("one")
+        assert cores(PIPELINE_SCHEDULER_TIMEOUT="1800").stdout == "1\n"
+        strange = {f"{prefix}CA_FILE": str(tmp_path / "other.ca"), f"{prefix}CLIENT__CERT": str(tmp_path / "other.pem")}
+        assert "no Dask scheduler answers" in cores(PIPELINE_SCHEDULER_TIMEOUT="3", **strange).stderr
+    finally:
+        encrypted.close()

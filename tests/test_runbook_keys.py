@@ -36,13 +36,8 @@ def doit(words: list[str], folder: Path) -> None:
     """As doit would: the steps' own names, and words that they take."""
     name, given = words[0], dict(word.split("=", 1) for word in words[1:])
     assert name in GROUPS
-    assert given.keys() <= {*TRUST, "keep", "model"}
-    trust.run(
-        name.removeprefix("trust-"),
-        os.environ["PIPELINE_STORE"],
-        {**dict.fromkeys(TRUST, ""), "keep": "no", "model": "", **given},
-        folder,
-    )
+    assert given.keys() <= {*TRUST, "model"}
+    trust.run(name.removeprefix("trust-"), os.environ["PIPELINE_STORE"], {**TRUST, "model": "", **given}, folder)
 
 
 def test_every_procedure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from pipeline.errors import PipelineError
 from pipeline.layout import channel_key, release_key, signed_document_key, yank_key
 from pipeline.manifest.types import Manifest
 from pipeline.stages import fsck, prune, rollback, yank
+from pipeline.store.directory import DirectoryStore
 from pipeline.store.open import open_to_keep, open_to_publish
 from pipeline.store.yanks import YankedError
 from pipeline.trust import anchors
 from pipeline.trust.anchors import TrustError
-from pipeline.trust.signed import signing, signing_keeper
+from pipeline.trust.signed import keeping, signing
 from pipeline.trust.source import TrustedSource
 from tests import trusting
+from tests.test_trust import KilledError
 from tests.trusting import MODEL, Signed
 
 LATEST = Reference(MODEL, channel="latest")
@@ -89,7 +92,7 @@ def published(signed: Signed) -> list[Manifest]:
 
 def test_a_prune_leaves_nothing_signed_that_is_not_there(signed: Signed, tmp_path: Path) -> None:
     made = [ask(signed), *published(signed)]
-    prune.prune(signing_keeper(open_to_keep(signed.url), signed.url), prune.Asked(1, grace=-60), dry=False)
+    prune.prune(keeping(open_to_keep(signed.url), signed.url), prune.Asked(1, grace=-60), dry=False)
     source = TrustedSource(open_to_publish(signed.url), anchors.every()[0])
     keys = source.listed("")
     assert keys
@@ -98,12 +101,40 @@ def test_a_prune_leaves_nothing_signed_that_is_not_there(signed: Signed, tmp_pat
     assert ask(signed) == made[3]
 
 
+def test_a_prune_that_is_killed_leaves_nothing_signed_that_is_not_there(signed: Signed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any removal; and the next finishes it."""
+    published(signed)
+    before, number, real, done = signed.state("before"), 0, DirectoryStore.remove, False
+    while not done:
+        number, count = number + 1, [0]
+        signed.go_back(before)
+        shutil.rmtree(anchors.every()[0].folder / "metadata", ignore_errors=True)
+
+        def remove(store: DirectoryStore, key: str, left: int = number, count: list[int] = count) -> None:
+            count[0] += 1
+            if count[0] >= left:
+                raise KilledError
+            real(store, key)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectoryStore, "remove", remove)
+            try:
+                prune.prune(keeping(open_to_keep(signed.url), signed.url), prune.Asked(1, grace=-60), dry=False)
+                done = True
+            except KilledError:
+                pass
+        source = TrustedSource(open_to_publish(signed.url), anchors.every()[0])
+        assert all((signed.root / key).exists() for key in source.listed("") or ())
+        assert ask(signed)
+    assert number > 4
+
+
 def test_a_prune_without_the_key_removes_nothing(signed: Signed) -> None:
     published(signed)
     before = sorted((signed.root / "releases").rglob("*"))
     (signed.keys / "targets.pem").unlink()
     with pytest.raises(PipelineError, match="the keys to sign as `targets` are not here"):
-        prune.prune(signing_keeper(open_to_keep(signed.url), signed.url), prune.Asked(1, grace=-60), dry=False)
+        prune.prune(keeping(open_to_keep(signed.url), signed.url), prune.Asked(1, grace=-60), dry=False)
     assert sorted((signed.root / "releases").rglob("*")) == before
 
 

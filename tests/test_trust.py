@@ -36,7 +36,7 @@ from tests.publishing import Spy
 from tests.trusting import MODEL, SEGMENT, SIZE, Signed
 
 LATEST = Reference(MODEL, channel="latest")
-ASKED = {**dict.fromkeys(TRUST, ""), "keep": "no", "model": ""}
+ASKED = {**TRUST, "model": ""}
 
 
 @pytest.fixture

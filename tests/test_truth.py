@@ -159,6 +159,21 @@ def test_bytes_that_are_damaged_on_the_way_are_sent_again(lying: Liar, blob: Pat
     assert "bucket/prefix/another" not in lying.objects
 
 
+@pytest.mark.parametrize("write", ["create", "replace"])
+def test_a_document_that_is_damaged_on_the_way_is_sent_again(lying: Liar, write: str) -> None:
+    store = open_store(URL)
+    tag = None
+    if write == "replace":
+        store.create(KEY, b"before")
+        tag = (found := store.get(KEY)) and found.tag
+    first = len(lying.requests) + 1
+    lying.fault = lambda number, *_: DAMAGE if number == first else ""
+    assert store.replace(KEY, b"data", tag)
+    found = store.get(KEY)
+    assert found
+    assert found.data == b"data"
+
+
 def test_a_blob_that_only_a_proxy_says_is_there_is_not(lying: Liar, blob: Path) -> None:
     lying.fault = lambda number, method, key: MADE_UP
     assert not open_store(URL).holds(KEY, 0, sha256_bytes(blob.read_bytes()))
@@ -273,7 +288,7 @@ def test_a_receipt_has_no_secrets(lying: Liar, package: Package, tmp_path: Path,
 def test_a_store_that_does_not_answer_is_asked_once(receipt: Path, monkeypatch: pytest.MonkeyPatch, lying: Liar) -> None:
     monkeypatch.setattr(published, "_stores", {})
     lying.fault = lambda number, method, key: HALF
-    assert "could not be asked: the answer broke" in lacks(receipt)
+    assert "could not be asked: the connection broke" in lacks(receipt)
     asked = len(lying.requests)
     assert "could not be asked" in lacks(receipt)
     assert len(lying.requests) == asked

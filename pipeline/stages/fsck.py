@@ -38,7 +38,7 @@ from pipeline.store.leases import DAY, find_pruning
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank, told
-from pipeline.trust.signed import signing_keeper
+from pipeline.trust.signed import keeping
 
 _SHOWN = 40  # problems in a message, strays in the report
 _CHUNK = 1 << 20
@@ -375,7 +375,7 @@ def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     In a signed store what is signed is put back as it was, or stays as it is: so nothing has to be signed. Lists are not.
     """
     store = open_to_keep(url, looks=not repair)
-    signed = signing_keeper(store, url)
+    signed = keeping(store, url)
     check = Check(store, Packages(sorted(made.glob("models/*/package"))), deep, repair)
     found = list(check.run())
     if signed is not store:

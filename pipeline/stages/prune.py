@@ -27,7 +27,7 @@ from pipeline.store.leases import BATCH_SECONDS, DAY, Turn, removing
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank
-from pipeline.trust.signed import signing_keeper
+from pipeline.trust.signed import cease, keeping, require_keys
 
 _RELEASES, _BLOBS = 50, 1000  # that are removed in a turn
 
@@ -150,6 +150,7 @@ class Pruner:
                 there, kept = self.kept(look, {model for model, _ in batch})
                 going = [release for release in batch if release in there and release not in kept]
                 turn.left = tuple({*left.releases, *("@".join(release) for release in going)})  # if something fails
+                cease(self._store, *(release_key(*release) for release in going))
                 gone = set(self._remove(turn, [release_key(*release) for release in going]))
                 went = [release for release in going if release_key(*release) in gone]
                 behind = [release for release in _left(left) if release not in look.releases and release not in kept]
@@ -225,7 +226,8 @@ def run(url: str, keep: int, model: str, given: str, path: Path, dry: bool, fold
             "how many releases of each model shall stay?", hint="doit prune keep=3, then doit prune keep=3 dry=no"
         )
     asked = Asked(keep, model, retention.pins(path, given))
-    lines = prune(signing_keeper(open_to_keep(url, looks=dry), url), asked, dry, activity.say)
+    store = keeping(open_to_keep(url, looks=dry), url)
+    lines = prune(store, asked, dry, activity.say)
     words = {"keep": str(keep), "model": model, "pins": given}
     again = " ".join(["doit prune", *(shlex.quote(f"{name}={word}") for name, word in words.items() if word)])
     lines += [f"nothing was removed: `{again} dry=no` does it"] if dry else []
@@ -248,6 +250,8 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
     if dry:
         old, young = pruner.unnamed(staying, found.blobs)
         return [*lines, *_blob_lines(found, old, young, "would go")]
+    if doomed:
+        require_keys(store, *(release_key(*release) for release in doomed))
     went = list(pruner.remove_releases(doomed))
     update_index(store)  # one that was killed may not have come to it
     lines += [f"stays, for somebody named it meanwhile: {'@'.join(release)}" for release in doomed if release not in went]

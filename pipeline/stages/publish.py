@@ -198,7 +198,7 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = signing(open_to_publish(url), url)
+    store = signing(open_to_publish(url, unfinished=receipt.with_name("uploads.json")), url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)

@@ -186,26 +186,30 @@ class SignedKeeper(SignedStore):
     def remove(self, key: str) -> None:
         """Remove an object; with a release's manifest, all that is signed of the release ceases to be."""
         if is_signed(key):
-            with self._lock:
-                self._written.pop(key, None)
-                self._unsign(key)
+            self.cease(key)
         self._keeper.remove(key)
 
-    def _unsign(self, key: str) -> None:
+    def cease(self, *keys: str) -> None:
+        """Let what is at these keys be signed no more; with a release's manifest, nothing of that release."""
         from pipeline.trust.repository import Repository, change
 
-        release = release_of(key)
-        below = (f"releases/{'/'.join(release)}/", f"evidence/{'/'.join(release)}/") if release else (key,)
+        below: list[str] = []
+        for key in keys:
+            release = release_of(key)
+            below += [f"{kind}/{'/'.join(release)}/" for kind in ("releases", "evidence")] if release else [key]
 
         def edit(repository: Repository) -> bool:
             self._state = repository
             for name, target in repository.roles.items():
-                for one in [one for one in target.signed.targets if one.startswith(below)]:
+                for one in [one for one in target.signed.targets if one.startswith(tuple(below))]:
                     repository.put(one, None, name)
             return bool(repository.changed)
 
-        if self._state.find(key):
-            change(self._keeper, self._anchor, self._keys, edit)
+        with self._lock:
+            for key in [key for key in self._written if key.startswith(tuple(below))]:
+                del self._written[key]
+            if any(self._state.find(key) for key in keys):
+                change(self._keeper, self._anchor, self._keys, edit)
 
 
 def signing(store: Store, url: str) -> Store:
@@ -217,7 +221,7 @@ def signing(store: Store, url: str) -> Store:
     return SignedStore(store, name) if _is_signed(store, name) else store
 
 
-def signing_keeper(store: Keeper, url: str) -> Keeper:
+def keeping(store: Keeper, url: str) -> Keeper:
     """As `signing`, of a store that is looked after."""
     name = address_of(url).name
     return SignedKeeper(store, name) if _is_signed(store, name) else store
@@ -242,3 +246,9 @@ def require_keys(store: Store, *keys: str) -> None:
 def sign_changes(store: Store) -> bool:
     """Sign what was written to the store, where it is signed: the last step of whatever changes its documents. Whether it did."""
     return isinstance(store, SignedStore) and store.sign()
+
+
+def cease(store: Store, *keys: str) -> None:
+    """Where the store is signed, let what is at these keys be signed no more, before it is removed."""
+    if isinstance(store, SignedKeeper):
+        store.cease(*keys)

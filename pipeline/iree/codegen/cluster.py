@@ -7,6 +7,7 @@ result. Dask itself gives a dead worker's batches to others.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import logging
 import os
 import queue
@@ -20,6 +21,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pipeline import process
 from pipeline.cache import Cache, shared_at
@@ -75,12 +77,25 @@ def _connect(address: str) -> Any:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise PipelineError(f"PIPELINE_SCHEDULER is set, but {error.name} is not installed", hint=_INSTALL) from error
+    if is_open(address):
+        _log.warning("%s is not encrypted, and runs what anybody sends it, as does this machine: use tls://", address)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said here
     try:
         return Client(address, timeout=_patience(), set_as_default=False, name="vmfb-pipeline")
     except (OSError, ValueError) as error:
         hint = "start it with `dask scheduler`, or correct or unset PIPELINE_SCHEDULER"
         raise PipelineError(f"no Dask scheduler answers ({error})", where=address, hint=hint) from error
+
+
+def is_open(address: str) -> bool:
+    """Whether others than this machine's users may reach a scheduler, which unpickles, and so runs, what anybody sends it."""
+    scheme, separator, rest = address.rpartition("://")
+    host = urlsplit(f"//{rest}").hostname or ""
+    try:
+        inside = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        inside = host == "localhost"
+    return not inside and (scheme if separator else "tcp") not in ("tls", "wss", "inproc")
 
 
 def _patience() -> float:
