@@ -92,7 +92,7 @@ def test_a_store_that_is_right_has_no_findings_and_is_not_written(
     assert not spy.writes
     fsck.run(keeper.url, False, False, tmp_path / "out", tmp_path / "report")
     said = (tmp_path / "report" / "report.txt").read_text()
-    assert f"{keeper.url}: 3 releases, 2 channels, 6 documents, 5 blobs of 11.0 kB: all is as it should be" in said
+    assert f"{keeper.url}: 3 releases, 2 channels, 12 documents, 5 blobs of 11.0 kB: all is as it should be" in said
 
 
 # What is damaged, by what: what is said, and what says how to go on.
