@@ -128,6 +128,8 @@ def stamp(step: str, output: Path) -> Path:
     return output.parent / f".{step.split(':')[0]}.stamp"
 
 
+# In a package: where it comes from, and what it is made of.
+PROVENANCE, BOM = "provenance.json", "bom.json"
 PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the documents that are beside it
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
@@ -147,6 +149,16 @@ def blob_key(sha256: str) -> str:
 def release_key(model: str, version: str) -> str:
     """The key of a release's manifest: immutable, written last."""
     return f"releases/{model}/{version}/manifest.json"
+
+
+def provenance_key(model: str, version: str) -> str:
+    """The key of what is said of where a release comes from: immutable, written after its manifest."""
+    return f"releases/{model}/{version}/{PROVENANCE}"
+
+
+def bom_key(model: str, version: str) -> str:
+    """The key of a release's bill of materials: immutable, written after its manifest."""
+    return f"releases/{model}/{version}/{BOM}"
 
 
 def lease_key(name: str) -> str:

@@ -80,6 +80,16 @@ class Remote:
             raise BrokenTransferError("there is no such folder", where=self.url, hint="check the path; is it mounted?")
         return self._source
 
+    @property
+    def name(self) -> str:
+        """The name that no other store has."""
+        return self._address.name
+
+    @property
+    def bare(self) -> Source:
+        """The store with its metadata, of which nothing is verified."""
+        return open_source(self._address.to_open)
+
     def _opened(self) -> Source:
         source = open_source(self._address.to_open)
         return TrustedSource(source, self._anchor) if self._anchor else source
