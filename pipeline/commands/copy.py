@@ -6,17 +6,16 @@ import argparse
 from collections.abc import Sequence
 
 from pipeline.commands.release import open_remote
+from pipeline.commands.several import asked, require_releases
 from pipeline.consume.cache import Cache
 from pipeline.consume.copy import Copied, Copier
 from pipeline.consume.parts import gather
-from pipeline.consume.reference import parse
 from pipeline.consume.render import size
-from pipeline.consume.resolve import Remote, Resolver
-from pipeline.consume.wanted import Wanted, everything, named
+from pipeline.consume.resolve import Remote
+from pipeline.consume.wanted import Wanted
 from pipeline.errors import PipelineError
 from pipeline.layout import channel_key, release_key
 from pipeline.manifest.types import Channel
-from pipeline.names import RULE, is_name
 from pipeline.store.base import Store
 from pipeline.store.open import address_of, open_to_publish
 from pipeline.terminal import Bar, put, say
@@ -26,19 +25,11 @@ from pipeline.trust.signed import signing
 
 def run(arguments: argparse.Namespace) -> None:
     """Copy releases, and tell of each what was sent. PipelineError where a version is another release in the other store."""
-    if bool(arguments.models) == arguments.all:
-        raise PipelineError("which releases? give MODEL…, or --all", hint="`vmfb list` shows what is there")
-    if arguments.channel and (arguments.all or not is_name(arguments.channel)):
-        raise PipelineError(f"--channel {arguments.channel}: give it with MODEL…, as a name", hint=RULE)
+    require_releases(arguments)
     remote = open_remote(arguments)
     if remote.name == address_of(arguments.to).name:
         raise PipelineError("is the store to copy from, too", where=remote.url, hint="name another one with --to")
-    resolver = Resolver(remote, Cache(), say, shows=True)
-    channels: list[Channel] = []
-    if arguments.all:
-        wanted, channels = everything(resolver, remote.source)
-    else:
-        wanted = named(resolver, map(parse, arguments.models), arguments.channel)
+    wanted, channels = asked(arguments, remote)
     signatures = mirror.read_signatures(remote.bare) if arguments.all else None
     _copy(remote, open_to_publish(arguments.to), arguments, wanted, channels, signatures)
 
