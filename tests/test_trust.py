@@ -326,6 +326,6 @@ def test_doit_signs(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done.returncode == 0, done.stdout
     monkeypatch.setenv("VMFB_TRUST_DIR", trusted["VMFB_TRUST_DIR"])
     assert trusting.manifest_of(store, Reference("small", channel="stable"), tmp_path / "cache").version == version
-    done = clone.doit("trust-rotate", "role=root", "rollback=yes", "kye=x", **trusted)
+    done = clone.doit("trust-rotate", "role=root", "kye=x", **trusted)
     assert done.returncode == 3
     assert "did you mean 'key'?" in done.stderr
