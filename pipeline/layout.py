@@ -37,6 +37,11 @@ class Layout:
         return self.root / ".nothing.json"
 
     @property
+    def reproduced(self) -> Path:
+        """The folder of what was built again to be compared: `report.txt`, a folder for each model, and what was fetched."""
+        return self.root / "reproduced"
+
+    @property
     def runtimes(self) -> Path:
         """The folder of what releases did in other runtimes: `report.txt`, logs, and what was fetched of them."""
         return self.root / "runtimes"
@@ -115,7 +120,7 @@ class Layout:
         return self.root / "yank"
 
     def package(self, model: str) -> Path:
-        """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""
+        """The folder of the package stage: `manifest.json`, `provenance.json`, `bom.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
 
     def published(self, model: str) -> Path:
@@ -128,6 +133,8 @@ def stamp(step: str, output: Path) -> Path:
     return output.parent / f".{step.split(':')[0]}.stamp"
 
 
+# In a package: where it comes from, and what it is made of.
+PROVENANCE, BOM = "provenance.json", "bom.json"
 PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the documents that are beside it
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
@@ -145,8 +152,18 @@ def blob_key(sha256: str) -> str:
 
 
 def release_key(model: str, version: str) -> str:
-    """The key of a release's manifest: immutable, written last."""
+    """The key of a release's manifest: immutable, written after its blobs; what makes it a release."""
     return f"releases/{model}/{version}/manifest.json"
+
+
+def provenance_key(model: str, version: str) -> str:
+    """The key of what is said of where a release comes from: immutable, written after its manifest."""
+    return f"releases/{model}/{version}/{PROVENANCE}"
+
+
+def bom_key(model: str, version: str) -> str:
+    """The key of a release's bill of materials: immutable, written after its manifest."""
+    return f"releases/{model}/{version}/{BOM}"
 
 
 def lease_key(name: str) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.layout import PACKAGED_EVIDENCE, Layout
+from pipeline.layout import PACKAGED_EVIDENCE, PROVENANCE, Layout
+from pipeline.manifest import provenance
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
-from pipeline.stages.origin import Origin
+from pipeline.stages.origin import Origin, Recipe
 from pipeline.stages.record import REVISIONS, VERIFIED
 
 
@@ -40,6 +41,7 @@ GROUPS: Mapping[str, str] = {
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
+    "reproduce": "build a release of the store once more, without any cache, and compare it byte for byte (model=NAME version=…)",
     "rollback": "move a channel to the release that it pointed to before (model=NAME channel=…)",
     "prune": "remove old releases from the store, and what no release needs (keep=N, then dry=no; model=NAME pins=…)",
     "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
@@ -293,6 +295,12 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             layout.pruned,
             (store, asked.keep, model, asked.pins, PINS, asked.dry, layout.pruned),
         ),
+        (
+            "reproduce:release",
+            f"{release} of {store}, built again and compared",
+            layout.reproduced,
+            (store, model, version, spec, layout.root, layout.reproduced),
+        ),
         ("fsck:store", store, layout.checked, (store, asked.deep, asked.repair, layout.root, layout.checked)),
         (
             "runtimes:releases",
@@ -330,7 +338,7 @@ def steps(
         raise PipelineError(f"model={asked.model}: there is no such model", hint=did_you_mean(asked.model, spec.models))
     policies = spec.policies(target.channel)
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
-    options = importlib.import_module("pipeline.stages.compile").options
+    options, builder = importlib.import_module("pipeline.stages.compile").options, provenance.builder()
     made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
     result = []
     for model in spec.models.values():
@@ -349,16 +357,19 @@ def steps(
             "sources": repr(model.sources),
             "judged": model.judged,
         }
+        bundles = [spec.bundles[name] for name in model.bundles]
+        specs = (model.path, *(b.path for b in bundles), *(t.path for b in bundles for t in targets[b.name]))
+        recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles}, builder)
         result.append(
             Step(
                 f"package:{model.name}",
                 f"the manifest of {model.name}",
-                _stage("package", model, imported, verified, package),
+                _stage("package", model, imported, verified, package, recipe),
                 (
                     *_files(imported, "signature.json", "rewrites.json", "record.json"),
                     *(p / n for p in verified.values() for n in VERIFIED),
                 ),
-                _files(package, "manifest.json", PACKAGED_EVIDENCE),
+                _files(package, "manifest.json", PROVENANCE, PACKAGED_EVIDENCE),
                 {**info, **_revision("package")},
             )
         )
@@ -368,7 +379,7 @@ def steps(
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
                 _stage("publish", package, target.store, target.version, target.channel, policies, receipt),
-                _files(package, "manifest.json", PACKAGED_EVIDENCE),
+                _files(package, "manifest.json", PROVENANCE, PACKAGED_EVIDENCE),
                 (receipt,),
                 {"store": target.store, "version": target.version, "channel": target.channel, "policy": repr(policies)},
             )

@@ -17,7 +17,7 @@ from doit import doit_cmd
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from pipeline import __version__, activity, process
+from pipeline import __version__, activity, platforms, process
 from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
@@ -55,7 +55,7 @@ class Run:
 
 
 def end_on_signals() -> None:
-    """On SIGINT and SIGTERM end every tool at once, then let doit close its books."""
+    """On SIGINT, SIGTERM and SIGHUP end every tool at once, then let doit close its books."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends this process too
@@ -72,7 +72,9 @@ def end_on_signals() -> None:
     sys.excepthook = hook
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)
-        signal.signal(signal.SIGTERM, handler)
+        for number in platforms.ENDING_SIGNALS:
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, handler)
 
 
 def _stamp(step: Step) -> Path:

@@ -58,7 +58,7 @@ def test_a_store_is_signed_with_all_that_it_holds(tmp_path: Path, monkeypatch: p
         assert store.create(key, b"{}")
     trust.run("init", url, ASKED, tmp_path / "out")
     told = (tmp_path / "out" / "report.txt").read_text()
-    assert "signed from now on: 3 documents" in told
+    assert "signed from now on: 5 documents" in told
     assert [line.split(":")[1].strip() for line in told.splitlines() if "not signed" in line] == [
         "channels/noise/x.json",
         "releases/noise/9/manifest.json",

@@ -23,13 +23,14 @@ from pipeline.layout import (
     evidence_folder,
     evidence_index_key,
     evidence_key,
+    is_signed,
     release_key,
     yank_key,
 )
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import Channel, Index, Manifest
-from pipeline.store.base import BrokenTransferError, Keeper
+from pipeline.store.base import BrokenTransferError, Keeper, Source
 from pipeline.store.channels import find_channel
 from pipeline.store.documents import list_evidence
 from pipeline.store.index import made_index, update_index
@@ -37,7 +38,7 @@ from pipeline.store.leases import DAY, find_pruning
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank, told
-from pipeline.trust.signed import keeping, sign_changes
+from pipeline.trust.signed import keeping
 
 _SHOWN = 40  # problems in a message, strays in the report
 _CHUNK = 1 << 20
@@ -357,14 +358,28 @@ def _or_error(call: Callable[[], T]) -> T | PipelineError:
         return error
 
 
+def _not_as_signed(signed: Source, found: Survey) -> Iterator[Finding]:
+    """What is not as it was signed, of all that is there: by what a publisher would be told of it."""
+    keys = [release_key(*release) for release in found.releases]
+    keys += [*(channel_key(*one) for one in found.channels), *(yank_key(*one) for one in found.yanks)]
+    keys += [one.key for beside in found.beside.values() for one in beside if is_signed(one.key)]
+    for key, error in side_by_side(lambda one: _or_error(lambda: signed.get(one)), keys):
+        if isinstance(error, PipelineError):
+            yield Finding(key, error.what, error.hint)
+
+
 def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     """Check the store at `url`, `deep`: reading every byte of a bucket too; `report.txt` into `folder`. Raises PipelineError
-    with what is wrong. `repair`: by the packages below `made`, and of the store's own keys."""
-    store = keeping(open_to_keep(url, looks=not repair), url)
-    packages = Packages(sorted(made.glob("models/*/package")))
-    check = Check(store, packages, deep, repair)
+    with what is wrong. `repair`: by the packages below `made`, and of the store's own keys.
+
+    In a signed store what is signed is put back as it was, or stays as it is: so nothing has to be signed. Lists are not.
+    """
+    store = open_to_keep(url, looks=not repair)
+    signed = keeping(store, url)
+    check = Check(store, Packages(sorted(made.glob("models/*/package"))), deep, repair)
     found = list(check.run())
-    sign_changes(store)
+    if signed is not store:
+        found += _not_as_signed(signed, check.found)
     wrong = [finding for finding in found if finding.is_open]
     count = f"{len(wrong)} problem{'s' * (len(wrong) != 1)}" if wrong else "all is as it should be"
     lines = [*map(str, found), f"{store.url}: {check.summary()}: {count}"]
