@@ -76,10 +76,21 @@ class Remote:
         """The store itself. Raises PipelineError when offline."""
         if self.offline:
             raise PipelineError("is not in the cache", where=self.url, hint="run the command without --offline")
+        if "://" not in self._address.to_open and not Path(self._address.to_open).exists():
+            what = "there is no such file" if self.url.endswith(".tar") else "there is no such folder"
+            raise BrokenTransferError(what, where=self.url, hint="check the path; is it mounted?")
         self._source = self._source or self._opened()
-        if "://" not in self._address.to_open and not Path(self._address.to_open).is_dir():
-            raise BrokenTransferError("there is no such folder", where=self.url, hint="check the path; is it mounted?")
         return self._source
+
+    @property
+    def name(self) -> str:
+        """The name that no other store has."""
+        return self._address.name
+
+    @property
+    def bare(self) -> Source:
+        """The store with its metadata, of which nothing is verified."""
+        return open_source(self._address.to_open)
 
     def _opened(self) -> Source:
         source = open_source(self._address.to_open)

@@ -14,7 +14,8 @@ from pipeline.layout import channel_key
 from pipeline.manifest.types import Channel
 from pipeline.names import closest
 from pipeline.spec.types import Policy
-from pipeline.stages import policy, publish
+from pipeline.stages import policy
+from pipeline.store import releases
 from pipeline.store.base import Store
 from pipeline.store.documents import list_evidence
 from pipeline.store.open import open_to_publish
@@ -54,7 +55,7 @@ def move(
     """Move the channel if the policy allows it; `report.txt` into `folder`.
 
     `expected` is told what it is just before, and raises where that is not as it was thought to be. `rolled_back`: see
-    `publish.move`.
+    `releases.move`.
     """
     require_keys(store, channel_key(model, channel))
     manifest = Resolver(Remote(store.url), Cache(folder / "cache")).manifest(Reference(model, version=version))
@@ -68,7 +69,7 @@ def move(
         list_evidence(store, model, version)  # witnesses may not have been allowed to
         said[:] = [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    moved = publish.move(store, manifest, channel, allowed, rolled_back=rolled_back)
+    moved = releases.move(store, manifest, channel, allowed, rolled_back=rolled_back)
     sign_changes(store)
     lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *said]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())

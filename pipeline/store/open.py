@@ -1,4 +1,4 @@
-"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`, or to read only `https://host/path`."""
+"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`; to read only `https://host/…`, a tar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import expanded
+from pipeline.files import expanded, is_file
 from pipeline.plain import public_url
 from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
@@ -98,6 +98,10 @@ def open_source(url: str) -> Source:
         from pipeline.store.web import WebSource
 
         return WebSource(url)
+    if "://" not in url and is_file(str(expanded(url))):
+        from pipeline.store.tar import TarSource
+
+        return TarSource(expanded(url))
     return open_store(url)
 
 
