@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.consume import facts
+from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain_lines
@@ -28,10 +29,15 @@ def _bytes(text: str) -> int:
     return int(Decimal(match[1]) * units.get(match[2], 1))
 
 
+def _add_lock(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--lock", metavar="FILE", help="only what `vmfb lock` wrote there (default: VMFB_LOCK)")
+
+
 def _add_store(command: argparse.ArgumentParser, bundle: bool = True) -> None:
     command.add_argument("--store", metavar="URL", help="s3://…, https://… or a folder (default: PIPELINE_STORE, or out/store)")
     command.add_argument("--offline", action="store_true", help="only what the cache holds")
     if bundle:
+        _add_lock(command)
         command.add_argument("--bundle", default="", help="which of the release's files (default: the first)")
 
 
@@ -67,6 +73,7 @@ def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
     command.add_argument("--seconds", type=float, default=0.5, help="of measuring latency, for each variant (default: 0.5)")
     command.add_argument("--store", metavar="URL", help="s3://… or a folder (default: PIPELINE_STORE, or out/store)")
+    _add_lock(command)
     command.add_argument("--bundle", default="", help="only this one of the release's files (default: all)")
     command.add_argument("-o", "--output", metavar="FILE", help="write the document there instead of to the store; -: print it")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -117,6 +124,7 @@ def _add_releases(command: argparse.ArgumentParser, everything: str) -> None:
     command.add_argument("--channel", default="", metavar="NAME", help="move this one there (default: the one that was named)")
     command.add_argument("--store", metavar="URL", help="the store to copy from (default: PIPELINE_STORE, or out/store)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress, no notes of the store")
+    _add_lock(command)
 
 
 def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -128,6 +136,11 @@ def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_releases(command, "all releases and channels")
     command.add_argument("-o", "--output", required=True, metavar="FILE.tar", help="which `--store FILE.tar` reads in place")
     command.set_defaults(module="bundle")
+    command = commands.add_parser("lock", help="what names mean now, in a file that other commands obey: --lock, VMFB_LOCK")
+    command.add_argument("models", nargs="*", metavar="MODEL[@VERSION|:CHANNEL]", help="default: those that the file has")
+    command.add_argument("-o", "--output", default=DEFAULT_FILE, metavar="FILE", help=f"default: {DEFAULT_FILE}")
+    command.add_argument("--store", metavar="URL", help="s3://…, https://… or a folder (default: PIPELINE_STORE, or out/store)")
+    command.set_defaults(module="lock")
 
 
 def _add_trust(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,7 +14,7 @@ from pipeline.consume.evidence import misfit
 from pipeline.errors import PipelineError
 from pipeline.manifest import codec
 from pipeline.manifest.evidence import EvidenceDocument
-from pipeline.manifest.types import MANIFEST_SCHEMA, Channel, Manifest, Yank
+from pipeline.manifest.types import MANIFEST_SCHEMA, Channel, Lock, Manifest, Yank
 from tests.project import DATA
 
 SCHEMA = Path(codec.__file__).with_name("schema.json")
@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent / "golden" / "manifest.json"
 
 def test_the_published_schema_is_the_one_of_the_types() -> None:
     assert SCHEMA.read_bytes() == codec.json_schema(Manifest)
-    for name, type_ in (("evidence", EvidenceDocument), ("channel", Channel), ("yank", Yank)):
+    for name, type_ in (("evidence", EvidenceDocument), ("channel", Channel), ("yank", Yank), ("lock", Lock)):
         assert SCHEMA.with_name(f"{name}.schema.json").read_bytes() == codec.json_schema(type_)
 
 

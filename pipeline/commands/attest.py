@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import platforms
-from pipeline.commands.release import here, open_remote
+from pipeline.commands.release import here, open_lock, open_remote
 from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import gated
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.output:
         _open(arguments)  # a web server cannot be written to: say so before anything runs
     signer = _signer(remote, arguments)
-    resolver = Resolver(remote, cache, say)
+    resolver = Resolver(remote, cache, say, lock=open_lock(arguments))
     references = [parse(arguments.model)] if arguments.model else _all(resolver)
     wrong, failed = [], []
     for reference in references:

@@ -10,12 +10,13 @@ from typing import Any
 from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Standing, Testimony
+from pipeline.consume.lock import find_lock
 from pipeline.consume.reference import Reference, parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.files import is_file
 from pipeline.iree.device import Device
-from pipeline.manifest.types import Artifact, EntryInfo, Manifest
+from pipeline.manifest.types import Artifact, EntryInfo, Lock, Manifest
 from pipeline.platforms import SEPARATORS
 from pipeline.terminal import Bar, say
 
@@ -25,9 +26,14 @@ def names_file(text: str) -> bool:
     return any(separator in text for separator in SEPARATORS) or text.endswith(".vmfb") or is_file(text)
 
 
+def open_lock(arguments: argparse.Namespace) -> Lock | None:
+    """The lock that a command is to obey, of those that name releases: `--lock`, or VMFB_LOCK; None where there is none."""
+    return find_lock(arguments.lock) if hasattr(arguments, "lock") else None
+
+
 def open_remote(arguments: argparse.Namespace) -> Remote:
     """The store that a command names, `offline` or not. What is to be known of what it says is said, once, unless `quiet`."""
-    named = getattr(arguments, "url", None) or arguments.store or default_store()
+    named = getattr(arguments, "url", None) or arguments.store or default_store(open_lock(arguments))
     remote = Remote(named, getattr(arguments, "offline", False))
     if not getattr(arguments, "quiet", False) and not getattr(arguments, "noted", False):
         arguments.noted = True  # a command may name two releases
@@ -46,7 +52,7 @@ class Release:
         self.cache = Cache()
         self.remote = open_remote(arguments)
         self.text = text
-        self._resolver = Resolver(self.remote, self.cache, say, shows=shows)
+        self._resolver = Resolver(self.remote, self.cache, say, shows=shows, lock=open_lock(arguments))
         self.manifest: Manifest = self._resolver.manifest(parse(text))
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)

@@ -18,6 +18,7 @@ from pipeline.consume.evidence import Standing
 from pipeline.consume.facts import of_this_machine
 from pipeline.consume.fetch import Progress, fetch, fetch_weights, pick
 from pipeline.consume.inspect import require_release
+from pipeline.consume.lock import find_lock
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
@@ -206,19 +207,22 @@ def load(
     bundle: str = "",
     require: str = "",
     offline: bool = False,
+    lock: str | Path | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Fetch what the best device here needs of `model` (`NAME`, `NAME@VERSION` or `NAME:CHANNEL`) and load it.
 
+    `lock` is a file of `vmfb lock` (default: VMFB_LOCK, or none): then a name means what it says.
     `store` is a URL or folder (default: PIPELINE_STORE), `device` as `vmfb run --device` takes it, `require` the evidence that
     the variant must have at least: `device`, `emulator` or `twin`. Raises PipelineError.
     """
     if require and require not in KINDS[1:]:
         raise PipelineError(f"require={require!r} is no kind of evidence", hint=f"one of: {', '.join(KINDS[:0:-1])}")
     kept = Cache(cache)
-    remote = Remote(store or default_store(), offline)
-    resolver = Resolver(remote, kept)
+    held = find_lock(lock)
+    remote = Remote(store or default_store(held), offline)
+    resolver = Resolver(remote, kept, lock=held)
     manifest = resolver.manifest(parse(model))
     if resolver.yanked:
         warnings.warn(told(resolver.yanked), stacklevel=2)

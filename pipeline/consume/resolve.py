@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Gatherer, Testimony
+from pipeline.consume.lock import locked
 from pipeline.consume.reference import Reference
 from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError
@@ -20,7 +21,7 @@ from pipeline.layout import INDEX_KEY, channel_key, provenance_key, release_key
 from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
-from pipeline.manifest.types import Channel, Index, Manifest, Yank
+from pipeline.manifest.types import Channel, Index, Lock, Manifest, Yank
 from pipeline.names import did_you_mean, is_version
 from pipeline.plain import without_secrets
 from pipeline.store.base import BrokenTransferError, Source
@@ -35,9 +36,9 @@ DEFAULT_STORE = Path("out/store")
 _REQUESTS = 8  # at a time
 
 
-def default_store() -> str:
-    """PIPELINE_STORE, or `out/store` in a folder where `doit` has published to it."""
-    if named := os.environ.get("PIPELINE_STORE"):
+def default_store(lock: Lock | None = None) -> str:
+    """PIPELINE_STORE, the store of a lock that is obeyed, or `out/store` in a folder where `doit` has published to it."""
+    if named := os.environ.get("PIPELINE_STORE") or (lock.store if lock else ""):
         return named
     if DEFAULT_STORE.is_dir():
         return str(DEFAULT_STORE)
@@ -116,7 +117,8 @@ class Resolver:
     """Finds manifests in a store, remembers them in the cache. `note` is told what a user should know.
 
     `index`: what the store holds, where that was just asked. `shows`: releases are only looked at, so those that were yanked
-    are found as others are, with a note. `yanked`: why the last that was found so is not to be used any more.
+    are found as others are, with a note. `yanked`: why the last that was found so is not to be used any more. `lock`: names mean
+    what it says, and nothing else; as pins do, so what was yanked since is found with a note.
     """
 
     yanked: Yank | None = None
@@ -128,12 +130,14 @@ class Resolver:
         note: Callable[[str], None] = lambda _: None,
         index: Index | None = None,
         shows: bool = False,
+        lock: Lock | None = None,
     ) -> None:
         self.remote, self._cache, self._note, self._index = remote, cache, note, index
         self._embedded: dict[tuple[str, str], EvidenceDocument] = {}
         self._digests: dict[tuple[str, str], str] = {}
         self._asked = False
         self._told: set[str] = set()
+        self._lock = lock
         self._yanks, self._shows = Yanks(remote.cached_as, cache), shows
         self._named: dict[tuple[str, str], Reference] = {}  # what was asked for, by what it is
         self._heard: set[tuple[str, str]] = set()  # of which the store has said whether they were yanked
@@ -224,7 +228,7 @@ class Resolver:
             self._refuse_yanked(self._named.get(release, Reference(model, version=version)), yank)
 
     def _refuse_yanked(self, reference: Reference, yank: Yank) -> None:
-        if self._shows or reference.sha256:
+        if self._shows or reference.sha256 or self._lock:
             self.yanked = yank
             self._tell(f"! {told(yank)}")
             return
@@ -233,6 +237,9 @@ class Resolver:
         raise YankedError(f"{reference}: {told(yank)}" if reference.channel else told(yank), where=self.remote.url, hint=hint)
 
     def _manifest(self, reference: Reference) -> Manifest:
+        if self._lock:
+            one = locked(self._lock, reference)
+            return self._release(Reference(one.model, version=one.version), one.version, one.manifest, "the lock")
         if reference.sha256:
             return self._pinned(reference)
         if reference.version:
@@ -250,11 +257,11 @@ class Resolver:
         """The reference that means the manifest, which was found here, and never another one."""
         return Reference(manifest.model.name, sha256=self._digests[manifest.model.name, manifest.version])
 
-    def _release(self, reference: Reference, version: str, sha256: str | None) -> Manifest:
-        """The manifest of a version, with this digest where it is known. Another than was seen first is never believed."""
+    def _release(self, reference: Reference, version: str, sha256: str | None, by: str = "its channel") -> Manifest:
+        """The manifest of a version, with this digest if it is known, `by` whom. Another than that first seen is not believed."""
         key = release_key(reference.model, version)
         data = self._cache.document(self.remote.cached_as, key)
-        first, self._asked = self._first_seen(reference.model, version, data), sha256 is not None
+        first, self._asked = self._first_seen(reference.model, version, data), sha256 is not None and not self._lock
         if first and sha256 not in (None, first):
             raise self._changed(reference.model, version, first, sha256 or "")
         if data is not None and first == sha256_bytes(data):
@@ -269,7 +276,7 @@ class Resolver:
         digest = sha256_bytes(found.data)
         if sha256 not in (None, digest):
             raise PipelineError(
-                f"has the SHA-256 {digest}, its channel says {sha256}",
+                f"has the SHA-256 {digest}, {by} says {sha256}",
                 where=self._where(key),
                 hint="the release was damaged or replaced: tell who publishes it",
             )

@@ -26,6 +26,7 @@ from pipeline.manifest.types import (
     Identity,
     Index,
     Lease,
+    Lock,
     Manifest,
     Pruning,
     Yank,
@@ -33,14 +34,15 @@ from pipeline.manifest.types import (
 from pipeline.names import did_you_mean
 from pipeline.plain import is_plain, plain, shown
 
-Document = Manifest | Channel | Index | Yank | Lease | Pruning | EvidenceDocument | EvidenceIndex
-T = TypeVar("T", Manifest, Channel, Index, Yank, Lease, Pruning, EvidenceDocument, EvidenceIndex)
+Document = Manifest | Channel | Index | Yank | Lock | Lease | Pruning | EvidenceDocument | EvidenceIndex
+T = TypeVar("T", Manifest, Channel, Index, Yank, Lock, Lease, Pruning, EvidenceDocument, EvidenceIndex)
 
 _SCHEMAS = {
     Manifest: MANIFEST_SCHEMA,
     Channel: CHANNEL_SCHEMA,
     Index: SCHEMA,
     Yank: SCHEMA,
+    Lock: SCHEMA,
     Lease: SCHEMA,
     Pruning: SCHEMA,
     EvidenceDocument: EVIDENCE_SCHEMA,
@@ -294,12 +296,14 @@ _PUBLISHED: dict[type, tuple[str, int]] = {
     EvidenceDocument: ("evidence of a release", EVIDENCE_SCHEMA),
     Channel: ("channel", CHANNEL_SCHEMA),
     Yank: ("yanked release", SCHEMA),
+    Lock: ("lock", SCHEMA),
 }
 
 
 def json_schema(type_: type[Document]) -> bytes:
     """The JSON Schema (2020-12) of a document; beside this module `schema.json` is that of manifests, `evidence.schema.json`
-    that of evidence, `channel.schema.json` that of channels, `yank.schema.json` that of what says that a release was yanked."""
+    that of evidence, `channel.schema.json` that of channels, `yank.schema.json` that of what says that a release was yanked, and
+    `lock.schema.json` that of locks."""
     definitions: dict[str, Any] = {}
     root, (title, schema) = _schema(type_, definitions), _PUBLISHED[type_]
     definitions[type_.__name__]["properties"]["schema"] = {"const": schema}

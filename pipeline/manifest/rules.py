@@ -18,6 +18,7 @@ from pipeline.manifest.types import (
     Identity,
     Index,
     Lease,
+    Lock,
     Manifest,
     Pruning,
     SegmentInfo,
@@ -152,6 +153,16 @@ def _check_yank(yank: Yank) -> None:
         _require_time(yank.undone, "undone")
 
 
+def _check_lock(lock: Lock) -> None:
+    """That each name is there once, and what it means is a release."""
+    names = [one.name for one in lock.releases]
+    _require(len(set(names)) == len(names), "releases", "has a name twice")
+    for i, one in enumerate(lock.releases):
+        _require(is_name(one.model), f"releases[{i}].model", f"{one.model!r:.100} is no name")
+        _require(is_version(one.version), f"releases[{i}].version", f"{one.version!r:.100} is no version")
+        _require(bool(DIGEST.fullmatch(one.manifest)), f"releases[{i}].manifest", f"{one.manifest!r:.100} is no SHA-256")
+
+
 def _check_evidence(evidence: EvidenceDocument) -> None:
     """That kinds are kinds, and that what is called right is within its limit."""
     _require_time(evidence.made, "made")
@@ -178,7 +189,7 @@ def _check_evidence(evidence: EvidenceDocument) -> None:
                     _require(is_within, f"{where}.functions", "is called right, and is beyond its limit")
 
 
-def check(document: Manifest | Channel | Index | Yank | Lease | Pruning | EvidenceDocument | EvidenceIndex) -> None:
+def check(document: Manifest | Channel | Index | Yank | Lock | Lease | Pruning | EvidenceDocument | EvidenceIndex) -> None:
     """What types do not say. What channels point to is compared with what was asked for, by those who read them."""
     if isinstance(document, Manifest):
         _check_manifest(document)
@@ -186,6 +197,8 @@ def check(document: Manifest | Channel | Index | Yank | Lease | Pruning | Eviden
         _check_channel(document)
     elif isinstance(document, Yank):
         _check_yank(document)
+    elif isinstance(document, Lock):
+        _check_lock(document)
     elif isinstance(document, Index):
         _check_index(document)
     elif isinstance(document, EvidenceDocument):

@@ -301,6 +301,25 @@ class Yank:
 
 
 @dataclass(frozen=True)
+class LockedRelease:
+    """What a name, as a user gives it, means: a version, whose manifest has the digest `manifest`."""
+
+    name: str
+    model: str
+    version: str
+    manifest: str
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What names mean, once and for all, as it was seen in `store` (a URL or a path). In alphabetical order of names."""
+
+    schema: int
+    store: str
+    releases: tuple[LockedRelease, ...]
+
+
+@dataclass(frozen=True)
 class Lease:
     """What a publisher is about to put into a store, or to point to: a release, and blobs by their digests. For a day from when
     it was written, `doit prune` leaves them."""
