@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.consume.cache import Stretch, stretches, whole
-from pipeline.errors import PipelineError
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import (
     bom_key,
@@ -22,7 +23,7 @@ from pipeline.layout import (
 from pipeline.manifest.codec import decode
 from pipeline.manifest.evidence import EvidenceIndex
 from pipeline.manifest.types import Blob, Manifest
-from pipeline.store.base import Source, Vouched
+from pipeline.store.base import Object, Source, Vouched
 from pipeline.store.yanks import read_yank
 
 
@@ -72,7 +73,7 @@ def gather(source: Source, model: str, version: str, sha256: str, note: Callable
         raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=where)
     beside = {key: _document(source, key) for key in (provenance_key(model, version), bom_key(model, version))}
     evidence, signatures = _evidence(source, model, version, note, doubtful)
-    yank = source.get(yank_key(model, version))
+    yank = asked(source, yank_key(model, version))
     return Parts(
         manifest,
         found.data,
@@ -84,8 +85,15 @@ def gather(source: Source, model: str, version: str, sha256: str, note: Callable
     )
 
 
+def asked(source: Source, key: str) -> Object | None:
+    """The object; None too where this user may not know whether there is one: servers refuse so what is not there."""
+    with suppress(DeniedError):
+        return source.get(key)
+    return None
+
+
 def _document(source: Source, key: str) -> bytes | None:
-    found = source.get(key)
+    found = asked(source, key)
     return found.data if found else None
 
 
@@ -114,6 +122,6 @@ def _listed(source: Source, model: str, version: str) -> list[str]:
     keys = source.listed(evidence_folder(model, version))
     if keys is not None:
         return keys
-    found = source.get(key := evidence_index_key(model, version))
+    found = asked(source, key := evidence_index_key(model, version))
     documents = decode(EvidenceIndex, found.data, f"{source.url}/{key}").documents if found else ()
     return [evidence_key(model, version, sha256) for sha256 in documents]
