@@ -179,7 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("what", metavar="FILE|MODEL")
     command.add_argument("--json", action="store_true", help="for programs")
     _add_store(command)
-    command.add_argument("--evidence", action="store_true", help="who verified the release, when, on what, and how fast it was")
+    more = command.add_mutually_exclusive_group()
+    more.add_argument("--evidence", action="store_true", help="who verified the release, when, on what, and how fast it was")
+    more.add_argument(
+        "--provenance", action="store_true", help="where the release comes from: commit, specs, sources, compiler, builder"
+    )
     command.set_defaults(module="inspect")
     _add_parameters(command)
     command = commands.add_parser("explain", help="which code each device runs, and why")

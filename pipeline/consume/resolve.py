@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.consume.cache import Cache
@@ -17,7 +17,8 @@ from pipeline.consume.reference import Reference
 from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, channel_key, release_key
+from pipeline.layout import INDEX_KEY, channel_key, provenance_key, release_key
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import Channel, Index, Lock, Manifest, Yank
@@ -224,7 +225,7 @@ class Resolver:
                 self.remote.is_away = True
                 self._tell(f"{error.where}: {error.what}; going by what was last seen")
         if yank:
-            self._refuse_yanked(self._named[release], yank)
+            self._refuse_yanked(self._named.get(release, Reference(model, version=version)), yank)
 
     def _refuse_yanked(self, reference: Reference, yank: Yank) -> None:
         if self._shows or reference.sha256 or self._lock:
@@ -339,6 +340,30 @@ class Resolver:
         if manifest.model.name != model or version not in (None, manifest.version):
             raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=where)
         return manifest
+
+    def provenance(self, manifest: Manifest) -> dict[str, Any]:
+        """What the store says of where a release comes from that was resolved here, a statement about its very manifest.
+
+        Raises PipelineError where there is none, or one about another.
+        """
+        key = provenance_key(manifest.model.name, manifest.version)
+        sha256 = self._digests[manifest.model.name, manifest.version]
+
+        def read(data: bytes) -> dict[str, Any]:
+            document = provenance.read(data, self._where(key))
+            provenance.require_about(document, sha256, self._where(key))
+            return document
+
+        if seen := self._cache.document(self.remote.cached_as, key):
+            with suppress(PipelineError):  # damaged in the cache, or of what the version was once
+                return read(seen)
+        found = self.remote.source.get(key)
+        if found is None:
+            hint = "it was published before releases did: publishing it again adds that"
+            raise PipelineError("the release does not say where it comes from", where=self._where(key), hint=hint)
+        document = read(found.data)
+        self._cache.keep(self.remote.cached_as, key, found.data)
+        return document
 
     def evidence(self, manifest: Manifest, asks: bool | None = None) -> Testimony:
         """What witnesses say of a release that was resolved here.

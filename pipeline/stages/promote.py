@@ -38,12 +38,11 @@ def run(
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
     store = signing(open_to_publish(url), url)
-    move(store, url, model, version, channel, policies, folder, channels, lambda _: None)
+    move(store, model, version, channel, policies, folder, channels, lambda _: None)
 
 
 def move(
     store: Store,
-    url: str,
     model: str,
     version: str,
     channel: str,
@@ -59,7 +58,7 @@ def move(
     `releases.move`.
     """
     require_keys(store, channel_key(model, channel))
-    manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
+    manifest = Resolver(Remote(store.url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     _require_meant(store, model, channel, channels)
     said: list[str] = []
 

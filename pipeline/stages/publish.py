@@ -1,5 +1,5 @@
-"""Publish: blobs by content first, the manifest last and create-only, then evidence, then channel and index by
-compare-and-swap."""
+"""Publish: blobs by content first, then the manifest, create-only, then where it comes from and evidence, then channel and index
+by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import activity
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
+from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import Channel, Manifest
@@ -26,6 +28,34 @@ from pipeline.store.published import look
 from pipeline.store.releases import create_manifest, is_published, move, points, upload_blob
 from pipeline.store.yanks import require_not_yanked
 from pipeline.trust.signed import require_keys, sign_changes, signing
+
+
+def _add_origin(store: Store, manifest: Manifest, data: bytes, package: Path) -> list[str]:
+    """Put where the release comes from and what it is made of beside its manifest, unless that is there already; the keys.
+
+    After the manifest: else what is said of a release that was given up could stand beside another one of the same version. And
+    before the channel, so that what it points to has them.
+    """
+    name = (manifest.model.name, manifest.version)
+    kinds = (
+        (PROVENANCE, provenance_key(*name), provenance.statement_about, provenance.require_about),
+        (BOM, bom_key(*name), provenance.bom_about, provenance.require_bom_of),
+    )
+    for file, key, about, require in kinds:
+        path, where = package / file, f"{store.url}/{key}"
+        with disk_errors(str(path)):
+            document = provenance.read(path.read_bytes(), str(path))
+        if store.create(key, provenance.as_bytes(about(document, manifest, data))):
+            continue
+        found = store.get(key)
+        if found is None:
+            raise PipelineError("came and went while it was being published", where=where, hint="publish again")
+        try:
+            require(provenance.read(found.data, where), sha256_bytes(data), where)
+        except PipelineError as error:
+            hint = "somebody else put it there: find out who, remove it, and publish again"
+            raise PipelineError(error.what, where=error.where, hint=hint) from error
+    return [key for _, key, _, _ in kinds]
 
 
 def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
@@ -84,6 +114,7 @@ def publish(
         while claim.renew(note):
             sent += send()
         created = create_manifest(store, manifest, data)
+    origin = _add_origin(store, manifest, data, package)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     differs: list[str] = []
 
@@ -92,7 +123,7 @@ def publish(
 
     moved = move(store, manifest, channel, asked, claim)
     sign_changes(store)
-    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
+    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *origin, *evidence)]
     return {
         "store": store.url,
         "identity": dict(store.identity),
@@ -114,14 +145,14 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = signing(open_to_publish(url), url)
+    store = signing(open_to_publish(url, unfinished=receipt.with_name("uploads.json")), url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)
         policy.require(policies, release, before, channel, store)
         return [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    write(receipt, canonical(publish(package, store, version, channel, allowed=allowed)))
+    write(receipt, canonical(publish(package, store, version, channel, activity.say, allowed)))
 
 
 def read_receipt(path: Path) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pipeline.plain import public_url
 from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
+from pipeline.store.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ def address_of(url: str) -> Address:
     return Address(url, public, at + public)
 
 
-def open_store(url: str) -> Store:
-    """The store at `url`, to read and to write. Raises PipelineError for a URL of another kind."""
+def address(url: str) -> str:
+    """What a user calls a store, with `~` in the path of a folder replaced by the home folder."""
+    return url if "://" in url else str(expanded(url))
+
+
+def open_store(url: str, unfinished: Path | None = None) -> Store:
+    """The store at `url`, to read and to write. Raises PipelineError for a URL of another kind.
+
+    `unfinished`: the file in which uploads are noted until they end. Those that an earlier run left there are ended.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator and (":" not in url.split("/")[0] or Path(url).drive):
-        return DirectoryStore(Path(url))
+        return DirectoryStore(expanded(url))
     bucket, _, prefix = rest.partition("/")
     if scheme in ("http", "https"):
         raise PipelineError(
@@ -51,20 +60,28 @@ def open_store(url: str) -> Store:
         raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
     from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
 
-    return S3Store(bucket, prefix)
+    store = S3Store(bucket, prefix, Uploads(unfinished) if unfinished else None)
+    store.abort_unfinished()
+    return store
 
 
-def open_to_publish(url: str) -> Store:
-    """The store at `url`, to move channels in. Raises PipelineError for a server that ignores the conditions of writes."""
-    store = open_store(url)
+def open_to_publish(url: str, unfinished: Path | None = None) -> Store:
+    """The store at `url`, to move channels in. Raises PipelineError for a server that ignores the conditions of writes.
+
+    `unfinished` as for `open_store`.
+    """
+    store = open_store(url, unfinished)
     if not isinstance(store, DirectoryStore):
         require_conditions(store)
     return store
 
 
-def open_to_keep(url: str) -> Keeper:
-    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above."""
-    store = open_to_publish(url)
+def open_to_keep(url: str, looks: bool = False) -> Keeper:
+    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above.
+
+    `looks`: nothing will be written, and it need not be possible.
+    """
+    store = open_store(url) if looks else open_to_publish(url)
     if isinstance(store, DirectoryStore):
         return store
     from pipeline.store.s3 import S3Store
@@ -91,7 +108,7 @@ def open_source(url: str) -> Source:
 def open_file(url: str) -> File:
     """The file at `s3://bucket/key`, `https://…` or `http://…`. Raises PipelineError for a server that cannot be."""
     if url.startswith("s3://"):
-        from pipeline.store.s3 import S3File
+        from pipeline.store.s3file import S3File
 
         bucket, _, key = url.removeprefix("s3://").partition("/")
         return S3File(bucket, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import activity
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import blob_key, release_key
@@ -105,7 +106,7 @@ def point(
     def asked(before: Channel | None) -> None:
         require_not_yanked(store, model, version)
         allowed(before)
-        if not (before and before.manifest == pointer.manifest) and leased.renew() and store.get(key) != found:
+        if not (before and before.manifest == pointer.manifest) and leased.renew(activity.say) and store.get(key) != found:
             what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
             raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
 
