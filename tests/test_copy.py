@@ -59,8 +59,8 @@ def source(tmp_path: Path, package: Package) -> Store:
     store = open_store(str(tmp_path / "source"))
     for version, content in (("1.0", "one"), ("2.0", "two")):
         publish(package(content), store, version=version)
-        store.create(provenance_key(MODEL, version), f"where {version} is from".encode())
-        store.create(bom_key(MODEL, version), f"what {version} is made of".encode())
+        assert store.get(provenance_key(MODEL, version))
+        assert store.get(bom_key(MODEL, version))
         for key in store.keys(f"evidence/{MODEL}/{version}/"):
             if not key.endswith("index.json"):
                 store.create(signature_key(key, "ab12"), b"a signature")
@@ -224,6 +224,25 @@ def test_a_blob_goes_on_where_it_was(tmp_path: Path, vmfb: Vmfb, capsys: pytest.
         assert vmfb(*copy) == 0
         assert server.sent - sent < len(data) - (200_000)
     assert there.get(blob_key(manifest.artifacts[0].blob.sha256))
+
+
+@pytest.mark.parametrize("key", [provenance_key, bom_key])
+@pytest.mark.parametrize("of", ["other", "damaged"])
+def test_what_is_about_another_release_stays_behind(
+    source: Store, vmfb: Vmfb, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: Callable[[str, str], str], of: str
+) -> None:
+    """It would stand in the way of what is right, for good."""
+    there, path = open_store(str(tmp_path / "there")), tmp_path / "source" / key(MODEL, "2.0")
+    right = path.read_bytes()
+    path.write_bytes((tmp_path / "source" / key(MODEL, "1.0")).read_bytes() if of == "other" else b"[")
+    copy = ("copy", MODEL, "--store", source.url, "--to", there.url)
+    assert vmfb(*copy) == 0
+    assert "left out" in capsys.readouterr().err
+    assert there.get(key(MODEL, "2.0")) is None
+    path.write_bytes(right)
+    assert vmfb(*copy) == 0
+    found = there.get(key(MODEL, "2.0"))
+    assert found and found.data == right
 
 
 @pytest.mark.parametrize("damage", ["blob", "gone", "manifest", "evidence"])

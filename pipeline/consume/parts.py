@@ -20,6 +20,7 @@ from pipeline.layout import (
     release_key,
     yank_key,
 )
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode
 from pipeline.manifest.evidence import EvidenceIndex
 from pipeline.manifest.types import Blob, Manifest
@@ -56,8 +57,8 @@ class Parts:
 def gather(source: Source, model: str, version: str, sha256: str, note: Callable[[str], None], doubtful: bool = False) -> Parts:
     """The parts of a release, whose manifest has the digest `sha256`; empty: whichever is there.
 
-    `note` is told of what is left out: evidence that is damaged, and unless it may be `doubtful`, what the source's signers do
-    not vouch for. Raises PipelineError where the release is not there, or is another one.
+    `note` is told of what is left out: evidence that is damaged, what is about another release, and unless it may be `doubtful`,
+    what the source's signers do not vouch for. Raises PipelineError where the release is not there, or is another one.
     """
     key = release_key(model, version)
     where = f"{source.url}/{key}"
@@ -71,13 +72,13 @@ def gather(source: Source, model: str, version: str, sha256: str, note: Callable
     manifest = decode(Manifest, found.data, where)
     if (manifest.model.name, manifest.version) != (model, version):
         raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=where)
-    beside = {key: _document(source, key) for key in (provenance_key(model, version), bom_key(model, version))}
+    beside = _beside(source, model, version, sha256_bytes(found.data), note)
     evidence, signatures = _evidence(source, model, version, note, doubtful)
     yank = asked(source, yank_key(model, version))
     return Parts(
         manifest,
         found.data,
-        {key: data for key, data in beside.items() if data is not None},
+        beside,
         evidence,
         signatures,
         yank.data if yank else None,
@@ -95,6 +96,24 @@ def asked(source: Source, key: str) -> Object | None:
 def _document(source: Source, key: str) -> bytes | None:
     found = asked(source, key)
     return found.data if found else None
+
+
+def _beside(source: Source, model: str, version: str, sha256: str, note: Callable[[str], None]) -> dict[str, bytes]:
+    """Where the release comes from and what it is made of, by key: what is about the manifest with this digest."""
+    found: dict[str, bytes] = {}
+    kinds = (
+        (provenance_key(model, version), provenance.require_about),
+        (bom_key(model, version), provenance.require_bom_of),
+    )
+    for key, require in kinds:
+        if (data := _document(source, key)) is None:
+            continue
+        try:
+            require(provenance.read(data, key), sha256, key)
+            found[key] = data
+        except PipelineError as error:  # what is never written over shall not stand in the way of what is right
+            note(f"left out: {key} {error.what}")
+    return found
 
 
 def _evidence(
