@@ -14,7 +14,7 @@ import pytest
 from pipeline import cli
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, bom_key
+from pipeline.layout import INDEX_KEY
 from pipeline.stages.publish import publish
 from pipeline.store.base import DOCUMENT_LIMIT, Store
 from pipeline.store.open import open_source, open_store
@@ -37,7 +37,6 @@ def source(tmp_path: Path, package: Package) -> Store:
     store = open_store(str(tmp_path / "source"))
     for version, content in (("1.0", "one"), ("2.0", "two")):
         publish(package(content), store, version=version)
-        store.create(bom_key(MODEL, version), b"what it is made of")
     releases.release(store, tmp_path / "noise")
     return store
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from pipeline.consume.copy import Copier
 from pipeline.consume.loaded import Quiet
 from pipeline.consume.parts import gather
 from pipeline.consume.reference import Reference
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import (
     PROBE_KEY,
@@ -32,9 +35,10 @@ from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.stages import yank
 from pipeline.stages.publish import publish
-from pipeline.store.base import Store
+from pipeline.store.base import Object, Store
 from pipeline.store.channels import find_channel
 from pipeline.store.open import open_store
+from pipeline.trust.mirror import read_signatures
 from tests import releases, trusting, web
 from tests.publishing import MODEL, Package, Spy, assert_whole, pointed_at
 from tests.trusting import Signed
@@ -55,8 +59,8 @@ def source(tmp_path: Path, package: Package) -> Store:
     store = open_store(str(tmp_path / "source"))
     for version, content in (("1.0", "one"), ("2.0", "two")):
         publish(package(content), store, version=version)
-        store.create(provenance_key(MODEL, version), f"where {version} is from".encode())
-        store.create(bom_key(MODEL, version), f"what {version} is made of".encode())
+        assert store.get(provenance_key(MODEL, version))
+        assert store.get(bom_key(MODEL, version))
         for key in store.keys(f"evidence/{MODEL}/{version}/"):
             if not key.endswith("index.json"):
                 store.create(signature_key(key, "ab12"), b"a signature")
@@ -222,6 +226,25 @@ def test_a_blob_goes_on_where_it_was(tmp_path: Path, vmfb: Vmfb, capsys: pytest.
     assert there.get(blob_key(manifest.artifacts[0].blob.sha256))
 
 
+@pytest.mark.parametrize("key", [provenance_key, bom_key])
+@pytest.mark.parametrize("of", ["other", "damaged"])
+def test_what_is_about_another_release_stays_behind(
+    source: Store, vmfb: Vmfb, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: Callable[[str, str], str], of: str
+) -> None:
+    """It would stand in the way of what is right, for good."""
+    there, path = open_store(str(tmp_path / "there")), tmp_path / "source" / key(MODEL, "2.0")
+    right = path.read_bytes()
+    path.write_bytes((tmp_path / "source" / key(MODEL, "1.0")).read_bytes() if of == "other" else b"[")
+    copy = ("copy", MODEL, "--store", source.url, "--to", there.url)
+    assert vmfb(*copy) == 0
+    assert "left out" in capsys.readouterr().err
+    assert there.get(key(MODEL, "2.0")) is None
+    path.write_bytes(right)
+    assert vmfb(*copy) == 0
+    found = there.get(key(MODEL, "2.0"))
+    assert found and found.data == right
+
+
 @pytest.mark.parametrize("damage", ["blob", "gone", "manifest", "evidence"])
 def test_what_is_damaged_there_does_not_come_here(
     source: Store, vmfb: Vmfb, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
@@ -355,3 +378,55 @@ def test_evidence_that_does_not_count_is_not_made_to(signed: Signed, vmfb: Vmfb,
     assert vmfb("copy", trusting.MODEL, "--store", signed.url, "--to", there.url) == 0
     assert there.get(key) is None
     assert len(there.keys("evidence/")) > 1
+
+
+def test_from_a_store_that_does_not_say_what_is_not_there(source: Store, tmp_path: Path) -> None:
+    """As S3 does for who may not list: it refuses what is not there."""
+
+    class Denying(Spy):
+        def get(self, key: str) -> Object | None:
+            if (found := super().get(key)) is None:
+                raise DeniedError("may be there, or not")
+            return found
+
+        def listed(self, prefix: str) -> list[str] | None:
+            return None
+
+    for key in source.keys("releases/"):
+        if not key.endswith("manifest.json"):
+            (tmp_path / "source" / key).unlink()
+    denying = Denying(source)
+    parts = gather(denying, MODEL, "1.0", "", print)
+    assert (parts.beside, parts.yank, len(parts.evidence)) == ({}, None, 1)
+    assert read_signatures(denying) is None
+
+
+def test_the_first_error_is_told_and_nothing_is_left_at_work(source: Store, tmp_path: Path) -> None:
+    """Of several blobs at a time."""
+
+    class Full(Spy):
+        def upload(self, key: str, path: Path, sha256: str) -> None:
+            raise PipelineError("no space left", where=key)
+
+    parts = gather(source, MODEL, "1.0", "", print)
+    before = threading.active_count()
+    with pytest.raises(PipelineError, match="no space left"):
+        Copier(source, Full(open_store(str(tmp_path / "there"))), Cache(tmp_path / "staging"), Quiet()).put(parts)
+    assert threading.active_count() == before
+
+
+def test_a_whole_of_right_stretches_that_is_wrong(source: Store, tmp_path: Path) -> None:
+    """A manifest that contradicts itself: nothing of it goes there."""
+    parts = gather(source, MODEL, "1.0", "", print)
+    blob = parts.manifest.artifacts[0].blob
+    other = dataclasses.replace(blob, sha256="0" * 64)
+    artifact = dataclasses.replace(parts.manifest.artifacts[0], blob=other)
+    manifest = dataclasses.replace(parts.manifest, artifacts=(artifact,))
+    (tmp_path / "source" / blob_key("0" * 64)).parent.mkdir()
+    shutil.copy(tmp_path / "source" / blob_key(blob.sha256), tmp_path / "source" / blob_key("0" * 64))
+    wrong = dataclasses.replace(parts, manifest=manifest, data=encode(manifest))
+    there = open_store(str(tmp_path / "there"))
+    with pytest.raises(PipelineError, match="and all of it is not"):
+        Copier(source, there, Cache(tmp_path / "staging"), Quiet()).put(wrong)
+    assert not there.keys("releases/")
+    assert blob_key("0" * 64) not in there.keys("blobs/")

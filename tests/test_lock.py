@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.files import sha256_bytes
-from pipeline.layout import release_key, yank_key
+from pipeline.layout import release_key, release_of, yank_key
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import SCHEMA, Yank
 from pipeline.stages.publish import publish
@@ -139,7 +139,7 @@ def test_copies_and_bundles_of_what_is_locked(moved: Path, store: Store, vmfb: V
     """All of it, where nothing else is named; and a machine without a network has the lock's word for what the file holds."""
     assert vmfb("bundle", "--lock", moved, "-o", "x.tar") == 0
     assert vmfb("copy", MODEL, "--lock", moved, "--to", "copied") == 0
-    assert open_store("copied").keys("releases/") == [release_key(MODEL, "1.0")]
+    assert set(filter(release_of, open_store("copied").keys("releases/"))) == {release_key(MODEL, "1.0")}
     shutil.rmtree(store.url)
     shutil.rmtree("cache")
     assert vmfb("fetch", "-q", "--full", MODEL, "--lock", moved, "--store", "x.tar") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def twice(tmp_path: Path, package: Path) -> tuple[Path, Manifest, Manifest]:
     publish(package, open_store(str(store)), "1")
     first = resolve(store, "noise")
     releases.make(tmp_path / "other", 1000, 100, seed=1)
-    (store / release_key("noise", "1")).unlink()
+    shutil.rmtree((store / release_key("noise", "1")).parent)  # with all that is about the other
     publish(tmp_path / "other", open_store(str(store)), "1")
     return store, first, decode(Manifest, (store / release_key("noise", "1")).read_bytes(), "")
 

@@ -9,7 +9,7 @@ from pipeline.commands.release import open_remote
 from pipeline.consume.cache import Cache
 from pipeline.consume.lock import made_lock, read_lock
 from pipeline.consume.reference import parse
-from pipeline.consume.resolve import Resolver
+from pipeline.consume.resolve import Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.manifest.codec import encode
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not names:
         raise PipelineError("which releases? give MODEL…", hint=f"without any, those of {path} are locked again")
     if before and not (arguments.store or arguments.models):
-        arguments.store = before.store
+        arguments.store = default_store(before)
     remote = open_remote(arguments)
     resolver = Resolver(remote, Cache(), say)
     found = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.consume.cache import Cache, Stretch
@@ -65,7 +67,8 @@ class Copier:
         model, version = manifest.model.name, manifest.version
         key = release_key(model, version)
         moving = [] if parts.is_yanked or find_yank(store, model, version) else list(channels)
-        require_keys(store, key, *(channel_key(model, channel) for channel in moving))
+        yanked = [yank_key(model, version)] if parts.yank is not None else []
+        require_keys(store, key, *yanked, *parts.beside, *(channel_key(model, channel) for channel in moving))
         is_there = is_published(store, manifest, parts.data)  # a version that is taken is refused before anything is sent
         self._put_yank(parts)
         blobs = parts.blobs
@@ -119,18 +122,35 @@ class Copier:
             missing = [one for one, is_there in zip(blobs, holds, strict=True) if not is_there]
         if not missing:
             return {}
+        todo, sent, errors = deque(missing), dict[str, int](), list[BaseException]()
+
+        def work() -> None:
+            while todo and not self._stop.is_set():
+                with suppress(IndexError):  # another took the last
+                    blob, parts = todo.popleft()
+                    try:
+                        if self._send_one(blob, parts):
+                            sent[blob.sha256] = blob.size
+                    except BaseException as error:  # raised again by the thread that waits
+                        errors.append(error)
+                        self._stop.set()
+
+        # None that an interrupt would have to wait for: as after a kill, the next run goes on.
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_BLOBS, len(missing)))]
         self._progress.begin(name, sum(blob.size for blob, _ in missing))
         self._stop.clear()
         try:
-            with ThreadPoolExecutor(_BLOBS) as pool:
-                try:
-                    found = [pool.submit(self._send_one, *one) for one in missing]
-                    return {blob.sha256: blob.size for (blob, _), one in zip(missing, found, strict=True) if one.result()}
-                finally:
-                    self._stop.set()  # where one failed, or the user interrupts, the others end at their next bytes
-                    pool.shutdown(cancel_futures=True)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
         finally:
+            self._stop.set()
             self._progress.end()
+        if errors:
+            raise errors[0]
+        return sent
 
     def _tell(self, count: int) -> None:
         if self._stop.is_set():

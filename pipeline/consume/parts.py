@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.consume.cache import Stretch, stretches, whole
-from pipeline.errors import PipelineError
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import (
     bom_key,
@@ -19,10 +20,11 @@ from pipeline.layout import (
     release_key,
     yank_key,
 )
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode
 from pipeline.manifest.evidence import EvidenceIndex
 from pipeline.manifest.types import Blob, Manifest
-from pipeline.store.base import Source, Vouched
+from pipeline.store.base import Object, Source, Vouched
 from pipeline.store.yanks import read_yank
 
 
@@ -55,8 +57,8 @@ class Parts:
 def gather(source: Source, model: str, version: str, sha256: str, note: Callable[[str], None], doubtful: bool = False) -> Parts:
     """The parts of a release, whose manifest has the digest `sha256`; empty: whichever is there.
 
-    `note` is told of what is left out: evidence that is damaged, and unless it may be `doubtful`, what the source's signers do
-    not vouch for. Raises PipelineError where the release is not there, or is another one.
+    `note` is told of what is left out: evidence that is damaged, what is about another release, and unless it may be `doubtful`,
+    what the source's signers do not vouch for. Raises PipelineError where the release is not there, or is another one.
     """
     key = release_key(model, version)
     where = f"{source.url}/{key}"
@@ -70,13 +72,13 @@ def gather(source: Source, model: str, version: str, sha256: str, note: Callable
     manifest = decode(Manifest, found.data, where)
     if (manifest.model.name, manifest.version) != (model, version):
         raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=where)
-    beside = {key: _document(source, key) for key in (provenance_key(model, version), bom_key(model, version))}
+    beside = _beside(source, model, version, sha256_bytes(found.data), note)
     evidence, signatures = _evidence(source, model, version, note, doubtful)
-    yank = source.get(yank_key(model, version))
+    yank = asked(source, yank_key(model, version))
     return Parts(
         manifest,
         found.data,
-        {key: data for key, data in beside.items() if data is not None},
+        beside,
         evidence,
         signatures,
         yank.data if yank else None,
@@ -84,9 +86,34 @@ def gather(source: Source, model: str, version: str, sha256: str, note: Callable
     )
 
 
+def asked(source: Source, key: str) -> Object | None:
+    """The object; None too where this user may not know whether there is one: servers refuse so what is not there."""
+    with suppress(DeniedError):
+        return source.get(key)
+    return None
+
+
 def _document(source: Source, key: str) -> bytes | None:
-    found = source.get(key)
+    found = asked(source, key)
     return found.data if found else None
+
+
+def _beside(source: Source, model: str, version: str, sha256: str, note: Callable[[str], None]) -> dict[str, bytes]:
+    """Where the release comes from and what it is made of, by key: what is about the manifest with this digest."""
+    found: dict[str, bytes] = {}
+    kinds = (
+        (provenance_key(model, version), provenance.require_about),
+        (bom_key(model, version), provenance.require_bom_of),
+    )
+    for key, require in kinds:
+        if (data := _document(source, key)) is None:
+            continue
+        try:
+            require(provenance.read(data, key), sha256, key)
+            found[key] = data
+        except PipelineError as error:  # what is never written over shall not stand in the way of what is right
+            note(f"left out: {key} {error.what}")
+    return found
 
 
 def _evidence(
@@ -114,6 +141,6 @@ def _listed(source: Source, model: str, version: str) -> list[str]:
     keys = source.listed(evidence_folder(model, version))
     if keys is not None:
         return keys
-    found = source.get(key := evidence_index_key(model, version))
+    found = asked(source, key := evidence_index_key(model, version))
     documents = decode(EvidenceIndex, found.data, f"{source.url}/{key}").documents if found else ()
     return [evidence_key(model, version, sha256) for sha256 in documents]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import DeniedError
 from pipeline.layout import TIMESTAMP_KEY, TRUST, moves, release_of, signed_document_key
-from pipeline.store.base import Source, Store
+from pipeline.store.base import Object, Source, Store
 from pipeline.trust.anchors import TrustError
 
 _ROOTS = 1024  # versions of the root, far more than any store has
@@ -33,7 +35,7 @@ def _root_key(version: int) -> str:
 
 def read_signatures(source: Source) -> Signatures | None:
     """The metadata of a store; None where it is not signed. Raises TrustError where a part of it is missing or damaged."""
-    timestamp = source.get(TIMESTAMP_KEY)
+    timestamp = _asked(source, TIMESTAMP_KEY)
     if timestamp is None:
         return None
     files: dict[str, bytes] = {}
@@ -47,7 +49,7 @@ def read_signatures(source: Source) -> Signatures | None:
 
     take(_root_key(1))
     for version in range(2, _ROOTS):
-        if (root := source.get(_root_key(version))) is None:
+        if (root := _asked(source, _root_key(version))) is None:
             break
         files[_root_key(version)] = root.data
     where = f"{source.url}/{TIMESTAMP_KEY}"
@@ -56,6 +58,13 @@ def read_signatures(source: Source) -> Signatures | None:
             for document in _documents(take(role), where):
                 take(document)
     return Signatures(timestamp.data, files)
+
+
+def _asked(source: Source, key: str) -> Object | None:
+    """The object; none for who is not told whether there is one."""
+    with suppress(DeniedError):
+        return source.get(key)
+    return None
 
 
 def put_signatures(store: Store, signatures: Signatures) -> bool:
