@@ -111,6 +111,19 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.set_defaults(module="profile")
 
 
+def _add_trust(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("trust", help="who signs what a store says: add, list, remove; key")
+    actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
+    add = actions.add_parser("add", help="believe a store only as it is signed from this root of trust on")
+    add.add_argument("store", metavar="STORE", help="s3://…, https://… or a folder")
+    add.add_argument("root", metavar="ROOT", help="the file root.json, from who publishes the store")
+    actions.add_parser("list", help="the stores whose signers are known")
+    actions.add_parser("remove", help="forget who signs a store").add_argument("store", metavar="STORE")
+    key = actions.add_parser("key", help="make a key to sign with, as a witness or a publisher")
+    key.add_argument("file", metavar="FILE.pem", help="the private key; the public one goes beside it")
+    command.set_defaults(module="trust")
+
+
 class _Parser(argparse.ArgumentParser):
     """What it says of arguments is said as all else is."""
 
@@ -152,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")
+    _add_trust(commands)
     command = commands.add_parser("cache", help="what was fetched: list, verify, prune")
     actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
     actions.add_parser("list", help="every file, the last used first")

@@ -110,6 +110,10 @@ class Layout:
         """The folder of a yank: `report.txt`."""
         return self.root / "yank"
 
+    def trusted(self, action: str) -> Path:
+        """The folder of what was done to sign a store: `report.txt`."""
+        return self.root / "trust" / action
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
@@ -130,6 +134,9 @@ INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
 PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
 LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
+TRUST = "trust/"  # below it: TUF's metadata, by its own names
+TIMESTAMP_KEY = f"{TRUST}timestamp.json"  # what the store holds now, signed: the one file of the metadata that changes
+WITNESSES_KEY = f"{TRUST}witnesses.json"  # the name of a target, never a key: who may sign evidence
 
 
 def blob_key(sha256: str) -> str:
@@ -201,6 +208,41 @@ def evidence_key(model: str, version: str, sha256: str) -> str:
 def evidence_index_key(model: str, version: str) -> str:
     """The key of the list of a release's evidence, made from the other keys, for stores that cannot be listed."""
     return f"{evidence_folder(model, version)}index.json"
+
+
+def evidence_of(key: str) -> tuple[str, str, str] | None:
+    """The model, version and digest of the document of evidence at `key`; None for any other key."""
+    match = re.fullmatch(r"evidence/([^/]+)/([^/]+)/([0-9a-f]{64})\.json", key)
+    return (match[1], match[2], match[3]) if match and is_name(match[1]) and is_version(match[2]) else None
+
+
+def evidence_index_of(key: str) -> tuple[str, str] | None:
+    """The model and version whose list of evidence is at `key`; None for any other key."""
+    match = re.fullmatch(r"evidence/([^/]+)/([^/]+)/index\.json", key)
+    return (match[1], match[2]) if match and is_name(match[1]) and is_version(match[2]) else None
+
+
+def signature_key(document: str, keyid: str) -> str:
+    """The key of a witness's signature over the document of evidence at the key `document`: immutable."""
+    return f"{document.removesuffix('.json')}.{keyid}.sig"
+
+
+def signed_document_key(sha256: str) -> str:
+    """The key of the bytes of a document that moves, as they were once signed: immutable."""
+    return f"{TRUST}documents/{sha256}.json"
+
+
+def is_signed(key: str) -> bool:
+    """Whether what is at `key` is a target of the metadata of a store that has such: all that says what a release is.
+
+    Lists are not: they are made of what is signed. Blobs are not: a signed manifest has their digests.
+    """
+    return key.startswith(("releases/", "channels/", "yanked/")) or key == WITNESSES_KEY or evidence_of(key) is not None
+
+
+def moves(key: str) -> bool:
+    """Whether what is at `key` may change: a signed document that does is read where it never does, by its digest."""
+    return key.startswith(("channels/", "yanked/")) or key == WITNESSES_KEY
 
 
 def evidence_digests(keys: Iterable[str], model: str, version: str) -> tuple[str, ...]:

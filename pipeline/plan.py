@@ -43,6 +43,10 @@ GROUPS: Mapping[str, str] = {
     "prune": "remove old releases from the store, and what no release needs (keep=N, then dry=no; model=NAME pins=…)",
     "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
     "yank": 'say that a release in the store is not to be used any more (model=NAME version=… reason="…", or undo=yes)',
+    "trust-init": "make keys and sign all that the store holds, from now on (roots=1 threshold=1 days=timestamp:7,…)",
+    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE keep=yes remove=ID threshold=2)",
+    "trust-witness": "let a witness's evidence count in a signed store (name=NAME key=PUBLIC.pem, or remove=NAME)",
+    "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
@@ -51,6 +55,10 @@ GROUPS: Mapping[str, str] = {
 # What is about the store alone: of models that are no more built here, too.
 STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
 PINS = Path("targets/pins.txt")  # releases that a prune leaves
+
+
+# The words that `trust-…` steps take, beside `model` and `keep`.
+TRUST = ("roots", "threshold", "days", "role", "key", "remove", "name")
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Asked:
     `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
     one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
     of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
-    `dry`. Whether a check of the store reads `deep`, and is to `repair`.
+    `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…` steps take.
     """
 
     sample: int = 20
@@ -89,6 +97,7 @@ class Asked:
     deep: bool = False
     repair: bool = False
     any_model: bool = False
+    trust: Mapping[str, str] = field(default_factory=dict)
 
 
 def _stage(module: str, *arguments: Any) -> Callable[[], None]:
@@ -353,5 +362,20 @@ def steps(
             )
         )
     result += _store_steps(spec, layout, target, asked)
+    result += [
+        Step(
+            f"trust-{action}:store",
+            f"{about} {target.store}",
+            _stage("trust", action, target.store, {**asked.trust, "model": asked.model}, layout.trusted(action)),
+            outputs=_files(layout.trusted(action), "report.txt"),
+            always=True,
+        )
+        for action, about in (
+            ("init", "begin to sign"),
+            ("rotate", "change who signs"),
+            ("witness", "who may see for"),
+            ("refresh", "sign anew"),
+        )
+    ]
     of_one = ("reduce:", "report:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

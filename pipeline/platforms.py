@@ -162,6 +162,18 @@ def cache_folder() -> Path:
     return Path("~/.cache").expanduser()
 
 
+def config_folder() -> Path:
+    """Where programs keep what their user has decided. Raises RuntimeError for a user without a home."""
+    if sys.platform == "win32" and (roaming := os.environ.get("APPDATA")):
+        return Path(roaming)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+
+
+def is_private(descriptor: int) -> bool:
+    """Whether nobody but its owner may read an open file. True where a folder's rights decide, as in a home on Windows."""
+    return sys.platform == "win32" or not os.fstat(descriptor).st_mode & 0o077
+
+
 def boot() -> str:
     """What changes when this machine starts again, and is empty where it does not tell.
 

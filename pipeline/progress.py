@@ -34,6 +34,7 @@ REPORTING = (
     "yank:",
     "prune:",
     "fsck:",
+    "trust-",
 )  # steps whose first output is printed
 _COLUMNS = 120  # of a terminal that does not say how wide it is
 

@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean, whole_number
-from pipeline.plan import GROUPS, STORE_GROUPS, Asked, Step
+from pipeline.plan import GROUPS, STORE_GROUPS, TRUST, Asked, Step
 from pipeline.store.published import lacks
 from pipeline.terminal import prepare_streams, say
 
@@ -30,6 +30,7 @@ from pipeline.terminal import prepare_streams, say
 ASKED = {
     **{"sample": "20", "seconds": "600", "model": "", "reason": "", "undo": "no"},
     **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no"},
+    **dict.fromkeys(TRUST, ""),
 }
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
 
@@ -183,11 +184,12 @@ def asked_for(given: Mapping[str, str]) -> Asked:
         model=given["model"],
         reason=given["reason"],
         undo=decided(given["undo"], "undo"),
-        keep=positive(given["keep"], "keep") if given["keep"] else 0,
+        keep=positive(given["keep"], "keep") if given["keep"] not in ("", "yes", "no") else 0,  # `yes` is for trust-rotate
         pins=given["pins"],
         dry=decided(given["dry"], "dry"),
         deep=decided(given["deep"], "deep"),
         repair=decided(given["repair"], "repair"),
+        trust={name: given[name] for name in TRUST} | {"keep": given["keep"] or "no"},
         any_model=any(word.partition(":")[0] in STORE_GROUPS for word in sys.argv[1:]),
     )
 

@@ -34,7 +34,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_CACHE_DIR", str(shared / "pieces"))
         patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
-        for name in ("CACHE", "CACHE_READ_ONLY", "CACHE_SIZE", "SCHEDULER", "WITNESSES"):
+        patch.setenv("VMFB_TRUST_DIR", str(base / "trust"))  # nobody's own either
+        patch.delenv("VMFB_REQUIRE_SIGNED", raising=False)
+        for name in ("CACHE", "CACHE_READ_ONLY", "CACHE_SIZE", "KEYS", "SCHEDULER", "WITNESSES"):
             patch.delenv(f"PIPELINE_{name}", raising=False)
         yield
 

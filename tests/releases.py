@@ -64,15 +64,15 @@ def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
 
 
 def make(
-    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b""
+    folder: Path, size: int, segment: int, seed: int = 0, compiler: str = "3.13.0", weights: bytes = b"", name: str = "noise"
 ) -> tuple[m.Manifest, bytes]:
-    """A package of the model `noise` in `folder`, as the package stage writes it, and the bytes of its file."""
+    """A package of a model in `folder`, as the package stage writes it, and the bytes of its file."""
     data = np.random.default_rng(seed).bytes(size)
     made = artifact(data, segment)
     source = m.Source("path", "noise.mlir", "0" * 64, ())
     manifest = m.Manifest(
         schema=m.MANIFEST_SCHEMA,
-        model=m.ModelInfo("noise", "about", "MIT", "mlir"),
+        model=m.ModelInfo(name, "about", "MIT", "mlir"),
         version="",
         entries=(m.EntryInfo("main", "main", source, (), (), (), (), REFERENCE),),
         compiler=m.Compiler("iree-base-compiler", compiler, "c"),

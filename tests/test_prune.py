@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import threading
 import time
@@ -19,7 +20,7 @@ import pytest
 from pipeline.consume.reference import parse
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import LEASES, PROBE_KEY, PRUNING_KEY, blob_key, lease_key, release_key, release_of
+from pipeline.layout import LEASES, PROBE_KEY, PRUNING_KEY, blob_key, evidence_folder, lease_key, release_key, release_of
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.stages import prune as stage
@@ -266,11 +267,14 @@ def test_what_there_is_no_time_for_goes_in_another_turn(
 ) -> None:
     store = open_to_keep(str(tmp_path / "store"))
     fill(store, package, *map(str, range(12)))
-    over = iter([False, True] * 100)
-    monkeypatch.setattr(leases.Turn, "is_over", property(lambda _: next(over)))
-    prune(store, asked(), dry=False)
+    chance = random.Random(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.Turn, "is_over", property(lambda _: chance.random() < 0.5))
+        prune(store, asked(), dry=False)
     assert versions(store) == ["10", "11"]
     assert_all_whole(store)
+    prune(store, asked(), dry=False)  # which removes what was left beside them
+    assert_nothing_else(store)
 
 
 # Kills.
@@ -517,6 +521,21 @@ def test_one_who_was_killed_is_waited_for_no_longer_than_needed(
     assert time.monotonic() - started > 0.5
     assert [note for note in notes if note.startswith("waiting for `doit prune`")]
     assert_all_whole(keeper)
+
+
+def test_what_a_killed_prune_said_is_not_removed_where_it_is_still_there(tmp_path: Path, package: Package) -> None:
+    """Also of a model with which this one has nothing to do."""
+    store = open_to_keep(str(tmp_path / "store"))
+    noise, _ = releases.release(store, tmp_path / "noise", 3000, 1000)
+    fill(store, package, "one", "two", "three")
+    left = (f"noise@{noise.version}", "tiny@three", "tiny@gone")
+    store.create(PRUNING_KEY, encode(m.Pruning(m.SCHEMA, "", left, ())))
+    store.create(evidence_folder(MODEL, "gone") + "index.json", b"{}")
+    before = store.keys("evidence/noise/"), store.keys(evidence_folder(MODEL, "three"))
+    prune(store, asked(model=MODEL), dry=False)
+    assert (store.keys("evidence/noise/"), store.keys(evidence_folder(MODEL, "three"))) == before
+    assert all(before)
+    assert store.keys(evidence_folder(MODEL, "gone")) == []
 
 
 def test_who_has_nothing_to_do_with_what_is_removed_does_not_wait(tmp_path: Path, package: Package) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.commands.release import here
+from pipeline.commands.release import here, open_remote
 from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import gated
@@ -24,10 +26,13 @@ from pipeline.manifest.evidence import EvidenceDocument, RuntimeInfo
 from pipeline.manifest.types import Manifest
 from pipeline.plain import public_url
 from pipeline.store.base import Store
-from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from pipeline.store.yanks import YankedError
 from pipeline.terminal import Bar, put, put_document, say
+from pipeline.trust.anchors import WITNESS_KEY
+
+if TYPE_CHECKING:
+    from pipeline.trust.witnesses import Signer
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -35,9 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
-    remote, cache = Remote(arguments.store or default_store()), Cache()
+    remote, cache = open_remote(arguments), Cache()
     if not arguments.output:
         _open(arguments)  # a web server cannot be written to: say so before anything runs
+    signer = _signer(remote, arguments)
     resolver = Resolver(remote, cache, say)
     references = [parse(arguments.model)] if arguments.model else _all(resolver)
     wrong, failed = [], []
@@ -65,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         lines = [*render.document_lines(document), *_not_run(manifest, document, arguments.bundle)]
         put(name, *lines) if arguments.output != "-" else say(name, *lines)
-        _keep(arguments, manifest, document)
+        _keep(arguments, manifest, document, signer)
         if any(proof.problem for file in document.files for proof in file.variants):
             wrong.append(name)
     if wrong:
@@ -135,7 +141,18 @@ def _attest(
     return document
 
 
-def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceDocument) -> None:
+def _signer(remote: Remote, arguments: argparse.Namespace) -> Signer | None:
+    """What signs for this machine; None without a key, which is said where it matters."""
+    if not os.environ.get(WITNESS_KEY):
+        if remote.is_signed and not arguments.output:
+            say(f"note: {remote.url} is signed, and {WITNESS_KEY} is not set: what is seen does not count there")
+        return None
+    from pipeline.trust.witnesses import own_signer
+
+    return own_signer()
+
+
+def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceDocument, signer: Signer | None) -> None:
     data = encode(document)
     if arguments.output == "-":
         put_document(data.decode())
@@ -143,8 +160,10 @@ def _keep(arguments: argparse.Namespace, manifest: Manifest, document: EvidenceD
         write(Path(arguments.output), data)
         put(arguments.output)
     else:
+        from pipeline.trust.witnesses import add_signed_evidence
+
         store = _open(arguments)
-        (key,) = add_evidence(store, manifest.model.name, manifest.version, data)
+        key = add_signed_evidence(store, manifest.model.name, manifest.version, data, signer)
         put(f"wrote {store.url}/{key}")
 
 

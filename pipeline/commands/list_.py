@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
+from pipeline.commands.release import open_remote
 from pipeline.consume.cache import Cache
 from pipeline.consume.reference import Reference
 from pipeline.consume.render import index_lines, verified_briefly
-from pipeline.consume.resolve import Remote, Resolver, default_store
+from pipeline.consume.resolve import Remote, Resolver
 from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError
 from pipeline.layout import yank_of
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the store's index, with the evidence for what each channel points to and what was yanked, or as JSON."""
     if arguments.url and arguments.store:
         raise PipelineError("two stores are named", hint="give STORE or --store")
-    remote = Remote(arguments.url or arguments.store or default_store(), arguments.offline)
+    remote = open_remote(arguments)
     index = Resolver(remote, Cache(), say).index()
     if arguments.json:
         put_document(encode(index).decode())

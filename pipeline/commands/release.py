@@ -24,6 +24,17 @@ def names_file(text: str) -> bool:
     return any(separator in text for separator in SEPARATORS) or text.endswith(".vmfb") or is_file(text)
 
 
+def open_remote(arguments: argparse.Namespace) -> Remote:
+    """The store that a command names, `offline` or not. What is to be known of what it says is said, once, unless `quiet`."""
+    named = getattr(arguments, "url", None) or arguments.store or default_store()
+    remote = Remote(named, getattr(arguments, "offline", False))
+    if not getattr(arguments, "quiet", False) and not getattr(arguments, "noted", False):
+        arguments.noted = True  # a command may name two releases
+        for note in remote.notes:
+            say(f"note: {note}")
+    return remote
+
+
 class Release:
     """A release that a command names, with what is needed to fetch it. Errors of fetching are PipelineErrors.
 
@@ -32,7 +43,7 @@ class Release:
 
     def __init__(self, arguments: argparse.Namespace, text: str, shows: bool = False) -> None:
         self.cache = Cache()
-        self.remote = Remote(arguments.store or default_store(), arguments.offline)
+        self.remote = open_remote(arguments)
         self.text = text
         self._resolver = Resolver(self.remote, self.cache, say, shows=shows)
         self.manifest: Manifest = self._resolver.manifest(parse(text))

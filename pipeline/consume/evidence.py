@@ -24,7 +24,7 @@ from pipeline.manifest.evidence import (
     VariantProof,
 )
 from pipeline.manifest.types import Artifact, Manifest
-from pipeline.store.base import BrokenTransferError, Source
+from pipeline.store.base import BrokenTransferError, Source, Vouched
 
 _REQUESTS = 8  # at a time
 _LIMIT = 2000  # documents of one release that are read
@@ -275,6 +275,14 @@ class Gatherer:
             document = admit(data, sha256, manifest, key)
         except PipelineError as error:
             return f"{error.where}: {error.what}"
+        try:
+            source = self._source() if asks and not self.is_away else None
+            if isinstance(source, Vouched) and (doubt := source.doubt(key, data)):
+                wrong = [proof.problem for file in document.files for proof in file.variants if proof.problem]
+                return f"{key}: {doubt}" + (f" (it says: {wrong[0]})" if wrong else "")
+        except PipelineError as error:
+            self.is_away = self.is_away or isinstance(error, BrokenTransferError)
+            return _Unread(f"{error.where}: {error.what}")
         self._cache.keep(self._store, key, data)
         return document
 

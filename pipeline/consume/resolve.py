@@ -8,22 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Gatherer, Testimony
 from pipeline.consume.reference import Reference
 from pipeline.consume.yanks import Yanks
-from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import expanded, sha256_bytes
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_bytes
 from pipeline.layout import INDEX_KEY, channel_key, release_key
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import Channel, Index, Manifest, Yank
 from pipeline.names import did_you_mean, is_version
-from pipeline.plain import public_url
+from pipeline.plain import without_secrets
 from pipeline.store.base import BrokenTransferError, Source
-from pipeline.store.open import open_source
+from pipeline.store.open import address_of, open_source
 from pipeline.store.yanks import YankedError, told
+from pipeline.trust.anchors import anchor_of, require_allowed
+from pipeline.trust.source import TrustedSource
 
 T = TypeVar("T", Channel, Index)
 
@@ -40,20 +43,30 @@ def default_store() -> str:
     raise PipelineError(f"no store is named, and {DEFAULT_STORE} is not here", hint="give --store URL, or set PIPELINE_STORE")
 
 
+def _is_open(url: str) -> bool:
+    """Whether what comes from a URL comes over a network as it is, to be read and changed by whoever is between."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False  # no URL at all, as will be said
+    return parts.scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127.")
+
+
 class Remote:
-    """A store by its URL, opened only when something has to be asked. `offline`: never."""
+    """A store by its URL, opened only when something has to be asked. `offline`: never.
+
+    What it says is verified where it is known who signs it; else raises TrustError if it has to be signed.
+    """
 
     def __init__(self, url: str, offline: bool = False) -> None:
-        is_path = "://" not in url
-        with disk_errors("the current folder"):
-            self._address = str(expanded(url).absolute()) if is_path else url
-        # For people and for the cache: a token in the address may change, and is nobody's business.
-        self.url = self._address if is_path else public_url(url).rstrip("/")
-        # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
-        self.cached_as = at + self.url
-        self.offline = offline
+        self._address = address_of(url)
+        self.url, self.offline = self._address.url, offline
+        self._anchor = anchor_of(self._address.name)
+        if self._anchor is None:
+            require_allowed(self._address.name)
+        # What was not verified when it was read shall not be found by who verifies.
+        self.cached_as = f"{self._address.name} signed by {self._anchor.sha256}" if self._anchor else self._address.name
         self.is_away = False  # it did not answer: what was last seen of it is good enough
         self._source: Source | None = None
 
@@ -62,10 +75,29 @@ class Remote:
         """The store itself. Raises PipelineError when offline."""
         if self.offline:
             raise PipelineError("is not in the cache", where=self.url, hint="run the command without --offline")
-        self._source = self._source or open_source(self._address)
-        if "://" not in self._address and not Path(self._address).is_dir():
+        self._source = self._source or self._opened()
+        if "://" not in self._address.to_open and not Path(self._address.to_open).is_dir():
             raise BrokenTransferError("there is no such folder", where=self.url, hint="check the path; is it mounted?")
         return self._source
+
+    def _opened(self) -> Source:
+        source = open_source(self._address.to_open)
+        return TrustedSource(source, self._anchor) if self._anchor else source
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether what it says is verified here."""
+        return self._anchor is not None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user is to know of what the store says, before it is used."""
+        is_open = _is_open(self._address.to_open)
+        between = "whoever is between here and there"
+        if self._anchor:
+            return [f"{self.url} comes by http: {between} sees what is fetched, and may hold it back"] if is_open else []
+        more = f", and comes by http: {between} may change it" if is_open else ""
+        return [without_secrets(f"{self.url} is not signed, as far as is known here (`vmfb trust add`){more}")]
 
 
 class Resolver:
@@ -177,7 +209,7 @@ class Resolver:
                 self.remote.is_away = True
                 self._tell(f"{error.where}: {error.what}; going by what was last seen")
         if yank:
-            self._refuse_yanked(self._named[release], yank)
+            self._refuse_yanked(self._named.get(release, Reference(model, version=version)), yank)
 
     def _refuse_yanked(self, reference: Reference, yank: Yank) -> None:
         if self._shows or reference.sha256:

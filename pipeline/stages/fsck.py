@@ -333,7 +333,11 @@ class Check:
         if self.found.strange:
             shown = ", ".join(self.found.strays[:_SHOWN])
             yield Finding("others", f"{self.found.strange} objects are not of this program: {shown}", is_wrong=False)
-        for upload in self._store.unfinished():
+        uploads = _or_error(lambda: list(self._store.unfinished()))
+        if isinstance(uploads, PipelineError):
+            yield Finding("uploads", f"cannot be listed: {uploads.what}", uploads.hint, is_wrong=False)
+            return
+        for upload in uploads:
             if upload.begun < time.time() - DAY:
                 what, hint = "was begun more than a day ago, and never completed", "`doit fsck repair=yes` gives it up"
                 finding = Finding(upload.key, what, hint, is_wrong=False)
@@ -353,7 +357,7 @@ def _or_error(call: Callable[[], T]) -> T | PipelineError:
 def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     """Check the store at `url`, `deep`: reading every byte of a bucket too; `report.txt` into `folder`. Raises PipelineError
     with what is wrong. `repair`: by the packages below `made`, and of the store's own keys."""
-    store, packages = open_to_keep(url), Packages(sorted(made.glob("models/*/package")))
+    store, packages = open_to_keep(url, looks=not repair), Packages(sorted(made.glob("models/*/package")))
     check = Check(store, packages, deep, repair)
     found = list(check.run())
     wrong = [finding for finding in found if finding.is_open]

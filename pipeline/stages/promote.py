@@ -18,6 +18,7 @@ from pipeline.stages import policy, publish
 from pipeline.store.base import Store
 from pipeline.store.documents import list_evidence
 from pipeline.store.open import open_to_publish
+from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
 def run(
@@ -35,12 +36,13 @@ def run(
     """
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
-    store = open_to_publish(url)
-    move(store, model, version, channel, policies, folder, channels, lambda _: None)
+    store = signing(open_to_publish(url), url)
+    move(store, url, model, version, channel, policies, folder, channels, lambda _: None)
 
 
 def move(
     store: Store,
+    url: str,
     model: str,
     version: str,
     channel: str,
@@ -55,7 +57,8 @@ def move(
     `expected` is told what it is just before, and raises where that is not as it was thought to be. `rolled_back`: see
     `publish.move`.
     """
-    manifest = Resolver(Remote(store.url), Cache(folder / "cache")).manifest(Reference(model, version=version))
+    require_keys(store, channel_key(model, channel))
+    manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     _require_meant(store, model, channel, channels)
     said: list[str] = []
 
@@ -67,6 +70,7 @@ def move(
         said[:] = [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
     moved = publish.move(store, manifest, channel, allowed, rolled_back=rolled_back)
+    sign_changes(store)
     lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *said]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())
 

@@ -15,7 +15,7 @@ from pipeline.consume.reference import Reference
 from pipeline.consume.render import size
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import write
-from pipeline.layout import LEASES, PRUNING_KEY, blob_key, evidence_folder, release_key, release_of
+from pipeline.layout import LEASES, PRUNING_KEY, blob_key, channel_of, evidence_folder, release_key, release_of, yank_of
 from pipeline.manifest.codec import decode
 from pipeline.manifest.types import Channel, Lease, Pruning
 from pipeline.stages import retention
@@ -27,6 +27,7 @@ from pipeline.store.leases import DAY, Turn, removing
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank
+from pipeline.trust.signed import keeping, require_keys, sign_removals
 
 _RELEASES, _BLOBS = 50, 1000  # that are removed in a turn
 
@@ -102,11 +103,12 @@ class Pruner:
         hint = "what is damaged may name what would be removed: see `doit fsck`, which may repair it"
         return PipelineError(str(ManyProblemsError(["nothing is removed:", *problems])), where=self._store.url, hint=hint)
 
-    def kept(self, look: _Look, channels: Collection[Release]) -> tuple[dict[Release, Known], dict[Release, str]]:
-        """All releases, and why those stay that do. `channels` are those that there are."""
+    def kept(self, look: _Look, models: Collection[str]) -> tuple[dict[Release, Known], dict[Release, str]]:
+        """The releases of these models, and why those stay that do."""
         problems: list[str] = []
         found: list[Channel] = []
-        for named, channel in side_by_side(self._channel, channels):
+        channels = (channel_of(key) for key in self._store.keys("channels/"))
+        for named, channel in side_by_side(self._channel, [one for one in channels if one and one[0] in models]):
             if isinstance(channel, PipelineError):
                 problems.append(str(channel))
             elif channel and (channel.model, channel.version) not in look.releases:
@@ -115,10 +117,10 @@ class Pruner:
                 found.append(channel)
         if problems:
             raise self._unreadable(problems)
-        releases = {
-            release: Known(held.sha256, look.written[release], yanked)
-            for (release, held), yanked in side_by_side(lambda item: self._is_yanked(item[0]), look.releases.items())
-        }
+        mine = {release: held for release, held in look.releases.items() if release[0] in models}
+        told = [release for release in map(yank_of, self._store.keys("yanked/")) if release in mine]
+        yanked = {release for release, is_yanked in side_by_side(self._is_yanked, told) if release and is_yanked}
+        releases = {r: Known(held.sha256, look.written[r], r in yanked) for r, held in mine.items()}
         kept = retention.kept(releases, found, self._asked.pinned, self._asked.keep)
         kept |= {r: "of another model" for r in releases if self._asked.model not in ("", r[0]) and r not in kept}
         leased = {(lease.model, lease.version) for lease in look.leases}
@@ -131,9 +133,9 @@ class Pruner:
         except PipelineError as error:
             return error
 
-    def _is_yanked(self, release: Release) -> bool:
+    def _is_yanked(self, release: Release | None) -> bool:
         try:
-            return find_yank(self._store, *release) is not None
+            return release is not None and find_yank(self._store, *release) is not None
         except PipelineError:
             return True
 
@@ -145,14 +147,13 @@ class Pruner:
             batch, waiting = waiting[:_RELEASES], waiting[_RELEASES:]
             with removing(self._store, ["@".join(release) for release in batch], (), self._note) as (turn, left):
                 look = self._look_again()
-                there, kept = self.kept(look, self._channels())
+                there, kept = self.kept(look, {model for model, _ in batch})
                 going = [release for release in batch if release in there and release not in kept]
                 gone = set(self._remove(turn, [release_key(*release) for release in going]))
                 went = [release for release in going if release_key(*release) in gone]
-                behind = [release for release in _left(left) if release not in there and release not in kept]
-                for model, version in (*went, *behind):
-                    folders = (f"releases/{model}/{version}/", evidence_folder(model, version))
-                    list(self._remove(turn, [one.key for folder in folders for one in self._store.entries(folder)]))
+                behind = [release for release in _left(left) if release not in look.releases and release not in kept]
+                over = [release for release in (*went, *behind) if not self._remove_beside(turn, release)]
+                turn.left = tuple("@".join(release) for release in over)
             for release in went:
                 self._held.pop(release)
             yield from went
@@ -160,11 +161,12 @@ class Pruner:
             if not waiting:
                 return
 
-    def _channels(self) -> list[Release]:
-        found = Survey()
-        for one in self._store.entries("channels/"):
-            found.add(one)
-        return found.channels
+    def _remove_beside(self, turn: Turn, release: Release) -> bool:
+        """Remove what is beside a manifest that went; whether there was time for all of it."""
+        model, version = release
+        folders = (f"releases/{model}/{version}/", evidence_folder(model, version))
+        keys = [one.key for folder in folders for one in self._store.entries(folder)]
+        return len(list(self._remove(turn, keys))) == len(keys)
 
     def unnamed(self, look: _Look, blobs: dict[bytes, tuple[int, float]]) -> tuple[list[bytes], list[bytes]]:
         """The blobs that nothing names: those that may go, and those that are too young."""
@@ -214,7 +216,8 @@ def run(url: str, keep: int, model: str, given: str, path: Path, dry: bool, fold
             "how many releases of each model shall stay?", hint="doit prune keep=3, then doit prune keep=3 dry=no"
         )
     asked = Asked(keep, model, retention.pins(path, given))
-    lines = prune(open_to_keep(url), asked, dry, activity.say)
+    store = keeping(open_to_keep(url, looks=dry), url)
+    lines = prune(store, asked, dry, activity.say)
     words = {"keep": str(keep), "model": model, "pins": given}
     again = " ".join(["doit prune", *(shlex.quote(f"{name}={word}") for name, word in words.items() if word)])
     lines += [f"nothing was removed: `{again} dry=no` does it"] if dry else []
@@ -226,7 +229,7 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
     pruner, found = Pruner(store, asked, note), survey(store)
     now = datetime.datetime.now(datetime.UTC).timestamp()  # for what is told; what is removed goes by the store's clock
     look = pruner.look([*found.releases.values()], now, found.leases)
-    releases, kept = pruner.kept(look, found.channels)
+    releases, kept = pruner.kept(look, {model for model, _ in (*look.releases, *found.channels)})
     if asked.model and not any(name == asked.model for name, _ in releases):
         raise PipelineError(f"there is no model {asked.model}", where=store.url, hint="`vmfb list` shows those that there are")
     doomed = sorted((release for release in releases if release not in kept), key=lambda release: releases[release].written)
@@ -237,7 +240,9 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
     if dry:
         old, young = pruner.unnamed(staying, found.blobs)
         return [*lines, *_blob_lines(found, old, young, "would go")]
+    require_keys(store, *(release_key(*release) for release in doomed))
     went = list(pruner.remove_releases(doomed))
+    sign_removals(store)
     update_index(store)  # one that was killed may not have come to it
     lines += [f"stays, for somebody named it meanwhile: {'@'.join(release)}" for release in doomed if release not in went]
     old = list(pruner.remove_blobs({d: found.blobs[d] for d in found.blobs if d not in staying.named}))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import activity
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
@@ -26,6 +27,7 @@ from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
 from pipeline.store.yanks import require_not_yanked
+from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
 def _upload(store: Store, blob: Blob, path: Path) -> bool:
@@ -109,6 +111,8 @@ def publish(
     if version:
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
+    key = release_key(manifest.model.name, manifest.version)
+    require_keys(store, key, channel_key(manifest.model.name, channel))
     require_not_yanked(store, manifest.model.name, manifest.version)
     is_there = _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
@@ -134,7 +138,7 @@ def publish(
         differs[:] = allowed(manifest, before)
 
     moved = move(store, manifest, channel, asked, claim)
-    key = release_key(manifest.model.name, manifest.version)
+    sign_changes(store)
     never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
     return {
         "store": store.url,
@@ -179,7 +183,7 @@ def move(
     def asked(before: Channel | None) -> None:
         require_not_yanked(store, model, version)
         allowed(before)
-        if not (before and before.manifest == pointer.manifest) and leased.renew() and store.get(key) != found:
+        if not (before and before.manifest == pointer.manifest) and leased.renew(activity.say) and store.get(key) != found:
             what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
             raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
 
@@ -194,14 +198,14 @@ def run(package: Path, url: str, version: str, channel: str, policies: Mapping[s
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = open_to_publish(url)
+    store = signing(open_to_publish(url), url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)
         policy.require(policies, release, before, channel, store)
         return [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    write(receipt, canonical(publish(package, store, version, channel, allowed=allowed)))
+    write(receipt, canonical(publish(package, store, version, channel, activity.say, allowed)))
 
 
 def read_receipt(path: Path) -> dict[str, object]:

@@ -16,6 +16,7 @@ from pipeline.store.base import Store
 from pipeline.store.channels import find_channel
 from pipeline.store.open import open_to_publish
 from pipeline.store.yanks import find_yank, told
+from pipeline.trust.signed import signing
 
 
 def run(
@@ -34,7 +35,7 @@ def run(
     """
     if not model:
         raise PipelineError("which channel?", hint="doit rollback model=NAME channel=stable")
-    store = open_to_publish(url)
+    store = signing(open_to_publish(url), url)
     seen = find_channel(store, model, channel)
     version = version or _before(store, model, channel, seen)
 
@@ -46,7 +47,7 @@ def run(
             )
 
     policies = {bundle: replace(one, slower=None, larger=None, less_exact=None) for bundle, one in policies.items()}
-    promote.move(store, model, version, channel, policies, folder, channels, require_seen, rolled_back=True)
+    promote.move(store, url, model, version, channel, policies, folder, channels, require_seen, rolled_back=True)
 
 
 def _before(store: Store, model: str, channel: str, present: Channel | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,9 @@ from pipeline.manifest.evidence import RuntimeInfo
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.names import numbers
 from pipeline.store.base import Store
-from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_store
 from pipeline.store.yanks import YankedError
+from pipeline.trust.anchors import WITNESS_KEY
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def run(url: str, models: Sequence[str], folder: Path) -> None:
     """
     store, remote, cache = open_store(url), Remote(url), Cache(folder / "cache")
     notes: list[str] = []
+    if remote.is_signed and not os.environ.get(WITNESS_KEY):
+        notes.append(f"{WITNESS_KEY} is not set: what is seen here does not count in {remote.url}, which is signed")
     resolver = Resolver(remote, cache, notes.append)
     with disk_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,9 @@ def _try(store: Store, witnessing: Witnessing, resolver: Resolver, found: Sequen
         known = {info.version for info in testimony.runtimes(artifact) if info.works is not None}
         wanted[artifact.bundle] = [r for r in found if r.version not in known and not r.problem]
     if any(wanted.values()) and (document := witnessing.try_runtimes(present, wanted)).files:
-        add_evidence(store, manifest.model.name, manifest.version, encode(document))
+        from pipeline.trust.witnesses import add_signed_evidence, own_signer
+
+        add_signed_evidence(store, manifest.model.name, manifest.version, encode(document), own_signer())
 
 
 def _broken(files: Sequence[_File], models: Sequence[str], folder: Path) -> PipelineError:

@@ -18,6 +18,7 @@ from pipeline.store.channels import find_channel
 from pipeline.store.documents import require_not_newer, swap
 from pipeline.store.open import open_to_publish
 from pipeline.store.yanks import read_yank
+from pipeline.trust.signed import require_keys, sign_changes, signing
 
 _LONGEST = 1000  # characters of a reason
 
@@ -31,11 +32,13 @@ def run(url: str, model: str, version: str, reason: str, undo: bool, folder: Pat
     if bool(reason) == undo or len(reason) > _LONGEST:
         what = f"has more than {_LONGEST} characters" if len(reason) > _LONGEST else "is needed, or `undo=yes`"
         raise PipelineError(f"a reason {what}", hint=f'doit yank model={model} version={version} reason="…"')
-    store = open_to_publish(url)
+    store = signing(open_to_publish(url), url)
+    require_keys(store, yank_key(model, version))
     pointing = list(_pointing(store, model, version))
     if not pointing and store.get(release_key(model, version)) is None:
         raise _unknown(store, model, version)
     lines = _undo(store, model, version) if undo else _yank(store, model, version, reason)
+    sign_changes(store)
     if not undo:
         lines += [f"the channel {channel} points to it: `doit rollback model={model} channel={channel}`" for channel in pointing]
         lines += [] if pointing else ["no channel points to it"]

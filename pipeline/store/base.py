@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.errors import PipelineError
 
@@ -55,6 +55,14 @@ class Source(Protocol):
     def listed(self, prefix: str) -> list[str] | None:
         """The keys that begin with `prefix`, in alphabetical order; None where the store cannot be listed, or not by this
         user."""
+
+
+@runtime_checkable
+class Vouched(Protocol):
+    """A source that knows whose word counts."""
+
+    def doubt(self, key: str, data: bytes) -> str:
+        """Why the document of evidence at `key` does not count, though it is whole; empty where it does."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DeniedError, PipelineError
 from pipeline.layout import PRUNING_KEY, lease_key
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import SCHEMA, Lease, Pruning
@@ -91,20 +91,20 @@ def _wait(store: Store, concerns: Callable[[Pruning], bool], note: Callable[[str
         elif pruning != first:
             first, deadline = pruning, time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
-            if not takes_over:
-                return seen
-            # What it has left behind is for the next `doit prune`.
-            store.replace(PRUNING_KEY, encode(replace(pruning, turn="", blobs=())), seen.tag if seen else None)
-        else:
-            time.sleep(_POLL * random.uniform(0.5, 1))  # noqa: S311
+            if takes_over:  # so that others need not wait. What it has left behind is for the next `doit prune`
+                with suppress(DeniedError):
+                    store.replace(PRUNING_KEY, encode(replace(pruning, turn="", blobs=())), seen.tag if seen else None)
+            return seen
+        time.sleep(_POLL * random.uniform(0.5, 1))  # noqa: S311
         seen = store.get(PRUNING_KEY)
     return seen
 
 
 class Turn:
-    """What a pruner may remove now."""
+    """What a pruner may remove now. `left`: the releases of which something is left, for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: tuple[str, ...] = ()) -> None:
+        self.left = left
         self._until = (time.monotonic() + BATCH_SECONDS, time.time() + BATCH_SECONDS)  # a machine may sleep
 
     @property
@@ -132,7 +132,7 @@ def removing(
             tuple(dict.fromkeys((*releases, *left.releases))),
             tuple(dict.fromkeys((*blobs, *left.blobs))),
         )
-        turn = Turn()
+        turn = Turn(left.releases)
         if store.replace(PRUNING_KEY, encode(said), before.tag if before else None):
             break
     try:
@@ -142,4 +142,4 @@ def removing(
         if found is None or _read(found, store.url).turn != said.turn:
             what = "another took over while things were removed: this machine was too slow, or slept"
             raise PipelineError(what, where=f"{store.url}/{PRUNING_KEY}", hint="run `doit fsck`")
-        store.replace(PRUNING_KEY, encode(_NOBODY), found.tag)
+        store.replace(PRUNING_KEY, encode(replace(_NOBODY, releases=turn.left)), found.tag)

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import expanded
 from pipeline.plain import public_url
 from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
+
+
+@dataclass(frozen=True)
+class Address:
+    """A store: what it is opened by, its `url` for people, and the `name` that no other store has, for what is known of it."""
+
+    to_open: str
+    url: str
+    name: str
+
+
+def address_of(url: str) -> Address:
+    """The address of the store at `url`: of a directory as seen from the present folder, of a bucket by the variables of AWS."""
+    if "://" not in url:
+        with disk_errors("the current folder"):
+            path = str(expanded(url).absolute())
+        return Address(path, path, path)
+    # For people and for the cache: a token in the address may change, and is nobody's business.
+    public = public_url(url).rstrip("/")
+    # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
+    return Address(url, public, at + public)
 
 
 def open_store(url: str) -> Store:
@@ -36,9 +62,12 @@ def open_to_publish(url: str) -> Store:
     return store
 
 
-def open_to_keep(url: str) -> Keeper:
-    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above."""
-    store = open_to_publish(url)
+def open_to_keep(url: str, looks: bool = False) -> Keeper:
+    """The store at `url`, to look after: the only kind of store from which anything is removed. PipelineError as above.
+
+    `looks`: nothing will be written, and it need not be possible.
+    """
+    store = open_store(url) if looks else open_to_publish(url)
     if isinstance(store, DirectoryStore):
         return store
     from pipeline.store.s3 import S3Store
