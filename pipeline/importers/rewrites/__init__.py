@@ -7,7 +7,7 @@ Where it does not, it is used for the nodes of which that holds.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -65,8 +65,8 @@ REWRITES: Mapping[str, Rewrite] = {
     "scattered": scattered.rewrite,
     "shuffles": faster.transposed,
     "convolutions": convolutions.rewrite,
-    "windows": windows.rewrite,
     "sums": faster.windows,
+    "windows": windows.rewrite,
     "layouts": layouts.rewrite,
     "resizes": resizes.rewrite,
     "reversals": reversals.rewrite,
@@ -104,10 +104,17 @@ class Tried:
     problem: str
 
 
-def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[onnx.ModelProto, list[Tried]]:
-    """`model`, whose types are inferred, with every rewrite that applies, for the nodes where it holds; and those that apply."""
+def apply(
+    model: onnx.ModelProto, inputs: Sequence[Input], where: str, without: Collection[str] = ()
+) -> tuple[onnx.ModelProto, list[Tried]]:
+    """`model`, whose types are inferred, with every rewrite that applies, for the nodes where it holds; and those that apply.
+
+    Those named in `without` are not tried.
+    """
     proof, tried = Proof(model, inputs, where), list[Tried]()
     for name, rewrite in REWRITES.items():
+        if name in without:
+            continue
         candidate, problem = _made(model, rewrite)
         if candidate is not None:
             problem = proof.problem(candidate)

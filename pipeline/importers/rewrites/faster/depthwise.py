@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from pipeline.importers.rewrites.convolutions import whatever
+from pipeline.importers.rewrites.faster.windows import TYPES, are_known, end_of, windows_of
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
 from pipeline.importers.rewrites.pools import axes_of
 
@@ -20,20 +22,21 @@ _SHORT = 16  # values in a line: two vectors
 
 def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     """The nodes for a Conv of that kind."""
-    if node.op_type != "Conv":
+    if node.op_type != "Conv" or scope.type(node.input[0]) not in TYPES:
         return None
-    x, w = scope.shape(node.input[0]), scope.shape(node.input[1])
-    if x is None or w is None or len(x) not in (3, 4) or 0 in x:
+    x, w = scope.sizes(node.input[0]), scope.shape(node.input[1])
+    if x is None or w is None or len(x) not in (3, 4) or 0 in x or not are_known(node, x[2:]):
         return None
     group = attribute(node, "group") or 1
     if group == 1 or not group == x[1] == w[0] or int(np.prod(w[2:])) > _MOST_TAPS:
         return None
-    weights, axes = scope.constant(node.input[1]), axes_of(node, x[2:], w[2:])
-    lengths = [axis.windows for axis in axes]
-    if weights is None or min(lengths) < 1 or any(a.before < 0 or a.after < 0 for a in axes):
+    weights, axes = scope.constant(node.input[1]), axes_of(node, whatever(x[2:]), w[2:])
+    if weights is None or any(a.windows < 1 for a in axes) or any(a.before < 0 or a.after < 0 for a in axes):
         return None
     nodes, type_, count, source = Nodes(node, scope), scope.type(node.input[0]), len(axes), node.input[0]
-    last = lengths[-1] < _SHORT or any(a.stride > 1 for a in axes)  # the channels
+    given = nodes.sizes(source)
+    lengths = [windows_of(nodes, size, axis) for size, axis in zip(given[2:], axes, strict=True)]
+    last = axes[-1].windows < _SHORT or any(a.stride > 1 for a in axes)  # the channels
     at = 1 if last else 2
     if last:
         source = nodes("Transpose", source, perm=[0, *range(2, 2 + count), 1])
@@ -41,12 +44,12 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
         before, after = ([0] * at + [getattr(a, end) for a in axes] + [0] * (2 - at) for end in ("before", "after"))
         source = nodes("Pad", source, nodes.integers(*before, *after), scope.add(np.zeros(()), type_))
     along, steps = nodes.integers(*range(at, at + count)), nodes.integers(*(a.stride for a in axes))
-    wide = (x[1],) if last else (x[1], *[1] * count)
+    wide = (w[0],) if last else (w[0], *[1] * count)
     found = nodes.shaped(node.input[2], list(wide)) if len(node.input) > 2 and node.input[2] else ""
     for place in np.ndindex(*w[2:]):
         first = [i * a.dilation for i, a in zip(place, axes, strict=True)]
-        end = [f + (n - 1) * a.stride + 1 for f, n, a in zip(first, lengths, axes, strict=True)]
-        moved = nodes("Slice", source, nodes.integers(*first), nodes.integers(*end), along, steps)
+        end = [end_of(nodes, f, a, n) for f, a, n in zip(first, axes, lengths, strict=True)]
+        moved = nodes("Slice", source, nodes.integers(*first), nodes.listed(end), along, steps)
         term = nodes("Mul", moved, scope.add(weights[(slice(None), 0, *place)].reshape(wide), type_))
         found = nodes("Add", found, term) if found else term
     if last:

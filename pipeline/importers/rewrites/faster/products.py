@@ -27,7 +27,7 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
     rows = int(np.prod(left[:-1]))
     if not 0 < rows <= _MOST_ROWS or attribute(node, "transA") or attribute(node, "transB"):
         return None
-    if scope.type(node.input[0]) not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
+    if scope.type(node.input[0]) != onnx.TensorProto.FLOAT:
         return None
     weights = scope.constant(node.input[1])
     if weights is None:
