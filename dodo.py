@@ -18,6 +18,7 @@ from pipeline.plan import Target, steps  # noqa: E402
 from pipeline.progress import Reporter  # noqa: E402
 from pipeline.spec.load import load  # noqa: E402
 from pipeline.stages.witnesses.address import VARIABLE, addresses  # noqa: E402
+from pipeline.store.open import address  # noqa: E402
 from pipeline.tasks import ASKED, asked_for, end_on_signals, errors_as_messages, tasks, variables  # noqa: E402
 
 with errors_as_messages(), disk_errors(str(LAYOUT.root)):
@@ -42,7 +43,7 @@ def task_all():
     """One task for each stage of each model."""
     end_on_signals()
     with errors_as_messages():
-        store = os.environ.get("PIPELINE_STORE") or str(LAYOUT.store)
+        store = address(os.environ.get("PIPELINE_STORE") or str(LAYOUT.store))
         target = variables(version="", channel="latest", **ASKED)
         asked = asked_for({name: target.pop(name) for name in ASKED})
         witnesses = addresses(os.environ.get(VARIABLE, ""))

@@ -1,7 +1,8 @@
 """What was made once and need not be made again: bytes by key, on this machine and, if wanted, shared in a store.
 
-A cache is never believed: an entry begins with its own digest, and one that does not match is dropped and made again. And
-a cache never fails a build: one that cannot be used is mentioned once, and left out from then on.
+A cache is never believed: an entry begins with a tag over its key and content (`seal`), and one that does not match is as if it
+were not there. By a key that the builders share, where anybody else may write to the cache. And a cache never fails a build: one
+that cannot be used is mentioned once, and left out from then on.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.errors import PipelineError
-from pipeline.files import locked, sha256_bytes
+from pipeline import platforms, seal
+from pipeline.errors import PipelineError, disk_errors
+from pipeline.files import expanded, locked
 from pipeline.plain import public_url
+from pipeline.seal import Seal
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 
@@ -33,22 +36,17 @@ _DEFAULT_SIZE = "4G"
 _AT_ONCE = 16  # requests to a store
 
 
-def _sealed(data: bytes) -> bytes:
-    return sha256_bytes(data).encode() + b"\n" + data
-
-
-def _unsealed(entry: bytes) -> bytes | None:
-    """What `_sealed` sealed, or None if anything of it is damaged."""
-    digest, data = entry[:64], entry[65:]
-    return data if entry[64:65] == b"\n" and sha256_bytes(data).encode() == digest else None
-
-
 class LocalCache:
-    """Entries as files in `folder`, used by any number of processes at once. Keeps the last used up to `limit` bytes."""
+    """Entries as files in `folder`, used by any number of processes at once. Keeps the last used up to `limit` bytes.
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    A folder that nobody but this user writes to needs no key; into another one entries go sealed by `seal`, or not at all.
+    """
+
+    def __init__(self, folder: Path, limit: int, seal: Seal | None = None) -> None:
         self.folder, self.limit = folder, limit
         self._usable = True
+        self._given, self._seal = seal, Seal("local")
+        self._checked = False
         self._lock = threading.Lock()
 
     def _path(self, key: str) -> Path:
@@ -60,18 +58,48 @@ class LocalCache:
         if not said:
             _log.warning("the cache %s cannot be used (%s): going on without it, see PIPELINE_CACHE_DIR", self.folder, error)
 
+    def _check(self) -> None:
+        """Raise PipelineError if others may write to the folder and there is no key; OSError if it is not there."""
+        if not self._checked:
+            if not platforms.is_own(self.folder.stat()):
+                if not self._given:
+                    raise PipelineError(f"others may write to it: `rm -r` it, or share a key, {seal.VARIABLE}")
+                self._seal = self._given
+            self._checked = True
+
+    def private(self, name: str) -> Path:
+        """A folder of this name in the cache's, for what is believed as it is there, as programs are. It may not be there yet.
+
+        Raises PipelineError if others than this user may write to it.
+        """
+        path = self.folder / name
+        with disk_errors(str(path)):
+            for folder in (self.folder, path):
+                if folder.exists() and not platforms.is_own(folder.stat()):
+                    hint = f"`rm -r {self.folder}`, or choose another folder by PIPELINE_CACHE_DIR"
+                    raise PipelineError("others may write to this folder", where=str(folder), hint=hint)
+            _make(self.folder)
+            _make(path)
+        return path
+
     def get(self, key: str) -> bytes | None:
-        """The entry of `key`, or None. A damaged one is removed."""
+        """The entry of `key`, or None. A damaged one, or one of a stranger, is removed."""
         path = self._path(key)
+        if not self._usable:
+            return None
         try:
-            data = _unsealed(path.read_bytes())
+            with path.open("rb") as file:
+                self._check()
+                # In a folder that was open to others once, there may be files of theirs.
+                ours = self._seal.secret or platforms.is_own(os.fstat(file.fileno()))
+                data = self._seal.opened(key, file.read()) if ours else None
             if data is None:
                 path.unlink(missing_ok=True)
             else:
                 os.utime(path)  # for `trim`: used just now
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except (OSError, PipelineError) as error:
             self._give_up(error)
             return None
         return data
@@ -82,16 +110,18 @@ class LocalCache:
             return
         path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(self.folder)
+            _make(path.parent)
+            self._check()
             # Not synced: half an entry, after a power cut, is found out when it is read.
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(_sealed(data))
+                    file.write(self._seal.sealed(key, data))
                 os.replace(name, path)
             finally:
                 Path(name).unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, PipelineError) as error:
             self._give_up(error)
 
     def remember(self, key: str, make: Callable[[], bytes]) -> bytes:
@@ -122,18 +152,27 @@ class LocalCache:
             path.unlink(missing_ok=True)
 
 
-class SharedCache:
-    """Entries in a store. Whatever goes wrong with it, it is left alone from then on, and said once."""
+def _make(folder: Path) -> None:
+    """Make a folder that, whatever the umask, nobody else writes to."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
-    def __init__(self, store: Store, writable: bool) -> None:
+
+class SharedCache:
+    """Entries in a store, sealed by the builders' key. Whatever goes wrong with it, it is left alone from then on, and said once.
+
+    Each key has a place of its own, so that those who have another one, or had none, are not in the way.
+    """
+
+    def __init__(self, store: Store, writable: bool, seal: Seal) -> None:
         self.store = store
         self._readable, self._writable = True, writable
-        self._damaged: dict[str, str] = {}
+        self._seal = seal
+        self._forged: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    @staticmethod
-    def _key(key: str) -> str:
-        return f"pieces/{key[:2]}/{key}"
+    def _key(self, key: str) -> str:
+        return f"{self._seal.purpose}/{self._seal.name}/{key[:2]}/{key}"
 
     def _give_up(self, doing: str, error: PipelineError) -> None:
         with self._lock:
@@ -154,25 +193,26 @@ class SharedCache:
             return None
 
     def get(self, key: str) -> bytes | None:
-        """The entry of `key`, or None. A damaged one is noted, to be replaced by `put`."""
+        """The entry of `key`, or None. One that is not authentic is noted, to be replaced by `put`."""
         if (found := self._get(key)) is None:
             return None
-        data = _unsealed(found.data)
+        data = self._seal.opened(key, found.data)
         if data is None:
-            self._damaged[key] = found.tag
+            self._forged[key] = found.tag
         return data
 
     def condemn(self, key: str) -> None:
         """Let the next `put` replace what is there: it is wrong, whole as it is."""
         if found := self._get(key):
-            self._damaged[key] = found.tag
+            self._forged[key] = found.tag
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The entries there are of `keys`."""
+        """The entries there are of `keys`. How many are there and not authentic is said."""
         first, rest = keys[:1], keys[1:]  # one alone, so that a store that does not answer is waited for once
         found = {key: self.get(key) for key in first}
         if rest and self._readable:
             found |= dict(zip(rest, _each(self.get, rest), strict=True))
+        warn_of_strangers(self.store.url, sum(key in self._forged for key in keys), len(keys))
         return {key: data for key, data in found.items() if data is not None}
 
     def put(self, key: str, data: bytes) -> bool:
@@ -180,9 +220,9 @@ class SharedCache:
         if not self._writable:
             return False
         try:
-            if tag := self._damaged.pop(key, None):
-                return self.store.replace(self._key(key), _sealed(data), tag)
-            self.store.create(self._key(key), _sealed(data))
+            if tag := self._forged.pop(key, None):
+                return self.store.replace(self._key(key), self._seal.sealed(key, data), tag)
+            self.store.create(self._key(key), self._seal.sealed(key, data))
         except PipelineError as error:
             self._give_up("written", error)
             return False
@@ -192,6 +232,14 @@ class SharedCache:
         """Keep `entries`; those that could not be kept."""
         kept = _each(lambda item: self.put(*item), list(entries.items()))
         return {key: data for (key, data), done in zip(entries.items(), kept, strict=True) if not done}
+
+
+def warn_of_strangers(where: str, strange: int, asked: int) -> None:
+    """Say how many of the entries asked for are not authentic, if there are any."""
+    if strange:
+        _log.warning(
+            "%s: %d of %d entries are damaged, or by no builder that has this key: they are made anew", where, strange, asked
+        )
 
 
 def _each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -234,8 +282,8 @@ def _size(text: str) -> int:
 
 
 @functools.cache
-def _local(folder: Path, limit: int) -> LocalCache:
-    return LocalCache(folder, limit)  # one for this process, so that it says once that it cannot be used
+def _local(folder: Path, limit: int, seal: Seal | None) -> LocalCache:
+    return LocalCache(folder, limit, seal)  # one for this process, so that it says once that it cannot be used
 
 
 def _user_folder() -> Path:
@@ -248,9 +296,13 @@ def _user_folder() -> Path:
 
 
 def local() -> LocalCache:
-    """This machine's cache: PIPELINE_CACHE_DIR, or in the user's cache folder; of PIPELINE_CACHE_SIZE."""
-    folder = Path(os.environ.get("PIPELINE_CACHE_DIR") or _user_folder() / "vmfb-pipeline" / "pieces")
-    return _local(folder, _size(os.environ.get("PIPELINE_CACHE_SIZE") or _DEFAULT_SIZE))
+    """This machine's cache: PIPELINE_CACHE_DIR, or in the user's cache folder; of PIPELINE_CACHE_SIZE.
+
+    Raises PipelineError for a size or a PIPELINE_CACHE_KEY that is none.
+    """
+    named = os.environ.get("PIPELINE_CACHE_DIR")
+    folder = expanded(named) if named else _user_folder() / "vmfb-pipeline" / "pieces"
+    return _local(folder, _size(os.environ.get("PIPELINE_CACHE_SIZE") or _DEFAULT_SIZE), seal.from_environment("local"))
 
 
 def shared() -> SharedCache | None:
@@ -260,9 +312,17 @@ def shared() -> SharedCache | None:
 
 
 def shared_at(url: str, writable: bool) -> SharedCache | None:
-    """The shared cache at `url`; None, which is said, where there can be none."""
+    """The shared cache at `url`; None, which is said, where there can be none, or there is no key.
+
+    Raises PipelineError for a PIPELINE_CACHE_KEY that is none.
+    """
+    ours = seal.from_environment("pieces")
+    if not ours:
+        without = f"without {seal.VARIABLE} anybody's code could be in it: going on without it; {seal.MAKE_KEY}"
+        _log.warning("the cache %s is not used: %s", public_url(url), without)
+        return None
     try:
-        return SharedCache(open_store(url), writable)
+        return SharedCache(open_store(url), writable, ours)
     except PipelineError as error:
         _log.warning("the cache %s cannot be used (%s): going on without it, see PIPELINE_CACHE", public_url(url), error.what)
         return None

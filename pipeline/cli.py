@@ -111,6 +111,25 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.set_defaults(module="profile")
 
 
+def _add_releases(command: argparse.ArgumentParser, everything: str) -> None:
+    command.add_argument("models", nargs="*", metavar="MODEL[@VERSION|:CHANNEL]")
+    command.add_argument("--all", action="store_true", help=everything)
+    command.add_argument("--channel", default="", metavar="NAME", help="move this one there (default: the one that was named)")
+    command.add_argument("--store", metavar="URL", help="the store to copy from (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress, no notes of the store")
+
+
+def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("copy", help="releases into another store, with evidence, signatures and channels")
+    _add_releases(command, "all releases and channels; and who signs them, into an empty store")
+    command.add_argument("--to", required=True, metavar="URL", help="the store to copy to: s3://… or a folder")
+    command.set_defaults(module="copy")
+    command = commands.add_parser("bundle", help="releases in one file, a store for machines without a network")
+    _add_releases(command, "all releases and channels")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.tar", help="which `--store FILE.tar` reads in place")
+    command.set_defaults(module="bundle")
+
+
 def _add_trust(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("trust", help="who signs what a store says: add, list, remove; key")
     actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -147,7 +166,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("what", metavar="FILE|MODEL")
     command.add_argument("--json", action="store_true", help="for programs")
     _add_store(command)
-    command.add_argument("--evidence", action="store_true", help="who verified the release, when, on what, and how fast it was")
+    more = command.add_mutually_exclusive_group()
+    more.add_argument("--evidence", action="store_true", help="who verified the release, when, on what, and how fast it was")
+    more.add_argument(
+        "--provenance", action="store_true", help="where the release comes from: commit, specs, sources, compiler, builder"
+    )
     command.set_defaults(module="inspect")
     _add_parameters(command)
     command = commands.add_parser("explain", help="which code each device runs, and why")
@@ -165,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("devices", help="the devices of this machine")
     command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
     command.set_defaults(module="devices")
+    _add_copy(commands)
     _add_trust(commands)
     command = commands.add_parser("cache", help="what was fetched: list, verify, prune")
     actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")

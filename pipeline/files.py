@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 import time
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -29,9 +30,14 @@ def sha256_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def opened(path: Path) -> FileIO:
+    """The file at `path`, to read. Raises OSError for what is no regular file, such as a pipe, which would be waited for."""
+    return FileIO(platforms.open_to_read(path), "r")
+
+
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of the file at `path`, as 64 lower-case hex digits, read in pieces of 1 MiB."""
-    with path.open("rb") as file:
+    """The SHA-256 of the file at `path`, as 64 lower-case hex digits, read in pieces of 256 KiB."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -52,16 +58,16 @@ def expanded(name: str) -> Path:
 
 
 @contextmanager
-def staged(path: Path, mode: int = 0o644) -> Iterator[Path]:
+def staged(path: Path, mode: int | None = None) -> Iterator[Path]:
     """A temporary path beside `path` to write to; renamed onto `path`, synced, when the block ends without an error.
 
-    Whatever happens, `path` holds its old content or the whole new one. The temporary is removed on any error.
+    Whatever happens, `path` holds its old content or the whole new one. The temporary is removed on any error. Who may read it
+    says `mode`, from when it has its name on; None: the user's umask, as for any file.
     """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    temporary = Path(name)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
     try:
         yield temporary
         put(temporary, path, mode)
@@ -69,18 +75,19 @@ def staged(path: Path, mode: int = 0o644) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def put(temporary: Path, path: Path, mode: int = 0o644) -> None:
+def put(temporary: Path, path: Path, mode: int | None = None) -> None:
     """Rename a file that is complete onto `path`, in the same file system, when it is safely on the disk."""
     with disk_errors(str(path)):
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(mode)
+        if mode is not None:
+            temporary.chmod(mode)
         platforms.replace(temporary, path)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all."""
-    with staged(path) as temporary, disk_errors(str(path)):
+def write(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Put `data` at `path`, whole or not at all; `mode` as for `staged`."""
+    with staged(path, mode) as temporary, disk_errors(str(path)):
         temporary.write_bytes(data)
 
 
@@ -133,7 +140,7 @@ def locked(
     while True:
         with disk_errors(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
+            file = os.fdopen(platforms.open_to_write(path), "ab")
         with file:
             if not platforms.lock(file.fileno(), wait=False):
                 if time.monotonic() >= deadline:

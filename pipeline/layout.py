@@ -37,6 +37,11 @@ class Layout:
         return self.root / ".nothing.json"
 
     @property
+    def reproduced(self) -> Path:
+        """The folder of what was built again to be compared: `report.txt`, a folder for each model, and what was fetched."""
+        return self.root / "reproduced"
+
+    @property
     def runtimes(self) -> Path:
         """The folder of what releases did in other runtimes: `report.txt`, logs, and what was fetched of them."""
         return self.root / "runtimes"
@@ -90,6 +95,10 @@ class Layout:
         """The folder of a promotion: `report.txt`."""
         return self.root / "promoted"
 
+    def trusted(self, action: str) -> Path:
+        """The folder of what was done to sign a store: `report.txt`."""
+        return self.root / "trust" / action
+
     @property
     def rolled_back(self) -> Path:
         """The folder of a rollback: `report.txt`."""
@@ -110,12 +119,8 @@ class Layout:
         """The folder of a yank: `report.txt`."""
         return self.root / "yank"
 
-    def trusted(self, action: str) -> Path:
-        """The folder of what was done to sign a store: `report.txt`."""
-        return self.root / "trust" / action
-
     def package(self, model: str) -> Path:
-        """The folder of the package stage: `manifest.json`, `blobs/`, `evidence/`."""
+        """The folder of the package stage: `manifest.json`, `provenance.json`, `bom.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
 
     def published(self, model: str) -> Path:
@@ -128,15 +133,17 @@ def stamp(step: str, output: Path) -> Path:
     return output.parent / f".{step.split(':')[0]}.stamp"
 
 
+# In a package: where it comes from, and what it is made of.
+PROVENANCE, BOM = "provenance.json", "bom.json"
 PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the documents that are beside it
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
 PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
-PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
-LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
 TRUST = "trust/"  # below it: TUF's metadata, by its own names
 TIMESTAMP_KEY = f"{TRUST}timestamp.json"  # what the store holds now, signed: the one file of the metadata that changes
 WITNESSES_KEY = f"{TRUST}witnesses.json"  # the name of a target, never a key: who may sign evidence
+PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
+LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
 
 
 def blob_key(sha256: str) -> str:
@@ -145,8 +152,18 @@ def blob_key(sha256: str) -> str:
 
 
 def release_key(model: str, version: str) -> str:
-    """The key of a release's manifest: immutable, written last."""
+    """The key of a release's manifest: immutable, written after its blobs; what makes it a release."""
     return f"releases/{model}/{version}/manifest.json"
+
+
+def provenance_key(model: str, version: str) -> str:
+    """The key of what is said of where a release comes from: immutable, written after its manifest."""
+    return f"releases/{model}/{version}/{PROVENANCE}"
+
+
+def bom_key(model: str, version: str) -> str:
+    """The key of a release's bill of materials: immutable, written after its manifest."""
+    return f"releases/{model}/{version}/{BOM}"
 
 
 def lease_key(name: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.layout import PACKAGED_EVIDENCE, Layout
+from pipeline.layout import PACKAGED_EVIDENCE, PROVENANCE, Layout
+from pipeline.manifest import provenance
 from pipeline.names import RULE, did_you_mean, is_name, is_version
 from pipeline.spec.types import Bundle, Executable, Model, PathSource, ScriptSource, Spec, source_files
-from pipeline.stages.origin import Origin
+from pipeline.stages.origin import Origin, Recipe
 from pipeline.stages.record import REVISIONS, VERIFIED
 
 
@@ -39,12 +41,13 @@ GROUPS: Mapping[str, str] = {
     "package": "write each model's manifest",
     "publish": "put each model's release into the store",
     "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
+    "reproduce": "build a release of the store once more, without any cache, and compare it byte for byte (model=NAME version=…)",
     "rollback": "move a channel to the release that it pointed to before (model=NAME channel=…)",
     "prune": "remove old releases from the store, and what no release needs (keep=N, then dry=no; model=NAME pins=…)",
     "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
     "yank": 'say that a release in the store is not to be used any more (model=NAME version=… reason="…", or undo=yes)',
     "trust-init": "make keys and sign all that the store holds, from now on (roots=1 threshold=1 days=timestamp:7,…)",
-    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE keep=yes remove=ID threshold=2)",
+    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE add=yes remove=ID threshold=2)",
     "trust-witness": "let a witness's evidence count in a signed store (name=NAME key=PUBLIC.pem, or remove=NAME)",
     "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
@@ -57,8 +60,14 @@ STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
 PINS = Path("targets/pins.txt")  # releases that a prune leaves
 
 
-# The words that `trust-…` steps take, beside `model` and `keep`.
-TRUST = ("roots", "threshold", "days", "role", "key", "remove", "name")
+# The words that `trust-…` steps take, beside `model`.
+TRUST: Mapping[str, str] = {"add": "no", **dict.fromkeys(("roots", "threshold", "days", "role", "key", "remove", "name"), "")}
+_TRUST_STEPS = {
+    "init": "begin to sign",
+    "rotate": "change who signs",
+    "witness": "whose evidence counts in",
+    "refresh": "sign anew",
+}
 
 
 @dataclass(frozen=True)
@@ -286,6 +295,12 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             layout.pruned,
             (store, asked.keep, model, asked.pins, PINS, asked.dry, layout.pruned),
         ),
+        (
+            "reproduce:release",
+            f"{release} of {store}, built again and compared",
+            layout.reproduced,
+            (store, model, version, spec, layout.root, layout.reproduced),
+        ),
         ("fsck:store", store, layout.checked, (store, asked.deep, asked.repair, layout.root, layout.checked)),
         (
             "runtimes:releases",
@@ -294,8 +309,13 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             (store, tuple(spec.models), layout.runtimes),
         ),
     ]
+    for action, about in _TRUST_STEPS.items():
+        folder = layout.trusted(action)
+        found.append(
+            (f"trust-{action}:store", f"{about} {store}", folder, (action, store, {**asked.trust, "model": model}, folder))
+        )
     return [
-        Step(name, about, _stage(name.partition(":")[0], *arguments), outputs=_files(folder, "report.txt"), always=True)
+        Step(name, about, _stage(re.split("[:-]", name)[0], *arguments), outputs=_files(folder, "report.txt"), always=True)
         for name, about, folder, arguments in found
     ]
 
@@ -318,7 +338,7 @@ def steps(
         raise PipelineError(f"model={asked.model}: there is no such model", hint=did_you_mean(asked.model, spec.models))
     policies = spec.policies(target.channel)
     targets = {name: tuple(spec.executables[t] for t in bundle.targets) for name, bundle in spec.bundles.items()}
-    options = importlib.import_module("pipeline.stages.compile").options
+    options, builder = importlib.import_module("pipeline.stages.compile").options, provenance.builder()
     made = {name: options(bundle, targets[name]) for name, bundle in spec.bundles.items()}
     result = []
     for model in spec.models.values():
@@ -337,16 +357,19 @@ def steps(
             "sources": repr(model.sources),
             "judged": model.judged,
         }
+        bundles = [spec.bundles[name] for name in model.bundles]
+        specs = (model.path, *(b.path for b in bundles), *(t.path for b in bundles for t in targets[b.name]))
+        recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles}, builder)
         result.append(
             Step(
                 f"package:{model.name}",
                 f"the manifest of {model.name}",
-                _stage("package", model, imported, verified, package),
+                _stage("package", model, imported, verified, package, recipe),
                 (
                     *_files(imported, "signature.json", "rewrites.json", "record.json"),
                     *(p / n for p in verified.values() for n in VERIFIED),
                 ),
-                _files(package, "manifest.json", PACKAGED_EVIDENCE),
+                _files(package, "manifest.json", PROVENANCE, PACKAGED_EVIDENCE),
                 {**info, **_revision("package")},
             )
         )
@@ -356,26 +379,11 @@ def steps(
                 f"publish:{model.name}",
                 f"{model.name} to {target.store}",
                 _stage("publish", package, target.store, target.version, target.channel, policies, receipt),
-                _files(package, "manifest.json", PACKAGED_EVIDENCE),
+                _files(package, "manifest.json", PROVENANCE, PACKAGED_EVIDENCE),
                 (receipt,),
                 {"store": target.store, "version": target.version, "channel": target.channel, "policy": repr(policies)},
             )
         )
     result += _store_steps(spec, layout, target, asked)
-    result += [
-        Step(
-            f"trust-{action}:store",
-            f"{about} {target.store}",
-            _stage("trust", action, target.store, {**asked.trust, "model": asked.model}, layout.trusted(action)),
-            outputs=_files(layout.trusted(action), "report.txt"),
-            always=True,
-        )
-        for action, about in (
-            ("init", "begin to sign"),
-            ("rotate", "change who signs"),
-            ("witness", "who may see for"),
-            ("refresh", "sign anew"),
-        )
-    ]
     of_one = ("reduce:", "report:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

@@ -9,6 +9,7 @@ import errno
 import os
 import platform
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -91,11 +92,37 @@ def name_anew(source: Path, target: Path) -> None:
         os.link(source, target)
 
 
-def open_to_write(path: Path) -> int:
-    """The descriptor of a file to read and to write, made if it is not there."""
+def is_own(state: os.stat_result, to_read: bool = False) -> bool:
+    """Whether nobody but this user (and root) may write to a file or folder; `to_read`: nor read it. Always so on Windows."""
     if sys.platform == "win32":
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_BINARY, 0o644)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        return True
+    return state.st_uid in (0, os.geteuid()) and not state.st_mode & (0o077 if to_read else 0o022)
+
+
+def open_to_write(path: Path) -> int:
+    """The descriptor of a file to read and to write, made if it is not there. A link is not followed, but replaced."""
+    if sys.platform == "win32":
+        if path.is_symlink():
+            path.unlink()
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_BINARY)
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EMLINK) or not path.is_symlink():
+                raise
+        path.unlink(missing_ok=True)
+
+
+def open_to_read(path: Path) -> int:
+    """The descriptor of a file to read. Raises OSError for what is no regular file: a pipe would be waited for."""
+    if sys.platform == "win32":
+        return os.open(path, os.O_RDONLY | os.O_BINARY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return descriptor
 
 
 def resize(descriptor: int, size: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import platforms
+from pipeline import platforms, watchdog
 from pipeline.errors import PipelineError, disk_errors
+from pipeline.logs import LOOK, Log
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.RLock()  # the signal handler may interrupt its own holder
@@ -117,12 +117,25 @@ def _spawn(
                 stderr=errors,
                 start_new_session=True,
                 pass_fds=(*_inherited, *pass_fds),
-                env={**env, **_SPEECH},
+                env={**env, **_SPEECH, **watchdog.mark()},
             )
             _running.add(process)
             return process
     except OSError as error:
         raise PipelineError(f"cannot start {words[0]}: {error.strerror}", where=str(log)) from error
+
+
+def _watched(log: Log, wait: Callable[[float], int], timeout: float) -> int:
+    """What `wait`, which takes seconds and may raise TimeoutError, returns within `timeout` s. The log is kept short."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = max(deadline - time.monotonic(), 0.0)
+        try:
+            return wait(min(left, LOOK))
+        except TimeoutError:
+            if left <= LOOK:
+                raise
+        log.limit()
 
 
 def execute(
@@ -145,26 +158,24 @@ def execute(
         raise PipelineError("interrupted")
     started = time.monotonic()
     words = [str(word) for word in argv]
+    begun = Log(log, words, f" < {stdin}" if stdin else "")
     with disk_errors(str(log)):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        said = log.open("wb")
+        said = log.open("ab")
         source = stdin.open("rb") if stdin else None
         result = output.open("wb") if output else said
     try:
-        with disk_errors(str(log)):
-            said.write(f"$ {shlex.join(words)}{f' < {stdin}' if stdin else ''}\n".encode(errors="backslashreplace"))
-            said.flush()
         process = _spawn(words, source or subprocess.DEVNULL, result, said, {**os.environ, **(env or {})}, pass_fds, log)
         try:
             if _refusing.is_set():
                 raise PipelineError("interrupted")
-            returncode = platforms.wait(process, timeout)
+            returncode = _watched(begun, lambda seconds: platforms.wait(process, seconds), timeout)
         except TimeoutError:
             raise TimedOutError(
                 f"{Path(words[0]).name} did not end within {timeout:.0f} s and was stopped", where=str(log)
             ) from None
         finally:
             _end_group(process)
+            begun.limit()
             with _lock:
                 _running.discard(process)
     finally:
@@ -221,13 +232,11 @@ class Forks:
             return execute([*self._argv, *arguments], log, timeout=timeout, env=env)
         started = time.monotonic()
         words = [str(word) for word in arguments]
-        with disk_errors(str(log)):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"$ {shlex.join([*self._argv, *words])}\n", "utf-8")
+        begun = Log(log, [*self._argv, *words])
         server = self._take() or self._start(log)
         request = {"arguments": words, "log": str(log), "folder": str(Path.cwd()), "environment": {**os.environ, **env}}
         try:
-            returncode = _ask(server, json.dumps(request).encode() + b"\n", timeout)
+            returncode = _ask(server, json.dumps(request).encode() + b"\n", timeout, begun)
         except TimeoutError:
             self._idle.append(server)
             what = f"it did not end within {timeout:.0f} s and was stopped"
@@ -263,7 +272,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         _running.discard(server)
 
 
-def _ask(server: subprocess.Popen[bytes], request: bytes, timeout: float) -> int:
+def _ask(server: subprocess.Popen[bytes], request: bytes, timeout: float, log: Log) -> int:
     """Send the request, wait for its end: the fork's return code, or the server's own if it ended. May raise TimeoutError."""
     if server.stdin is None or server.stdout is None:
         raise ValueError("the server has no pipes")
@@ -272,7 +281,19 @@ def _ask(server: subprocess.Popen[bytes], request: bytes, timeout: float) -> int
         server.stdin.flush()
     fork = server.stdout.readline()
     answer = server.stdout.fileno()
-    late = bool(fork) and not platforms.becomes_readable(answer, timeout)
+
+    def wait(seconds: float) -> int:
+        if platforms.becomes_readable(answer, seconds):
+            return 0
+        raise TimeoutError
+
+    late = False
+    try:
+        if fork:
+            _watched(log, wait, timeout)
+    except TimeoutError:
+        late = True
+    log.limit()
     for forcibly in (False, True) if late else ():
         platforms.end_fork(int(fork), forcibly)  # the server tells first that it has ended: until then the number is its own
         if platforms.becomes_readable(answer, 2):

@@ -28,6 +28,7 @@ _HEARTBEAT = 30.0
 REPORTING = (
     "reduce:",
     "report:",
+    "reproduce:",
     "runtimes:",
     "promote:",
     "rollback:",

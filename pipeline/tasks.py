@@ -17,7 +17,7 @@ from doit import doit_cmd
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from pipeline import __version__, activity, process
+from pipeline import __version__, activity, platforms, process
 from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
 from pipeline.layout import Layout, stamp
@@ -30,7 +30,7 @@ from pipeline.terminal import prepare_streams, say
 ASKED = {
     **{"sample": "20", "seconds": "600", "model": "", "reason": "", "undo": "no"},
     **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no"},
-    **dict.fromkeys(TRUST, ""),
+    **TRUST,
 }
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
 
@@ -55,7 +55,7 @@ class Run:
 
 
 def end_on_signals() -> None:
-    """On SIGINT and SIGTERM end every tool at once, then let doit close its books."""
+    """On SIGINT, SIGTERM and SIGHUP end every tool at once, then let doit close its books."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends this process too
@@ -72,7 +72,9 @@ def end_on_signals() -> None:
     sys.excepthook = hook
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)
-        signal.signal(signal.SIGTERM, handler)
+        for number in platforms.ENDING_SIGNALS:
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, handler)
 
 
 def _stamp(step: Step) -> Path:
@@ -184,12 +186,12 @@ def asked_for(given: Mapping[str, str]) -> Asked:
         model=given["model"],
         reason=given["reason"],
         undo=decided(given["undo"], "undo"),
-        keep=positive(given["keep"], "keep") if given["keep"] not in ("", "yes", "no") else 0,  # `yes` is for trust-rotate
+        keep=positive(given["keep"], "keep") if given["keep"] else 0,
         pins=given["pins"],
         dry=decided(given["dry"], "dry"),
         deep=decided(given["deep"], "deep"),
         repair=decided(given["repair"], "repair"),
-        trust={name: given[name] for name in TRUST} | {"keep": given["keep"] or "no"},
+        trust={name: given[name] for name in TRUST},
         any_model=any(word.partition(":")[0] in STORE_GROUPS for word in sys.argv[1:]),
     )
 

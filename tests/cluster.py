@@ -16,23 +16,24 @@ from tests.waiting import wait_for
 class Dask:
     """A scheduler, and workers that each have a folder and a cache of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, protocol: str = "tcp") -> None:
         if not importlib.util.find_spec("distributed"):
             servers.missing("needs distributed: pip install -e '.[cluster]'")
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
         self.port = servers.free_ports(1)[0]
-        self.address = f"tcp://127.0.0.1:{self.port}"
+        self._protocol, self.address = protocol, f"{protocol}://127.0.0.1:{self.port}"
 
     def scheduler(self) -> None:
         """Start it; return when it listens."""
-        words = ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
+        words = ["scheduler", "--protocol", self._protocol, "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
         log = self._start("scheduler", {}, *words) / "log"
         wait_for(lambda: "Scheduler at:" in log.read_text())
 
     def worker(self, name: str, *more: str, **environment: str) -> Path:
         """Start a worker of one thread, with `more` options; its folder, when the scheduler knows it."""
         words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name, "--host", "127.0.0.1"]
+        words += ["--protocol", self._protocol]
         folder = self._start(name, environment, *words, *more, "--local-directory", str(self.folder / name))
         wait_for(lambda: "Registered to:" in (folder / "log").read_text())
         return folder

@@ -22,7 +22,12 @@ from tests.publishing import Package, make_package
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Ceph differs from SeaweedFS in conditional writes and in rights: what is about other things is thorough with it."""
     for item in items:
-        if "ceph" in item.name and item.path.name not in ("test_store.py", "test_documents.py", "test_policy.py"):
+        if "ceph" in item.name and item.path.name not in (
+            "test_store.py",
+            "test_documents.py",
+            "test_policy.py",
+            "test_rights.py",
+        ):
             item.add_marker(pytest.mark.thorough)
 
 
@@ -36,7 +41,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
         patch.setenv("VMFB_TRUST_DIR", str(base / "trust"))  # nobody's own either
         patch.delenv("VMFB_REQUIRE_SIGNED", raising=False)
-        for name in ("CACHE", "CACHE_READ_ONLY", "CACHE_SIZE", "KEYS", "SCHEDULER", "WITNESSES"):
+        for name in ("CACHE", "CACHE_KEY", "CACHE_READ_ONLY", "CACHE_SIZE", "KEYS", "SCHEDULER", "WITNESSES"):
             patch.delenv(f"PIPELINE_{name}", raising=False)
         yield
 
@@ -97,3 +102,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def again(built: Project, tmp_path: Path) -> Project:
     """A copy of the built project, to break."""
     return Project.at(Path(shutil.copytree(built.root, tmp_path / "again")))
+
+
+@pytest.fixture
+def builders_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A key as PIPELINE_CACHE_KEY names it."""
+    path = tmp_path / "key"
+    path.write_bytes(os.urandom(32))
+    path.chmod(0o600)
+    monkeypatch.setenv("PIPELINE_CACHE_KEY", str(path))
+    return path

@@ -21,6 +21,8 @@ import warnings
 import zipfile  # noqa: F401
 from typing import Any
 
+import boto3  # noqa: F401
+
 _MODULES = "fcntl grp posix pty pwd resource syslog termios tty".split()
 _PRODUCERS = "cache importers spec stages tasks iree.codegen iree.compiler iree.linking iree.toolchain".split()
 _OS = """O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_PATH SEEK_DATA SEEK_HOLE chown fork forkpty getegid geteuid getgid getpgid getuid

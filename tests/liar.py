@@ -15,7 +15,9 @@ from xml.sax.saxutils import escape
 METADATA = "x-amz-meta-"
 # What it does to a request: answers 200 of its own and does nothing; sends half of the answer; half, in a broken chunk; an error
 # whose text is half there; does it and answers without the ETag; gets other bytes than were sent.
+# It does it twice, as something between that repeats requests; does it, and the answer is lost.
 MADE_UP, HALF, CHUNK, REFUSAL, NO_ETAG, DAMAGE = "made up", "half", "chunk", "refusal", "no ETag", "damage"
+TWICE, LOST = "twice", "lost"
 
 
 @dataclass
@@ -81,19 +83,30 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200)
         if fault == DAMAGE:
             body = body[:-1] + b"?"
+        status, told = self._put(key, body)
+        if fault == TWICE:
+            status, told = self._put(key, body)
+        if fault == LOST:
+            self.close_connection = True
+            return None
+        if status != 200:
+            return self._refuse(status, told)
+        return self._send(200, headers={} if fault == NO_ETAG else {"ETag": told})
+
+    def _put(self, key: str, body: bytes) -> tuple[int, str]:
+        """What a write comes to: 200 and the ETag, or another status and the name of what is wrong."""
         with self.liar.lock:
             if self._is_damaged(body):
-                return self._refuse(400, "BadDigest")
+                return 400, "BadDigest"
             asked = {n: v for n in ("If-None-Match", "If-Match") if n not in self.liar.ignores and (v := self.headers.get(n))}
             present = self._etag(key)
             if ("If-None-Match" in asked and present) or (
                 "If-Match" in asked and (present or "").strip('"') != asked["If-Match"]
             ):
-                return self._refuse(412, "PreconditionFailed")
+                return 412, "PreconditionFailed"
             kept = {n.lower(): v for n, v in self.headers.items() if n.lower().startswith(METADATA)}
             self.liar.objects[key] = (body, kept)
-            etag = self._etag(key) or ""
-        return self._send(200, headers={} if fault == NO_ETAG else {"ETag": etag})
+            return 200, self._etag(key) or ""
 
     def do_HEAD(self) -> None:
         key, fault, _ = self._begin()
@@ -107,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         key, fault, _ = self._begin()
         if fault == REFUSAL:
             return self._refuse(403, "AccessDenied", fault)
+        if fault == LOST:
+            self.close_connection = True
+            return None
         if "list-type" in self.path:
             return self._send(200, self._list(key), fault=fault)
         if key not in self.liar.objects:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import PACKAGED_EVIDENCE
+from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE
+from pipeline.manifest import provenance
 from pipeline.manifest import types as m
-from pipeline.manifest.codec import content_version, encode, reference_digest
+from pipeline.manifest.codec import content_version, decode, encode, reference_digest
 from pipeline.manifest.evidence import EVIDENCE_INDEX_SCHEMA, EVIDENCE_SCHEMA, EvidenceDocument, EvidenceIndex, Witness
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
@@ -54,13 +55,24 @@ def unseen(manifest: m.Manifest) -> EvidenceDocument:
 
 
 def package_evidence(folder: Path, *documents: EvidenceDocument) -> list[str]:
-    """Write the documents into a package, as the package stage does; the names of all files."""
+    """Write the documents into a package that has its manifest, and where that comes from; the names of all files."""
     found = {sha256_bytes(data): data for data in map(encode, documents)}
     made = {f"evidence/{sha256}.json": data for sha256, data in found.items()}
     made[PACKAGED_EVIDENCE] = encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted(found))))
+    made |= _origin((folder / "manifest.json").read_bytes())
     for name, data in made.items():
         write(folder / name, data)
     return list(made)
+
+
+def _origin(data: bytes) -> dict[str, bytes]:
+    """What a package says of where it comes from, which is nothing."""
+    manifest = decode(m.Manifest, data, "a package")
+    definition = {"buildType": provenance.BUILD_TYPE, "externalParameters": {}}
+    said = provenance.statement(manifest, data, definition, {"builder": {"id": "urn:test"}})
+    bom = {"bomFormat": "CycloneDX", "specVersion": "1.6", "metadata": {"component": {"type": "data", "name": "x"}}}
+    documents = {PROVENANCE: said, BOM: provenance.bom_about(bom, manifest, data)}
+    return {name: provenance.as_bytes(document) for name, document in documents.items()}
 
 
 def make(

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import boto3
 import pytest
 
+from tests import rights
 from tests.waiting import FOREVER
 
 BUCKET = "releases"
@@ -40,7 +41,8 @@ _PATIENCE = FOREVER
 class Server:
     """A running server with the bucket `BUCKET`: OWNER may do everything with it, READER may not write to it.
 
-    In the bucket `WITNESSED` WITNESS may read everything, and put what is below `evidence/`.
+    In the bucket `WITNESSED` WITNESS may read everything, and put what is below `evidence/`. In the bucket `rights.GUARDED` each
+    of `rights.USERS` may do what its role says.
     """
 
     endpoint: str
@@ -144,10 +146,14 @@ def client_of(endpoint: str, credentials: tuple[str, str] = OWNER) -> Any:
     return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1")
 
 
-def _make_buckets(endpoint: str) -> None:
+def _make_buckets(endpoint: str, account: str = "") -> None:
     client = client_of(endpoint)
     client.create_bucket(Bucket=BUCKET)
     client.create_bucket(Bucket=WITNESSED)
+    client.create_bucket(Bucket=rights.GUARDED)
+    client.put_bucket_policy(
+        Bucket=rights.GUARDED, Policy=rights.bucket_policy(rights.GUARDED, rights.PREFIX, rights.GIVEN, account)
+    )
     client.put_object(Bucket=BUCKET, Key="ready", Body=b"")  # the first write is the slow one
     client.close()
 
@@ -167,6 +173,7 @@ class SeaweedFS:
             ("owner", OWNER, ["Admin", "Read", "Write", "List", "Tagging"]),
             ("reader", READER, ["Read", "List"]),
             ("witness", WITNESS, [f"Read:{WITNESSED}", f"List:{WITNESSED}", f"Write:{WITNESSED}/evidence/*"]),
+            *((name, user, []) for name, user in rights.USERS.items()),  # the bucket's policy says
         ]
         config = [
             {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
@@ -197,7 +204,7 @@ def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
     weed = SeaweedFS(folder)
     try:
         weed.start()
-        _make_buckets(weed.server.endpoint)
+        _make_buckets(weed.server.endpoint, "000000000000")
         yield weed
     finally:
         weed.server.kill()
@@ -238,28 +245,6 @@ rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 """
 
 
-def witness_policy() -> dict[str, object]:
-    """The policy of the bucket `WITNESSED` where there are policies: what the user `witness` may do.
-
-    With Ceph what a witness puts is its own: not even the bucket's owner may read it, unless the policy says so.
-    """
-    here = f"arn:aws:s3:::{WITNESSED}"
-    owner, witness = "arn:aws:iam:::user/owner", "arn:aws:iam:::user/witness"
-    reads = {
-        "Effect": "Allow",
-        "Principal": {"AWS": [owner, witness]},
-        "Action": ["s3:GetObject", "s3:ListBucket"],
-        "Resource": [here, f"{here}/*"],
-    }
-    writes = {
-        "Effect": "Allow",
-        "Principal": {"AWS": [witness]},
-        "Action": ["s3:PutObject"],
-        "Resource": [f"{here}/evidence/*"],
-    }
-    return {"Version": "2012-10-17", "Statement": [reads, writes]}
-
-
 def _start_ceph(server: Server, folder: Path, port: int, programs: Sequence[str], monitor: str) -> None:
     mon, osd, rgw, admin, monmap, ceph = programs
     fsid, osd_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -273,7 +258,7 @@ def _start_ceph(server: Server, folder: Path, port: int, programs: Sequence[str]
     _run(folder, ceph, *config, "--connect-timeout", "30", "osd", "new", osd_id, "0")
     _run(folder, osd, *config, "-i", "0", "--mkfs", "--osd-uuid", osd_id)
     server.processes.append(_start(folder, osd, *config, "-f", "-i", "0"))
-    for name, (key, secret) in (("owner", OWNER), ("reader", READER), ("witness", WITNESS)):
+    for name, (key, secret) in (("owner", OWNER), ("reader", READER), ("witness", WITNESS), *rights.USERS.items()):
         user = (f"--uid={name}", f"--display-name={name}", f"--access-key={key}", f"--secret-key={secret}")
         _run(folder, admin, *config, "user", "create", *user)
     server.processes.append(_start(folder, rgw, *config, "-f", "-n", "client.rgw"))
@@ -291,7 +276,9 @@ def ceph(folder: Path) -> Iterator[Server]:
     try:
         _start_ceph(server, folder, port, programs, f"[v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]")
         _make_buckets(server.endpoint)
-        client_of(server.endpoint).put_bucket_policy(Bucket=WITNESSED, Policy=json.dumps(witness_policy()))
+        # With Ceph what a witness puts is its own: not even the bucket's owner may read it, unless the policy says so.
+        users = {"consumer": ["owner"], "witness": ["witness"]}
+        client_of(server.endpoint).put_bucket_policy(Bucket=WITNESSED, Policy=rights.bucket_policy(WITNESSED, "", users))
         yield server
     finally:
         server.kill()

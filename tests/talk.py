@@ -30,7 +30,7 @@ from pipeline.stages import compile as compile_stage
 from pipeline.stages import package, parameters, record
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, Measured, write_evidence, write_runtimes, write_witness
-from pipeline.stages.origin import Origin
+from pipeline.stages.origin import Origin, Recipe
 from pipeline.stages.publish import publish
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.stages.witnesses import answers
@@ -156,7 +156,7 @@ def make(root: Path, table: np.ndarray[Any, Any] = TABLE) -> Path:
         chosen = targets[1:] if name == "cpus" else targets
         compile_stage.run(Origin(model, (source,) * len(ENTRIES)), imported, folder, bundle, chosen)
         _verify(folder)
-    package.run(model, imported, verified, layout.package("talk"))
+    package.run(model, imported, verified, layout.package("talk"), Recipe((source,), {}, "urn:test"))
     publish(layout.package("talk"), open_store(str(root / "store")))
     return root / "store"
 

@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.iree.codegen.audit import audit
 from pipeline.iree.codegen.pieces import Code
 from pipeline.iree.targets import resolve
+from pipeline.seal import Seal
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
 from tests import servers
@@ -24,6 +25,7 @@ from tests.test_compile import DESKTOP, executables
 from tests.test_pieces import SMALL, build, cold  # noqa: F401  # a fixture
 
 KEY = "ab" * 32
+SEAL = Seal("pieces", b"what the builders share, and no one else")
 
 
 def key(number: int) -> str:
@@ -31,7 +33,7 @@ def key(number: int) -> str:
 
 
 def shared_key(name: str) -> str:
-    return f"pieces/{name[:2]}/{name}"
+    return f"pieces/{SEAL.name}/{name[:2]}/{name}"
 
 
 def fill(source: Cache, target: SharedCache) -> list[str]:
@@ -119,8 +121,8 @@ def test_another_machine_takes_all_code_from_the_shared_cache(
     store: Store,
     tmp_path: Path,
 ) -> None:
-    fill(cold[1], SharedCache(store, writable=True))
-    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, writable=True))
+    fill(cold[1], SharedCache(store, True, SEAL))
+    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, True, SEAL))
     counts = build(SMALL, tmp_path / "first", DESKTOP, here)
     assert (counts.local, counts.shared, counts.generated) == (0, 12, 0)
     assert (tmp_path / "first/module.vmfb").read_bytes() == cold[0].read_bytes()
@@ -129,30 +131,30 @@ def test_another_machine_takes_all_code_from_the_shared_cache(
 
 
 def test_what_is_generated_here_is_there_for_others(cold: tuple[Path, Cache], store: Store, tmp_path: Path) -> None:  # noqa: F811
-    first = Cache(LocalCache(tmp_path / "a", 1 << 30), SharedCache(store, writable=True))
+    first = Cache(LocalCache(tmp_path / "a", 1 << 30), SharedCache(store, True, SEAL))
     assert build(SMALL, tmp_path / "first", ["x86-64"], first).generated == 2
-    second = Cache(LocalCache(tmp_path / "b", 1 << 30), SharedCache(store, writable=True))
+    second = Cache(LocalCache(tmp_path / "b", 1 << 30), SharedCache(store, True, SEAL))
     counts = build(SMALL, tmp_path / "second", DESKTOP, second)
     assert (counts.shared, counts.generated) == (2, 10)
     assert (tmp_path / "second/module.vmfb").read_bytes() == cold[0].read_bytes()
 
 
 def test_damage_in_the_shared_cache_is_repaired(cold: tuple[Path, Cache], store: Store, tmp_path: Path) -> None:  # noqa: F811
-    keys = fill(cold[1], SharedCache(store, writable=True))
+    keys = fill(cold[1], SharedCache(store, True, SEAL))
     for number, name in enumerate(keys):
         entry = store.get(shared_key(name))
         assert entry
         damaged = entry.data[:-1] + b"?" if number % 2 else entry.data[:50]
         assert store.replace(shared_key(name), damaged, entry.tag)
-    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, writable=True))
+    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, True, SEAL))
     assert build(SMALL, tmp_path / "first", DESKTOP, here).generated == 12
     assert (tmp_path / "first/module.vmfb").read_bytes() == cold[0].read_bytes()
-    other = Cache(LocalCache(tmp_path / "other", 1 << 30), SharedCache(store, writable=False))
+    other = Cache(LocalCache(tmp_path / "other", 1 << 30), SharedCache(store, False, SEAL))
     assert build(SMALL, tmp_path / "second", DESKTOP, other).shared == 12
 
 
 def test_a_cache_to_read_only_is_not_written(store: Store, tmp_path: Path) -> None:
-    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, writable=False))
+    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, False, SEAL))
     build(SMALL, tmp_path, ["x86-64"], here)
     keys = [path.name for path in here.local.folder.glob("??/*")]
     assert keys
@@ -168,10 +170,10 @@ def test_credentials_that_may_only_read_are_enough(
 ) -> None:
     url = f"s3://{servers.BUCKET}/{tmp_path.name}"
     servers.use_aws(monkeypatch, seaweedfs.endpoint)
-    keys = fill(cold[1], SharedCache(open_store(url), writable=True))
+    keys = fill(cold[1], SharedCache(open_store(url), True, SEAL))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.READER[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.READER[1])
-    reader = SharedCache(open_store(url), writable=True)
+    reader = SharedCache(open_store(url), True, SEAL)
     assert len(reader.get_many(keys)) == len(keys)
     assert len(reader.put_many({key(n): b"new" for n in range(40)})) == 40
     assert len(reader.get_many(keys)) == len(keys)
@@ -186,6 +188,7 @@ def test_a_shared_cache_that_is_not_there_costs_one_line(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    builders_key: Path,
     url: str,
 ) -> None:
     nowhere = f"http://127.0.0.1:{servers.free_ports(1)[0]}"
@@ -206,10 +209,10 @@ def test_an_audit_finds_what_is_whole_but_wrong_and_replaces_it(
     store: Store,
     tmp_path: Path,
 ) -> None:
-    shared = SharedCache(store, writable=True)
+    shared = SharedCache(store, True, SEAL)
     keys = fill(cold[1], shared)
     targets = [resolve(e) for e in executables(*DESKTOP)]
-    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, writable=True))
+    here = Cache(LocalCache(tmp_path / "cache", 1 << 30), SharedCache(store, True, SEAL))
     found = audit(SMALL, tmp_path / "clean", targets, (), here, 100)
     assert (found.present, found.checked, found.wrong) == (12, 12, ())
 
@@ -221,7 +224,7 @@ def test_an_audit_finds_what_is_whole_but_wrong_and_replaces_it(
     assert shared.put(victim, poison.encode())
     found = audit(SMALL, tmp_path / "poisoned", targets, (), here, 100)
     assert [(w.cache, w.target.startswith("x86-64")) for w in found.wrong] == [(store.url, True)]
-    mended = SharedCache(store, writable=False).get(victim)
+    mended = SharedCache(store, False, SEAL).get(victim)
     assert mended
     assert Code.decode(mended).data == code.data
 
@@ -255,7 +258,9 @@ def test_the_cache_does_not_need_a_store(tmp_path: Path, monkeypatch: pytest.Mon
     assert caches.shared() is None
 
 
-def test_stores_of_both_kinds_can_be_named(new_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_of_both_kinds_can_be_named(
+    new_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch, builders_key: Path
+) -> None:
     monkeypatch.setenv("PIPELINE_CACHE", new_store().url)
     monkeypatch.setenv("PIPELINE_CACHE_READ_ONLY", "1")
     shared = caches.shared()

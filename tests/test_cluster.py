@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline import seal
 from pipeline.cache import Cache, LocalCache, SharedCache
 from pipeline.errors import PipelineError
 from pipeline.iree.codegen import cluster
+from pipeline.iree.codegen.pieces import Batch
 from pipeline.store.open import open_store
 from tests import servers
 from tests.cluster import Dask
@@ -25,7 +27,7 @@ from tests.waiting import FOREVER, wait_for
 
 
 @pytest.fixture
-def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
+def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builders_key: Path) -> Iterator[Dask]:
     (tmp_path / "dask").mkdir()
     dask = Dask(tmp_path / "dask")
     monkeypatch.setenv("PIPELINE_SCHEDULER", dask.address)
@@ -38,7 +40,8 @@ def dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dask]:
 
 
 def cache_at(folder: Path, store: str = "") -> Cache:
-    return Cache(LocalCache(folder, 1 << 30), SharedCache(open_store(store), writable=True) if store else None)
+    sealed = seal.from_environment("pieces")
+    return Cache(LocalCache(folder, 1 << 30), SharedCache(open_store(store), True, sealed) if store and sealed else None)
 
 
 def test_workers_generate_the_same_bytes(dask: Dask, cold: tuple[Path, Cache], tmp_path: Path) -> None:  # noqa: F811
@@ -126,13 +129,72 @@ def test_a_worker_with_another_compiler_is_refused(
     dask.worker("old", PYTHONPATH=str(other))
     cluster._connect(dask.address)
     monkeypatch.setattr(cluster, "_patience", lambda: 1.0)
-    with pytest.raises(PipelineError, match="no worker has this compiler and this version: refused were tcp://127"):
+    with pytest.raises(
+        PipelineError, match=r"no worker has this compiler, this version and this PIPELINE_CACHE_KEY: .* tcp://127"
+    ):
         build(SMALL, tmp_path / "a", ["x86-64"], cache_at(tmp_path / "cache"))
-    assert "it is left out" in caplog.text
+    assert "has another compiler or version than this machine: it is left out" in caplog.text
     monkeypatch.setattr(cluster, "_patience", lambda: FOREVER)
     dask.worker("new")
     build(SMALL, tmp_path / "b", DESKTOP, cache_at(tmp_path / "cache"))
     assert (tmp_path / "b/module.vmfb").read_bytes() == cold[0].read_bytes()
+
+
+def test_workers_without_the_key_or_with_another_are_left_out(
+    dask: Dask,
+    cold: tuple[Path, Cache],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(os.urandom(32))
+    other.chmod(0o600)
+    dask.worker("none", PIPELINE_CACHE_KEY="")
+    dask.worker("another", PIPELINE_CACHE_KEY=str(other))
+    cluster._connect(dask.address)
+    monkeypatch.setattr(cluster, "_patience", lambda: 1.0)
+    with pytest.raises(PipelineError, match=r"this PIPELINE_CACHE_KEY: refused were tcp://.*, tcp://"):
+        build(SMALL, tmp_path / "a", ["x86-64"], cache_at(tmp_path / "cache"))
+    assert "has no PIPELINE_CACHE_KEY: it is left out" in caplog.text
+    assert "has another PIPELINE_CACHE_KEY than this machine: it is left out" in caplog.text
+    monkeypatch.delenv("PIPELINE_CACHE_KEY")
+    with pytest.raises(PipelineError, match="could be anybody's code") as caught:
+        build(SMALL, tmp_path / "b", ["x86-64"], cache_at(tmp_path / "cache"))
+    assert "head -c 32 /dev/urandom" in caught.value.hint
+
+
+def test_what_a_worker_forges_is_generated_here(
+    dask: Dask,
+    cold: tuple[Path, Cache],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forged = cluster.Seal("sent", b"a key that no builder has, of 32 bytes")
+
+    class Worker:
+        """Says that it has the key, and seals what it made by another."""
+
+        status = "finished"
+
+        def __init__(self, batch: Batch) -> None:
+            found = {key: cold[1].local.get(key) or b"" for key in batch.keys.values()}
+            self.done = cluster.Done((), {key: forged.sealed(key, data[:-8] + b"poisoned") for key, data in found.items()})
+
+        def add_done_callback(self, call: Callable[[object], None]) -> None:
+            call(self)
+
+        def result(self, timeout: float) -> cluster.Done:
+            return self.done
+
+    dask.worker("one")
+    monkeypatch.setattr(cluster.Cluster, "_submit", lambda self, batch, url: Worker(batch))
+    here = cache_at(tmp_path / "cache")
+    build(SMALL, tmp_path, DESKTOP, here)
+    assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()
+    assert "entries are damaged, or by no builder that has this key" in caplog.text
+    assert not [path for path in here.local.folder.glob("??/*") if b"poisoned" in path.read_bytes()]
 
 
 def test_a_target_that_is_refused_on_a_worker_is_named(dask: Dask, tmp_path: Path) -> None:
@@ -160,3 +222,59 @@ def test_all_hits_do_not_import_dask(cold: tuple[Path, Cache], tmp_path: Path) -
     environment = {**os.environ, "PIPELINE_SCHEDULER": "tcp://127.0.0.1:1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (result.stdout, result.returncode) == ("12\n", 0), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("tcp://10.0.0.1:8786", True),
+        ("scheduler:8786", True),
+        ("ws://scheduler:8786", True),
+        ("tcp://[2001:db8::1]:8786", True),
+        ("tcp://localhost.example.org:8786", True),
+        ("tls://scheduler:8786", False),
+        ("tcp://127.0.0.1:8786", False),
+        ("tcp://[::1]:8786", False),
+        ("localhost:8786", False),
+    ],
+)
+def test_a_scheduler_that_others_may_reach_is_named(address: str, told: bool) -> None:
+    assert cluster.is_open(address) == told
+
+
+def test_what_anybody_may_reach_is_said_once(
+    dask: Dask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "is_open", lambda _: True)
+    for _ in range(2):
+        cluster._connect(dask.address)
+    assert caplog.text.count(f"{dask.address} is not encrypted, and runs what anybody sends it") == 1
+
+
+def test_a_cluster_may_speak_tls_and_takes_nobody_without_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    for name in ("own", "other"):
+        made = distributed.Security.temporary()
+        (tmp_path / f"{name}.ca").write_text(made.tls_ca_file)
+        (tmp_path / f"{name}.pem").write_text(made.tls_client_cert + made.tls_client_key)
+    (tmp_path / "dask").mkdir()
+    prefix = "DASK_DISTRIBUTED__COMM__TLS__"
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION", "true")
+    monkeypatch.setenv(f"{prefix}CA_FILE", str(tmp_path / "own.ca"))
+    for side in ("SCHEDULER", "WORKER", "CLIENT"):
+        monkeypatch.setenv(f"{prefix}{side}__CERT", str(tmp_path / "own.pem"))
+    encrypted = Dask(tmp_path / "dask", "tls")
+
+    def cores(**variables: str) -> subprocess.CompletedProcess[str]:
+        code = f"from pipeline.iree.codegen.cluster import Cluster; print(Cluster({encrypted.address!r}).cores())"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+    try:
+        encrypted.scheduler()
+        encrypted.worker("one")
+        assert cores(PIPELINE_SCHEDULER_TIMEOUT="1800").stdout == "1\n"
+        strange = {f"{prefix}CA_FILE": str(tmp_path / "other.ca"), f"{prefix}CLIENT__CERT": str(tmp_path / "other.pem")}
+        assert "no Dask scheduler answers" in cores(PIPELINE_SCHEDULER_TIMEOUT="3", **strange).stderr
+    finally:
+        encrypted.close()

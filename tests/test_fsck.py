@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.consume.cache import Cache
+from pipeline.consume.reference import Reference
+from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import (
@@ -30,7 +33,7 @@ from pipeline.stages.publish import publish
 from pipeline.store.base import Keeper, Store
 from pipeline.store.open import open_to_keep
 from pipeline.store.s3keeper import S3Keeper
-from tests import releases, servers
+from tests import releases, servers, trusting
 from tests.publishing import LATEST, MODEL, KeeperSpy, Package, assert_whole, manifest_of, pointed_at
 
 Damage = Callable[[Keeper], None]
@@ -89,7 +92,7 @@ def test_a_store_that_is_right_has_no_findings_and_is_not_written(
     assert not spy.writes
     fsck.run(keeper.url, False, False, tmp_path / "out", tmp_path / "report")
     said = (tmp_path / "report" / "report.txt").read_text()
-    assert f"{keeper.url}: 3 releases, 2 channels, 6 documents, 5 blobs of 11.0 kB: all is as it should be" in said
+    assert f"{keeper.url}: 3 releases, 2 channels, 12 documents, 5 blobs of 11.0 kB: all is as it should be" in said
 
 
 # What is damaged, by what: what is said, and what says how to go on.
@@ -313,3 +316,29 @@ def test_an_empty_store_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "store" / INDEX_KEY).mkdir(parents=True)
     with pytest.raises(PipelineError):
         list(Check(store, Packages([])).run())
+
+
+def test_a_signed_store_is_checked_and_repaired_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was signed is put back as it was, or stays: that it is missed would be as bad. Lists are not signed."""
+    signed = trusting.begun(tmp_path, monkeypatch)
+    manifest = signed.publish(1)
+    keeper, out = open_to_keep(signed.url), tmp_path / "out"
+    fsck.run(signed.url, True, False, out, tmp_path / "report")
+    package = next(signed.packages.glob(f"{trusting.MODEL}-1"))
+    made = out / "models" / trusting.MODEL / "package"
+    made.parent.mkdir(parents=True)
+    made.symlink_to(package)
+    evidence = next(one.key for one in keeper.entries("evidence/") if not one.key.endswith("index.json"))
+    for key in (release_key(trusting.MODEL, manifest.version), evidence, INDEX_KEY):
+        overwrite(keeper, key, b"{")
+    broken = state(keeper)[evidence]
+    with pytest.raises(PipelineError, match="is not what was signed"):
+        fsck.run(signed.url, False, True, tmp_path / "nothing", tmp_path / "report")
+    assert state(keeper)[evidence] == broken
+    fsck.run(signed.url, False, True, out, tmp_path / "report")
+    fsck.run(signed.url, True, False, out, tmp_path / "report")
+    found = Resolver(Remote(signed.url), Cache(tmp_path / "cache"))
+    again = found.manifest(Reference(trusting.MODEL, channel="latest"))
+    assert again.version == manifest.version
+    assert found.evidence(again).documents
+    assert [model.name for model in found.index().models] == [trusting.MODEL]

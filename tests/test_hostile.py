@@ -131,8 +131,11 @@ def test_a_manifest_of_a_newer_schema_says_what_to_do(honest: tuple[Path, dict[s
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return vmfbs(tmp_path_factory.mktemp("files"))
+
+
+def vmfbs(folder: Path) -> list[bytes]:
     """A fat file, a thin one of plain iree-compile, one that is no ZIP."""
-    folder = tmp_path_factory.mktemp("files")
     spec = load(ROOT / "targets")
     targets = [spec.executables[name] for name in spec.bundles["desktop"].targets]
     compiler.compile_module(DATA / "small.mlir", folder, [resolve(t) for t in targets], {t.name: t.gates for t in targets})

@@ -25,6 +25,7 @@ from pipeline.errors import PipelineError
 from pipeline.importers import onnx as importer
 from pipeline.iree import backends, compiler, devices, mlir, toolchain
 from pipeline.iree.backends.base import Corrections
+from pipeline.iree.backends.cpu import elf
 from pipeline.iree.codegen import front, pieces
 from pipeline.iree.codegen.batches import plan
 from pipeline.iree.codegen.pieces import Code, Dispatches
@@ -405,3 +406,19 @@ def test_the_patience_with_a_kernel_is_a_number_of_seconds(monkeypatch: pytest.M
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "soon")
     with pytest.raises(PipelineError, match="PIPELINE_KERNEL_TIMEOUT=soon is no number of seconds"):
         pieces.patience()
+
+
+def test_cpu_code_has_no_more_than_a_loader_reads(tmp_path: Path) -> None:
+    flags = ["--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu"]
+    toolchain.iree_compile(SMALL, tmp_path / "plain.vmfb", flags, tmp_path / "log")
+    data = (tmp_path / "plain.vmfb").read_bytes()
+    start = data.index(b"\x7fELF")
+    sections, each, count = (int.from_bytes(data[start + at : start + at + n], "little") for at, n in ((40, 8), (58, 2), (60, 2)))
+    code = data[start : start + sections + each * count]
+    short = elf.trimmed(code)
+    assert count
+    assert len(short) < len(code) - each * count
+    assert short[64:-64] == code[64 : len(short) - 64]
+    assert elf.trimmed(short) == short
+    for other in (b"", b"\x7fELF", b"\x7fELF\x01\x01" + bytes(100), bytes(200)):
+        assert elf.trimmed(other) == other

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -270,7 +271,9 @@ def test_what_there_is_no_time_for_goes_in_another_turn(
     chance = random.Random(1)
     with monkeypatch.context() as patch:
         patch.setattr(leases.Turn, "is_over", property(lambda _: chance.random() < 0.5))
-        prune(store, asked(), dry=False)
+        for _ in range(20):
+            with suppress(PipelineError):  # where there was no time for anything
+                prune(store, asked(), dry=False)
     assert versions(store) == ["10", "11"]
     assert_all_whole(store)
     prune(store, asked(), dry=False)  # which removes what was left beside them
@@ -528,7 +531,7 @@ def test_what_a_killed_prune_said_is_not_removed_where_it_is_still_there(tmp_pat
     store = open_to_keep(str(tmp_path / "store"))
     noise, _ = releases.release(store, tmp_path / "noise", 3000, 1000)
     fill(store, package, "one", "two", "three")
-    left = (f"noise@{noise.version}", "tiny@three", "tiny@gone")
+    left = (f"noise@{noise.version}", "tiny@three", "tiny@gone", "tiny@", "tiny", "@", "tiny@../three")
     store.create(PRUNING_KEY, encode(m.Pruning(m.SCHEMA, "", left, ())))
     store.create(evidence_folder(MODEL, "gone") + "index.json", b"{}")
     before = store.keys("evidence/noise/"), store.keys(evidence_folder(MODEL, "three"))

@@ -13,7 +13,17 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import INDEX_KEY, LEASES, blob_key, channel_key, evidence_index_key, evidence_key, release_key
+from pipeline.layout import (
+    INDEX_KEY,
+    LEASES,
+    blob_key,
+    bom_key,
+    channel_key,
+    evidence_index_key,
+    evidence_key,
+    provenance_key,
+    release_key,
+)
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.stages.publish import publish, read_receipt, run
@@ -39,6 +49,8 @@ def assert_nothing_dangles(store: Store, version: str) -> None:
         assert_whole(store, version)
     if store.get(LATEST):
         assert pointed_at(store) == version
+        assert store.get(provenance_key(MODEL, version))
+        assert store.get(bom_key(MODEL, version))
 
 
 def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Store, package: Package) -> None:
@@ -50,12 +62,13 @@ def test_a_release_is_written_blobs_first_then_manifest_then_pointers(store: Sto
     document = encode(releases.unseen(manifest))
     evidence = evidence_key(MODEL, manifest.version, sha256_bytes(document))
     release, listed = release_key(MODEL, manifest.version), evidence_index_key(MODEL, manifest.version)
-    written = [("create", release), ("create", evidence), ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]
-    assert spy.writes == [("create", LEASES), *blobs, *written]
+    origin = (provenance_key(MODEL, manifest.version), bom_key(MODEL, manifest.version))
+    created = [("create", key) for key in (release, *origin, evidence)]
+    assert spy.writes == [("create", LEASES), *blobs, *created, ("replace", listed), ("replace", LATEST), ("replace", INDEX_KEY)]
     assert (found := store.get(evidence)) and found.data == document
     assert pointed_at(store) == manifest.version
     looks = receipt.pop("looks")
-    kept = [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), evidence)]
+    kept = [f"{store.url}/{key}" for key in (release, *(key for _, key in blobs), *origin, evidence)]
     assert looks == ({} if "://" in store.url else {name: look(name) for name in kept})
     assert receipt == {
         "store": store.url,
@@ -110,7 +123,7 @@ def test_a_blob_that_the_store_has_is_not_sent_again(store: Store, package: Pack
     publish(package("one"), store)
     spy = Spy(store)
     assert publish(package("two"), spy)["blobs_sent"] == 1
-    assert [name for name, _ in spy.writes] == ["create", "upload", "create", "create", "replace", "replace", "replace"]
+    assert [name for name, _ in spy.writes] == ["create", "upload", *["create"] * 4, *["replace"] * 3]
 
 
 def test_what_is_damaged_in_the_store_is_sent_again(store: Store, package: Package) -> None:

@@ -139,7 +139,7 @@ def test_a_new_publisher(signed: Signed, tmp_path: Path, monkeypatch: pytest.Mon
     keyid = make_key(theirs, "anna").public_key.keyid
     public = tmp_path / "anna.pub.pem"
     public.write_text(str(read_key(theirs / "anna.pem").public_key.keyval["public"]))  # type: ignore[union-attr]
-    text = turn(signed, tmp_path, role="targets", key=str(theirs / "anna.pem"), keep="yes")
+    text = turn(signed, tmp_path, role="targets", key=str(theirs / "anna.pem"), add="yes")
     assert "targets: 1 of 2" in text
     assert keyid in text
     shutil.copy(signed.keys / "online.pem", theirs / "online.pem")
@@ -203,7 +203,7 @@ def test_a_model_that_is_new_may_have_a_role(signed: Signed, tmp_path: Path) -> 
         ({"role": "targets", "remove": "0000"}, "is no key of"),
         ({"role": "targets", "threshold": "2"}, "2 of 1 keys cannot sign"),
         ({"role": "targets", "threshold": "two"}, "no number"),
-        ({"role": "targets", "keep": "maybe"}, "neither yes nor no"),
+        ({"role": "targets", "add": "maybe"}, "neither yes nor no"),
         ({"role": "targets", "key": "/no/such/key.pem"}, "No such file"),
         ({"role": "targets", "key": "PUBLIC"}, "0 of them are here"),
     ],

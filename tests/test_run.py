@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -291,9 +292,15 @@ def test_a_signal_ends_the_child_too(number: signal.Signals) -> None:
     words = [sys.executable, "-m", "pipeline.cli", "run", "small", "--benchmark", "--device", "local"]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(children.read_text)
-    (child,) = children.read_text().split()
-    wait_for(lambda: b"pipeline.iree.devices.runner" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+    def runners() -> list[str]:
+        with suppress(FileNotFoundError):
+            commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children.read_text().split()}
+            return [child for child, words in commands.items() if b"pipeline.iree.devices.runner" in words]
+        return []
+
+    wait_for(runners)
+    (child,) = runners()
     os.kill(int(child), signal.SIGSTOP)  # so that it is certainly at work
     wait_for(lambda: "State:\tS" in Path(f"/proc/{process.pid}/status").read_text())  # waiting for it
     process.send_signal(number)

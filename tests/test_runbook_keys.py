@@ -29,7 +29,7 @@ def commands() -> list[str]:
     """The lines of the section that are to be typed."""
     section = re.search(r"^## Keys$(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert section
-    return [line.strip() for line in section[1].splitlines() if line.startswith("    ")]
+    return [line.strip().replace("attacut", MODEL) for line in section[1].splitlines() if line.startswith("    ")]
 
 
 def doit(words: list[str], folder: Path) -> None:
@@ -46,7 +46,6 @@ def test_every_procedure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     for name in ("VMFB_TRUST_DIR", "VMFB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("PIPELINE_STORE", signed.url)
-    monkeypatch.setenv("MODEL", MODEL)
     monkeypatch.chdir(tmp_path)
     manifest, _ = releases.release(open_to_publish(signed.url), tmp_path / "package", SIZE, SEGMENT)
     latest = Reference(MODEL, channel="latest")

@@ -35,7 +35,7 @@ from pipeline.stages import assembly
 from pipeline.stages import source as source_stage
 from pipeline.stages.origin import Origin
 from pipeline.store.open import open_store
-from pipeline.store.web import Patience
+from pipeline.store.pace import Patience
 from tests import hub, project, servers, web
 from tests.project import DATA, ROOT, Project
 from tests.waiting import wait_for

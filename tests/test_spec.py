@@ -187,7 +187,7 @@ def test_a_mistake_in_entries_is_named(targets: Path, spec: str, complaint: str)
 
 def test_a_file_that_would_be_passed_over_is_reported(targets: Path) -> None:
     (targets / "models/other.yml").write_text("about: x\n")
-    assert "rename it to end in .yaml" in problems(targets)
+    assert "rename it to other.yaml" in problems(targets)
 
 
 def test_a_folder_that_is_missing_is_reported(tmp_path: Path) -> None:

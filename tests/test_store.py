@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,9 +19,11 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
+from pipeline.store import s3
 from pipeline.store.base import Object, Store
 from pipeline.store.open import open_store
 from tests import servers
+from tests.project import ROOT
 
 KEY = "folder/object.json"
 THREADS = 8
@@ -350,3 +355,59 @@ def test_a_bucket_name_that_cannot_be_is_an_error(
 def test_a_url_of_another_kind_is_an_error(url: str) -> None:
     with pytest.raises(PipelineError):
         open_store(url)
+
+
+# Uploads that do not end
+
+
+def parts(store: Store) -> list[str]:
+    assert isinstance(store, s3.S3Store)
+    found = store._client.list_multipart_uploads(Bucket=servers.BUCKET, Prefix=store.prefix).get("Uploads", [])
+    return [str(upload["Key"]) for upload in found]
+
+
+def test_an_upload_that_fails_leaves_no_parts(server: servers.Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PART", 5 << 20)
+    store = open_store(f"s3://{servers.BUCKET}/{uuid.uuid4().hex}")
+    file.write_bytes(bytes(11 << 20))
+    with pytest.raises(PipelineError, match="has the SHA-256"):
+        store.upload(KEY, file, "0" * 64)
+    assert not parts(store)
+
+
+KILLED = """if True:
+    import os, sys
+    from pathlib import Path
+    from pipeline.files import sha256_file
+    from pipeline.store import s3
+    from pipeline.store.open import open_store
+
+    s3._PART = 5 << 20
+    send = s3.S3Store._send
+    def killed(store, key, call, data, **options):
+        if options.get("PartNumber") == 3:
+            os._exit(9)
+        return send(store, key, call, data, **options)
+    s3.S3Store._send = killed
+    file = Path(sys.argv[2])
+    open_store(sys.argv[1], Path(sys.argv[3])).upload(sys.argv[4], file, sha256_file(file))
+"""
+
+
+def test_the_parts_that_a_kill_leaves_are_removed_by_the_next_run(server: servers.Server, file: Path, tmp_path: Path) -> None:
+    url, notes = f"s3://{servers.BUCKET}/{uuid.uuid4().hex}", tmp_path / "uploads.json"
+    file.write_bytes(bytes(16 << 20))
+    words = [sys.executable, "-c", KILLED, url, str(file), str(notes), KEY]
+    done = subprocess.run(words, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 9
+    store = open_store(url)
+    assert len(parts(store)) == 1
+    assert "secret" not in notes.read_text()
+    open_store(f"s3://{servers.WITNESSED}", notes)  # another bucket: not its business
+    assert len(parts(store)) == 1
+    store = open_store(url, notes)
+    assert not parts(store)
+    assert not notes.exists()
+    store.upload(KEY, file, digest := sha256_file(file))
+    assert store.holds(KEY, 16 << 20, digest)
+    assert not notes.exists()

@@ -107,12 +107,12 @@ def let_go(project: Project) -> None:
     (project.targets / "models/go").touch()
 
 
-def tools(project: Project) -> list[Path]:
-    """Processes at work in the folder of this project."""
+def processes(at: Path) -> list[Path]:
+    """Those at work in the folder `at`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if (process / "cwd").readlink() == project.root:
+            if (process / "cwd").readlink() == at:
                 found.append(process)
     return found
 
@@ -138,25 +138,48 @@ def test_a_doit_that_finds_another_at_work_says_so(again: Project) -> None:
     assert "another doit is at work in this folder, or a tool of one that was killed" in result.stdout
 
 
-def test_the_tools_of_a_killed_doit_hold_its_lock_until_they_end(tmp_path: Path) -> None:
-    lock, log, pipe = (tmp_path / name for name in ("lock", "log", "pipe"))
-    os.mkfifo(pipe)
+NEVER = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(10**6)'], start_new_session=True)"
+
+
+def test_the_tools_of_a_killed_doit_end_and_let_go_of_its_lock(tmp_path: Path) -> None:
+    """And those that they started, in whatever session."""
     code = f"""if True:
+        import sys
         from pathlib import Path
         from pipeline import process
         from pipeline.files import locked
-        with locked(Path({str(lock)!r}), "") as descriptor:
+        with locked(Path("lock"), "") as descriptor:
             process.share(descriptor)
-            process.execute(["sh", "-c", "echo at work; read line < pipe"], Path({str(log)!r}))"""
-    holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
-    wait_for(lambda: log.exists() and "at work" in log.read_text().splitlines())
+            process.execute([sys.executable, "-c", {NEVER!r}], Path("log"))"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    wait_for(lambda: len(processes(tmp_path)) == 3)
+    with pytest.raises(PipelineError, match="busy"), locked(tmp_path / "lock", "busy"):
+        pass
     holder.kill()
     holder.wait()
-    with pytest.raises(PipelineError, match="busy"), locked(lock, "busy"):
-        pass
-    pipe.write_text("the end\n")
-    with locked(lock, "busy", FOREVER):
-        pass
+    with locked(tmp_path / "lock", "busy", FOREVER):
+        assert not processes(tmp_path)
+
+
+def test_a_program_that_ends_well_leaves_what_it_started_to_itself(tmp_path: Path) -> None:
+    shell = "setsid -f sh -c 'touch up; exec sleep 1000'; while ! test -e up; do sleep 0.01; done"
+    code = f"""if True:
+        from pathlib import Path
+        from pipeline import process, watchdog
+        process.execute(["sh", "-c", {shell!r}], Path("log"))
+        ((_, watching),) = watchdog._watching.values()
+        print(watching.pid)"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    (left,) = processes(tmp_path)
+    os.kill(int(left.name), signal.SIGKILL)
+    assert not Path("/proc", done.stdout.strip()).exists()
 
 
 @pytest.mark.thorough
@@ -194,7 +217,9 @@ def test_a_damaged_database_is_begun_anew(again: Project) -> None:
     assert "begun anew" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.thorough) for n in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_an_interrupt_ends_every_tool_at_once_and_the_next_run_goes_on(
     running: tuple[Project, subprocess.Popen[str]], number: signal.Signals
 ) -> None:
@@ -204,7 +229,7 @@ def test_an_interrupt_ends_every_tool_at_once_and_the_next_run_goes_on(
     assert "interrupted: every tool was ended" in output
     assert "Traceback" not in output
     assert process.returncode != 0
-    wait_for(lambda: not tools(project))
+    wait_for(lambda: not processes(project.root))
     let_go(project)
     assert project.doit().returncode == 0
     assert store_is_whole(project)

@@ -58,7 +58,7 @@ def test_a_store_is_signed_with_all_that_it_holds(tmp_path: Path, monkeypatch: p
         assert store.create(key, b"{}")
     trust.run("init", url, ASKED, tmp_path / "out")
     told = (tmp_path / "out" / "report.txt").read_text()
-    assert "signed from now on: 3 documents" in told
+    assert "signed from now on: 5 documents" in told
     assert [line.split(":")[1].strip() for line in told.splitlines() if "not signed" in line] == [
         "channels/noise/x.json",
         "releases/noise/9/manifest.json",
@@ -326,6 +326,6 @@ def test_doit_signs(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done.returncode == 0, done.stdout
     monkeypatch.setenv("VMFB_TRUST_DIR", trusted["VMFB_TRUST_DIR"])
     assert trusting.manifest_of(store, Reference("small", channel="stable"), tmp_path / "cache").version == version
-    done = clone.doit("trust-rotate", "role=root", "rollback=yes", "kye=x", **trusted)
+    done = clone.doit("trust-rotate", "role=root", "kye=x", **trusted)
     assert done.returncode == 3
     assert "did you mean 'key'?" in done.stderr

@@ -12,6 +12,7 @@ from pipeline import cache as caches
 from pipeline.cache import SharedCache
 from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
+from pipeline.seal import Seal
 from pipeline.stages.publish import run
 from pipeline.store import published
 from pipeline.store.base import BrokenTransferError, Store
@@ -95,9 +96,9 @@ def test_answers_that_always_break_are_a_broken_transfer(lying: Liar, call: str,
 @pytest.mark.parametrize("fault", [HALF, CHUNK, REFUSAL, MADE_UP])
 def test_the_shared_cache_outlives_every_answer(lying: Liar, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     lying.fault = lambda number, method, key: fault
-    cache = SharedCache(open_store(URL), writable=True)
+    cache = SharedCache(open_store(URL), True, sealed := Seal("pieces", b"the builders' key"))
     keys = [f"{number:064x}" for number in range(3)]
-    lying.objects |= {f"bucket/prefix/pieces/00/{key}": (b"x" * 5000, {}) for key in keys}
+    lying.objects |= {f"bucket/prefix/pieces/{sealed.name}/00/{key}": (b"x" * 5000, {}) for key in keys}
     assert cache.get_many(keys) == {}
     cache.put_many(dict.fromkeys(keys, b"data"))
     assert len([r for r in caplog.records if "going on" in r.message]) <= 1
@@ -108,7 +109,7 @@ def test_the_shared_cache_outlives_every_answer(lying: Liar, fault: str, caplog:
     [("AWS_PROFILE", "nobody"), ("AWS_ENDPOINT_URL_S3", "nonsense"), ("PIPELINE_CACHE", "http://me:secret@host/x")],
 )
 def test_a_shared_cache_that_cannot_be_opened_costs_one_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, builders_key: Path, name: str, value: str
 ) -> None:
     servers.use_aws(monkeypatch, "http://127.0.0.1:9", None)
     monkeypatch.setenv("PIPELINE_CACHE", URL)
@@ -157,6 +158,21 @@ def test_bytes_that_are_damaged_on_the_way_are_sent_again(lying: Liar, blob: Pat
     with pytest.raises(BrokenTransferError, match="damaged on the way"):
         store.upload("another", blob, digest)
     assert "bucket/prefix/another" not in lying.objects
+
+
+@pytest.mark.parametrize("write", ["create", "replace"])
+def test_a_document_that_is_damaged_on_the_way_is_sent_again(lying: Liar, write: str) -> None:
+    store = open_store(URL)
+    tag = None
+    if write == "replace":
+        store.create(KEY, b"before")
+        tag = (found := store.get(KEY)) and found.tag
+    first = len(lying.requests) + 1
+    lying.fault = lambda number, *_: DAMAGE if number == first else ""
+    assert store.replace(KEY, b"data", tag)
+    found = store.get(KEY)
+    assert found
+    assert found.data == b"data"
 
 
 def test_a_blob_that_only_a_proxy_says_is_there_is_not(lying: Liar, blob: Path) -> None:
@@ -273,7 +289,7 @@ def test_a_receipt_has_no_secrets(lying: Liar, package: Package, tmp_path: Path,
 def test_a_store_that_does_not_answer_is_asked_once(receipt: Path, monkeypatch: pytest.MonkeyPatch, lying: Liar) -> None:
     monkeypatch.setattr(published, "_stores", {})
     lying.fault = lambda number, method, key: HALF
-    assert "could not be asked: the answer broke" in lacks(receipt)
+    assert "could not be asked: the connection broke" in lacks(receipt)
     asked = len(lying.requests)
     assert "could not be asked" in lacks(receipt)
     assert len(lying.requests) == asked

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import platforms
 from pipeline.commands.release import here, open_remote
 from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
     remote, cache = open_remote(arguments), Cache()
+    _require_own(cache.root)
     if not arguments.output:
         _open(arguments)  # a web server cannot be written to: say so before anything runs
     signer = _signer(remote, arguments)
@@ -88,6 +90,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise PipelineError("--since is for --all: a MODEL is always attested")
     if arguments.output and arguments.all:
         raise PipelineError("--output is for a MODEL: --all makes a document for each")
+
+
+def _require_own(folder: Path) -> None:
+    """Raise PipelineError for a cache into which others may put what this machine would say it saw of a release."""
+    if folder.exists() and not platforms.is_own(folder.stat()):
+        raise PipelineError(
+            "others may write to this cache", where=str(folder), hint=f"`chmod -R go-w {folder}`, or set VMFB_CACHE"
+        )
 
 
 def _all(resolver: Resolver) -> list[Reference]:

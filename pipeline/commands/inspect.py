@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.commands.release import Release, names_file, refuse_archive
 from pipeline.consume import inspect, render, weights
 from pipeline.errors import PipelineError
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import encode
 from pipeline.terminal import put, put_document
 
@@ -17,8 +18,9 @@ from pipeline.terminal import put, put_document
 def run(arguments: argparse.Namespace) -> None:
     """Print what the file, or the release's manifest, says. PipelineError for what is neither."""
     if names_file(arguments.what):
-        if arguments.evidence:
-            raise PipelineError("a file does not tell how it was verified: give a MODEL", where=arguments.what)
+        if arguments.evidence or arguments.provenance:
+            told = "how it was verified" if arguments.evidence else "where it comes from"
+            raise PipelineError(f"a file does not tell {told}: give a MODEL", where=arguments.what)
         contents = inspect.inspect(Path(arguments.what))
         if arguments.parameters:
             weights.of_file(contents, arguments.parameters, whole=True)
@@ -32,6 +34,13 @@ def run(arguments: argparse.Namespace) -> None:
                 put_document(json.dumps([asdict(d) for d in said.documents], indent=1))
             else:
                 put(f"{release.manifest.model.name}@{release.manifest.version}", *render.evidence_lines(said))
+        elif arguments.provenance:
+            document = release.provenance()
+            if arguments.json:
+                put_document(json.dumps(document, indent=1, sort_keys=True))
+            else:
+                name = f"{release.manifest.model.name}@{release.manifest.version}"
+                put(name, *(f"  {line}" for line in provenance.lines(document)))
         elif arguments.json:
             put_document(encode(release.manifest).decode())
         else:

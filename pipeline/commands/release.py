@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.consume import choose, facts, fetch, runtimes
 from pipeline.consume.cache import Cache
@@ -59,6 +60,10 @@ class Release:
     def testimony(self, asks: bool | None = True) -> Testimony:
         """What witnesses say of it. The store is asked; None: if it was asked for the release."""
         return self._resolver.evidence(self.manifest, asks)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where it comes from."""
+        return self._resolver.provenance(self.manifest)
 
     def standings(self, testimony: Testimony) -> dict[str, Standing]:
         """What they say of each variant of the artifact."""

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import expanded, locked, sha256_bytes, write
+from pipeline.files import expanded, locked, opened, sha256_bytes, write
 from pipeline.layout import release_key
 from pipeline.manifest.types import Blob, SegmentInfo
 
@@ -123,7 +123,8 @@ def _decode(data: bytes) -> State | None:
 
 def _read(path: Path) -> State | None:
     try:
-        return _decode(path.read_bytes())
+        with opened(path) as file:
+            return _decode(file.readall())
     except OSError:
         return None
 
@@ -288,7 +289,8 @@ class Cache:
     def document(self, store: str, key: str) -> bytes | None:
         """The document that was last seen at `key` of the store with this URL."""
         try:
-            return self._document(store, key).read_bytes()
+            with opened(self._document(store, key)) as file:
+                return file.readall()
         except OSError:
             return None
 
@@ -318,8 +320,8 @@ class Cache:
     def manifests(self, store: str, model: str) -> Iterator[bytes]:
         """Those of a model's releases that were seen."""
         for path in sorted(self._document(store, release_key(model, "")).parent.glob("*/manifest.json")):
-            with suppress(OSError):
-                yield path.read_bytes()
+            with suppress(OSError), opened(path) as file:
+                yield file.readall()
 
     def entry(self, blob: Blob, parts: tuple[Stretch, ...]) -> Entry:
         """The file for `blob`, whose stretches are `parts`. A manifest with other stretches has another file.

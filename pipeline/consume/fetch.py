@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +137,8 @@ class _DamagedError(PipelineError):
 
 
 def _copy(file: Entry, there: frozenset[Stretch], path: Path) -> None:
-    mask = os.umask(0o077)  # there is no other way to read it
-    os.umask(mask)
     with (
-        staged(path, 0o666 & ~mask) as temporary,
+        staged(path) as temporary,
         disk_errors(str(path)),
         file.path.open("rb") as source,
         temporary.open("wb") as out,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.consume.cache import Cache
@@ -16,7 +16,8 @@ from pipeline.consume.reference import Reference
 from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, channel_key, release_key
+from pipeline.layout import INDEX_KEY, channel_key, provenance_key, release_key
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import Channel, Index, Manifest, Yank
@@ -75,10 +76,21 @@ class Remote:
         """The store itself. Raises PipelineError when offline."""
         if self.offline:
             raise PipelineError("is not in the cache", where=self.url, hint="run the command without --offline")
+        if "://" not in self._address.to_open and not Path(self._address.to_open).exists():
+            what = "there is no such file" if self.url.endswith(".tar") else "there is no such folder"
+            raise BrokenTransferError(what, where=self.url, hint="check the path; is it mounted?")
         self._source = self._source or self._opened()
-        if "://" not in self._address.to_open and not Path(self._address.to_open).is_dir():
-            raise BrokenTransferError("there is no such folder", where=self.url, hint="check the path; is it mounted?")
         return self._source
+
+    @property
+    def name(self) -> str:
+        """The name that no other store has."""
+        return self._address.name
+
+    @property
+    def bare(self) -> Source:
+        """The store with its metadata, of which nothing is verified."""
+        return open_source(self._address.to_open)
 
     def _opened(self) -> Source:
         source = open_source(self._address.to_open)
@@ -321,6 +333,30 @@ class Resolver:
         if manifest.model.name != model or version not in (None, manifest.version):
             raise PipelineError(f"is the manifest of {manifest.model.name} {manifest.version}", where=where)
         return manifest
+
+    def provenance(self, manifest: Manifest) -> dict[str, Any]:
+        """What the store says of where a release comes from that was resolved here, a statement about its very manifest.
+
+        Raises PipelineError where there is none, or one about another.
+        """
+        key = provenance_key(manifest.model.name, manifest.version)
+        sha256 = self._digests[manifest.model.name, manifest.version]
+
+        def read(data: bytes) -> dict[str, Any]:
+            document = provenance.read(data, self._where(key))
+            provenance.require_about(document, sha256, self._where(key))
+            return document
+
+        if seen := self._cache.document(self.remote.cached_as, key):
+            with suppress(PipelineError):  # damaged in the cache, or of what the version was once
+                return read(seen)
+        found = self.remote.source.get(key)
+        if found is None:
+            hint = "it was published before releases did: publishing it again adds that"
+            raise PipelineError("the release does not say where it comes from", where=self._where(key), hint=hint)
+        document = read(found.data)
+        self._cache.keep(self.remote.cached_as, key, found.data)
+        return document
 
     def evidence(self, manifest: Manifest, asks: bool | None = None) -> Testimony:
         """What witnesses say of a release that was resolved here.

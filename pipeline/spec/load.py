@@ -74,6 +74,12 @@ def _bundle(fields: Fields) -> Bundle:
     )
 
 
+def _say_if_unread(path: Path, problems: Problems) -> None:
+    """Note a file that somebody meant to be read, by its name, and is not."""
+    if path.suffix != ".yaml" and path.suffix.lower() in (".yaml", ".yml"):
+        problems.add(path, "", f"is not read: rename it to {path.stem}.yaml")
+
+
 def _folder(root: Path, kind: str, build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
     folder = root / kind
     result: dict[str, _T] = {}
@@ -81,8 +87,7 @@ def _folder(root: Path, kind: str, build: Callable[[Fields], _T], problems: Prob
         problems.add(folder, "", "there is no such folder")
         return result
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".yml":
-            problems.add(path, "", "is not read: rename it to end in .yaml")
+        _say_if_unread(path, problems)
         if path.suffix != ".yaml":
             continue
         if not is_name(path.stem):
@@ -115,6 +120,8 @@ def _policy(path: Path, problems: Problems) -> Mapping[str, Policy]:
 def load(root: Path) -> Spec:
     """Everything under `root` (`targets/`). Raises ManyProblemsError with all problems, each `file: path.to.key: what to do`."""
     problems = Problems()
+    for path in sorted(root.glob("*")):
+        _say_if_unread(path, problems)
     spec = Spec(
         _folder(root, "executables", _executable, problems),
         _folder(root, "bundles", _bundle, problems),

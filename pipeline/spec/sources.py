@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
+from pipeline import wheels
 from pipeline.files import is_file
 from pipeline.plain import public_url
 from pipeline.spec.reader import Fields
@@ -33,7 +34,12 @@ def _path(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
 
 
 def _wheel(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
-    return WheelSource(fields.text("package"), fields.text("version"), fields.text("member"), sha256, data)
+    package, version, member = fields.text("package"), fields.text("version"), fields.text("member")
+    if package and not wheels.is_name(package):
+        fields.problem("package", f"must be the name of a package, letters, digits, '.', '_' and '-', not {package!r}")
+    if version and not wheels.is_version(version):
+        fields.problem("version", f"must be one version, like 1.2.0, not {version!r}")
+    return WheelSource(package, version, member, sha256, data)
 
 
 def _script(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:

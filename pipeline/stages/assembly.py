@@ -102,7 +102,7 @@ def _users(compiled: Compiled) -> dict[int, list[str]]:
     return {offset: [v.gated.name for v in compiled.variants if v.gated.name in names] for offset, names in users.items()}
 
 
-def _segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.SegmentInfo, ...]:
+def segments(path: Path, module: vmfb.Module, compiled: Compiled) -> tuple[m.SegmentInfo, ...]:
     """The file in stretches: neighbours with the same users are one, up to SEGMENT_LIMIT; ZIP headers go with what follows."""
     users = _users(compiled)
     parts: list[tuple[str, int, list[str]]] = []  # kind, end, variants
@@ -137,13 +137,13 @@ def _artifact(model: str, bundle: str, file: File, blobs: Path) -> m.Artifact:
         blob=m.Blob(f"{model}-{bundle}.vmfb", sha256, module.size),
         flags=(*CODEGEN_FLAGS, *LINK_FLAGS, *file.compiled.flags),
         variants=_with_shares([_variant(v) for v in file.compiled.variants]),
-        segments=_segments(file.path, module, file.compiled),
+        segments=segments(file.path, module, file.compiled),
         dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in file.compiled.dropped),
         notes=(*file.compiled.notes, *dict.fromkeys(told)),
     )
 
 
-def _draws(data: TestData, blobs: Path) -> tuple[m.DrawInfo, ...]:
+def draws(data: TestData, blobs: Path) -> tuple[m.DrawInfo, ...]:
     """The test data of an entry point; of what was drawn beside what the spec gives, as much as is not too large."""
     prefix = f"{data.function}." if _FILE_NAME.fullmatch(data.function) else ""
     found: list[m.DrawInfo] = []
@@ -164,7 +164,7 @@ def _entry(
     entry: Entry, identified: m.IdentifiedEntry, rewrites: Sequence[str], data: TestData, signature: Signature, blobs: Path
 ) -> m.EntryInfo:
     """An entry point with its test data."""
-    reference = m.Reference(entry.reference if isinstance(entry.reference, str) else "files", _draws(data, blobs))
+    reference = m.Reference(entry.reference if isinstance(entry.reference, str) else "files", draws(data, blobs))
     return m.EntryInfo(
         name=identified.name,
         function=identified.function,

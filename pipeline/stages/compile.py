@@ -76,13 +76,20 @@ def compile_targets(
     return Compiled(variants, (), flags, toolchain.version(), seconds, made.flags)
 
 
+def plain_flag() -> str:
+    """The flag that turns off what the pipeline itself asks for, for speed."""
+    from pipeline.iree.codegen import convolutions
+
+    return f"{convolutions.FLAG}=false"
+
+
 def without_optimizations(bundle: Bundle, own_flags: Sequence[str]) -> Bundle | None:
     """`bundle` with the flags that turn off those of `own_flags` that are for speed; None if there are none."""
     from pipeline.iree.codegen import convolutions
 
     if convolutions.FLAG not in own_flags:
         return None
-    return replace(bundle, flags=(*bundle.flags, f"{convolutions.FLAG}=false"))
+    return replace(bundle, flags=(*bundle.flags, plain_flag()))
 
 
 def compiled_plainly(

@@ -16,19 +16,21 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import (
     INDEX_KEY,
+    TIMESTAMP_KEY,
     blob_key,
     channel_key,
     evidence_digests,
     evidence_folder,
     evidence_index_key,
     evidence_key,
+    is_signed,
     release_key,
     yank_key,
 )
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import Channel, Index, Manifest
-from pipeline.store.base import BrokenTransferError, Keeper
+from pipeline.store.base import BrokenTransferError, Keeper, Source
 from pipeline.store.channels import find_channel
 from pipeline.store.documents import list_evidence
 from pipeline.store.index import made_index, update_index
@@ -36,6 +38,7 @@ from pipeline.store.leases import DAY, find_pruning
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank, told
+from pipeline.trust.signed import keeping
 
 _SHOWN = 40  # problems in a message, strays in the report
 _CHUNK = 1 << 20
@@ -300,12 +303,13 @@ class Check:
         error = _or_error(lambda: decode(EvidenceDocument, found.data, key))
         return error.what if isinstance(error, PipelineError) else ""
 
-    def _right(self, release: Release, digest: str) -> None:
-        """Put a document right, or remove it."""
+    def _right(self, release: Release, digest: str) -> bool:
+        """Put a document right, or remove it: but not from a signed store, where it may be missed."""
         key, data = evidence_key(*release, digest), self._packages.evidence(digest)
+        if data is None and self._store.get(TIMESTAMP_KEY):
+            return False
         self._store.remove(key)
-        if data:
-            self._store.create(key, data)
+        return data is None or self._store.create(key, data)
 
     def _list(self, release: Release, digests: tuple[str, ...]) -> str:
         key = evidence_index_key(*release)
@@ -354,12 +358,28 @@ def _or_error(call: Callable[[], T]) -> T | PipelineError:
         return error
 
 
+def _not_as_signed(signed: Source, found: Survey) -> Iterator[Finding]:
+    """What is not as it was signed, of all that is there: by what a publisher would be told of it."""
+    keys = [release_key(*release) for release in found.releases]
+    keys += [*(channel_key(*one) for one in found.channels), *(yank_key(*one) for one in found.yanks)]
+    keys += [one.key for beside in found.beside.values() for one in beside if is_signed(one.key)]
+    for key, error in side_by_side(lambda one: _or_error(lambda: signed.get(one)), keys):
+        if isinstance(error, PipelineError):
+            yield Finding(key, error.what, error.hint)
+
+
 def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     """Check the store at `url`, `deep`: reading every byte of a bucket too; `report.txt` into `folder`. Raises PipelineError
-    with what is wrong. `repair`: by the packages below `made`, and of the store's own keys."""
-    store, packages = open_to_keep(url, looks=not repair), Packages(sorted(made.glob("models/*/package")))
-    check = Check(store, packages, deep, repair)
+    with what is wrong. `repair`: by the packages below `made`, and of the store's own keys.
+
+    In a signed store what is signed is put back as it was, or stays as it is: so nothing has to be signed. Lists are not.
+    """
+    store = open_to_keep(url, looks=not repair)
+    signed = keeping(store, url)
+    check = Check(store, Packages(sorted(made.glob("models/*/package"))), deep, repair)
     found = list(check.run())
+    if signed is not store:
+        found += _not_as_signed(signed, check.found)
     wrong = [finding for finding in found if finding.is_open]
     count = f"{len(wrong)} problem{'s' * (len(wrong) != 1)}" if wrong else "all is as it should be"
     lines = [*map(str, found), f"{store.url}: {check.summary()}: {count}"]

@@ -1,4 +1,4 @@
-"""Where an imported module comes from: for messages, which name the nodes of the model's own file."""
+"""Where an imported module comes from: for messages, which name the nodes of the model's own file. And a release."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from pathlib import Path
 
 from pipeline.layout import Layout
 from pipeline.spec.types import DataFile, Entry, Model, source_files
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a release is built by: its `specs`, files, for each bundle all that its file depends on but the model; and by whom."""
+
+    specs: tuple[Path, ...]
+    options: Mapping[str, object]
+    builder: str
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Package: everything verified about a model → `manifest.json`, the blobs it names, and `evidence/`, ready to be published."""
+"""Package: everything verified about a model → `manifest.json`, the blobs it names, `evidence/`, and where it comes from; ready
+to be published."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from pathlib import Path
 from pipeline.consume.evidence import misfit
 from pipeline.errors import disk_errors
 from pipeline.files import fresh_folder, sha256_bytes, write
-from pipeline.layout import PACKAGED_EVIDENCE
+from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE
+from pipeline.machine import now
+from pipeline.manifest import provenance
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import encode, reference_digest
 from pipeline.manifest.evidence import (
@@ -24,10 +27,12 @@ from pipeline.manifest.evidence import (
 )
 from pipeline.spec.types import Model
 from pipeline.stages import identity as identities
+from pipeline.stages import provenance as origins
 from pipeline.stages import record
 from pipeline.stages.assembly import File, assemble, described_model, described_source
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, read_evidence, read_runtimes, read_witness
+from pipeline.stages.origin import Recipe
 from pipeline.stages.testdata import files, read_all
 from pipeline.stages.witnesses import answers
 
@@ -84,9 +89,19 @@ def _documents(manifest: m.Manifest, verified: Mapping[str, Path]) -> Iterator[E
                 yield heard.document
 
 
-def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path) -> None:
-    """Write `manifest.json`, `blobs/<sha256>`, `evidence/<sha256>.json` and their list into `folder`, from the verified folder
-    of each of the model's bundles."""
+def _tell_origin(model: Model, manifest: m.Manifest, data: bytes, recipe: Recipe, folder: Path) -> None:
+    from pipeline.stages import bom  # its library takes a while to import
+
+    details = origins.details(recipe.builder)
+    said = provenance.statement(manifest, data, origins.definition(model, manifest, recipe, Path()), details)
+    write(folder / PROVENANCE, provenance.as_bytes(said))
+    made = bom.make(manifest, data, now(), origins.own(), origins.programs(model.format))
+    write(folder / BOM, provenance.as_bytes(made))
+
+
+def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path, recipe: Recipe) -> None:
+    """Write `manifest.json`, `blobs/<sha256>`, `evidence/<sha256>.json` and their list, `provenance.json` and `bom.json` into
+    `folder`, from the verified folder of each of the model's bundles, built by the `recipe`."""
     data = {bundle: read_all(path) for bundle, path in verified.items()}
     record_of_import = imported / record.NAME  # which has the digests of all that is there
     kept = [record_of_import]
@@ -113,11 +128,12 @@ def run(model: Model, imported: Path, verified: Mapping[str, Path], folder: Path
             for bundle, path in verified.items()
         }
         manifest = assemble(model, imported, made, folder / "blobs")
-        write(folder / "manifest.json", encode(manifest))
-        documents = {sha256_bytes(data): data for data in map(encode, _documents(manifest, verified))}
+        write(folder / "manifest.json", encoded := encode(manifest))
+        _tell_origin(model, manifest, encoded, recipe, folder)
+        documents = {sha256_bytes(one): one for one in map(encode, _documents(manifest, verified))}
         names = [str(Path(PACKAGED_EVIDENCE).with_name(f"{sha256}.json")) for sha256 in documents]
         for name, document in zip(names, documents.values(), strict=True):
             write(folder / name, document)
         write(folder / PACKAGED_EVIDENCE, encode(EvidenceIndex(EVIDENCE_INDEX_SCHEMA, tuple(sorted(documents)))))
         blobs = [f"blobs/{b.sha256}" for b in manifest.blobs()]
-        record.write_record(folder, key, ["manifest.json", PACKAGED_EVIDENCE, *names, *blobs])
+        record.write_record(folder, key, ["manifest.json", PROVENANCE, BOM, PACKAGED_EVIDENCE, *names, *blobs])

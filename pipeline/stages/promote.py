@@ -14,7 +14,8 @@ from pipeline.layout import channel_key
 from pipeline.manifest.types import Channel
 from pipeline.names import closest
 from pipeline.spec.types import Policy
-from pipeline.stages import policy, publish
+from pipeline.stages import policy
+from pipeline.store import releases
 from pipeline.store.base import Store
 from pipeline.store.documents import list_evidence
 from pipeline.store.open import open_to_publish
@@ -37,12 +38,11 @@ def run(
     if not model or not version:
         raise PipelineError("which release?", hint="doit promote model=NAME version=VERSION channel=stable")
     store = signing(open_to_publish(url), url)
-    move(store, url, model, version, channel, policies, folder, channels, lambda _: None)
+    move(store, model, version, channel, policies, folder, channels, lambda _: None)
 
 
 def move(
     store: Store,
-    url: str,
     model: str,
     version: str,
     channel: str,
@@ -55,10 +55,10 @@ def move(
     """Move the channel if the policy allows it; `report.txt` into `folder`.
 
     `expected` is told what it is just before, and raises where that is not as it was thought to be. `rolled_back`: see
-    `publish.move`.
+    `releases.move`.
     """
     require_keys(store, channel_key(model, channel))
-    manifest = Resolver(Remote(url), Cache(folder / "cache")).manifest(Reference(model, version=version))
+    manifest = Resolver(Remote(store.url), Cache(folder / "cache")).manifest(Reference(model, version=version))
     _require_meant(store, model, channel, channels)
     said: list[str] = []
 
@@ -69,7 +69,7 @@ def move(
         list_evidence(store, model, version)  # witnesses may not have been allowed to
         said[:] = [*policy.remarks(policies, release, before), *policy.told(release, before)]
 
-    moved = publish.move(store, manifest, channel, allowed, rolled_back=rolled_back)
+    moved = releases.move(store, manifest, channel, allowed, rolled_back=rolled_back)
     sign_changes(store)
     lines = [f"{model}@{version} is {channel} in {store.url}" + ("" if moved else ", as it was"), *said]
     write(folder / "report.txt", "".join(f"{line}\n" for line in lines).encode())

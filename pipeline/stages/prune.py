@@ -23,11 +23,11 @@ from pipeline.stages.retention import Known
 from pipeline.store.base import Keeper, Stored
 from pipeline.store.channels import find_channel
 from pipeline.store.index import update_index
-from pipeline.store.leases import DAY, Turn, removing
+from pipeline.store.leases import BATCH_SECONDS, DAY, Turn, removing
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank
-from pipeline.trust.signed import keeping, require_keys, sign_removals
+from pipeline.trust.signed import cease, keeping, require_keys
 
 _RELEASES, _BLOBS = 50, 1000  # that are removed in a turn
 
@@ -149,17 +149,25 @@ class Pruner:
                 look = self._look_again()
                 there, kept = self.kept(look, {model for model, _ in batch})
                 going = [release for release in batch if release in there and release not in kept]
+                turn.left = tuple({*left.releases, *("@".join(release) for release in going)})  # if something fails
+                cease(self._store, *(release_key(*release) for release in going))
                 gone = set(self._remove(turn, [release_key(*release) for release in going]))
                 went = [release for release in going if release_key(*release) in gone]
                 behind = [release for release in _left(left) if release not in look.releases and release not in kept]
                 over = [release for release in (*went, *behind) if not self._remove_beside(turn, release)]
                 turn.left = tuple("@".join(release) for release in over)
+                self._require_time(went, going)
             for release in went:
                 self._held.pop(release)
             yield from went
             waiting += [release for release in going if release not in went]  # there was no time
             if not waiting:
                 return
+
+    def _require_time(self, went: Collection[object], going: Collection[object]) -> None:
+        if going and not went:
+            what = f"looking through the store takes more than {BATCH_SECONDS:.0f} s, in which nothing could be removed"
+            raise PipelineError(what, where=self._store.url, hint="run it nearer to the store, or when that is less busy")
 
     def _remove_beside(self, turn: Turn, release: Release) -> bool:
         """Remove what is beside a manifest that went; whether there was time for all of it."""
@@ -184,6 +192,7 @@ class Pruner:
                 going, _ = self.unnamed(self._look_again(), {digest: blobs[digest] for digest in batch})
                 keys = {blob_key(digest.hex()): digest for digest in going}
                 went = [keys[key] for key in self._remove(turn, list(keys))]
+                self._require_time(went, going)
             yield from went
             gone = set(went)
             waiting += [digest for digest in going if digest not in gone]
@@ -203,7 +212,8 @@ class Pruner:
 
 def _left(pruning: Pruning) -> list[Release]:
     """The releases that another was about to remove."""
-    return [(model, version) for model, _, version in (name.partition("@") for name in pruning.releases)]
+    named = (name.partition("@") for name in pruning.releases)
+    return [release for model, _, version in named if (release := release_of(release_key(model, version)))]
 
 
 def run(url: str, keep: int, model: str, given: str, path: Path, dry: bool, folder: Path) -> None:
@@ -240,9 +250,9 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
     if dry:
         old, young = pruner.unnamed(staying, found.blobs)
         return [*lines, *_blob_lines(found, old, young, "would go")]
-    require_keys(store, *(release_key(*release) for release in doomed))
+    if doomed:
+        require_keys(store, *(release_key(*release) for release in doomed))
     went = list(pruner.remove_releases(doomed))
-    sign_removals(store)
     update_index(store)  # one that was killed may not have come to it
     lines += [f"stays, for somebody named it meanwhile: {'@'.join(release)}" for release in doomed if release not in went]
     old = list(pruner.remove_blobs({d: found.blobs[d] for d in found.blobs if d not in staying.named}))

@@ -1,5 +1,5 @@
-"""Publish: blobs by content first, the manifest last and create-only, then evidence, then channel and index by
-compare-and-swap."""
+"""Publish: blobs by content first, then the manifest, create-only, then where it comes from and evidence, then channel and index
+by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -11,68 +11,51 @@ from pathlib import Path
 from pipeline import activity
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import PACKAGED_EVIDENCE, blob_key, channel_key, release_key
+from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
+from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import CHANNEL_SCHEMA, Blob, Channel, Manifest
+from pipeline.manifest.types import Channel, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
-from pipeline.store.base import BrokenTransferError, Store
-from pipeline.store.channels import find_channel, move_channel
+from pipeline.store.base import Store
 from pipeline.store.documents import add_evidence
-from pipeline.store.index import require_our_index, update_index
 from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
+from pipeline.store.releases import create_manifest, is_published, move, points, upload_blob
 from pipeline.store.yanks import require_not_yanked
 from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
-def _upload(store: Store, blob: Blob, path: Path) -> bool:
-    """Put one blob unless the store has it, to the byte; whether it was sent. It is checked against the manifest on the way."""
-    key = blob_key(blob.sha256)
-    if store.holds(key, blob.size, blob.sha256):
-        return False
-    store.upload(key, path, blob.sha256)
-    if not store.holds(key, blob.size, blob.sha256):
-        hint = "publish again; if that does not help, something changes what is sent to the store"
-        raise BrokenTransferError("is not there as it was uploaded", where=f"{store.url}/{key}", hint=hint)
-    return True
+def _add_origin(store: Store, manifest: Manifest, data: bytes, package: Path) -> list[str]:
+    """Put where the release comes from and what it is made of beside its manifest, unless that is there already; the keys.
 
-
-def _is_published(store: Store, manifest: Manifest, data: bytes) -> bool:
-    """Whether this very manifest is in the store. Raises PipelineError if its version has another one."""
-    key = release_key(manifest.model.name, manifest.version)
-    existing = store.get(key)
-    if existing is None:
-        return False
-    if existing.data != data:
-        raise PipelineError(
-            f"{manifest.model.name}@{manifest.version} is published already, with other content",
-            where=f"{store.url}/{key}",
-            hint="releases never change: publish this one under another version",
-        )
-    return True
-
-
-def _points(store: Store, manifest: Manifest, channel: str, data: bytes) -> bool:
-    """Whether the channel points to this very manifest."""
-    try:
-        pointer = find_channel(store, manifest.model.name, channel)
-    except PipelineError:
-        return False  # which is told when it is to move
-    return pointer is not None and (pointer.version, pointer.manifest.sha256) == (manifest.version, sha256_bytes(data))
-
-
-def _create_manifest(store: Store, manifest: Manifest, data: bytes) -> bool:
-    key = release_key(manifest.model.name, manifest.version)
-    if store.create(key, data):
-        return True
-    if not _is_published(store, manifest, data):
-        raise PipelineError("came and went while it was being published", where=f"{store.url}/{key}", hint="publish again")
-    return False
+    After the manifest: else what is said of a release that was given up could stand beside another one of the same version. And
+    before the channel, so that what it points to has them.
+    """
+    name = (manifest.model.name, manifest.version)
+    kinds = (
+        (PROVENANCE, provenance_key(*name), provenance.statement_about, provenance.require_about),
+        (BOM, bom_key(*name), provenance.bom_about, provenance.require_bom_of),
+    )
+    for file, key, about, require in kinds:
+        path, where = package / file, f"{store.url}/{key}"
+        with disk_errors(str(path)):
+            document = provenance.read(path.read_bytes(), str(path))
+        if store.create(key, provenance.as_bytes(about(document, manifest, data))):
+            continue
+        found = store.get(key)
+        if found is None:
+            raise PipelineError("came and went while it was being published", where=where, hint="publish again")
+        try:
+            require(provenance.read(found.data, where), sha256_bytes(data), where)
+        except PipelineError as error:
+            hint = "somebody else put it there: find out who, remove it, and publish again"
+            raise PipelineError(error.what, where=error.where, hint=hint) from error
+    return [key for _, key, _, _ in kinds]
 
 
 def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
@@ -114,23 +97,24 @@ def publish(
     key = release_key(manifest.model.name, manifest.version)
     require_keys(store, key, channel_key(manifest.model.name, channel))
     require_not_yanked(store, manifest.model.name, manifest.version)
-    is_there = _is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
+    is_there = is_published(store, manifest, data)  # a version that is taken is refused before anything is sent
     blobs = {blob.sha256: blob for blob in manifest.blobs()}
     claim = Claim(store, manifest.model.name, manifest.version, blobs)
 
     def send() -> int:
-        missing = [blob for blob in blobs.values() if _upload(store, blob, package / "blobs" / blob.sha256)]
+        missing = [blob for blob in blobs.values() if upload_blob(store, blob, package / "blobs" / blob.sha256)]
         for blob in missing:
             note(f"sent {blob.name}, {blob.size} bytes")
         return len(missing)
 
     sent, created = 0, False
-    if is_there and _points(store, manifest, channel, data):
+    if is_there and points(store, manifest, channel, data):
         sent = send()  # what is damaged; nothing removes what a channel needs
     else:
         while claim.renew(note):
             sent += send()
-        created = _create_manifest(store, manifest, data)
+        created = create_manifest(store, manifest, data)
+    origin = _add_origin(store, manifest, data, package)
     evidence = _add_evidence(store, manifest, package / PACKAGED_EVIDENCE)
     differs: list[str] = []
 
@@ -139,7 +123,7 @@ def publish(
 
     moved = move(store, manifest, channel, asked, claim)
     sign_changes(store)
-    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *evidence)]
+    never_change = [f"{store.url}/{k}" for k in (key, *map(blob_key, blobs), *origin, *evidence)]
     return {
         "store": store.url,
         "identity": dict(store.identity),
@@ -155,50 +139,13 @@ def publish(
     }
 
 
-def move(
-    store: Store,
-    manifest: Manifest,
-    channel: str,
-    allowed: Callable[[Channel | None], None] = lambda _: None,
-    claim: Claim | None = None,
-    rolled_back: bool = False,
-) -> bool:
-    """Point the channel at a release that is in the store; whether it pointed elsewhere. `allowed` is asked with what the
-    channel is just before it moves, and raises what keeps it from that. `claim`: a lease on it, where there is one already.
-    `rolled_back`: what it pointed to is not to be gone back to.
-
-    By the digest of what is there: a manifest of an older schema has other bytes than `encode` makes of it.
-    """
-    key = release_key(manifest.model.name, manifest.version)
-    found = store.get(key)
-    if found is None or decode(Manifest, found.data, f"{store.url}/{key}") != manifest:
-        raise PipelineError("is not in the store, or is another release there", where=f"{store.url}/{key}", hint="publish it")
-    data = found.data
-    model, version = manifest.model.name, manifest.version
-    pointer = Channel(CHANNEL_SCHEMA, model, channel, version, Blob(key, sha256_bytes(data), len(data)), ())
-    require_our_index(store)  # before anything moves
-
-    leased = claim or Claim(store, model, version)
-
-    def asked(before: Channel | None) -> None:
-        require_not_yanked(store, model, version)
-        allowed(before)
-        if not (before and before.manifest == pointer.manifest) and leased.renew(activity.say) and store.get(key) != found:
-            what, hint = "was removed by `doit prune` while a channel was to move to it", "publish it again"
-            raise PipelineError(what, where=f"{store.url}/{key}", hint=hint)
-
-    moved = move_channel(store, pointer, asked, rolled_back)
-    update_index(store, pointer)
-    return moved
-
-
 def run(package: Path, url: str, version: str, channel: str, policies: Mapping[str, Policy], receipt: Path) -> None:
     """Publish to the store at `url` and write the receipt, with what differs from what the channel pointed to.
 
     Raises PipelineError where the channel may not move there by `policies`, those of bundles: the release is in the store then.
     """
     record.require_intact(package)
-    store = signing(open_to_publish(url), url)
+    store = signing(open_to_publish(url, unfinished=receipt.with_name("uploads.json")), url)
 
     def allowed(manifest: Manifest, pointer: Channel | None) -> Sequence[str]:
         before, release = policy.present(store, pointer), policy.gathered(store, manifest)

@@ -16,7 +16,7 @@ from pipeline.store.base import Store
 from pipeline.store.channels import find_channel
 from pipeline.store.open import open_to_publish
 from pipeline.store.yanks import find_yank, told
-from pipeline.trust.signed import signing
+from pipeline.trust.signed import require_keys, signing
 
 
 def run(
@@ -36,6 +36,7 @@ def run(
     if not model:
         raise PipelineError("which channel?", hint="doit rollback model=NAME channel=stable")
     store = signing(open_to_publish(url), url)
+    require_keys(store, channel_key(model, channel))
     seen = find_channel(store, model, channel)
     version = version or _before(store, model, channel, seen)
 
@@ -47,7 +48,7 @@ def run(
             )
 
     policies = {bundle: replace(one, slower=None, larger=None, less_exact=None) for bundle, one in policies.items()}
-    promote.move(store, url, model, version, channel, policies, folder, channels, require_seen, rolled_back=True)
+    promote.move(store, model, version, channel, policies, folder, channels, require_seen, rolled_back=True)
 
 
 def _before(store: Store, model: str, channel: str, present: Channel | None) -> str:

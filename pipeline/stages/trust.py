@@ -41,13 +41,13 @@ def _rotate(store: Store, name: str, asked: Mapping[str, str]) -> list[str]:
     from pipeline.trust.rotate import Rotation, rotate
     from pipeline.trust.signed import required_anchor
 
-    if (keep := asked["keep"]) not in ("yes", "no"):
-        raise PipelineError(f"keep={keep:.60} is neither yes nor no")
+    if (add := asked["add"]) not in ("yes", "no"):
+        raise PipelineError(f"add={add:.60} is neither yes nor no")
     threshold, days = _number(asked, "threshold", 0), tuple(read_days(asked["days"]).items())
     role, model = asked["role"], asked["model"]
     if bool(role) == bool(model):
         raise PipelineError("which role? give role=NAME, or model=NAME for that of a model")
-    rotation = Rotation(role or model, asked["key"], keep == "yes", asked["remove"], threshold, days, bool(model))
+    rotation = Rotation(role or model, asked["key"], add == "yes", asked["remove"], threshold, days, bool(model))
     return rotate(store, required_anchor(store, name), rotation)
 
 

@@ -14,17 +14,20 @@ from pathlib import Path, PurePath
 
 from pipeline import platforms
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import sha256_bytes, sha256_file, staged, write
+from pipeline.files import opened, sha256_bytes, sha256_file, staged, write
 from pipeline.store.base import DOCUMENT_LIMIT, Body, Object, Stored, Unfinished, no_such_object, too_large, wrong_digest
+
+_FILE, _FOLDER = 0o644, 0o755  # the modes of what is published, whatever the umask
 
 
 @dataclass(frozen=True)
 class _FileBody:
     file: io.FileIO
+    where: str
     ranged: bool = True
 
     def readinto(self, buffer: memoryview) -> int:
-        with disk_errors(str(self.file.name)):
+        with disk_errors(self.where):
             return self.file.readinto(buffer)
 
 
@@ -41,12 +44,22 @@ class DirectoryStore:
             raise PipelineError(f"the key {key!r} leaves the store", where=self.url)
         return self.root / key
 
+    def _make_folder(self, key: str) -> None:
+        """Make the folder of an object. Everybody may read what is new of it, as the objects: a web server is another user."""
+        folder = self._path(key).parent
+        with disk_errors(self.url):
+            missing = [f for f in (folder, *folder.parents) if not f.exists()]
+            for new in reversed(missing):
+                with suppress(FileExistsError):  # another has made it meanwhile
+                    new.mkdir()
+                    new.chmod(stat.S_IMODE(new.stat().st_mode) | _FOLDER)  # a group's right to write stays
+
     def get(self, key: str) -> Object | None:
         """The object at `key`; its tag is its digest."""
         with disk_errors(self.url):
             try:
-                with self._path(key).open("rb") as file:
-                    data = file.read(DOCUMENT_LIMIT + 1)
+                with opened(self._path(key)) as file, io.BufferedReader(file) as reader:
+                    data = reader.read(DOCUMENT_LIMIT + 1)
             except (FileNotFoundError, NotADirectoryError):
                 return None
         if len(data) > DOCUMENT_LIMIT:
@@ -58,12 +71,12 @@ class DirectoryStore:
         """The file, from `offset` on."""
         with disk_errors(self.url):
             try:
-                file = self._path(key).open("rb", buffering=0)
+                file = opened(self._path(key))
             except (FileNotFoundError, NotADirectoryError):
                 raise no_such_object(self.url, key) from None
             with file:
                 file.seek(offset)
-                yield _FileBody(file)
+                yield _FileBody(file, f"{self.url}/{key}")
 
     def keys(self, prefix: str) -> list[str]:
         """The paths of all files below the folder that `prefix` names, as keys."""
@@ -113,7 +126,8 @@ class DirectoryStore:
     def upload(self, key: str, path: Path, sha256: str) -> None:
         """Copy the file, then rename it into place."""
         digest = hashlib.sha256()
-        with staged(self._path(key)) as temporary, disk_errors(self.url):
+        self._make_folder(key)
+        with staged(self._path(key), _FILE) as temporary, disk_errors(self.url):
             with path.open("rb") as source, temporary.open("wb") as out:
                 while chunk := source.read(1 << 20):
                     digest.update(chunk)
@@ -124,12 +138,12 @@ class DirectoryStore:
     def create(self, key: str, data: bytes) -> bool:
         """A name is either made or found taken: no moment in which half of the file can be seen."""
         path = self._path(key)
+        self._make_folder(key)
         with disk_errors(self.url):
-            path.parent.mkdir(parents=True, exist_ok=True)
             # Not named by the process: its threads would write over each other's, and link the wrong one.
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
             try:
-                write(temporary, data)
+                write(temporary, data, _FILE)
                 platforms.name_anew(temporary, path)
             except FileExistsError:
                 return False
@@ -139,12 +153,11 @@ class DirectoryStore:
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
         """Compare and replace under a lock that all writers of this store take."""
-        with disk_errors(self.url):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / ".lock").open("ab") as lock:
-                platforms.lock(lock.fileno(), wait=True)
-                current = self.get(key)
-                if (current.tag if current else None) != tag:
-                    return False
-                write(self._path(key), data)
+        self._make_folder(key)
+        with disk_errors(self.url), os.fdopen(platforms.open_to_write(self.root / ".lock"), "ab") as lock:
+            platforms.lock(lock.fileno(), wait=True)
+            current = self.get(key)
+            if (current.tag if current else None) != tag:
+                return False
+            write(self._path(key), data, _FILE)
         return True

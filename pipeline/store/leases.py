@@ -24,9 +24,9 @@ from pipeline.store.documents import require_not_newer
 
 DAY = 86400.0  # seconds that a lease holds
 _RENEWED = DAY / 2  # after so long a publisher takes another, and looks again
-# A pruner removes for so long after it said what. With the time that a request may take (4 tries of 70 s) it has ended long
-# before others give it up.
-BATCH_SECONDS = 60.0
+# A pruner looks and removes for so long after it said what. With the time that a request may take (4 tries of 70 s) it has
+# ended before others give it up.
+BATCH_SECONDS = 240.0
 PATIENCE = 600.0  # seconds in which what a pruner says stays the same: then it was killed
 _POLL = 1.0
 _NOBODY = Pruning(SCHEMA, "", (), ())  # is at work

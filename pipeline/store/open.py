@@ -1,4 +1,4 @@
-"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`, or to read only `https://host/path`."""
+"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`; to read only `https://host/…`, a tar."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import expanded
+from pipeline.files import expanded, is_file
 from pipeline.plain import public_url
 from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
+from pipeline.store.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ def address_of(url: str) -> Address:
     return Address(url, public, at + public)
 
 
-def open_store(url: str) -> Store:
-    """The store at `url`, to read and to write. Raises PipelineError for a URL of another kind."""
+def address(url: str) -> str:
+    """What a user calls a store, with `~` in the path of a folder replaced by the home folder."""
+    return url if "://" in url else str(expanded(url))
+
+
+def open_store(url: str, unfinished: Path | None = None) -> Store:
+    """The store at `url`, to read and to write. Raises PipelineError for a URL of another kind.
+
+    `unfinished`: the file in which uploads are noted until they end. Those that an earlier run left there are ended.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator and (":" not in url.split("/")[0] or Path(url).drive):
-        return DirectoryStore(Path(url))
+        return DirectoryStore(expanded(url))
     bucket, _, prefix = rest.partition("/")
     if scheme in ("http", "https"):
         raise PipelineError(
@@ -51,12 +60,17 @@ def open_store(url: str) -> Store:
         raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
     from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
 
-    return S3Store(bucket, prefix)
+    store = S3Store(bucket, prefix, Uploads(unfinished) if unfinished else None)
+    store.abort_unfinished()
+    return store
 
 
-def open_to_publish(url: str) -> Store:
-    """The store at `url`, to move channels in. Raises PipelineError for a server that ignores the conditions of writes."""
-    store = open_store(url)
+def open_to_publish(url: str, unfinished: Path | None = None) -> Store:
+    """The store at `url`, to move channels in. Raises PipelineError for a server that ignores the conditions of writes.
+
+    `unfinished` as for `open_store`.
+    """
+    store = open_store(url, unfinished)
     if not isinstance(store, DirectoryStore):
         require_conditions(store)
     return store
@@ -84,13 +98,17 @@ def open_source(url: str) -> Source:
         from pipeline.store.web import WebSource
 
         return WebSource(url)
+    if "://" not in url and is_file(str(expanded(url))):
+        from pipeline.store.tar import TarSource
+
+        return TarSource(expanded(url))
     return open_store(url)
 
 
 def open_file(url: str) -> File:
     """The file at `s3://bucket/key`, `https://…` or `http://…`. Raises PipelineError for a server that cannot be."""
     if url.startswith("s3://"):
-        from pipeline.store.s3 import S3File
+        from pipeline.store.s3file import S3File
 
         bucket, _, key = url.removeprefix("s3://").partition("/")
         return S3File(bucket, key)

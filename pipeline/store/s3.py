@@ -30,22 +30,21 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from pipeline import process
 from pipeline.errors import DeniedError, PipelineError, disk_errors
 from pipeline.files import sha256_bytes
 from pipeline.plain import plain, public_url
 from pipeline.store.base import (
-    DOCUMENT_LIMIT,
     Body,
     BrokenTransferError,
     Object,
-    Rest,
     is_ranged,
     no_such_object,
-    size_by_range,
-    too_large,
     wrong_digest,
 )
-from pipeline.store.web import Patience, WebBody
+from pipeline.store.pace import Patience, reason, set_pace
+from pipeline.store.uploads import Uploads
+from pipeline.store.web import WebBody
 
 T = TypeVar("T")
 
@@ -65,12 +64,13 @@ _TRIES = 4  # as often as botocore tries a request
 _TROUBLE = (408, 429, *range(500, 600))  # the server may answer otherwise a little later
 _REPEAT = "run the same command again: what is there is not sent twice"
 _LOG_IN = "set AWS_PROFILE, or run `aws configure`"
-_MISSING = ("404", "NoSuchKey", "NotFound")
+MISSING = ("404", "NoSuchKey", "NotFound")
 # Ceph answers a lost race of two conditional writes with ConcurrentModification or 409.
-_LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "ConcurrentModification", *_MISSING)
+LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict", "ConcurrentModification", *MISSING)
 
 
-def _code(error: ClientError) -> str:
+def code(error: ClientError) -> str:
+    """The name that S3 has for what went wrong; empty where the answer has none."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -98,11 +98,19 @@ def _stored(answer: Any, where: str) -> str:
     )
 
 
-class S3Store:
-    """Objects below `prefix` of `bucket`. Credentials, region and endpoint by the usual AWS chain."""
+def _md5(data: bytes) -> str:
+    """By which a server refuses bytes that were damaged on the way."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
-    def __init__(self, bucket: str, prefix: str) -> None:
-        self.bucket, self.prefix = bucket, prefix.strip("/")
+
+class S3Store:
+    """Objects below `prefix` of `bucket`. Credentials, region and endpoint by the usual AWS chain.
+
+    Uploads that have begun are noted in `unfinished` until they end.
+    """
+
+    def __init__(self, bucket: str, prefix: str, unfinished: Uploads | None = None) -> None:
+        self.bucket, self.prefix, self._unfinished = bucket, prefix.strip("/"), unfinished
         self.url = public_url(f"s3://{bucket}/{self.prefix}").rstrip("/")
         if "@" in bucket:
             raise PipelineError("its URL names a user: a bucket has none", where=self.url, hint=f"leave that out, and {_LOG_IN}")
@@ -118,14 +126,18 @@ class S3Store:
                 # Ceph and SeaweedFS know no regions; AWS's own chain decides where one is set.
                 self._session: Any = boto3.session.Session()
                 region = self._session.region_name or "us-east-1"
-                self._client: Any = self._session.client("s3", config=config, region_name=region)
+                self._client: Any = self._made(config, region)
                 self._reader: Any = self._client
                 if self._session.get_credentials() is None:  # a public bucket can be read without any
-                    unsigned = config.merge(Config(signature_version=UNSIGNED))
-                    self._reader = self._session.client("s3", config=unsigned, region_name=region)
+                    self._reader = self._made(config.merge(Config(signature_version=UNSIGNED)), region)
         except ValueError as error:  # botocore's own word for an endpoint without http://
             hint = "AWS_ENDPOINT_URL_S3 must be like https://host:port"
             raise PipelineError(str(error), where=self.url, hint=hint) from error
+
+    def _made(self, config: Config, region: str) -> Any:
+        client: Any = self._session.client("s3", config=config, region_name=region)
+        set_pace(client._endpoint.http_session._pool_classes_by_scheme, Patience(silence=_SILENCE))
+        return client
 
     @property
     def identity(self) -> dict[str, str]:
@@ -150,25 +162,25 @@ class S3Store:
         except NoCredentialsError as error:
             raise PipelineError("there are no AWS credentials", where=where, hint=_LOG_IN) from error
         except ClientError as error:
-            code = _code(error)
-            if self._reader is not self._client and code in ("AccessDenied", "403"):
+            said = code(error)
+            if self._reader is not self._client and said in ("AccessDenied", "403"):
                 raise DeniedError("there are no AWS credentials, and it is not public", where=where, hint=_LOG_IN) from error
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in _TROUBLE:
-                raise BrokenTransferError(f"the server has trouble: {code}", where=where, hint=_REPEAT) from error
-            if code == "BadDigest":
+                raise BrokenTransferError(f"the server has trouble: {said}", where=where, hint=_REPEAT) from error
+            if said == "BadDigest":
                 raise _BrokenAnswerError("the bytes were damaged on the way", where=where, hint=_REPEAT) from error
-            message = plain(error.response.get("Error", {}).get("Message") or code)
-            kind = DeniedError if code in ("AccessDenied", "403") else PipelineError
-            raise kind(f"the server refused: {message} ({code})", where=where, hint=_HINTS.get(code, "")) from error
+            message = plain(error.response.get("Error", {}).get("Message") or said)
+            kind = DeniedError if said in ("AccessDenied", "403") else PipelineError
+            raise kind(f"the server refused: {message} ({said})", where=where, hint=_HINTS.get(said, "")) from error
         except EndpointConnectionError as error:
             hint = "check the network and AWS_ENDPOINT_URL_S3, then run the same command again"
             raise BrokenTransferError(f"cannot connect: {error}", where=where, hint=hint) from error
         # urllib3's own where botocore reads the body of a refusal, and where it passes one on to be read.
         except (ResponseStreamingError, IncompleteReadError, HTTPError, ResponseParserError) as error:
             hint = f"{_REPEAT}; or check AWS_ENDPOINT_URL_S3" if isinstance(error, ResponseParserError) else _REPEAT
-            raise _BrokenAnswerError(f"the answer broke: {error}", where=where, hint=hint) from error
+            raise _BrokenAnswerError(f"the answer broke: {reason(error)}", where=where, hint=hint) from error
         except (BotoConnectionError, HTTPClientError) as error:
-            raise BrokenTransferError(f"the connection broke: {error}", where=where, hint=_REPEAT) from error
+            raise BrokenTransferError(f"the connection broke: {reason(error)}", where=where, hint=_REPEAT) from error
         except BotoCoreError as error:
             raise PipelineError(str(error), where=where) from error
         except KeyError as error:
@@ -185,16 +197,19 @@ class S3Store:
             try:
                 answer = self._reader.get_object(Bucket=self.bucket, Key=self._key(key))
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code(error) in MISSING:
                     return None
                 raise
-            data = bytearray()
             with closing(answer["Body"]) as body:
-                while chunk := body.read(1 << 20):
-                    data += chunk
-                    if len(data) > DOCUMENT_LIMIT:
-                        raise too_large(self.url, key)
-            return Object(bytes(data), answer["ETag"].strip('"'))
+                try:
+                    data = WebBody(False, body._raw_stream, f"{self.url}/{key}").document(self.url, key)
+                except BrokenTransferError as error:
+                    raise _BrokenAnswerError(error.what, where=error.where, hint=_REPEAT) from error
+            if len(data) != answer.get("ContentLength", len(data)):
+                raise _BrokenAnswerError(
+                    f"the answer broke: {len(data)} of {answer['ContentLength']} bytes", where=f"{self.url}/{key}", hint=_REPEAT
+                )
+            return Object(data, answer["ETag"].strip('"'))
 
     @contextmanager
     def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
@@ -205,14 +220,14 @@ class S3Store:
                 asked = f"bytes={offset}-{offset + length - 1}"
                 answer = self._reader.get_object(Bucket=self.bucket, Key=self._key(key), Range=asked)
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code(error) in MISSING:
                     raise no_such_object(self.url, key) from None
                 raise
             body = answer["Body"]
         with closing(body):
             ranged = is_ranged(answer.get("ContentRange", ""), offset, length, where)
             # Not botocore's wrapper: it waits for all it was asked for, however slowly that arrives.
-            yield WebBody(ranged, body._raw_stream, where, Patience(silence=_SILENCE))
+            yield WebBody(ranged, body._raw_stream, where)
 
     def holds(self, key: str, size: int, sha256: str) -> bool:
         """By a HEAD request, which has the digest that `upload` put beside the bytes: whoever else put some has none.
@@ -223,7 +238,7 @@ class S3Store:
             try:
                 head = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code(error) in MISSING:
                     return False
                 raise
             return (head["ContentLength"], head.get("Metadata", {}).get(_DIGEST)) == (size, sha256)
@@ -263,7 +278,7 @@ class S3Store:
 
     def _send(self, key: str, call: Callable[..., Any], data: bytes, **options: Any) -> str:
         """Put `data` by a call of boto3; the ETag of it."""
-        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        md5 = _md5(data)
 
         def attempt() -> str:
             with self._errors(key):
@@ -276,6 +291,7 @@ class S3Store:
         """Read once, in order: each part is hashed and handed to a connection, of which few are at work at a time."""
         place = {"Bucket": self.bucket, "Key": self._key(key)}
         upload = self._client.create_multipart_upload(**place, Metadata={_DIGEST: sha256})["UploadId"]
+        self._note(place["Key"], upload, ended=False)
 
         def send(number: int, data: bytes) -> dict[str, object]:
             etag = self._send(key, self._client.upload_part, data, UploadId=upload, PartNumber=number)
@@ -286,6 +302,7 @@ class S3Store:
             with ThreadPoolExecutor(_CONNECTIONS) as pool:
                 sent: list[Future[dict[str, object]]] = []
                 while data := file.read(part):
+                    process.pause(0)
                     room.acquire()
                     if any(future.done() and future.exception() for future in sent):
                         break
@@ -299,7 +316,30 @@ class S3Store:
         except BaseException:
             with suppress(PipelineError), self._errors(key):  # the first error is the one to tell
                 self._client.abort_multipart_upload(**place, UploadId=upload)
+                self._note(place["Key"], upload, ended=True)
             raise
+        self._note(place["Key"], upload, ended=True)
+
+    def _note(self, key: str, upload: str, ended: bool) -> None:
+        if self._unfinished:
+            tell = self._unfinished.forget if ended else self._unfinished.note
+            tell(self._client.meta.endpoint_url, self.bucket, key, upload)
+
+    def abort_unfinished(self) -> None:
+        """End the uploads that an earlier run could not end: it was killed, or the server was away."""
+
+        def abort(key: str, upload: str) -> bool:
+            with suppress(PipelineError), self._errors(key):
+                try:
+                    self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
+                except ClientError as error:
+                    if code(error) not in ("NoSuchUpload", *MISSING):
+                        raise
+                return True
+            return False
+
+        if self._unfinished:
+            self._unfinished.left(self._client.meta.endpoint_url, self.bucket, abort)
 
     def create(self, key: str, data: bytes) -> bool:
         """PutObject with If-None-Match: the only create-only write that all servers honour."""
@@ -313,12 +353,12 @@ class S3Store:
         return again(lambda: self._put(key, data, condition))
 
     def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> bool:
-        place = {"Bucket": self.bucket, "Key": self._key(key), "ContentType": "application/json"}
+        place = {"Bucket": self.bucket, "Key": self._key(key), "ContentType": "application/json", "ContentMD5": _md5(data)}
         with self._errors(key):
             try:
                 answer = self._client.put_object(**place, Body=data, **condition)
             except ClientError as error:
-                if _code(error) in _LOST:
+                if code(error) in LOST:
                     return False
                 raise
         try:
@@ -328,45 +368,3 @@ class S3Store:
             if found is None or found.data != data:
                 raise
         return True
-
-
-class S3File:
-    """The object at `key` of `bucket`, by the same chain."""
-
-    def __init__(self, bucket: str, key: str, patience: Patience | None = None) -> None:
-        self._store, self._key, self.url = S3Store(bucket, ""), key, f"s3://{bucket}/{key}"
-        self._patience = patience or Patience(silence=_SILENCE)
-
-    @contextmanager
-    def rest(self, offset: int, tag: str) -> Iterator[Rest]:
-        """A GET, of a range where `offset` is not 0. The tag is the ETag."""
-        try:
-            answer = self._get(offset, tag)
-        except _OtherStateError:
-            offset, answer = 0, self._get(0, "")
-        body = answer["Body"]
-        try:
-            if said := answer.get("ContentRange", ""):
-                size = size_by_range(said, offset, self.url)
-            else:
-                offset, size = 0, answer.get("ContentLength")
-            tag = answer.get("ETag", "").strip('"')
-            yield Rest(offset, size, tag, WebBody(bool(said), body._raw_stream, self.url, self._patience))
-        finally:
-            body.close()
-
-    def _get(self, offset: int, tag: str) -> Any:
-        asked = {"Range": f"bytes={offset}-", **({"IfMatch": tag} if tag else {})} if offset else {}
-        with self._store._errors(self._key):
-            try:
-                return self._store._reader.get_object(Bucket=self._store.bucket, Key=self._key, **asked)
-            except ClientError as error:
-                if offset and _code(error) in ("InvalidRange", "416", *_LOST[:2]):
-                    raise _OtherStateError from error
-                if _code(error) in _MISSING:
-                    raise PipelineError("there is no such object", where=self.url, hint="check bucket and key") from None
-                raise
-
-
-class _OtherStateError(Exception):
-    """The object is not in the state that was asked for, or not so long."""

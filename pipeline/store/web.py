@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
@@ -27,6 +27,7 @@ from pipeline.store.base import (
     size_by_range,
     too_large,
 )
+from pipeline.store.pace import Patience, read_into, reason, set_pace
 
 _REDIRECTS = 5
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
@@ -37,39 +38,29 @@ _HINTS = {
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a server may take, in seconds: to connect, to send anything, and the least bytes in any `window`."""
-
-    connect: float = 10.0
-    silence: float = 30.0
-    window: float = 30.0
-    window_bytes: int = 30_000
-
-
-@dataclass
 class WebBody:
-    """A body that is read as it arrives, so that a server cannot hold its reader with a byte now and then."""
+    """A body that is read as it arrives, at its pace: see `pace`."""
 
     ranged: bool
     answer: urllib3.BaseHTTPResponse
     where: str
-    patience: Patience
-    _since: float = field(default_factory=time.monotonic)
-    _bytes: int = 0
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the front of `buffer` with what has arrived."""
         try:
-            data = self.answer.read1(len(buffer), decode_content=False)
+            return read_into(self.answer, buffer)
         except (HTTPError, OSError) as error:
-            raise BrokenTransferError(f"the connection broke: {error}", where=self.where) from error
-        buffer[: len(data)] = data
-        self._bytes += len(data)
-        if (now := time.monotonic()) > self._since + self.patience.window:
-            if self._bytes < self.patience.window_bytes:
-                raise BrokenTransferError(f"{self._bytes} bytes in {now - self._since:.0f} s: too slow", where=self.where)
-            self._since, self._bytes = now, 0
-        return len(data)
+            raise BrokenTransferError(f"the connection broke: {reason(error)}", where=self.where) from error
+
+    def document(self, url: str, key: str) -> bytes:
+        """All of it. Raises PipelineError above DOCUMENT_LIMIT."""
+        data = bytearray()
+        chunk = memoryview(bytearray(1 << 16))
+        while count := self.readinto(chunk):
+            data += chunk[:count]
+            if len(data) > DOCUMENT_LIMIT:
+                raise too_large(url, key)
+        return bytes(data)
 
 
 class _Site:
@@ -92,17 +83,22 @@ class _Site:
         self._pool = self._make_pool(parts.scheme, parts.hostname)
 
     def _make_pool(self, scheme: str, host: str) -> urllib3.PoolManager:
-        timeout = urllib3.Timeout(connect=self._patience.connect, read=self._patience.silence)
+        limits: Any = {
+            "timeout": urllib3.Timeout(connect=self._patience.connect, read=self._patience.silence),
+            "retries": False,
+            "maxsize": 16,
+        }
         proxy = urllib.request.getproxies().get(scheme)
+        pools = urllib3.PoolManager(**limits)
         if proxy and not urllib.request.proxy_bypass(host):
             try:
-                return urllib3.ProxyManager(
-                    proxy if "://" in proxy else f"http://{proxy}", timeout=timeout, retries=False, maxsize=16
-                )
+                pools = urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **limits)
             except (HTTPError, ValueError) as error:
                 hint = f"correct {scheme}_proxy"
                 raise PipelineError(f"{public_url(proxy)!r} is no proxy: {error}", where=self.url, hint=hint) from error
-        return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=16)
+        pools.pool_classes_by_scheme = dict(pools.pool_classes_by_scheme)
+        set_pace(pools.pool_classes_by_scheme, self._patience)
+        return pools
 
     def _redirected(self, url: str, location: str | None) -> str:
         try:
@@ -146,9 +142,10 @@ class _Site:
         except SSLError as error:
             raise PipelineError(f"cannot connect: {error}", where=where, hint="check the URL and its certificate") from error
         except ProtocolError as error:
-            raise BrokenTransferError(f"the connection broke: {error}", where=where) from error
+            raise BrokenTransferError(f"the connection broke: {reason(error)}", where=where) from error
         except HTTPError as error:
-            raise BrokenTransferError(f"cannot connect: {error}", where=where, hint="check the network and the URL") from error
+            told = f"cannot connect: {reason(error)}"
+            raise BrokenTransferError(told, where=where, hint="check the network and the URL") from error
 
     @staticmethod
     def _check(answer: urllib3.BaseHTTPResponse, where: str) -> None:
@@ -178,17 +175,12 @@ class WebSource(_Site):
         with self._answer(self._url(key), {}) as answer:
             if answer.status in (404, 410):
                 return None
-            body = WebBody(False, answer, f"{self.url}/{key}", self._patience)
-            data = bytearray()
-            chunk = memoryview(bytearray(1 << 16))
-            while count := body.readinto(chunk):
-                data += chunk[:count]
-                if len(data) > DOCUMENT_LIMIT:
-                    raise too_large(self.url, key)
+            body = WebBody(False, answer, f"{self.url}/{key}")
+            data = body.document(self.url, key)
             length = answer.headers.get("Content-Length")
             if length is not None and length != str(len(data)):
                 raise BrokenTransferError(f"the server promised {length} bytes and sent {len(data)}", where=body.where)
-            return Object(bytes(data), answer.headers.get("ETag", ""))
+            return Object(data, answer.headers.get("ETag", ""))
 
     @contextmanager
     def open(self, key: str, offset: int, length: int) -> Iterator[Body]:
@@ -200,7 +192,7 @@ class WebSource(_Site):
             content_range = answer.headers.get("Content-Range", "") if answer.status == 206 else ""
             if answer.status == 206 and not content_range:
                 raise PipelineError("the server sends a part without saying which", where=where)
-            yield WebBody(is_ranged(content_range, offset, length, where), answer, where, self._patience)
+            yield WebBody(is_ranged(content_range, offset, length, where), answer, where)
 
     def listed(self, _prefix: str) -> None:
         """A web server does not list."""
@@ -236,4 +228,4 @@ class WebFile(_Site):
             offset, size = 0, whole_number(told.get("Content-Length", ""))
         etag = told.get("ETag", "")
         tag = etag if etag.startswith('"') else told.get("Last-Modified", "")
-        return Rest(offset, size, tag, WebBody(status == 206, answer, self.url, self._patience))
+        return Rest(offset, size, tag, WebBody(status == 206, answer, self.url))

@@ -81,6 +81,18 @@ class Repository:
         names = [TARGETS, *(d.role for d in self.delegations() if d.fits(key))]
         return next((found for name in names if (found := self.roles[name].signed.targets.get(key))), None)
 
+    def document(self, key: str) -> bytes | None:
+        """The bytes of a document that moves, as they are signed; None where none are. Raises TrustError where others are there,
+        or none: what a publisher reads is what it signs again."""
+        if (target := self.find(key)) is None:
+            return None
+        sha256 = target.hashes["sha256"]
+        found = self.store.get(signed_document_key(sha256))
+        if found is None or (len(found.data), sha256_bytes(found.data)) != (target.length, sha256):
+            where, hint = f"{self.store.url}/{signed_document_key(sha256)}", "put it back: it was changed or removed by others"
+            raise TrustError("is signed, and is not there as it was signed", where=where, hint=hint)
+        return found.data
+
     def every(self, prefix: str) -> dict[str, TargetFile]:
         """All that is signed below a prefix."""
         found: dict[str, TargetFile] = {}
@@ -95,17 +107,16 @@ class Repository:
         role = role or self.role_of(key)
         targets = self.roles[role].signed.targets
         if data is None:
-            for name, metadata in self.roles.items():
-                if metadata.signed.targets.pop(key, None):
-                    self.changed.add(name)
+            if targets.pop(key, None):
+                self.changed.add(role)
             return
         told = {**_told(key, data), **(custom or {})}
         target = TargetFile(len(data), {"sha256": sha256_bytes(data)}, key, {"custom": told} if told else None)
+        if moves(key):
+            keep_document(self.store, data)
         if targets.get(key) != target:
             targets[key] = target
             self.changed.add(role)
-            if moves(key):
-                keep_document(self.store, data)
 
     def days(self, role: str) -> int:
         """For how many days a role signs."""
@@ -135,6 +146,7 @@ class Repository:
 
     def sign(self, role: str, metadata: Metadata[Any]) -> bytes:
         """Sign as `role`, until it has to be signed again, and see that it counts; the bytes."""
+        self.require(role)
         keys, _ = self.keys_of(role)
         sign(metadata, self.days(role), self.keys, role, keys)
         (self.root.signed if role in TOP else self.targets).verify_delegate(role, metadata.signed_bytes, metadata.signatures)
@@ -246,6 +258,7 @@ def read(store: Store, anchor: Anchor, keys: Keys, last: int = 0) -> Repository:
     """The metadata of `store` as it is now, by the root `last` or the newest. Raises TrustError for what is not signed, or older
     than what was seen here."""
     with trust_errors(anchor.store):
+        seen = {role: anchor.seen(role) for role in ("timestamp", "snapshot")}  # first: others see more meanwhile
         root = newest_root(store, anchor, last)
 
         def verified(metadata: Metadata[T], role: str, by: Root | Targets) -> Metadata[T]:
@@ -256,7 +269,7 @@ def read(store: Store, anchor: Anchor, keys: Keys, last: int = 0) -> Repository:
         verified(timestamp, "timestamp", root.signed)
         name = timestamp.signed.snapshot_meta
         snapshot = verified(_read(store, Snapshot, metadata_key("snapshot", name.version), name)[0], "snapshot", root.signed)
-        _require_not_older(anchor, root.signed, timestamp.signed, snapshot.signed)
+        _require_not_older(seen, root.signed, timestamp.signed, snapshot.signed)
         found: dict[str, Metadata[Targets]] = {}
 
         def role(name: str, by: Root | Targets) -> Metadata[Targets]:
@@ -276,11 +289,11 @@ def read(store: Store, anchor: Anchor, keys: Keys, last: int = 0) -> Repository:
         return Repository(store, anchor, keys, root, timestamp, snapshot, found, tag)
 
 
-def _require_not_older(anchor: Anchor, root: Root, timestamp: Timestamp, snapshot: Snapshot) -> None:
-    """Raise BadVersionNumberError where the store is in an older state than was seen here: nobody signs on top of that."""
+def _require_not_older(known: Mapping[str, bytes | None], root: Root, timestamp: Timestamp, snapshot: Snapshot) -> None:
+    """Raise BadVersionNumberError where the store is in an older state than is `known` here: nobody signs on top of that."""
     for role, now in (("timestamp", timestamp), ("snapshot", snapshot)):
         with suppress(RepositoryError):  # what was seen is signed by keys that are not believed any more: it says nothing
-            if not (seen := anchor.seen(role)):
+            if not (seen := known[role]):
                 continue
             before = Metadata[Any].from_bytes(seen)
             root.verify_delegate(role, before.signed_bytes, before.signatures)

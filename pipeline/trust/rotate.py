@@ -30,13 +30,13 @@ MODEL_PATHS = ("releases/{}/*/*", "channels/{}/*", "yanked/{}/*", "evidence/{}/*
 class Rotation:
     """What is to change of a `role`, which may be new if it is that of a `model`.
 
-    `key` is the file or URI of a new key (empty: one is made, if nothing else is asked for). `keep`: the old ones stay. `remove`:
+    `key` is the file or URI of a new key (empty: one is made, if nothing else is asked for). `add`: the old ones stay. `remove`:
     the beginning of the id of one that goes. `threshold`: how many have to sign (0: as before).
     """
 
     role: str
     key: str = ""
-    keep: bool = False
+    add: bool = False
     remove: str = ""
     threshold: int = 0
     days: tuple[tuple[str, int], ...] = ()
@@ -52,7 +52,7 @@ class Rotation:
     @property
     def makes(self) -> bool:
         """Whether a key is to be made."""
-        return not (self.key or self.keep or self.remove or self.threshold)
+        return not (self.key or self.add or self.remove or self.threshold or self.days)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _require_possible(repository: Repository, rotation: Rotation) -> None:
     if is_new or any(role in names for role in roles):
         repository.require("targets")
     if is_new and not (rotation.makes or rotation.key):
-        raise PipelineError(f"{roles[0]} has no keys yet", hint="leave out keep=, remove= and threshold=, or give key=FILE")
+        raise PipelineError(f"{roles[0]} has no keys yet", hint="leave out add=, remove= and threshold=, or give key=FILE")
     if roles != ("root",):
         repository.require(*(role for role in ("snapshot", "timestamp") if role not in roles))
     if rotation.remove:
@@ -134,7 +134,7 @@ def _new_keys(rotation: Rotation) -> list[Key]:
 
 def _wanted(role: Role, new: Sequence[Key], rotation: Rotation) -> Role:
     """The role as it is to be in the end."""
-    stays = [] if new and not (rotation.keep or rotation.remove) else role.keyids
+    stays = [] if new and not (rotation.add or rotation.remove) else role.keyids
     ids = [keyid for keyid in stays if not rotation.remove or not keyid.startswith(rotation.remove)]
     ids = list(dict.fromkeys([*ids, *(key.keyid for key in new)]))
     threshold = rotation.threshold or (min(role.threshold, len(ids)) if not rotation.remove else role.threshold)
@@ -150,9 +150,7 @@ def _require_signers(wanted: dict[str, Role], root: Root, new: Sequence[Key], ke
     for name, role in wanted.items():
         here = len(keys.of(name, [known[keyid] for keyid in role.keyids]))
         if name != "root" and here < role.threshold:
-            hint = (
-                "put the private key into a folder of PIPELINE_KEYS, or add the public one beside those that are here: keep=yes"
-            )
+            hint = "put the private key into a folder of PIPELINE_KEYS, or add the public one beside those that are here: add=yes"
             raise PipelineError(f"{role.threshold} of the keys of {name} have to sign, and {here} of them are here", hint=hint)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 from pipeline.files import sha256_bytes
-from pipeline.layout import TIMESTAMP_KEY, evidence_of, is_signed, moves, signed_document_key
+from pipeline.layout import TIMESTAMP_KEY, evidence_of, is_signed, moves, release_of
 from pipeline.store.base import Body, Keeper, Object, Store, Stored, Unfinished
 from pipeline.store.open import address_of
 from pipeline.trust.anchors import Anchor, TrustError, anchor_of, require_allowed
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import TargetFile
+
+_NOTHING = "nothing is there"  # the tag of what is signed, and was removed by others
 
 
 def required_anchor(store: Store, name: str) -> Anchor:
@@ -24,7 +30,10 @@ def required_anchor(store: Store, name: str) -> Anchor:
 
 
 class SignedStore:
-    """The objects of `inner`. What is put through this is signed when `sign` is called; nothing else ever is."""
+    """The objects of `inner`. What is put through this is signed when `sign` is called; nothing else ever is.
+
+    What moves is as it was last signed, whatever is there: so nothing that others have put there is built upon.
+    """
 
     def __init__(self, inner: Store, name: str) -> None:
         from pipeline.trust.keys import find_keys
@@ -33,6 +42,7 @@ class SignedStore:
         anchor = required_anchor(inner, name)
         self.inner, self.url, self._anchor, self._keys = inner, inner.url, anchor, find_keys()
         self._written: dict[str, bytes | None] = {}
+        self._hidden: dict[str, str] = {}  # tags of what is there and was never signed, by key
         self._state: Repository = read(inner, anchor, self._keys)
 
     @property
@@ -45,25 +55,38 @@ class SignedStore:
         self._state.require(*dict.fromkeys(map(self._state.role_of, keys)), "snapshot", "timestamp")
 
     def get(self, key: str) -> Object | None:
-        """The object at `key`. A document that moves is read as it was last signed, with the tag of what is there."""
+        """The object at `key`, which is an error where it is not as it is signed; of what is not signed yet, as it is there."""
         found = self.inner.get(key)
-        if found is None and evidence_of(key) and self._state.find(key):
-            hint = "somebody has removed it: put it back"
-            raise TrustError("is signed, and is not in the store", where=f"{self.url}/{key}", hint=hint)
-        if found is None or not is_signed(key):
+        if not is_signed(key):
             return found
         if moves(key):
-            from pipeline.trust.repository import read
-
-            self._state = read(self.inner, self._anchor, self._keys)
+            return self._moving(key, found)
         target = self._state.find(key)
-        if target is None:
-            return found
-        signed = self.inner.get(signed_document_key(target.hashes["sha256"])) if moves(key) else found
-        if signed is None or not _is(signed.data, target.length, target.hashes["sha256"]):
+        if found is None and target and evidence_of(key):
+            hint = "somebody has removed it: put it back"
+            raise TrustError("is signed, and is not in the store", where=f"{self.url}/{key}", hint=hint)
+        if found and target and not _is(found, target):
             hint = "it was changed by others, or is damaged: put back what was signed"
             raise TrustError("is not what was signed", where=f"{self.url}/{key}", hint=hint)
-        return Object(signed.data, found.tag)
+        return found
+
+    def _moving(self, key: str, found: Object | None) -> Object | None:
+        """A document that moves, as it was last signed, with the tag of what is there; none where it was never signed."""
+        from pipeline.trust.repository import read
+
+        if found and self._written.get(key) == found.data:
+            return found
+        target = self._state.find(key)
+        if not (_is(found, target) if found and target else found is None and target is None):
+            self._state = read(self.inner, self._anchor, self._keys)  # another may have signed it since
+            target = self._state.find(key)
+        if target is None:
+            self._hidden[key] = found.tag if found else _NOTHING
+            return None
+        if found and _is(found, target):
+            return found
+        signed = self._state.document(key)
+        return Object(signed, found.tag if found else _NOTHING) if signed is not None else None
 
     def doubt(self, key: str, data: bytes) -> str:
         """Why a document of evidence does not count; empty where it does."""
@@ -101,39 +124,13 @@ class SignedStore:
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
         """Put `data` in the place of what has this tag."""
+        if moves(key):
+            tag = self._hidden.pop(key, None) if tag is None else tag
+            tag = None if tag == _NOTHING else tag
         replaced = self.inner.replace(key, data, tag)
         if replaced and is_signed(key):
             self._written[key] = data
         return replaced
-
-    def entries(self, prefix: str) -> Iterator[Stored]:
-        """Every object below a prefix."""
-        return self._keeper.entries(prefix)
-
-    def remove(self, key: str) -> None:
-        """Remove an object; `sign` says so."""
-        self._keeper.remove(key)
-        if is_signed(key):
-            self._written[key] = None
-
-    def unfinished(self) -> Iterator[Unfinished]:
-        """The uploads that were begun and not completed."""
-        return self._keeper.unfinished()
-
-    def abort(self, upload: Unfinished) -> None:
-        """Give up such an upload."""
-        self._keeper.abort(upload)
-
-    @property
-    def _keeper(self) -> Keeper:
-        return cast(Keeper, self.inner)  # who removes has opened one
-
-    def forget_missing(self) -> None:
-        """What is signed and was removed, by who was killed before that was signed, is signed no more by `sign`."""
-        there = {key for prefix in ("releases/", "evidence/") for key in self.inner.keys(prefix)}
-        for key in (key for prefix in ("releases/", "evidence/") for key in self._state.every(prefix)):
-            if key not in there:
-                self._written[key] = None
 
     def sign(self) -> bool:
         """Sign what was written since; whether anything was new. Then it is read as a consumer does."""
@@ -163,8 +160,56 @@ class SignedStore:
         return (found.data if found else None) == data
 
 
-def _is(data: bytes, length: int, sha256: str) -> bool:
-    return len(data) == length and sha256_bytes(data) == sha256
+def _is(found: Object, target: TargetFile) -> bool:
+    return len(found.data) == target.length and sha256_bytes(found.data) == target.hashes["sha256"]
+
+
+class SignedKeeper(SignedStore):
+    """A signed store, for those who look after it. Nothing is removed that is signed: it ceases to be first."""
+
+    def __init__(self, inner: Keeper, name: str) -> None:
+        super().__init__(inner, name)
+        self._keeper, self._lock = inner, threading.Lock()
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        """What is there."""
+        return self._keeper.entries(prefix)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """The uploads that were begun and not completed."""
+        return self._keeper.unfinished()
+
+    def abort(self, upload: Unfinished) -> None:
+        """Give one up."""
+        self._keeper.abort(upload)
+
+    def remove(self, key: str) -> None:
+        """Remove an object; with a release's manifest, all that is signed of the release ceases to be."""
+        if is_signed(key):
+            self.cease(key)
+        self._keeper.remove(key)
+
+    def cease(self, *keys: str) -> None:
+        """Let what is at these keys be signed no more; with a release's manifest, nothing of that release."""
+        from pipeline.trust.repository import Repository, change
+
+        below: list[str] = []
+        for key in keys:
+            release = release_of(key)
+            below += [f"{kind}/{'/'.join(release)}/" for kind in ("releases", "evidence")] if release else [key]
+
+        def edit(repository: Repository) -> bool:
+            self._state = repository
+            for name, target in repository.roles.items():
+                for one in [one for one in target.signed.targets if one.startswith(tuple(below))]:
+                    repository.put(one, None, name)
+            return bool(repository.changed)
+
+        with self._lock:
+            for key in [key for key in self._written if key.startswith(tuple(below))]:
+                del self._written[key]
+            if any(self._state.find(key) for key in keys):
+                change(self._keeper, self._anchor, self._keys, edit)
 
 
 def signing(store: Store, url: str) -> Store:
@@ -173,18 +218,23 @@ def signing(store: Store, url: str) -> Store:
     Raises TrustError where it was and is not, where it has to be, and where it is not known who signs it.
     """
     name = address_of(url).name
+    return SignedStore(store, name) if _is_signed(store, name) else store
+
+
+def keeping(store: Keeper, url: str) -> Keeper:
+    """As `signing`, of a store that is looked after."""
+    name = address_of(url).name
+    return SignedKeeper(store, name) if _is_signed(store, name) else store
+
+
+def _is_signed(store: Store, name: str) -> bool:
     if store.get(TIMESTAMP_KEY) is not None:
-        return SignedStore(store, name)
+        return True
     if anchor_of(name):
         what = "is not signed, though its signers are known here"
         raise TrustError(what, where=store.url, hint="see who changed it; or `vmfb trust remove` it")
     require_allowed(name)
-    return store
-
-
-def keeping(store: Keeper, url: str) -> Keeper:
-    """`signing` for who removes."""
-    return cast(Keeper, signing(store, url))
+    return False
 
 
 def require_keys(store: Store, *keys: str) -> None:
@@ -198,8 +248,7 @@ def sign_changes(store: Store) -> bool:
     return isinstance(store, SignedStore) and store.sign()
 
 
-def sign_removals(store: Keeper) -> None:
-    """Sign that what was removed is not there any more, now or by one that was killed before it came to that."""
-    if isinstance(store, SignedStore):
-        store.forget_missing()
-        store.sign()
+def cease(store: Store, *keys: str) -> None:
+    """Where the store is signed, let what is at these keys be signed no more, before it is removed."""
+    if isinstance(store, SignedKeeper):
+        store.cease(*keys)

@@ -99,7 +99,10 @@ class TrustedSource:
     def _refreshed(self, roles: set[str], known: Mapping[str, Object | None]) -> View:
         from pipeline.trust.client import refresh  # a fifth of a second, that nothing needs where nothing changed
 
-        return refresh(self._inner, self._anchor, roles, known)
+        if known:
+            with suppress(TrustError):  # another process may have seen more since that was asked
+                return refresh(self._inner, self._anchor, roles, known)
+        return refresh(self._inner, self._anchor, roles, {})
 
     def find(self, key: str) -> tuple[str, Target] | None:
         """The role that signs `key`, and what it says of it; None where none does."""

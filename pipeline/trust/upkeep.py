@@ -10,7 +10,7 @@ from tuf.api.metadata import Metadata
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import WITNESSES_KEY, evidence_of, release_key, signature_key, signed_document_key
+from pipeline.layout import WITNESSES_KEY, evidence_of, release_key, signature_key
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.store.base import Store
 from pipeline.trust.anchors import Anchor
@@ -47,9 +47,7 @@ def adopt(repository: Repository, prefix: str) -> list[str]:
     """Name the documents of evidence below `prefix` that witnesses of the store have signed, with their signatures; and no
     longer those of who is no witness any more. The keys that are new."""
     store = repository.store
-    listed = repository.find(WITNESSES_KEY)
-    found = store.get(signed_document_key(listed.hashes["sha256"])) if listed else None
-    witnesses = decode_witnesses(found.data if found else None, WITNESSES_KEY)
+    witnesses = decode_witnesses(repository.document(WITNESSES_KEY), WITNESSES_KEY)
     role = repository.roles[EVIDENCE].signed
     for key, target in list(role.targets.items()):
         signature = target.custom.get("signature", {}) if isinstance(target.custom, dict) else {}
@@ -82,9 +80,7 @@ def set_witness(store: Store, anchor: Anchor, keys: Keys, name: str, key: Key | 
 
     def edit(repository: Repository) -> bool:
         repository.require(TARGETS, "snapshot", "timestamp")
-        listed = repository.find(WITNESSES_KEY)
-        found = store.get(signed_document_key(listed.hashes["sha256"])) if listed else None
-        known = dict(decode_witnesses(found.data if found else None, WITNESSES_KEY).keys)
+        known = dict(decode_witnesses(repository.document(WITNESSES_KEY), WITNESSES_KEY).keys)
         if key is None and name not in known:
             raise PipelineError(f"remove={name}: there is no such witness", where=anchor.store, hint=did_you_mean(name, known))
         if key is None:
@@ -108,5 +104,5 @@ def _is_late(repository: Repository, role: str, metadata: Metadata[Any]) -> bool
 
 def _how(role: str) -> str:
     if role == "root":
-        return "`doit trust-rotate role=root keep=yes`, where its keys are"
+        return "`doit trust-rotate role=root days=root:365`, where its keys are"
     return f"`doit trust-refresh` where the keys of `{role}` are"

@@ -40,7 +40,7 @@ from pipeline.store.open import open_store
 from tests import releases, servers, web
 from tests.project import ROOT
 
-OURS, VERIFIED = "vmfb fetch", "s5cmd cp, openssl sha256"
+OURS, VERIFIED, SUMMED = "vmfb fetch", "s5cmd cp, openssl sha256", "s5cmd cp, sha256sum"
 VMFB = [str(Path(sys.executable).with_name("vmfb"))]
 
 
@@ -127,6 +127,7 @@ def _against_others(target: Path, size: int, url: str, object_: str, known: Path
         OURS: fetch_,
         "s5cmd cp": copy,
         VERIFIED: ["sh", "-c", f"{shlex.join(copy)} && openssl sha256 {target}/x"],
+        SUMMED: ["sh", "-c", f"{shlex.join(copy)} && sha256sum {target}/x"],
         "the machine's first vmfb fetch": fetch_,
         **({"aws s3 cp": ["aws", "s3", "cp", "--quiet", object_, f"{target}/x"]} if shutil.which("aws") else {}),
     }
@@ -144,7 +145,8 @@ def _against_others(target: Path, size: int, url: str, object_: str, known: Path
         cpu = statistics.median(c for _, c in times)
         print(f"  {name:<31} {wall[name]:6.2f} s (best {min(times)[0]:.2f})  {size / wall[name]:5.0f} MB/s  {cpu:5.2f} s of CPU")
     best = {name: min(times)[0] for name, times in taken.items()}
-    for other, what in (("s5cmd cp", "which verifies nothing"), (VERIFIED, "which verifies too")):
+    verifies = ((VERIFIED, "which verifies too"), (SUMMED, "which verifies too"))
+    for other, what in (("s5cmd cp", "which verifies nothing"), *verifies):
         print(f"  speed against {other}, {what}: {wall[other] / wall[OURS]:.2f} (of the best {best[other] / best[OURS]:.2f})")
 
 

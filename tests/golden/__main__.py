@@ -21,7 +21,7 @@ from pipeline.stages import compile as compile_stage
 from pipeline.stages import import_, package, source
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.evidence import Evidence, write_evidence, write_runtimes, write_witness
-from pipeline.stages.origin import Origin
+from pipeline.stages.origin import Origin, Recipe
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.stages.witnesses import answers
 from tests.project import Project
@@ -50,7 +50,7 @@ def build(folder: Path) -> bytes:
     arrays.write(data.inputs_of(data.draws[0]), ones)
     arrays.write(data.outputs_of(data.draws[0]), [(ones[0] @ ones[1]).sum(axis=1)])
     data.write()
-    package.run(model, imported, {"desktop": compiled}, layout.package("small"))
+    package.run(model, imported, {"desktop": compiled}, layout.package("small"), Recipe((), {}, "urn:test"))
     return (layout.package("small") / "manifest.json").read_bytes()
 
 

@@ -146,6 +146,10 @@ class Backend:
         """The format of the executable that begins with `head` (64 bytes, if it has as many); empty if it is not one."""
         return ""
 
+    def trimmed(self, code: bytes) -> bytes:
+        """An executable without what nobody reads who runs it."""
+        return code
+
     def is_whole(self, code: bytes) -> bool:
         """Whether an executable can be read at all."""
         return True

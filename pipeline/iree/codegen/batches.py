@@ -71,7 +71,7 @@ def _run_there(
         made = outcome(batch, result)
         if isinstance(made, Refused) or len(made) == len(batch.keys):
             yield made
-        else:  # what a worker says to be in the shared cache cannot be read here
+        else:  # what a worker says to be in the shared cache cannot be read here, or what it sent is not authentic
             yield from _kept(run_here([batch], folder), cache)
 
 

@@ -7,6 +7,7 @@ result. Dask itself gives a dead worker's batches to others.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import logging
 import os
 import queue
@@ -20,12 +21,14 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pipeline import process
-from pipeline.cache import Cache, shared_at
+from pipeline import process, seal
+from pipeline.cache import Cache, shared_at, warn_of_strangers
 from pipeline.errors import PipelineError
 from pipeline.iree.codegen import pieces
 from pipeline.iree.codegen.pieces import Batch
+from pipeline.seal import Seal
 
 _log = logging.getLogger(__name__)
 _INSTALL = "pip install 'vmfb-pipeline[build,cluster]'"
@@ -36,26 +39,40 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Unfit:
-    """A worker would generate other code than this machine: it has another compiler, or another version of this package."""
+    """What a worker gives back would not count: it has another compiler, another version of this package, or another key."""
 
     worker: str
+    lacks: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker made: the keys of what it put into the shared cache, and the rest itself."""
+    """What a worker made: the keys of what it put into the shared cache, and the rest itself, sealed."""
 
     stored: tuple[str, ...]
     made: Mapping[str, bytes]
 
 
-def work(batch: Batch, cache_url: str) -> Done | Unfit:
-    """Generate `batch`, on a worker. A worker that was killed may have done it all but tell."""
+def _require_seal() -> Seal:
+    if ours := seal.from_environment("sent"):
+        return ours
+    what = f"PIPELINE_SCHEDULER is set, but {seal.VARIABLE} is not: what comes back could be anybody's code"
+    raise PipelineError(what, hint=f"{seal.MAKE_KEY}, on the workers too")
+
+
+def work(batch: Batch, cache_url: str, key_name: str) -> Done | Unfit:
+    """Generate `batch`, on a worker that has the key of this name. A worker that was killed may have done it all but tell."""
     from distributed import get_worker
 
     here = get_worker().address
     if batch.generator != pieces.generator(batch.backend):
-        return Unfit(here)
+        return Unfit(here, "another compiler or version than this machine")
+    try:
+        ours = _require_seal()
+    except PipelineError as error:
+        return Unfit(here, f"no key that it can use ({error.what})" if os.environ.get(seal.VARIABLE) else f"no {seal.VARIABLE}")
+    if ours.name != key_name:
+        return Unfit(here, f"another {seal.VARIABLE} than this machine")
     shared = shared_at(cache_url, writable=True) if cache_url else None
     keys = list(batch.keys.values())
     if shared and len(shared.get_many(keys)) == len(keys):
@@ -66,7 +83,7 @@ def work(batch: Batch, cache_url: str) -> Done | Unfit:
         except PipelineError as error:  # its log is gone with the folder
             raise type(error)(error.what, where=f"worker {here} on {socket.gethostname()}") from None
     left = shared.put_many(made) if shared else made
-    return Done(tuple(key for key in made if key not in left), left)
+    return Done(tuple(key for key in made if key not in left), {key: ours.sealed(key, data) for key, data in left.items()})
 
 
 @functools.cache
@@ -75,12 +92,25 @@ def _connect(address: str) -> Any:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise PipelineError(f"PIPELINE_SCHEDULER is set, but {error.name} is not installed", hint=_INSTALL) from error
+    if is_open(address):
+        _log.warning("%s is not encrypted, and runs what anybody sends it, as does this machine: use tls://", address)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said here
     try:
         return Client(address, timeout=_patience(), set_as_default=False, name="vmfb-pipeline")
     except (OSError, ValueError) as error:
         hint = "start it with `dask scheduler`, or correct or unset PIPELINE_SCHEDULER"
         raise PipelineError(f"no Dask scheduler answers ({error})", where=address, hint=hint) from error
+
+
+def is_open(address: str) -> bool:
+    """Whether others than this machine's users may reach a scheduler, which unpickles, and so runs, what anybody sends it."""
+    scheme, separator, rest = address.rpartition("://")
+    host = urlsplit(f"//{rest}").hostname or ""
+    try:
+        inside = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        inside = host == "localhost"
+    return not inside and (scheme if separator else "tcp") not in ("tls", "wss", "inproc")
 
 
 def _patience() -> float:
@@ -134,9 +164,10 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._seal = _require_seal()
         with _connecting:
             self._client = _connect(address)
-        self._unfit: set[str] = set()
+        self._unfit: dict[str, str] = {}  # worker → what it lacks
         self._alone_since: float | None = None
 
     def _workers(self) -> dict[str, int]:
@@ -163,7 +194,8 @@ class Cluster:
             if self._client.status != "running":
                 what = "the Dask scheduler went away"
             elif self._unfit:
-                what = f"no worker has this compiler and this version: refused were {', '.join(sorted(self._unfit))}"
+                refused = ", ".join(sorted(self._unfit))
+                what = f"no worker has this compiler, this version and this {seal.VARIABLE}: refused were {refused}"
             raise PipelineError(what, where=self.address, hint=_HINT)
 
     def cores(self) -> int:
@@ -177,12 +209,12 @@ class Cluster:
     def _submit(self, batch: Batch, cache_url: str) -> Any:
         fit = list(self._workers()) if self._unfit else None
         key = f"pieces-{batch.target}-{uuid.uuid4().hex}"  # no name would make Dask look at every byte
-        return self._client.submit(work, batch, cache_url, key=key, workers=fit, allow_other_workers=False)
+        return self._client.submit(work, batch, cache_url, self._seal.name, key=key, workers=fit, allow_other_workers=False)
 
-    def _refuse(self, worker: str) -> None:
-        if worker not in self._unfit:
-            self._unfit.add(worker)
-            _log.warning("the worker %s has another compiler or version than this machine: it is left out", worker)
+    def _refuse(self, unfit: Unfit) -> None:
+        if unfit.worker not in self._unfit:
+            self._unfit[unfit.worker] = unfit.lacks
+            _log.warning("the worker %s has %s: it is left out", unfit.worker, unfit.lacks)
 
     def run(self, batches: Sequence[Batch], cache: Cache) -> Iterator[tuple[Batch, Any]]:
         """What each batch made, as it ends: the batch, and a call that returns key → code or raises PipelineError."""
@@ -208,11 +240,11 @@ class Cluster:
                 batch = waiting.pop(future)
                 result = None if future.status == "error" else self._result(future)
                 if isinstance(result, Unfit):
-                    self._refuse(result.worker)
+                    self._refuse(result)
                     self.cores()
                     submit(batch)
                 else:
-                    yield batch, functools.partial(self._code, future, result, cache)
+                    yield batch, functools.partial(self._code, future, result, batch, cache)
         finally:
             self._client.cancel(list(waiting))
 
@@ -222,14 +254,19 @@ class Cluster:
         except (OSError, CancelledError) as error:
             raise PipelineError(f"the Dask scheduler went away ({error})", where=self.address, hint=_HINT) from error
 
-    def _code(self, future: Any, done: Done | None, cache: Cache) -> dict[str, bytes]:
+    def _code(self, future: Any, done: Done | None, batch: Batch, cache: Cache) -> dict[str, bytes]:
         if done is None:
             error = future.exception()
             if isinstance(error, PipelineError):
                 raise error
             raise PipelineError(f"a worker failed: {type(error).__name__}: {error}", where=self.address, hint=_HINT)
-        cache.put(done.made)
-        found = cache.shared.get_many(done.stored) if cache.shared and done.stored else {}
+        asked = batch.keys.values()
+        opened = {key: self._seal.opened(key, entry) for key, entry in done.made.items() if key in asked}
+        made = {key: data for key, data in opened.items() if data is not None}
+        warn_of_strangers(f"a worker of {self.address}", len(opened) - len(made), len(opened))
+        cache.put(made)
+        stored = [key for key in done.stored if key in asked]
+        found = cache.shared.get_many(stored) if cache.shared and stored else {}
         for key, data in found.items():
             cache.local.put(key, data)
-        return {**done.made, **found}
+        return {**made, **found}

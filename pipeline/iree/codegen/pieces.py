@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -289,7 +289,8 @@ def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
         stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
     compile_("finished", "executable-targets", "generated", "hal")
     with mlir.opened(paths["generated"]) as module:
-        codes = {symbol(e): _code(e, stubs[symbol(e)]) for e in operations(module, "hal.executable")}
+        trim = backends.named(batch.backend).trimmed
+        codes = {symbol(e): _code(e, stubs[symbol(e)], trim) for e in operations(module, "hal.executable")}
     for path in paths.values():
         path.unlink()
     rate = (time.monotonic() - started) / sum(len(code.data) for code in codes.values())
@@ -303,10 +304,10 @@ def _stub(executable: ir.Operation) -> str:
     return str(variant.get_asm(use_local_scope=True))
 
 
-def _code(executable: ir.Operation, stub: str) -> Code:
+def _code(executable: ir.Operation, stub: str, trim: Callable[[bytes], bytes]) -> Code:
     (binary,) = operations(executable, "hal.executable.binary")
     strings = {name: ir.StringAttr(binary.attributes[name]).value for name in ("format", "mime_type")}
-    return Code(stub, **strings, seconds=0.0, data=memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes())
+    return Code(stub, **strings, seconds=0.0, data=trim(memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes()))
 
 
 def _stubs(executable: ir.Operation, found: Mapping[str, Code], targets: Sequence[Target]) -> None:

@@ -14,12 +14,14 @@ import sysconfig
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pipeline import cache, process, wheels
 from pipeline.errors import PipelineError
+from pipeline.files import other_content, sha256_file
 from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.iree.devices import PACKAGE, Run, run, runtime_version
@@ -32,6 +34,22 @@ VARIABLE = "PIPELINE_RUNTIMES"
 _OLDER = 2  # minor releases before the pinned one
 _TIMEOUT = 300.0  # seconds for a file in a runtime
 _SOURCE = re.compile(r"^.*?\bruntime/src/\S+: (?:[A-Z_]+; )?")  # where in its own source the runtime complains
+# The digests of their wheels for Linux on x86-64, which alone makes releases: for Python 3.11, and for those from 3.12 on. Pip's
+# index vouches for what is released later.
+_WHEELS = {
+    "3.11.0": (
+        "f2ec0acead1341acbf723743bf62227e216eceb75ac4cef206c8a8001fa44cad",
+        "b3ff2b214780871d5677994b82332f9d1bae365a2e115c928464bd15ab5a5098",
+    ),
+    "3.12.0": (
+        "21ea20fed5005c7969553f24dd405ca7eda4e9d6c002665c173456d73d16a9de",
+        "1714757a6d4fc6c24ac5105f9a5b596d5b8c569a3db26fe5c4eea7e8f09e2f4e",
+    ),
+    "3.13.0": (
+        "4ecb03d5a33989d765eaa8bf1fe6199a937c88c1004e56c85714532cd95934fa",
+        "e342bf407010dd42ee2fb431ab763d97c6ebbcad0762c1e843806db3db31572c",
+    ),
+}
 _log = logging.getLogger(__name__)
 _found: dict[tuple[str, tuple[str, ...] | None], list[Runtime]] = {}  # by the folder that they are kept in, and what was wanted
 _finding = threading.Lock()
@@ -47,8 +65,11 @@ class Runtime:
 
 
 def home() -> Path:
-    """The folder in which runtimes are kept: it may be deleted at any time."""
-    return cache.local().folder / "runtimes"
+    """The folder in which runtimes are kept: it may be deleted at any time.
+
+    Raises PipelineError if others than this user may write to it: what is in it is run.
+    """
+    return cache.local().private("runtimes")
 
 
 def wanted() -> tuple[str, ...] | None:
@@ -77,7 +98,7 @@ def find(versions: tuple[str, ...] | None, logs: Path) -> list[Runtime]:
     Without an index to ask, those that are here. What pip says goes into the folder `logs`.
     """
     with _finding:
-        key = (str(home()), versions)
+        key = (str(cache.local().folder), versions)
         if key not in _found:
             _found[key] = [_fetched(version, logs) for version in (_versions(logs) if versions is None else versions)]
         return _found[key]
@@ -87,10 +108,15 @@ def _versions(logs: Path) -> list[str]:
     try:
         return chosen(wheels.versions(PACKAGE, logs / "runtimes.log"))
     except PipelineError as error:
-        kept = [version for path in home().glob("*") if (version := path.name.partition("-")[0]) and path == _place(version)]
-        found = sorted({*kept, REQUIRED}, key=numbers)
+        found = sorted({*_kept(), REQUIRED}, key=numbers)
         _log.warning("%s: %s; files are tried with those that are here: %s", PACKAGE, error.what, ", ".join(found))
         return found
+
+
+def _kept() -> list[str]:
+    with suppress(PipelineError):
+        return [version for path in home().glob("*") if (version := path.name.partition("-")[0]) and path == _place(version)]
+    return []
 
 
 def _place(version: str) -> Path:
@@ -103,11 +129,16 @@ def _fetched(version: str, logs: Path) -> Runtime:
         return Runtime(version)
     try:
         log = logs / f"runtime-{version}.log"
-        return Runtime(
-            version, wheels.unpacked(_place(version), lambda into: wheels.download(f"{PACKAGE}=={version}", into, log))
-        )
+        return Runtime(version, wheels.unpacked(_place(version), lambda into: _download(version, into, log)))
     except PipelineError as error:
         return Runtime(version, problem=f"it cannot be had: {error.what}")
+
+
+def _download(version: str, into: Path, log: Path) -> Path:
+    wheel = wheels.download(f"{PACKAGE}=={version}", into, log)
+    if version in _WHEELS and (found := sha256_file(wheel)) not in _WHEELS[version]:
+        raise other_content(found, " or ".join(_WHEELS[version]), wheel.name, "that is not what was released")
+    return wheel
 
 
 def device_for(variants: Sequence[Gated], found: Sequence[Device]) -> Device | None:

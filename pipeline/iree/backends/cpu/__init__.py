@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pipeline import platforms
 from pipeline.iree import attributes
 from pipeline.iree.backends.base import Backend, Corrections, Emulation
+from pipeline.iree.backends.cpu import elf
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, GateError
 
@@ -130,6 +131,9 @@ class Cpu(Backend):
         if head[:4] != b"\x7fELF" or len(head) <= 20:
             return ""
         return f"embedded-elf-{_MACHINES.get(int.from_bytes(head[18:20], 'little'), 'unknown machine')}"
+
+    def trimmed(self, code: bytes) -> bytes:
+        return elf.trimmed(code)
 
     def formats_here(self) -> list[str]:
         machine = platforms.machine()
