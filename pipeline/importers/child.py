@@ -17,12 +17,16 @@ from pipeline.spec.types import Dimension, Input
 @dataclass(frozen=True)
 class Options:
     """What an importer is told beside the model: the `function` it makes, which one of an MLIR file (`entry`, empty: the only
-    one), and where large weights are to be (see `Model.parameters`)."""
+    one), where large weights are to be (see `Model.parameters`), and whether the model may be changed for speed (`FASTER`)."""
 
     function: str = "main"
     entry: str = ""
     parameters: str = ""
+    faster: bool = True
 
+
+# The rewrites that are for speed alone.
+FASTER = ("shuffles", "sums", "rows")
 
 Convert = Callable[[Path, Path, list[Input], Options], None]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import staged
 from pipeline.importers import boundary, decisions, foreign, functions, narrow, parameters, part, rewrites, weights
 from pipeline.importers.baked import bake
-from pipeline.importers.child import Options, main
+from pipeline.importers.child import FASTER, Options, main
 from pipeline.importers.draws import at_one_size
 from pipeline.importers.opsets import upgraded
 from pipeline.importers.rewrites import flow
@@ -296,11 +296,13 @@ def fixed(source: Path, inputs: Sequence[Input]) -> onnx.ModelProto:
     return model
 
 
-def prepared(source: Path, inputs: Sequence[Input]) -> tuple[onnx.ModelProto, list[rewrites.Tried]]:
+def prepared(
+    source: Path, inputs: Sequence[Input], without: Collection[str] = ()
+) -> tuple[onnx.ModelProto, list[rewrites.Tried]]:
     """The model at `source` as IREE's importer gets it, and which rewrites were tried: see `rewrites.apply`."""
     model = fixed(source, inputs)
     inputs = [spec for spec in inputs if spec.value is None]
-    model, tried = rewrites.apply(model, inputs, str(source))
+    model, tried = rewrites.apply(model, inputs, str(source), without)
     for rewrite in tried:
         how = ("used in part" if rewrite.problem else "used") if rewrite.used else "not used"
         print(f"rewrite {rewrite.name}: {how}" + (f": {rewrite.problem}" if rewrite.problem else ""))
@@ -357,7 +359,7 @@ def convert(source: Path, folder: Path, inputs: Sequence[Input], options: Option
     (folder / parameters.FILE).unlink(missing_ok=True)
     with weights.beside(folder / _WEIGHTS, limit) as store:
         try:
-            model, tried = prepared(source, inputs)
+            model, tried = prepared(source, inputs, () if options.faster else FASTER)
             translate(model, folder, str(source), inputs, options)
         except PipelineError as error:
             raise _with_fixed_sizes(error, source, inputs) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +20,8 @@ from pipeline.stages.compiled import Compiled, Dropped, Piece, Variant
 from pipeline.stages.origin import Origin
 
 OUTPUTS = ("module.vmfb", "compiled.json")
+SLOWER = "slower"  # in the folder of a bundle: the model as it was imported for it alone
+NOT_FASTER = "the model is not changed for speed"
 
 
 def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
@@ -146,14 +149,17 @@ def _with_fixed_sizes(
 
 
 def _compile(
-    source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin, identity: Identity
+    imported: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], origin: Origin, identity: Identity
 ) -> tuple[Compiled, list[Dropped]]:
     from pipeline.iree.codegen.front import FrontHalfError
     from pipeline.iree.compiler import RefusedError
 
+    source = imported / "model.mlirbc"
     try:
         return compile_targets(source, folder, bundle, targets, identity=identity), []
     except FrontHalfError as error:
+        if slower := _compiled_slower(origin, imported, folder, bundle, targets, identity):
+            return slower, []
         told = _front_half(error, origin, folder, bundle, targets)
         raise _with_fixed_sizes(told, origin, folder, bundle, targets[:1]) from error
     except RefusedError as error:
@@ -161,6 +167,8 @@ def _compile(
             names = ", ".join(error.reasons)
             note = f"convolutions are not compiled as matrix products: so compiled, the compiler refused {names}"
             return replace(plain, notes=(note,)), []
+        if slower := _compiled_slower(origin, imported, folder, bundle, targets, identity):
+            return slower, []
         stops = bundle.on_failure == "fail" or len(error.reasons) == len(targets)
         from pipeline.stages import reduction  # which takes time to import
 
@@ -177,6 +185,27 @@ def _compile(
         return compile_targets(source, folder, bundle, left, identity=identity), refused
 
 
+def _compiled_slower(
+    origin: Origin, imported: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable], identity: Identity
+) -> Compiled | None:
+    """The bundle of the model without what was changed in it for speed, if anything was and the compiler takes it so."""
+    from pipeline.stages.import_ import plainly
+
+    try:
+        if not (slower := plainly(origin, imported, folder / SLOWER)):
+            return None
+        made = compile_targets(slower / "model.mlirbc", folder, bundle, targets, identity=identity)
+    except PipelineError:
+        shutil.rmtree(folder / SLOWER, ignore_errors=True)
+        return None
+    return replace(made, notes=(f"{NOT_FASTER}: so changed, the compiler refused it",))
+
+
+def imported_for(compiled: Path, imported: Path) -> Path:
+    """The imported model that a bundle was compiled of: that of all, or its own."""
+    return compiled / SLOWER if (compiled / SLOWER / "model.mlirbc").is_file() else imported
+
+
 def run(origin: Origin, imported: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable]) -> None:
     """Compile the imported model for `bundle` into `folder`: OUTPUTS and the logs of every tool run.
 
@@ -188,6 +217,7 @@ def run(origin: Origin, imported: Path, folder: Path, bundle: Bundle, targets: S
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        compiled, dropped = _compile(source, folder, bundle, targets, origin, identity)
+        compiled, dropped = _compile(imported, folder, bundle, targets, origin, identity)
         replace(compiled, dropped=tuple(dropped)).write(folder / "compiled.json")
-        record.write_record(folder, key, OUTPUTS)
+        own = [f"{SLOWER}/{path.name}" for path in sorted((folder / SLOWER).glob("*")) if path.is_file()]
+        record.write_record(folder, key, [*OUTPUTS, *own])

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline import process
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, write
-from pipeline.importers.child import Options, inputs_as_text
+from pipeline.importers.child import FASTER, Options, inputs_as_text
 from pipeline.sources.fetch import require
 from pipeline.spec.types import EVALUATORS, Entry, Model
 from pipeline.stages import parameters, record
@@ -36,10 +36,10 @@ def _run(importer: str, arguments: list[str | Path], log: Path, where: str) -> N
         raise PipelineError(what, where=where, hint=hint or f"the importer's whole output is in {log}")
 
 
-def import_entry(origin: Origin, entry: Entry, source: Path, folder: Path) -> None:
+def import_entry(origin: Origin, entry: Entry, source: Path, folder: Path, faster: bool = True) -> None:
     """Import one entry point into `folder`. Raises PipelineError for what the importer refuses."""
     model = origin.model
-    options = Options(entry.function, entry.asked, model.parameters)
+    options = Options(entry.function, entry.asked, model.parameters, faster)
     several = f"{entry.function}: " if len(model.entries) > 1 else ""
     arguments: list[str | Path] = [source, folder, inputs_as_text(entry.inputs), json.dumps(asdict(options))]
     _run(model.format, arguments, folder / "import.log", f"{model.path}: {several}{source}")
@@ -61,13 +61,30 @@ def run(origin: Origin, folder: Path) -> None:
     if record.is_current(folder, key):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
-        parts = [folder / str(number) for number in range(len(model.entries))]
-        for entry, source, part in zip(model.entries, origin.sources, parts, strict=True):
-            part.mkdir()
-            import_entry(origin, entry, source, part)
-        _run("merge", [folder, *parts], folder / "merge.log", str(model.path))
-        archive = folder / parameters.ARCHIVE
-        if archive.is_file():
-            write(folder / parameters.NAME, record.canonical(parameters.describe(archive)))
-        made = [path.name for path in (archive, folder / parameters.NAME) if path.is_file()]
-        record.write_record(folder, key, [*OUTPUTS, *made])
+        record.write_record(folder, key, _import(origin, folder))
+
+
+def plainly(origin: Origin, imported: Path, folder: Path) -> Path | None:
+    """The model imported once more, into `folder`, without what was changed in it for speed; None where nothing was, and where
+    its weights would be others, which all bundles share."""
+    used = {name for names in json.loads((imported / "rewrites.json").read_text()).values() for name in names}
+    if not used.intersection(FASTER):
+        return None
+    with disk_errors(str(folder)), fresh_folder(folder):
+        _import(origin, folder, faster=False)
+    return folder if parameters.read(folder) == parameters.read(imported) else None
+
+
+def _import(origin: Origin, folder: Path, faster: bool = True) -> list[str]:
+    """Import all entry points; the names of the files that were made."""
+    model = origin.model
+    parts = [folder / str(number) for number in range(len(model.entries))]
+    for entry, source, part in zip(model.entries, origin.sources, parts, strict=True):
+        part.mkdir()
+        import_entry(origin, entry, source, part, faster)
+    _run("merge", [folder, *parts], folder / "merge.log", str(model.path))
+    archive = folder / parameters.ARCHIVE
+    if archive.is_file():
+        write(folder / parameters.NAME, record.canonical(parameters.describe(archive)))
+    made = [path.name for path in (archive, folder / parameters.NAME) if path.is_file()]
+    return [*OUTPUTS, *made]

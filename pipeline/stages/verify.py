@@ -31,6 +31,7 @@ from pipeline.stages import identity as identities
 from pipeline.stages.checks import Check, Failure, Result, agree, judge, told
 from pipeline.stages.compiled import Compiled, Dropped, Variant
 from pipeline.stages.evidence import Evidence, merged, write_evidence, write_runtimes, write_witness
+from pipeline.stages.import_ import plainly
 from pipeline.stages.origin import Origin
 from pipeline.stages.scored import NAME, Trial, described, trials
 from pipeline.stages.testdata import Draw, settled
@@ -190,14 +191,26 @@ def _without_optimizations(check: Check, failed: Sequence[str]) -> Check | None:
     from pipeline.iree.compiler import RefusedError
 
     bundle = compile_stage.without_optimizations(check.bundle, check.compiled.own_flags)
-    if bundle is None:
+    slower = _slower(check)
+    if bundle is None and slower is None:
         return None
+    check = replace(check, imported=slower or check.imported)
     try:
-        plain = _again(check, "plain", bundle, [check.targets[v.gated.name] for v in check.compiled.variants])
+        plain = _again(check, "plain", bundle or check.bundle, [check.targets[v.gated.name] for v in check.compiled.variants])
     except RefusedError:
         return None
-    note = f"convolutions are not compiled as matrix products: so compiled, {', '.join(failed)} failed verification"
+    what = ["convolutions are not compiled as matrix products"] if bundle else []
+    what += [compile_stage.NOT_FASTER] if slower else []
+    note = f"{' and '.join(what)}: otherwise {', '.join(failed)} failed verification"
     return replace(plain, compiled=replace(plain.compiled, notes=(*plain.compiled.notes, note)))
+
+
+def _slower(check: Check) -> Path | None:
+    """The model without what was changed in it for speed; None if that is nothing, or it cannot be had."""
+    try:
+        return plainly(check.origin, check.imported, check.folder / compile_stage.SLOWER) if check.origin else None
+    except PipelineError:
+        return None
 
 
 def _without_failed(check: Check, failures: Sequence[Failure]) -> Check:
@@ -372,6 +385,7 @@ def failures(
     folder: Path,
 ) -> tuple[Bundle, list[Failure]]:
     """What fails when all variants run in `folder`, as in `run`, and the bundle with its flags then. Nothing is dropped."""
+    imported = compile_stage.imported_for(compiled_folder, imported)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
     present = _devices(folder.parent / "devices", variants)
     with disk_errors(str(folder)), fresh_folder(folder):
@@ -401,6 +415,7 @@ def run(
     has_data = bool(origin.model.data_files)
     for made in (compiled_folder, reference, imported, *([scores] if has_data else [])):
         record.require_intact(made)
+    imported = compile_stage.imported_for(compiled_folder, imported)
     variants = [v.gated for v in Compiled.read(compiled_folder / "compiled.json").variants]
     logs, wanted = folder.parent / "devices", runtimes.wanted()
     present = _devices(logs, variants)

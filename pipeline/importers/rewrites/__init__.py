@@ -7,7 +7,7 @@ Where it does not, it is used for the nodes of which that holds.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -23,6 +23,7 @@ from pipeline.importers.rewrites import (
     deformed,
     doubles,
     ends,
+    faster,
     flow,
     fourier,
     layouts,
@@ -62,7 +63,9 @@ REWRITES: Mapping[str, Rewrite] = {
     "fourier": fourier.rewrite,
     "quantized": quantized.rewrite,
     "scattered": scattered.rewrite,
+    "shuffles": faster.transposed,
     "convolutions": convolutions.rewrite,
+    "sums": faster.windows,
     "windows": windows.rewrite,
     "layouts": layouts.rewrite,
     "resizes": resizes.rewrite,
@@ -74,6 +77,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "reductions": reductions.rewrite,
     "pools": pools.rewrite,
     "remainders": remainders.rewrite,
+    "rows": faster.rows,
     "powers": powers.rewrite,
     "signs": signs.rewrite,
     "sorts": sorts.rewrite,
@@ -100,10 +104,17 @@ class Tried:
     problem: str
 
 
-def apply(model: onnx.ModelProto, inputs: Sequence[Input], where: str) -> tuple[onnx.ModelProto, list[Tried]]:
-    """`model`, whose types are inferred, with every rewrite that applies, for the nodes where it holds; and those that apply."""
+def apply(
+    model: onnx.ModelProto, inputs: Sequence[Input], where: str, without: Collection[str] = ()
+) -> tuple[onnx.ModelProto, list[Tried]]:
+    """`model`, whose types are inferred, with every rewrite that applies, for the nodes where it holds; and those that apply.
+
+    Those named in `without` are not tried.
+    """
     proof, tried = Proof(model, inputs, where), list[Tried]()
     for name, rewrite in REWRITES.items():
+        if name in without:
+            continue
         candidate, problem = _made(model, rewrite)
         if candidate is not None:
             problem = proof.problem(candidate)

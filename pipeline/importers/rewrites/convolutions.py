@@ -85,7 +85,7 @@ def _in_space(node: onnx.NodeProto, scope: Scope, kernel: Ints) -> Nodes:
     return nodes
 
 
-def _sizes(node: onnx.NodeProto, sizes: Ints, kernel: Ints) -> tuple[list[int], list[int]]:
+def sizes_of(node: onnx.NodeProto, sizes: Ints, kernel: Ints) -> tuple[list[int], list[int]]:
     """Of a ConvTranspose, how much of the whole result is left out at the beginning of each axis, and the sizes of the rest."""
     count = len(sizes)
     strides, dilations = (attribute(node, name) or [1] * count for name in ("strides", "dilations"))
@@ -110,7 +110,7 @@ def _transposed(node: onnx.NodeProto, scope: Scope, shape: Sizes, weights: Ints,
     nodes, count, kernel = Nodes(node, scope), len(shape) - 2, weights[2:]
     strides, dilations = (attribute(node, name) or [1] * count for name in ("strides", "dilations"))
     space = whatever(shape[2:])
-    left_out, sizes = _sizes(node, space, kernel)
+    left_out, sizes = sizes_of(node, space, kernel)
     (x, w), type_ = node.input[:2], scope.type(node.input[0])
     # Zeros between the values: each becomes `stride` places, and what is behind the last is cut off below.
     given = nodes.sizes(x)

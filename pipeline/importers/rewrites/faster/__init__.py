@@ -1,0 +1,27 @@
+"""Rewrites for speed: operators that IREE 3.13 compiles right, and slowly for CPUs, as others that it compiles well.
+
+Measured on AVX2 with two threads, against IREE's own code: see each. What changes here is the order of sums, within what the
+proof on the model allows; where that does not hold, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from pipeline.importers.rewrites.faster import depthwise, lines, products, shuffles
+from pipeline.importers.rewrites.graph import replaced
+
+
+def transposed(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """ConvTranspose without the zeros between values."""
+    return replaced(model, shuffles.change)
+
+
+def windows(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Convolutions along one dimension, and those of single channels, as products and sums."""
+    return replaced(model, lambda node, scope: lines.change(node, scope) or depthwise.change(node, scope))
+
+
+def rows(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Products of few rows with weights that are read in their order."""
+    return replaced(model, products.change)
