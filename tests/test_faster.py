@@ -1,0 +1,279 @@
+"""What is said by other operators for speed computes the same, and is taken back where it makes a model wrong or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_file
+from pipeline.importers.child import FASTER
+from pipeline.importers.onnxruntime import session
+from pipeline.importers.rewrites import REWRITES
+from pipeline.importers.rewrites.graph import inferred
+from pipeline.importers.rewrites.proof import without_names
+from pipeline.iree import compiler
+from pipeline.iree.device import Device
+from pipeline.iree.toolchain import CompilerRefusedError
+from pipeline.spec.types import Bundle, Executable, Input, PathSource
+from pipeline.stages import compile as compile_stage
+from pipeline.stages import import_, record, reference, verify
+from pipeline.stages.compiled import Compiled
+from pipeline.stages.origin import Origin
+from tests.project import model_of
+from tests.test_compile import executables, present  # noqa: F401  # a fixture
+from tests.test_rewrites import Cases, wrong
+
+Array = np.ndarray[Any, Any]
+RANDOM = np.random.default_rng(7)
+
+
+def array(*shape: int, type_: str = "float32") -> Array:
+    return RANDOM.uniform(-1, 1, shape).astype(type_)
+
+
+def model(
+    kind: str, x: Array, *constants: Array, shape: Sequence[int | str] | None = None, **attributes: object
+) -> onnx.ModelProto:
+    """A model of one node, which takes `x` and constants; `shape` is that of the input, if some of its sizes are open."""
+    names = [f"c{i}" for i in range(len(constants))]
+    type_ = helper.np_dtype_to_tensor_dtype(x.dtype)
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", *names], ["y"], **attributes)],
+        "g",
+        [helper.make_tensor_value_info("x", type_, shape or x.shape)],
+        [helper.make_tensor_value_info("y", type_, None)],
+        [numpy_helper.from_array(c, n) for n, c in zip(names, constants, strict=True)],
+    )
+    return inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+
+
+def faster(made: onnx.ModelProto) -> list[str]:
+    """The operators of the model as it is changed for speed, in place; none if nothing is."""
+    changed = False
+    for name in FASTER:
+        if (other := REWRITES[name](made)) is not None:
+            made.CopyFrom(other)
+            changed = True
+    return [node.op_type for node in made.graph.node] if changed else []
+
+
+def ran(made: onnx.ModelProto, x: Array) -> Array:
+    (found,) = session(without_names(made)).run(None, {"x": x})
+    return np.asarray(found)
+
+
+def require_same(made: onnx.ModelProto, *given: Array) -> list[str]:
+    """Raise AssertionError where the changed model computes something else; its operators."""
+    before = [ran(made, x) for x in given]
+    kinds = faster(made)
+    for x, wanted in zip(given, before, strict=True):
+        found = ran(made, x)
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, 1e-4, 1e-5)
+    return kinds
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_transposed_convolutions(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 3))
+    strides = [int(n) for n in random.integers(1, 5, count)]
+    kernel = [int(n) for n in random.integers(1, 8, count)]
+    pads = [int(random.integers(0, (k + 1) // 2)) for k in kernel * 2]
+    more = [int(random.integers(0, s)) for s in strides]
+    inputs, outputs, batch = (int(n) for n in random.integers(1, 5, 3))
+    x, w, b = (
+        array(batch, inputs, *(int(n) for n in random.integers(4, 9, count))),
+        array(inputs, outputs, *kernel),
+        array(outputs),
+    )
+    constants = (w, b) if seed % 2 else (w,)
+    kinds = require_same(model("ConvTranspose", x, *constants, strides=strides, pads=pads, output_padding=more), x)
+    assert "ConvTranspose" not in kinds
+
+
+def test_a_transposed_convolution_of_a_vocoder_is_a_product() -> None:
+    x, w, b = array(1, 32, 50), array(32, 16, 16), array(16)
+    assert "MatMul" in require_same(model("ConvTranspose", x, w, b, strides=[8], pads=[4, 4]), x)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lines_and_single_channels(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    alone = bool(seed % 2)
+    count = int(random.integers(1, 3)) if alone else 1
+    strides, dilations = ([int(n) for n in random.integers(1, 4, count)] for _ in range(2))
+    kernel = [int(n) for n in random.integers(1, 6, count)]
+    pads = [int(n) for n in random.integers(0, 4, 2 * count)]
+    inputs, outputs, batch = (int(n) for n in random.integers(2, 6, 3))
+    x = array(batch, inputs, *(int(n) for n in random.integers(14, 40, count)))
+    w, b = array(inputs, 1, *kernel) if alone else array(outputs, inputs, *kernel), array(inputs if alone else outputs)
+    given = {"strides": strides, "dilations": dilations, "group": inputs if alone else 1}
+    if seed % 5 == 4:
+        given = {"strides": strides, "group": given["group"], "auto_pad": "SAME_UPPER" if seed % 4 else "SAME_LOWER"}
+    else:
+        given["pads"] = pads
+    kinds = require_same(model("Conv", x, *((w, b) if seed % 3 else (w,)), **given), x)
+    assert kinds
+    assert "Conv" not in kinds
+    assert ("MatMul" in kinds) != alone
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_of_open_sizes(alone: bool, stride: int) -> None:
+    w = array(8, 1, 5) if alone else array(6, 8, 5)
+    made = model(
+        "Conv", array(1, 8, 20), w, array(len(w)), shape=["B", 8, "T"], strides=[stride], pads=[3, 1], group=8 if alone else 1
+    )
+    kinds = require_same(made, *(array(batch, 8, length) for batch in (1, 3) for length in (5, 6, 7, 20, 41)))
+    assert "Conv" not in kinds
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (2,), (16,), (1, 3), (2, 2, 2)])
+def test_products_of_few_rows(rows: tuple[int, ...]) -> None:
+    x, w = array(*rows, 128), array(128, 200)
+    made = model("MatMul", x, w)
+    assert "Gemm" in require_same(made, x)
+    assert {attribute.name for node in made.graph.node if node.op_type == "Gemm" for attribute in node.attribute} == {"transB"}
+
+
+def test_a_gemm_keeps_its_factors() -> None:
+    x = array(3, 128)
+    assert require_same(model("Gemm", x, array(128, 200), array(200), alpha=0.5, beta=2.0), x) == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        model("MatMul", array(17, 128), array(128, 200)),  # so many rows
+        model("MatMul", array(1, 8), array(8, 9)),  # so few weights
+        model("MatMul", array(1, 128), array(2, 128, 200)),
+        model("MatMul", array(1, 128, type_="float16"), array(128, 200, type_="float16")),
+        model("Gemm", array(1, 128), array(200, 128), transB=1),
+        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3)),
+        model("Conv", array(1, 8, 9), array(4, 4, 3), group=2),
+        model("Conv", array(1, 8, 9, type_="float16"), array(4, 8, 3, type_="float16")),  # whose sums would be rounded
+        model("Conv", array(1, 8, 9, 9), array(8, 1, 9, 9), group=8),  # so many places
+        model("ConvTranspose", array(1, 8, 9), array(8, 4, 3)),  # no zeros between the values
+        model("ConvTranspose", array(1, 8, 9), array(8, 4, 3), strides=[2], dilations=[2]),
+        model("ConvTranspose", array(1, 8, 9), array(8, 2, 3), strides=[2], group=2),
+    ],
+    ids=range(12),
+)
+def test_others_stay(made: onnx.ModelProto) -> None:
+    assert faster(made) == []
+
+
+def test_weights_that_are_not_known_stay() -> None:
+    x, w = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (1, 128)), ("w", (128, 200))))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 200))
+    made = helper.make_model(helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x, w], [y]))
+    assert faster(inferred(made)) == []
+
+
+def test_they_are_right_where_they_run(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
+    cases = Cases()
+    cases.add("shuffle", "ConvTranspose", array(1, 8, 20), constants=[array(8, 6, 5), array(6)], strides=[3], pads=[1, 1])
+    cases.add("plane", "ConvTranspose", array(1, 4, 6, 7), constants=[array(4, 3, 4, 4)], strides=[2, 2], pads=[1, 1, 1, 1])
+    cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 5), array(6)], pads=[2, 2])
+    cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 3)], strides=[2], dilations=[2])
+    cases.add("single", "Conv", array(1, 8, 20, 20), constants=[array(8, 1, 3, 3), array(8)], pads=[1] * 4, group=8)
+    cases.add("short", "Conv", array(1, 8, 9, 9), constants=[array(8, 1, 3, 3)], strides=[2, 2], group=8)
+    cases.add("row", "MatMul", array(1, 128), constants=[array(128, 200)])
+    assert not wrong(cases, tmp_path, present, ("vulkan-any", "x86-64-v3", "x86-64"))
+
+
+# Taken back
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> tuple[Origin, Path]:
+    """A model of one convolution along a line, imported."""
+    x, w = array(1, 8, 64), array(6, 8, 5)
+    source = tmp_path / "m.onnx"
+    source.write_bytes(model("Conv", x, w).SerializeToString())
+    given = Input("x", x.shape, "float32", 0, -1, 1, None)
+    made = model_of(PathSource(Path("m.onnx"), sha256_file(source)), given)
+    origin = Origin(made, (source,))
+    import_.run(origin, tmp_path / "import")
+    return origin, tmp_path / "import"
+
+
+def bundle_of(targets: Sequence[Executable]) -> Bundle:
+    return Bundle("b", Path("b.yaml"), "", tuple(t.name for t in targets), (), "fail")
+
+
+def refusal() -> compiler.RefusedError:
+    return compiler.RefusedError({"x86-64": CompilerRefusedError("no")}, "here")
+
+
+def test_a_model_that_is_refused_so_is_compiled_as_it_was(
+    imported: tuple[Origin, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, folder = imported
+    assert json.loads((folder / "rewrites.json").read_text()) == {"main": ["sums"]}
+    real, sources = compile_stage.compile_targets, []
+
+    def refusing(source: Path, *rest: Any, **options: Any) -> Compiled:
+        sources.append(source.parent.name)
+        if source.parent == folder:
+            raise refusal()
+        return real(source, *rest, **options)
+
+    monkeypatch.setattr(compile_stage, "compile_targets", refusing)
+    targets = executables("x86-64")
+    compile_stage.run(origin, folder, tmp_path / "compiled", bundle_of(targets), targets)
+    made = Compiled.read(tmp_path / "compiled" / "compiled.json")
+    assert made.notes == ("the model is not changed for speed: so changed, the compiler refused it",)
+    assert sources[-1] == "slower"
+    slower = compile_stage.imported_for(tmp_path / "compiled", folder)
+    assert json.loads((slower / "rewrites.json").read_text()) == {"main": []}
+    record.require_intact(tmp_path / "compiled")
+    (slower / "model.mlirbc").write_bytes(b"")
+    with pytest.raises(PipelineError):
+        record.require_intact(tmp_path / "compiled")
+
+
+def test_one_that_is_refused_either_way_is_refused(
+    imported: tuple[Origin, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, **__: Any) -> Compiled:
+        raise refusal()
+
+    monkeypatch.setattr(compile_stage, "compile_targets", refusing)
+    targets = executables("x86-64")
+    with pytest.raises(PipelineError, match="the compiler refuses it"):
+        compile_stage.run(imported[0], imported[1], tmp_path / "compiled", bundle_of(targets), targets)
+    assert not (tmp_path / "compiled" / "record.json").exists()
+
+
+def test_one_that_is_wrong_so_is_verified_as_it_was(
+    imported: tuple[Origin, Path],
+    tmp_path: Path,
+    present: list[Device],  # noqa: F811
+) -> None:
+    origin, folder = imported
+    targets = executables("x86-64")
+    bundle, compiled = bundle_of(targets), tmp_path / "compiled"
+    compile_stage.run(origin, folder, compiled, bundle, targets)
+    reference.run(origin, folder, tmp_path / "reference")
+    (tmp_path / "verified").mkdir()
+    check = verify._prepare(
+        origin, bundle, targets, compiled, folder, tmp_path / "reference", tmp_path / "verified", present, searched=True
+    )
+    plain = verify._without_optimizations(check, ["x86-64"])
+    assert plain is not None
+    assert plain.imported != folder
+    assert any("the model is not changed for speed: otherwise x86-64 failed verification" in n for n in plain.compiled.notes)
+    results, failures = verify._tried(plain, ())
+    assert results
+    assert not failures
