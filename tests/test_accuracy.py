@@ -18,7 +18,15 @@ from pipeline.accuracy.metrics import edits, metric
 from pipeline.arrays import Array
 from pipeline.errors import PipelineError
 from pipeline.manifest.codec import decode
-from pipeline.manifest.evidence import AccuracyProof, EvidenceDocument, FileProof, FunctionProof, VariantProof, Witness
+from pipeline.manifest.evidence import (
+    EVIDENCE_SCHEMA,
+    AccuracyProof,
+    EvidenceDocument,
+    FileProof,
+    FunctionProof,
+    VariantProof,
+    Witness,
+)
 from pipeline.spec.types import DataFile, Dimension, Evaluation, Input, PathSource
 
 SPEC = "targets/models/m.yaml"
@@ -188,7 +196,7 @@ def test_a_score_may_be_so_much_worse_and_evidence_that_says_otherwise_does_not_
     assert accuracy.is_within == is_within
     seen = ("device", "", "", "a CPU", "", (), (FunctionProof("main", 3, 0.0, 0.0, 0.0),), None, None, None, 0, None, None)
     files = (FileProof("cpus", "1" * 64, (VariantProof("x86-64", "2" * 64, *seen, accuracy=(accuracy,)),)),)
-    document = EvidenceDocument(1, "m", "3" * 64, (), "2026-01-31T12:00:00Z", Witness("", "", "", ""), files)
+    document = EvidenceDocument(EVIDENCE_SCHEMA, "m", "3" * 64, (), "2026-01-31T12:00:00Z", Witness("", "", "", ""), files)
     data = json.dumps(asdict(document)).encode()
     if is_within:
         assert decode(EvidenceDocument, data, "it") == document
