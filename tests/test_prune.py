@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import os
 import random
@@ -381,20 +382,21 @@ def test_a_kill_at_any_request_is_mended_by_the_next_run(
 # Publishers at the same time.
 
 
+@pytest.mark.parametrize("version", ["one", "five"], ids=["old", "new"])
 def test_whatever_a_publisher_does_between_two_requests_of_a_prune_its_release_is_whole(
-    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    """It publishes again what is about to go, all of whose blobs are there when it looks."""
+    """It publishes again what is about to go, all of whose blobs are there when it looks; or what the prune does not know yet."""
     monkeypatch.setattr(leases, "_POLL", 0.01)
     step, done, copies = 0, False, filled(tmp_path, package)
+    folder = package(version)
     while not done:
         step += 1
-        store = next(copies)
-        folder, started = package("one"), list[threading.Thread]()
+        store, started = next(copies), list[threading.Thread]()
 
-        def overtake(spy: Spy, step: int = step, store: Keeper = store, folder: Path = folder, started: Any = started) -> None:
+        def overtake(spy: Spy, step: int = step, store: Keeper = store, started: Any = started) -> None:
             if len(spy.calls) == step:
-                thread = threading.Thread(target=publish, args=(folder, store, "one"))
+                thread = threading.Thread(target=publish, args=(folder, store, version))
                 thread.start()
                 started.append(thread)
                 thread.join(0.1)  # longer than it takes, unless it waits for the pruner
@@ -404,9 +406,34 @@ def test_whatever_a_publisher_does_between_two_requests_of_a_prune_its_release_i
             thread.join(FOREVER)
         done = not started
         if started:
-            assert pointed_at(store) == "one"
+            assert pointed_at(store) == version
             assert_all_whole(store)
     assert step > 20
+
+
+def test_a_channel_that_moved_since_it_was_read_is_read_again(tmp_path: Path, package: Package) -> None:
+    """What it pointed to came after the listing, and was removed before it was looked for."""
+    store = open_to_keep(str(tmp_path / "store"))
+    fill(store, package, "one", "two", "three")
+    moved: list[str] = []
+
+    def move(version: str) -> None:
+        moved.append(version)
+        publish(package(version), store, version=version)
+
+    def after(spy: Spy) -> None:
+        if spy.calls[-1] == ("entries", "") and not moved:
+            move("four")
+
+    def before(spy: Spy) -> None:
+        if spy.calls[-1] == ("get", release_key(MODEL, "four")) and moved == ["four"]:
+            move("five")
+            store.remove(release_key(MODEL, "four"))
+
+    prune(KeeperSpy(store, before=before, after=after), asked(), dry=False)
+    assert moved == ["four", "five"]
+    assert versions(store) == ["five", "three"]
+    assert_all_whole(store)
 
 
 @pytest.mark.parametrize("version", ["one", "five"], ids=["old", "new"])
@@ -566,6 +593,19 @@ def test_leases_that_hold_no_more_are_removed_and_protect_nothing(tmp_path: Path
     store.remove(lease_key("young"))
     prune(store, asked(), dry=False)
     assert versions(store) == ["three", "two"]
+
+
+def test_leases_hold_by_the_clock_of_the_store(tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by this machine's, which may be days ahead."""
+    store = open_to_keep(str(tmp_path / "store"))
+    fill(store, package, "one", "two", "three")
+    store.create(lease_key("young"), encode(m.Lease(m.SCHEMA, MODEL, "one", ())))
+    late = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)
+    clock = SimpleNamespace(datetime=SimpleNamespace(now=lambda _: late, fromtimestamp=datetime.datetime.fromtimestamp))
+    monkeypatch.setattr(stage, "datetime", SimpleNamespace(**{**vars(datetime), **vars(clock)}))
+    prune(store, asked(), dry=False)
+    assert store.keys(LEASES) == [lease_key("young")]
+    assert versions(store) == ["one", "three", "two"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -108,11 +108,10 @@ class Pruner:
         problems: list[str] = []
         found: list[Channel] = []
         channels = (channel_of(key) for key in self._store.keys("channels/"))
-        for named, channel in side_by_side(self._channel, [one for one in channels if one and one[0] in models]):
+        wanted = [one for one in channels if one and one[0] in models]
+        for _, channel in side_by_side(partial(self._channel, look), wanted):
             if isinstance(channel, PipelineError):
                 problems.append(str(channel))
-            elif channel and (channel.model, channel.version) not in look.releases:
-                problems.append(f"{named[0]}:{named[1]} points to {channel.version}, which is not there")
             elif channel:
                 found.append(channel)
         if problems:
@@ -127,11 +126,22 @@ class Pruner:
         kept |= {release: "published in the last day" for release in leased if release not in kept}
         return releases, kept
 
-    def _channel(self, named: Release) -> Channel | PipelineError | None:
-        try:
-            return find_channel(self._store, *named)
-        except PipelineError as error:
-            return error
+    def _channel(self, look: _Look, named: Release) -> Channel | PipelineError | None:
+        """What a channel points to, which is there: by the look, or it came after that, for channels are read later."""
+        seen = None
+        while True:
+            try:
+                channel = find_channel(self._store, *named)
+            except PipelineError as error:
+                return error
+            if channel is None or (channel.model, channel.version) in look.releases:
+                return channel
+            if channel == seen:
+                return PipelineError(f"{named[0]}:{named[1]} points to {channel.version}, which is not there")
+            held = read_held(self._store, (channel.model, channel.version))
+            if held is not None:
+                return held if isinstance(held, PipelineError) else channel
+            seen = channel  # or it has moved, and what it pointed to was removed since
 
     def _is_yanked(self, release: Release | None) -> bool:
         try:
@@ -197,8 +207,9 @@ class Pruner:
             gone = set(went)
             waiting += [digest for digest in going if digest not in gone]
 
-    def remove_leases(self, leases: Sequence[Stored], now: float) -> None:
-        """Remove those that hold no more: nobody counts on them."""
+    def remove_leases(self, leases: Sequence[Stored], manifests: Iterable[Stored]) -> None:
+        """Remove those that hold no more: nobody counts on them. By the store's clock, which is past all that was written."""
+        now = max((one.written for one in (*leases, *manifests)), default=0.0)
         old = [one.key for one in leases if now - one.written > 2 * DAY]
         for _ in side_by_side(self._store.remove, old):
             pass
@@ -256,7 +267,7 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
     update_index(store)  # one that was killed may not have come to it
     lines += [f"stays, for somebody named it meanwhile: {'@'.join(release)}" for release in doomed if release not in went]
     old = list(pruner.remove_blobs({d: found.blobs[d] for d in found.blobs if d not in staying.named}))
-    pruner.remove_leases(found.leases, now)
+    pruner.remove_leases(found.leases, found.releases.values())
     named, gone = staying.named, set(old)
     return [*lines, *_blob_lines(found, old, [d for d in found.blobs if d not in named and d not in gone], "went")]
 
