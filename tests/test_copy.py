@@ -19,6 +19,7 @@ from pipeline.consume.reference import Reference
 from pipeline.errors import DeniedError, PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.layout import (
+    LEASES,
     PROBE_KEY,
     TIMESTAMP_KEY,
     blob_key,
@@ -34,14 +35,16 @@ from pipeline.layout import (
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import decode, encode
 from pipeline.stages import yank
+from pipeline.stages.prune import Asked, prune
 from pipeline.stages.publish import publish
 from pipeline.store.base import Object, Store
 from pipeline.store.channels import find_channel
-from pipeline.store.open import open_store
+from pipeline.store.open import open_store, open_to_keep
 from pipeline.trust.mirror import read_signatures
 from tests import releases, trusting, web
-from tests.publishing import MODEL, Package, Spy, assert_whole, pointed_at
+from tests.publishing import LATEST, MODEL, KeeperSpy, Package, Spy, assert_whole, pointed_at
 from tests.trusting import Signed
+from tests.waiting import FOREVER
 
 Vmfb = Callable[..., int]
 
@@ -204,6 +207,53 @@ def test_a_kill_at_any_moment_leaves_whole_releases(source: Store, tmp_path: Pat
         assert pointed_at(there) == "2.0"
         assert content(there, ("channels/",)) == content(source, ("channels/",))
     assert 15 < count < 97
+
+
+def test_what_is_pruned_while_it_is_copied_is_not_half_there(tmp_path: Path, package: Package) -> None:
+    """A prune removes a release that the copy has found there, and has not come to its blobs when the copy goes on."""
+    there = open_to_keep(str(tmp_path / "there"))
+    for version in ("one", "two", "three"):
+        publish(package(version), there, version=version)
+    for key in there.keys(LEASES):
+        there.remove(key)
+    source = open_store(str(shutil.copytree(tmp_path / "there", tmp_path / "source")))
+    removing, copied = threading.Event(), threading.Event()
+
+    def pause(spy: Spy) -> None:
+        if spy.calls[-1][0] == "remove" and spy.calls[-1][1].startswith("blobs/"):
+            removing.set()
+            assert copied.wait(FOREVER)
+
+    asked = Asked(1, grace=0)
+    thread = threading.Thread(target=lambda: prune(KeeperSpy(there, before=pause), asked, dry=False))
+    started: list[object] = []
+
+    def overtaken(spy: Spy) -> None:
+        if spy.calls[-1] == ("get", release_key(MODEL, "one")) and not started:
+            started.append(thread.start())
+            assert removing.wait(FOREVER)
+
+    parts = gather(source, MODEL, "one", "", print)
+    Copier(source, Spy(there, after=overtaken), Cache(tmp_path / "staging"), Quiet()).put(parts)
+    copied.set()
+    thread.join(FOREVER)
+    for _, version in filter(None, map(release_of, there.keys("releases/"))):
+        assert_whole(there, version)
+
+
+def test_a_channel_that_moved_since_the_releases_were_asked_for_stays(source: Store, tmp_path: Path) -> None:
+    there, said = open_store(str(tmp_path / "there")), list[str]()
+    copier = Copier(source, there, Cache(tmp_path / "staging"), Quiet(), said.append)
+    first, second = (gather(source, MODEL, version, "", print) for version in ("1.0", "2.0"))
+    copier.put(first)
+    found = source.get(LATEST)
+    assert found
+    assert not copier.set_channel(MODEL, "latest", found.data)
+    assert there.get(LATEST) is None
+    assert said == ["the channel latest of tiny does not move to 2.0, which is not here: copy again"]
+    copier.put(second)
+    assert [copier.set_channel(MODEL, "latest", found.data) for _ in range(2)] == [True, False]
+    assert pointed_at(there) == "2.0"
 
 
 def test_a_blob_goes_on_where_it_was(tmp_path: Path, vmfb: Vmfb, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_file
 from pipeline.layout import blob_key, channel_key, release_key, yank_key
 from pipeline.manifest.codec import decode
-from pipeline.manifest.types import Blob, Yank
+from pipeline.manifest.types import Blob, Channel, Yank
 from pipeline.store.base import Object, Source, Store
 from pipeline.store.documents import add_evidence, swap
 from pipeline.store.index import require_our_index, update_index
@@ -73,13 +73,13 @@ class Copier:
         self._put_yank(parts)
         blobs = parts.blobs
         claim = Claim(store, model, version, blobs)
-        sent: dict[str, int] = {}
+        sent, is_new = dict[str, int](), False
         if is_there and all(points(store, manifest, channel, parts.data) for channel in moving):
             sent = self._send(parts.name, list(blobs.values()))  # what is damaged: nothing is about to need a lease
         else:
             while claim.renew(self._note):
                 sent |= self._send(parts.name, list(blobs.values()))
-        is_new = create_manifest(store, manifest, parts.data)
+            is_new = create_manifest(store, manifest, parts.data)  # never without a lease: its blobs may be going
         for name, data in (*parts.beside.items(), *parts.signatures.items()):
             if not store.create(name, data) and (found := store.get(name)) and found.data != data:
                 self._note(f"{store.url}/{name} is another one there, and stays")
@@ -91,8 +91,20 @@ class Copier:
         return Copied(parts.name, len(sent), sum(sent.values()), tuple(moved), is_new)
 
     def set_channel(self, model: str, channel: str, data: bytes) -> bool:
-        """Make a channel what it is in the source, byte for byte, with its history; whether it was another."""
-        return swap(self._store, channel_key(model, channel), lambda _: data)
+        """Make a channel what it is in the source, byte for byte, with its history; whether it was another.
+
+        It stays as it is where it points to a release that is not here: it moved after the releases were asked for, or that
+        was pruned here.
+        """
+        key, store = channel_key(model, channel), self._store
+        current, version = store.get(key), decode(Channel, data, f"{self._source.url}/{key}").version
+        if current and current.data == data:
+            return False
+        Claim(store, model, version).renew(self._note)
+        if store.get(release_key(model, version)) is None:
+            self._note(f"the channel {channel} of {model} does not move to {version}, which is not here: copy again")
+            return False
+        return swap(store, key, lambda _: data)
 
     def end(self) -> None:
         """Write the list of what the store holds, and sign what was changed, where that is signed."""
