@@ -7,10 +7,13 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import cli
+from pipeline.commands import copy as command
+from pipeline.commands import several
 from pipeline.consume.cache import Cache
 from pipeline.consume.copy import Copier
 from pipeline.consume.loaded import Quiet
@@ -381,6 +384,26 @@ def test_a_copy_of_a_signed_store_is_signed_as_it_is(
     assert {p.relative_to(was): p.read_bytes() for p in was.rglob("*.json") if "prune" not in p.parts} == {
         p.relative_to(there): p.read_bytes() for p in Path(there).rglob("*.json") if "prune" not in p.parts
     }
+
+
+def test_a_copy_says_nothing_of_what_was_published_while_it_was_made(
+    signed: Signed, vmfb: Vmfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, latest = str(tmp_path / "there"), Reference(trusting.MODEL, channel="latest")
+    published: list[m.Manifest] = []
+
+    def overtaken(*arguments: Any) -> Any:
+        found = several.asked(*arguments)
+        published.append(signed.publish(1))
+        return found
+
+    first = trusting.manifest_of(signed.url, latest, tmp_path / "a")
+    monkeypatch.setattr(command, "asked", overtaken)
+    assert vmfb("copy", "--all", "--store", signed.url, "--to", there) == 0
+    trusting.believe(there, signed)
+    assert trusting.manifest_of(there, latest, tmp_path / "b") == first
+    assert vmfb("copy", "--all", "--store", signed.url, "--to", there) == 0
+    assert trusting.manifest_of(there, latest, tmp_path / "c") == published[0] != first
 
 
 def test_signatures_do_not_go_where_they_would_hide_or_replace_others(

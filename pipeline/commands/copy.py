@@ -29,8 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
     remote = open_remote(arguments)
     if remote.name == address_of(arguments.to).name:
         raise PipelineError("is the store to copy from, too", where=remote.url, hint="name another one with --to")
-    wanted, channels = asked(arguments, remote)
+    # Before it is asked what there is: what is published in between is signed in no copy that has not got it.
     signatures = mirror.read_signatures(remote.bare) if arguments.all else None
+    wanted, channels = asked(arguments, remote)
     _copy(remote, open_to_publish(arguments.to), arguments, wanted, channels, signatures)
 
 
