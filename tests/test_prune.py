@@ -568,6 +568,32 @@ def test_what_a_killed_prune_said_is_not_removed_where_it_is_still_there(tmp_pat
     assert store.keys(evidence_folder(MODEL, "gone")) == []
 
 
+@pytest.mark.parametrize("lost", ["create", "replace"])
+def test_who_is_not_told_that_it_wrote_goes_on(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """A request is sent again where the answer is lost: then it finds what it has written itself."""
+    monkeypatch.setattr(leases, "_POLL", 0.01)
+    store = open_to_keep(str(tmp_path / "store"))
+    fill(store, package, "one", "two", "three")
+    refused: list[str] = []
+
+    class Lossy(KeeperSpy):
+        def create(self, key: str, data: bytes) -> bool:
+            return super().create(key, data) and not (lost == "create" and key.startswith(LEASES) and not refused.append(key))
+
+        def replace(self, key: str, data: bytes, tag: str | None) -> bool:
+            return super().replace(key, data, tag) and not (lost == "replace" and key == PRUNING_KEY and not refused.append(key))
+
+    started = time.monotonic()
+    prune(Lossy(store), asked(), dry=False)
+    publish(package("one"), Lossy(store), version="one")
+    assert time.monotonic() - started < leases.PATIENCE / 2
+    assert refused
+    assert pointed_at(store) == "one"
+    assert_all_whole(store)
+
+
 def test_who_has_nothing_to_do_with_what_is_removed_does_not_wait(tmp_path: Path, package: Package) -> None:
     store = open_to_keep(str(tmp_path / "store"))
     fill(store, package, "one")

@@ -48,8 +48,7 @@ class Claim:
         if self._taken is not None and time.monotonic() - self._taken < _RENEWED:
             return False
         self._taken = time.monotonic()
-        if not self._store.create(lease_key(uuid.uuid4().hex), encode(self._lease)):
-            raise PipelineError("a name that nobody else has is taken", where=self._store.url)
+        self._store.create(lease_key(uuid.uuid4().hex), encode(self._lease))  # nobody else's: if it is taken, by this very write
         named = {self._release, *self._lease.blobs}
 
         def concerns(pruning: Pruning) -> bool:
@@ -133,7 +132,8 @@ def removing(
             tuple(dict.fromkeys((*blobs, *left.blobs))),
         )
         turn = Turn(left.releases)
-        if store.replace(PRUNING_KEY, encode(said), before.tag if before else None):
+        # What was sent twice, for the answer was lost, finds what it has written itself.
+        if store.replace(PRUNING_KEY, encode(said), before.tag if before else None) or find_pruning(store).turn == said.turn:
             break
     try:
         yield turn, left
