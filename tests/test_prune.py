@@ -143,6 +143,15 @@ def test_what_stays(
     assert all(kept.values())
 
 
+def test_what_is_not_signed_takes_the_place_of_nothing() -> None:
+    """Or whoever may write could have what is signed pruned, by releases that are newer."""
+    found = {("m", name): Known("0" * 64, NOW + at, yanked=False, unsigned=at != 2) for at, name in enumerate("abcd")}
+    assert retention.kept(found, [], [], 1) == {
+        ("m", "c"): "one of the last 1",
+        ("m", "d"): "not signed, and newer than the last 1",
+    }
+
+
 def test_pins_are_read_from_a_file_and_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "pins.txt"
     assert retention.pins(path, "") == ()

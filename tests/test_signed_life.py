@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.layout import channel_key, release_key, signed_document_key, yank_key
 from pipeline.manifest.types import Manifest
 from pipeline.stages import fsck, prune, rollback, yank
+from pipeline.stages.publish import publish
 from pipeline.store.directory import DirectoryStore
 from pipeline.store.open import open_to_keep, open_to_publish
 from pipeline.store.yanks import YankedError
@@ -20,7 +21,7 @@ from pipeline.trust import anchors
 from pipeline.trust.anchors import TrustError
 from pipeline.trust.signed import keeping, signing
 from pipeline.trust.source import TrustedSource
-from tests import trusting
+from tests import releases, trusting
 from tests.test_trust import KilledError
 from tests.trusting import MODEL, Signed
 
@@ -127,6 +128,19 @@ def test_a_prune_that_is_killed_leaves_nothing_signed_that_is_not_there(signed: 
         assert all((signed.root / key).exists() for key in source.listed("") or ())
         assert ask(signed)
     assert number > 4
+
+
+def test_a_prune_goes_by_what_is_signed(signed: Signed) -> None:
+    """What others have put there is newer, and does not count."""
+    forged = signed.state("forged")
+    for seed in (1, 2):
+        folder = signed.packages / f"other-{seed}"
+        releases.make(folder, trusting.SIZE, trusting.SEGMENT, seed, name=MODEL)
+        publish(folder, open_to_publish(str(forged)), channel="other")
+    shutil.copytree(forged / "releases", signed.root / "releases", dirs_exist_ok=True)
+    told = prune.prune(keeping(open_to_keep(signed.url), signed.url), prune.Asked(1))
+    assert [line.count("not signed, and newer than the last 1") for line in told if line.startswith(MODEL)] == [2]
+    assert not [line for line in told if line.startswith("goes:")]
 
 
 def test_a_prune_without_the_key_removes_nothing(signed: Signed) -> None:

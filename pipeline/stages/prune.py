@@ -27,7 +27,7 @@ from pipeline.store.leases import BATCH_SECONDS, DAY, Turn, removing
 from pipeline.store.open import open_to_keep
 from pipeline.store.survey import Held, Release, Survey, read_held, side_by_side, survey
 from pipeline.store.yanks import find_yank
-from pipeline.trust.signed import cease, keeping, require_keys
+from pipeline.trust.signed import cease, counts, keeping, require_keys
 
 _RELEASES, _BLOBS = 50, 1000  # that are removed in a turn
 
@@ -119,7 +119,8 @@ class Pruner:
         mine = {release: held for release, held in look.releases.items() if release[0] in models}
         told = [release for release in map(yank_of, self._store.keys("yanked/")) if release in mine]
         yanked = {release for release, is_yanked in side_by_side(self._is_yanked, told) if release and is_yanked}
-        releases = {r: Known(held.sha256, look.written[r], r in yanked) for r, held in mine.items()}
+        unsigned = {release for release in mine if not counts(self._store, release_key(*release))}
+        releases = {r: Known(held.sha256, look.written[r], r in yanked, r in unsigned) for r, held in mine.items()}
         kept = retention.kept(releases, found, self._asked.pinned, self._asked.keep)
         kept |= {r: "of another model" for r in releases if self._asked.model not in ("", r[0]) and r not in kept}
         leased = {(lease.model, lease.version) for lease in look.leases}

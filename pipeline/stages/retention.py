@@ -15,11 +15,13 @@ from pipeline.store.survey import Release
 
 @dataclass(frozen=True)
 class Known:
-    """A release in the store: the digest of its manifest, when that was written (seconds since 1970), and if it was yanked."""
+    """A release in the store: the digest of its manifest, when that was written (seconds since 1970), if it was yanked, and if
+    it is not signed though the store is: anybody may have put it there."""
 
     sha256: str
     written: float
     yanked: bool
+    unsigned: bool = False
 
 
 def pins(path: Path, given: str) -> tuple[Reference, ...]:
@@ -49,18 +51,18 @@ def kept(
     """The releases that stay, each with the reason.
 
     The last `keep` of each model stay, by when their manifests were written, and so does what a channel points to, and the last
-    `keep` that it pointed to before, and what is pinned. A release that was yanked does not count among the last; it stays as
-    long as one of them is older.
+    `keep` that it pointed to before, and what is pinned. A release that was yanked, or is unsigned, does not count among the
+    last; it stays as long as one of them is older.
     """
     found: dict[Release, str] = {}
     for model in sorted({model for model, _ in releases}):
         mine = {version: known for (name, version), known in releases.items() if name == model}
         newest = sorted(mine, key=lambda v: (mine[v].written, numbers(v), v), reverse=True)
-        last = [version for version in newest if not mine[version].yanked][:keep]
+        last = [version for version in newest if not (mine[version].yanked or mine[version].unsigned)][:keep]
         found |= {(model, version): f"one of the last {keep}" for version in last}
         oldest = newest.index(last[-1]) if len(last) == keep else len(newest)
-        yanked = (version for version in newest[:oldest] if mine[version].yanked)
-        found |= {(model, version): f"yanked, and newer than the last {keep}" for version in yanked}
+        between = ((version, "yanked" if mine[version].yanked else "not signed") for version in newest[:oldest])
+        found |= {(model, v): f"{why}, and newer than the last {keep}" for v, why in between if v not in last}
     for channel in channels:
         before = [past.version for past in channel.history if past.version != channel.version]
         usable = [v for v in dict.fromkeys(before) if (channel.model, v) in releases and not releases[channel.model, v].yanked]

@@ -88,6 +88,10 @@ class SignedStore:
         signed = self._state.document(key)
         return Object(signed, found.tag if found else _NOTHING) if signed is not None else None
 
+    def signs(self, key: str) -> bool:
+        """Whether anything is signed at the key, as far as was seen last."""
+        return self._state.find(key) is not None
+
     def doubt(self, key: str, data: bytes) -> str:
         """Why a document of evidence does not count; empty where it does."""
         from pipeline.trust.source import TrustedSource
@@ -235,6 +239,11 @@ def _is_signed(store: Store, name: str) -> bool:
         raise TrustError(what, where=store.url, hint="see who changed it; or `vmfb trust remove` it")
     require_allowed(name)
     return False
+
+
+def counts(store: Store, key: str) -> bool:
+    """Whether what is at the key counts: everything does where nothing is signed."""
+    return not isinstance(store, SignedStore) or store.signs(key)
 
 
 def require_keys(store: Store, *keys: str) -> None:
