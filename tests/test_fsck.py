@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from pipeline.stages import fsck, yank
 from pipeline.stages.fsck import Check, Finding, Packages
 from pipeline.stages.publish import publish
 from pipeline.store.base import Keeper, Store
+from pipeline.store.documents import add_evidence
 from pipeline.store.open import open_to_keep
 from pipeline.store.s3keeper import S3Keeper
 from tests import releases, servers, trusting
@@ -302,6 +304,27 @@ def test_what_is_published_and_pruned_meanwhile_is_no_damage(tmp_path: Path, pac
         if not done or count > 25:
             break
     assert pointed_at(store)
+
+
+@pytest.mark.parametrize(
+    "at", [("entries", ""), ("get", evidence_index_key(MODEL, "1.0")), ("get", INDEX_KEY), ("listed", "releases/")], ids=str
+)
+@pytest.mark.parametrize("hook", ["before", "after"])
+def test_a_list_that_grows_while_it_is_looked_at_is_right(
+    tmp_path: Path, package: Package, at: tuple[str, str], hook: str
+) -> None:
+    store, done = open_to_keep(str(tmp_path / "store")), list[object]()
+    publish(package("one"), store, version="1.0")
+    document = encode(replace(releases.unseen(manifest_of(package("one"))), made="2026-02-01T12:00:00Z"))
+
+    def meanwhile(spy: KeeperSpy) -> None:
+        if spy.calls[-1] == at and not done:
+            done.append(publish(package("two"), store, version="2.0"))
+            add_evidence(store, MODEL, "1.0", document)
+
+    spy = KeeperSpy(store, **{hook: meanwhile})  # type: ignore[arg-type]
+    assert not [one for one in Check(spy, Packages([])).run() if one.is_open]
+    assert done
 
 
 def test_a_server_that_is_away_is_an_error_and_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

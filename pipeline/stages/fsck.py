@@ -319,12 +319,16 @@ class Check:
         listed = _or_error(lambda: decode(EvidenceIndex, found.data, key))
         if isinstance(listed, PipelineError):
             return listed.what
+        if listed and listed.documents != digests:  # or somebody has added some since all was listed
+            digests = evidence_digests(self._store.keys(evidence_folder(*release)), *release)
         return "" if listed and listed.documents == digests else "does not list what is there"
 
     def _index(self) -> Iterator[Finding]:
+        made = made_index(self._store)
+        # Read after that: who published in between has written both, and then it is made again.
         found = self._store.get(INDEX_KEY)
         index = _or_error(lambda: decode(Index, found.data, INDEX_KEY)) if found else None
-        if index == made_index(self._store) or (found is None and not self.found.releases):
+        if index == made or index == made_index(self._store) or (found is None and not self.found.releases):
             return
         what = index.what if isinstance(index, PipelineError) else "does not list what is there" if found else "is not there"
         finding = Finding(INDEX_KEY, what, "`doit fsck repair=yes` writes it anew")
