@@ -251,7 +251,9 @@ def test_what_anybody_may_reach_is_said_once(
     assert caplog.text.count(f"{dask.address} is not encrypted, and runs what anybody sends it") == 1
 
 
-def test_a_cluster_may_speak_tls_and_takes_nobody_without_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_may_speak_tls_and_takes_nobody_without_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builders_key: Path
+) -> None:
     distributed = pytest.importorskip("distributed")
     for name in ("own", "other"):
         made = distributed.Security.temporary()
