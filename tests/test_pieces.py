@@ -75,7 +75,7 @@ def test_any_mix_of_hits_gives_the_same_bytes(cold: tuple[Path, Cache], tmp_path
     for path in kept:
         cache.local.put(path.name, full.local.get(path.name) or b"")
     counts = build(SMALL, tmp_path, DESKTOP, cache)
-    assert counts.local in (5, 6, 7)  # two may be the front half and what is known of the convolutions
+    assert counts.local in (4, 5, 6, 7)  # three may be the front half and what is known of the convolutions
     assert counts.local + counts.generated == counts.total == 12
     assert (tmp_path / "module.vmfb").read_bytes() == module.read_bytes()
 
@@ -339,8 +339,10 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     with mlir.opened(paths["generated"]) as module:
         at_once = {(names[code.dispatch], code.variant): code.data for code in link.codes(module)}
         at_once_host = host(module, names)
+    formats = {t.name: t.backend for t in targets}
     for name, piece in dispatches.pieces.items():
-        assert Code.decode(cold[1].local.get(piece.key) or b"").data == at_once[name], name
+        wanted = backends.named(formats[name[1]]).trimmed(at_once[name])
+        assert Code.decode(cold[1].local.get(piece.key) or b"").data == wanted, name
     generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1], None)
     with mlir.opened(generated) as module:
         assert host(module, {}) == at_once_host
