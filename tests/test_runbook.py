@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.layout import LEASES
 from tests.project import Project
 from tests.waiting import FOREVER
 
@@ -112,4 +111,3 @@ def test_the_commands_do_what_the_page_says(project: Project, section: str) -> N
     if section == "A store that is full":
         left = {path.parent.name for path in (project.layout.store / "releases").rglob("manifest.json")}
         assert len(left) == 2  # what the channel points to, and what it pointed to before
-        assert not list((project.layout.store / LEASES).glob("*"))
