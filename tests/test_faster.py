@@ -27,6 +27,7 @@ from pipeline.stages import compile as compile_stage
 from pipeline.stages import import_, record, reference, verify
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.origin import Origin
+from tests import test_recurrent as recurrent
 from tests.project import model_of
 from tests.test_compile import executables, present  # noqa: F401  # a fixture
 from tests.test_rewrites import Cases, wrong
@@ -173,6 +174,50 @@ def test_others_stay(made: onnx.ModelProto) -> None:
     assert faster(made) == []
 
 
+WRITTEN_OUT: dict[str, dict[str, Any]] = {
+    "forward": {},
+    "reverse": {"direction": "reverse", "left_out": "hcp"},
+    "bidirectional": {"direction": "bidirectional", "left_out": "b", "are_inputs": "hcp"},
+    "all_at_once": {"steps": 64},
+    "rounds": {"steps": 80, "direction": "bidirectional"},
+    "rounds_and_rest": {"steps": 67, "left_out": "p"},
+    "rest_and_rounds": {"steps": 67, "direction": "reverse"},
+    "lengths": {"steps": 67, "lengths": [37], "are_inputs": "l", "direction": "bidirectional"},
+    "short": {"lengths": [3], "results": ("", "h", "c")},
+    "clip": {"clip": 0.3, "are_inputs": "b"},
+    "functions": {"activations": ["Relu", "Tanh", "Sigmoid"]},
+    "batch_first": {"layout": 1, "steps": 67},
+    "opset_21": {"opset": 21},
+}
+
+
+@pytest.mark.parametrize(("kind", "after"), [("LSTM", 0), ("GRU", 0), ("GRU", 1), ("RNN", 0)])
+@pytest.mark.parametrize("form", WRITTEN_OUT)
+def test_steps_that_are_written_out(kind: str, form: str, after: int) -> None:
+    given = {"steps": 5} | WRITTEN_OUT[form]
+    if "activations" in given:
+        given["activations"] = given["activations"][: recurrent.FUNCTIONS[kind]]
+    more = {"linear_before_reset": 1} if after else {}
+    made, feeds = recurrent.layer(kind, sequences=1, **given, **more)
+    if given.get("layout"):  # which ONNX Runtime has not: what the other order gives, turned
+        other, turned = recurrent.layer(kind, sequences=1, **given | {"layout": 0}, **more)
+        expected = recurrent.run(other, turned)[0].transpose(2, 0, 1, 3)
+    else:
+        expected = recurrent.run(made, feeds)[0]
+    changed = REWRITES["steps"](made)
+    assert changed is not None
+    rounds = given["steps"] > 64
+    kinds = [node.op_type for node in changed.graph.node]
+    assert kind not in kinds
+    assert kinds.count("Loop") == (rounds and (2 if given.get("direction") == "bidirectional" else 1))
+    np.testing.assert_allclose(recurrent.run(changed, feeds)[0], expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("form", [{"sequences": 2}, {"are_inputs": "r"}, {"dtype": "float16"}], ids=str)
+def test_other_layers_stay(form: dict[str, Any]) -> None:
+    assert REWRITES["steps"](recurrent.layer("LSTM", **{"sequences": 1} | form)[0]) is None
+
+
 def test_weights_that_are_not_known_stay() -> None:
     x, w = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (1, 128)), ("w", (128, 200))))
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 200))
@@ -189,6 +234,7 @@ def test_they_are_right_where_they_run(tmp_path: Path, present: list[Device]) ->
     cases.add("single", "Conv", array(1, 8, 20, 20), constants=[array(8, 1, 3, 3), array(8)], pads=[1] * 4, group=8)
     cases.add("short", "Conv", array(1, 8, 9, 9), constants=[array(8, 1, 3, 3)], strides=[2, 2], group=8)
     cases.add("row", "MatMul", array(1, 128), constants=[array(128, 200)])
+    cases.add("steps", "GRU", array(66, 1, 4), constants=[array(1, 9, 4), array(1, 9, 3)], hidden_size=3, linear_before_reset=1)
     assert not wrong(cases, tmp_path, present, ("vulkan-any", "x86-64-v3", "x86-64"))
 
 

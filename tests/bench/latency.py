@@ -170,7 +170,7 @@ def measured(name: str, root: Path, device: Device, target: str, rounds: int, pl
             measures[kind, f"{way.uri} {way.threads or ''}"] = of_iree(code, way, files, root)
     for threads in sorted({1, ways.cores()}):
         measures["onnxruntime", f"{threads}"] = of_onnxruntime(content, feed, threads)
-    times = {key: math.inf for key in measures}
+    times = dict.fromkeys(measures, math.inf)
     for _ in range(rounds):
         for key, measure in measures.items():
             times[key] = min(times[key], measure())

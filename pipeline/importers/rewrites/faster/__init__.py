@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import onnx
 
-from pipeline.importers.rewrites.faster import depthwise, lines, products, shuffles
+from pipeline.importers.functions import opset_of
+from pipeline.importers.rewrites.faster import depthwise, lines, products, recurrences, shuffles
 from pipeline.importers.rewrites.graph import replaced
 
 
@@ -25,3 +26,9 @@ def windows(model: onnx.ModelProto) -> onnx.ModelProto | None:
 def rows(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Products of few rows with weights that are read in their order."""
     return replaced(model, products.change)
+
+
+def steps(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Recurrent layers whose steps are written out."""
+    opset = opset_of(model)
+    return replaced(model, lambda node, scope: recurrences.change(node, scope, opset))
