@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 
 from pipeline.importers.functions import opset_of
-from pipeline.importers.rewrites.faster import depthwise, lines, products, recurrences, shuffles
+from pipeline.importers.rewrites.faster import depthwise, lines, planes, products, recurrences, shuffles
 from pipeline.importers.rewrites.graph import replaced
 
 
@@ -19,8 +19,9 @@ def transposed(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def windows(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Convolutions along one dimension, and those of single channels, as products and sums."""
-    return replaced(model, lambda node, scope: lines.change(node, scope) or depthwise.change(node, scope))
+    """Convolutions along one dimension, of planes, and of single channels, as products and sums."""
+    kinds = (lines, planes, depthwise)
+    return replaced(model, lambda node, scope: next((made for kind in kinds if (made := kind.change(node, scope))), None))
 
 
 def rows(model: onnx.ModelProto) -> onnx.ModelProto | None:
