@@ -128,6 +128,31 @@ def test_lines_and_single_channels(seed: int) -> None:
     assert ("MatMul" in kinds) != alone
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_planes(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    kernel, dilations = ([int(n) for n in random.integers(1, most, 2)] for most in (5, 3))
+    pads = [int(n) for n in random.integers(0, 3, 4)]
+    inputs, outputs = (int(n) for n in random.integers(1, 6, 2))
+    x, w, b = array(1, inputs, *(int(n) for n in random.integers(16, 40, 2))), array(outputs, inputs, *kernel), array(outputs)
+    if seed % 5 == 4:
+        given: dict[str, Any] = {"auto_pad": "SAME_UPPER" if seed % 4 else "SAME_LOWER"}
+    else:
+        given = {"pads": pads, "dilations": dilations}
+    kinds = require_same(model("Conv", x, *((w, b) if seed % 3 else (w,)), **given), x)
+    assert kinds == [] if kernel == [1, 1] else "MatMul" in kinds
+
+
+def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
+    for width, size in ((64, 64 * 66), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
+        made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)
+        faster(made)
+        (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
+        (shape,) = (v.type.tensor_type.shape for v in made.graph.value_info if v.name == product.output[0])
+        assert shape.dim[1].dim_value == size
+        assert require_same(model("Conv", x := array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4), x)
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_of_open_sizes(alone: bool, stride: int) -> None:
@@ -160,7 +185,12 @@ def test_a_gemm_keeps_its_factors() -> None:
         model("MatMul", array(1, 128), array(2, 128, 200)),
         model("MatMul", array(1, 128, type_="float16"), array(128, 200, type_="float16")),
         model("Gemm", array(1, 128), array(200, 128), transB=1),
-        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3)),
+        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3), strides=[2, 1]),
+        model("Conv", array(2, 8, 9, 9), array(4, 8, 3, 3)),
+        model("Conv", array(1, 8, 9, 9), array(4, 8, 1, 1)),
+        model("Conv", array(1, 8, 9, 9, type_="float16"), array(4, 8, 3, 3, type_="float16")),  # so few results
+        model("Conv", array(1, 8, 9, 4), array(4, 8, 3, 3), pads=[1] * 4),  # half as much again would be computed in vain
+        model("Conv", array(1, 64, 200, 200), array(4, 64, 3, 3)),  # so large a matrix
         model("Conv", array(1, 8, 9), array(4, 4, 3), group=2),
         model("Conv", array(1, 8, 9, type_="float16"), array(4, 8, 3, type_="float16")),  # whose sums would be rounded
         model("Conv", array(1, 8, 9, 9), array(8, 1, 9, 9), group=8),  # so many places
@@ -168,7 +198,7 @@ def test_a_gemm_keeps_its_factors() -> None:
         model("ConvTranspose", array(1, 8, 9), array(8, 4, 3), strides=[2], dilations=[2]),
         model("ConvTranspose", array(1, 8, 9), array(8, 2, 3), strides=[2], group=2),
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_others_stay(made: onnx.ModelProto) -> None:
     assert faster(made) == []
@@ -229,6 +259,9 @@ def test_they_are_right_where_they_run(tmp_path: Path, present: list[Device]) ->
     cases = Cases()
     cases.add("shuffle", "ConvTranspose", array(1, 8, 20), constants=[array(8, 6, 5), array(6)], strides=[3], pads=[1, 1])
     cases.add("plane", "ConvTranspose", array(1, 4, 6, 7), constants=[array(4, 3, 4, 4)], strides=[2, 2], pads=[1, 1, 1, 1])
+    halves = [array(8, 4, 3, 3, type_="float16")]
+    cases.add("convolution", "Conv", array(1, 4, 6, 30), constants=[array(3, 4, 3, 3), array(3)], pads=[1] * 4)
+    cases.add("halves", "Conv", array(1, 4, 6, 30, type_="float16"), constants=halves, pads=[1] * 4)
     cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 5), array(6)], pads=[2, 2])
     cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 3)], strides=[2], dilations=[2])
     cases.add("single", "Conv", array(1, 8, 20, 20), constants=[array(8, 1, 3, 3), array(8)], pads=[1] * 4, group=8)

@@ -12,35 +12,38 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from pipeline.importers.rewrites.convolutions import whatever
-from pipeline.importers.rewrites.faster.windows import TYPES
+from pipeline.importers.rewrites.faster.windows import OF_ONE_SUM
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
 from pipeline.importers.rewrites.pools import axes_of
 
 _LIMIT = 32 << 20  # bytes of the matrix
 _WASTE = 1.5  # times the results, at most, are computed
-_VECTORS, _PAGE = 16, 1024  # values: the line is whole vectors, and the distance of two rows no multiple of pages
+_FEWEST = 8  # channels that are made of float16: of 3 Vulkan code is one so large that a driver takes minutes to compile it
+_VECTORS, _PAGE = 64, 4096  # bytes: the line is whole vectors, and the distance of two rows no multiple of pages
 
 
 def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     """The nodes for a Conv of that kind."""
-    if node.op_type != "Conv" or scope.type(node.input[0]) not in TYPES or (attribute(node, "group") or 1) != 1:
+    if node.op_type != "Conv" or scope.type(node.input[0]) not in OF_ONE_SUM or (attribute(node, "group") or 1) != 1:
         return None
     x, w = scope.shape(node.input[0]), scope.shape(node.input[1])
     if x is None or w is None or len(x) != 4 or len(w) != 4 or x[0] != 1 or 0 in x or np.prod(w[2:]) == 1:
+        return None
+    if scope.type(node.input[0]) == TensorProto.FLOAT16 and w[0] < _FEWEST:
         return None
     axes, weights = axes_of(node, whatever(x[2:]), w[2:]), scope.constant(node.input[1])
     if weights is None or any(a.windows < 1 or a.before < 0 or a.after < 0 or a.stride > 1 for a in axes):
         return None
     down, across = axes
-    needed = across.windows + (across.kernel - 1) * across.dilation
-    width = next((n for n in range(needed, 2 * needed) if _is_good(down.windows * n)), needed)
-    length = down.windows * width
-    if width > _WASTE * across.windows or w[1] * w[2] * w[3] * length * weights.itemsize > _LIMIT:
+    lines, width = _sizes(down.windows, across.windows + (across.kernel - 1) * across.dilation, min(weights.itemsize, 4))
+    length = lines * width
+    if length > _WASTE * down.windows * across.windows or w[1] * w[2] * w[3] * length * weights.itemsize > _LIMIT:
         return None
     nodes, type_ = Nodes(node, scope), scope.type(node.input[0])
-    height = down.windows + (down.kernel - 1) * down.dilation + 1  # a line more, into which the last windows reach
+    height = lines + (down.kernel - 1) * down.dilation + 1  # a line more, into which the last windows reach
     after = [height - x[2] - down.before, width - x[3] - across.before]
     pads = nodes.integers(0, 0, down.before, across.before, 0, 0, *after)
     line = nodes.shaped(nodes("Pad", node.input[0], pads, scope.add(np.zeros(()), type_)), [x[1], height * width])
@@ -52,10 +55,14 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
     found = nodes("MatMul", kernel, nodes("Concat", *taps, axis=0))
     if len(node.input) > 2 and node.input[2]:
         found = nodes("Add", found, nodes.shaped(node.input[2], [w[0], 1]))
-    found = nodes.shaped(found, [1, w[0], down.windows, width])
-    nodes("Slice", found, nodes.integers(0), nodes.integers(across.windows), nodes.integers(3), result=node.output[0])
+    found = nodes.shaped(found, [1, w[0], lines, width])
+    ends = nodes.integers(down.windows, across.windows)
+    nodes("Slice", found, nodes.integers(0, 0), ends, nodes.integers(2, 3), result=node.output[0])
     return nodes
 
 
-def _is_good(length: int) -> bool:
-    return length % _VECTORS == 0 and (length % _PAGE != 0 or length <= _PAGE)
+def _sizes(lines: int, width: int, itemsize: int) -> tuple[int, int]:
+    """The least plane of at least this size that is whole vectors, and no pages."""
+    several = ((n, m) for n in range(lines, lines + 4) for m in range(width, width + _VECTORS // itemsize))
+    good = [s for s in several if not (size := s[0] * s[1] * itemsize) % _VECTORS and (size % _PAGE or size == _PAGE)]
+    return min(good, key=lambda s: s[0] * s[1], default=(lines, width))
