@@ -142,13 +142,26 @@ PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
 TRUST = "trust/"  # below it: TUF's metadata, by its own names
 TIMESTAMP_KEY = f"{TRUST}timestamp.json"  # what the store holds now, signed: the one file of the metadata that changes
 WITNESSES_KEY = f"{TRUST}witnesses.json"  # the name of a target, never a key: who may sign evidence
-PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
-LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
+PRUNE = "prune/"  # the prefix of the keys of what publishers and `doit prune` tell each other
+PRUNING_KEY = f"{PRUNE}state.json"  # what `doit prune` is removing at this moment
+LEASES = f"{PRUNE}leases/"  # the prefix of the keys of what publishers are about to name
 
 
 def blob_key(sha256: str) -> str:
     """The key of the blob with this digest: immutable."""
     return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def blob_digest(key: str) -> str:
+    """The digest of the blob at `key`; empty for any other key."""
+    match = re.fullmatch(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", key)
+    return match[2] if match else ""
+
+
+def manifest_beside(key: str) -> str:
+    """The key of the manifest of the release that what is at `key` is about, or is; empty for any other key."""
+    match = re.fullmatch(r"(?:releases|evidence)/([^/]+)/([^/]+)/[^/]+", key)
+    return release_key(match[1], match[2]) if match else ""
 
 
 def release_key(model: str, version: str) -> str:
