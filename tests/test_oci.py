@@ -40,8 +40,14 @@ Vmfb = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with servers.registry(tmp_path_factory.mktemp("registry")) as host:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the registry keeps what it has."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(folder: Path) -> Iterator[str]:
+    with servers.registry(folder) as host:
         yield host
 
 
@@ -120,6 +126,41 @@ def test_only_what_a_device_needs_is_fetched(there: str, vmfb: Vmfb, tmp_path: P
     assert len(got) == len(whole.data)
     assert vmfb("fetch", "noise", "--store", there, "--full") == 0
     assert Path(capsys.readouterr().out.strip()).read_bytes() == whole.data
+
+
+def test_a_damaged_blob_is_refused(
+    there: str, folder: Path, vmfb: Vmfb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = open_store(str(tmp_path / "source"))
+    manifest, _ = releases.release(source, tmp_path / "package", 1 << 16, 1 << 16)
+    assert vmfb("copy", "noise", "--store", source.url, "--to", there) == 0
+    digest = manifest.artifacts[0].blob.sha256
+    held = folder / "data/docker/registry/v2/blobs/sha256" / digest[:2] / digest / "data"
+    data = bytearray(held.read_bytes())
+    for place in range(0, len(data), 1000):
+        data[place] ^= 1
+    held.write_bytes(data)
+    capsys.readouterr()
+    assert vmfb("fetch", "noise", "--store", there, "--full") == 1
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.count("error:") == 1
+    assert "the object is damaged" in said.err
+
+
+def test_two_copies_at_once_leave_whole_releases(source: Store, there: str, vmfb: Vmfb) -> None:
+    code = "import sys; from pipeline import cli; sys.exit(cli.main(sys.argv[1:]))"
+    asked = [[f"{MODEL}@1.0", "--channel", "beta"], [f"{MODEL}@2.0+b"]]
+    words = [[sys.executable, "-c", code, "copy", *one, "--store", source.url, "--to", there] for one in asked]
+    copies = [subprocess.Popen(one) for one in words]
+    assert [copy.wait(60) for copy in copies] == [0, 0]
+    assert vmfb("copy", MODEL, "--store", source.url, "--to", there) == 0  # the list may have lacked one
+    store = open_to_copy_to(there)
+    for version in ("1.0", "2.0+b"):
+        assert_whole(store, version)
+    index = store.get("index.json")
+    assert index
+    assert set(json.loads(index.data)["models"][0]["versions"]) >= {"1.0", "2.0+b"}
 
 
 def test_other_clients_find_files_and_what_refers_to_a_release(source: Store, there: str, vmfb: Vmfb, tmp_path: Path) -> None:
@@ -330,3 +371,11 @@ def test_a_blob_in_parts_that_are_others(liar: _Liar) -> None:
         pass
     with pytest.raises(PipelineError, match="is not in the store"), liar.store.open(blob_key("cd" * 32), 0, 5):
         pass
+
+
+def test_what_is_signed_in_a_redirect_is_not_told(liar: _Liar) -> None:
+    digest = "ab" * 32
+    liar.answers[f"blobs/sha256:{digest}"] = (307, {"Location": "http://127.0.0.1:1/x?signature=secret"}, b"")
+    with pytest.raises(BrokenTransferError, match="cannot reach") as error, liar.store.open(blob_key(digest), 0, 5):
+        pass
+    assert "secret" not in str(error.value)

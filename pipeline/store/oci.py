@@ -68,6 +68,7 @@ _LIMIT = 4 << 20  # bytes of a manifest, as the distribution specification has i
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REFERRERS = re.compile(r"sha256-[0-9a-f]{64}")
 _AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")  # variables that name a file of certificates
+_ASKED = r" with url: \S*"  # what was redirected to may be signed, which is a secret
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 setup_logger(quiet=True)  # what goes wrong is told once, by the error
 _LOG_IN = "log in with `docker login`, `podman login` or `oras login`; DOCKER_CONFIG names another folder than ~/.docker"
@@ -199,7 +200,7 @@ class OciStore:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.TooManyRedirects) as error:
             raise PipelineError("the registry redirects to what is not followed", where=where) from error
         except (requests.exceptions.RequestException, OSError) as error:
-            told = f"cannot reach the registry: {reason(error)}"
+            told = f"cannot reach the registry: {re.sub(_ASKED, '', reason(error))}"
             raise BrokenTransferError(plain(told), where=where, hint="check the network and the URL") from error
 
     def _ask(self, key: str, method: str, path: str, *but: int, stream: bool = False, **options: Any) -> Any:
