@@ -152,18 +152,6 @@ def blob_key(sha256: str) -> str:
     return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
 
-def blob_digest(key: str) -> str:
-    """The digest of the blob at `key`; empty for any other key."""
-    match = re.fullmatch(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})", key)
-    return match[2] if match else ""
-
-
-def manifest_beside(key: str) -> str:
-    """The key of the manifest of the release that what is at `key` is about, or is; empty for any other key."""
-    match = re.fullmatch(r"(?:releases|evidence)/([^/]+)/([^/]+)/[^/]+", key)
-    return release_key(match[1], match[2]) if match else ""
-
-
 def release_key(model: str, version: str) -> str:
     """The key of a release's manifest: immutable, written after its blobs; what makes it a release."""
     return f"releases/{model}/{version}/manifest.json"

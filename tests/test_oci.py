@@ -282,6 +282,7 @@ def test_tags_are_made_of_keys_and_keys_of_tags(key: str) -> None:
 class _Liar:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.token = ""  # who does not show it is asked to
         liar = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -289,6 +290,10 @@ class _Liar:
                 status, headers, body = liar.answers.get(self.path.partition("/v2/x/")[2], (404, {}, b""))
                 if self.path == "/v2/":
                     status, headers, body = 200, {}, b"{}"
+                if liar.token and "token" not in self.path and self.headers.get("Authorization") != f"Bearer {liar.token}":
+                    realm = f"http://{self.headers['Host']}/v2/x/token"
+                    status, body = 401, b""
+                    headers = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x",scope="repository:x:pull"'}
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
@@ -379,3 +384,20 @@ def test_what_is_signed_in_a_redirect_is_not_told(liar: _Liar) -> None:
     with pytest.raises(BrokenTransferError, match="cannot reach") as error, liar.store.open(blob_key(digest), 0, 5):
         pass
     assert "secret" not in str(error.value)
+
+
+def test_a_token_is_asked_for_and_another_when_it_has_ended(liar: _Liar) -> None:
+    data = b"{}"
+    layer = _said(digest=f"sha256:{hashlib.sha256(data).hexdigest()}", data=base64.b64encode(data).decode())
+    liar.answers[f"manifests/{oci.tag_of(KEY)}"] = (200, {}, layer)
+    for liar.token in ("first", "second"):
+        liar.answers["token?service=x&scope=repository%3Ax%3Apull"] = (200, {}, json.dumps({"token": liar.token}).encode())
+        found = liar.store.get(KEY)
+        assert found
+        assert found.data == data
+    liar.token = "third"
+    with pytest.raises(DeniedError, match="does not let you"):
+        liar.store.get(KEY)
+    liar.answers.clear()
+    with pytest.raises(DeniedError, match="does not let you"):
+        liar.store.get(KEY)
