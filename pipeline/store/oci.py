@@ -229,7 +229,8 @@ class OciStore:
         if self._manifest(key, tag_of(key)):
             return False
         self._put(key, data)
-        return True
+        found = self.get(key)  # who came between may have put another, and what answers a write need not have kept it
+        return found is not None and found.data == data
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
         """Put `data` if the object is in that state, as far as a look before can tell."""
