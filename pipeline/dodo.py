@@ -1,7 +1,7 @@
 """What the `dodo.py` of a project imports: the tasks for everything under `targets/`, built in `out/`.
 
-They are published to PIPELINE_STORE (default: out/store). Only `doit` may import this: where nothing changed since the last run, it
-says so and ends the process.
+They are published to PIPELINE_STORE (default: out/store). Only `doit` may import this: where nothing changed since the last run,
+it says so and ends the process.
 """
 
 import os

@@ -135,7 +135,7 @@ def _extended(fields: Fields, own: Mapping[str, Path], packaged: Mapping[str, Pa
     data, seen, path = fields.data, [fields.path], fields.path
     while (named := data.get(_EXTENDS)) is not None:
         same = isinstance(named, str) and path == own.get(named)
-        known = packaged if same else packaged | own
+        known = packaged if same else {**packaged, **own}
         if not isinstance(named, str) or named not in known:
             what = "which the package has none of" if same else did_you_mean(str(named), known)
             fields.problem(_EXTENDS, f"there is no {shown(named)} to extend: {what}")
