@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,11 @@ def _source_files(model: Model) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def _records(targets: Iterable[Executable]) -> list[Path]:
+    """The files of the tuning records that there are of `targets`."""
+    return [target.record for target in targets if target.tuning]
+
+
 def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
     sources, imported, reference = origin.all_files, layout.imported(model.name), layout.reference(model.name)
     given = [path for entry in model.entries if isinstance(entry.reference, tuple) for path in entry.reference]
@@ -216,7 +221,7 @@ def _bundle_steps(
             f"compile:{model.name}:{bundle.name}",
             f"{model.name} for {', '.join(bundle.targets)}",
             _stage("compile", origin, imported, compiled, bundle, targets),
-            _files(imported, "model.mlirbc", "signature.json", "record.json"),
+            (*_files(imported, "model.mlirbc", "signature.json", "record.json"), *_records(targets)),
             _files(compiled, "module.vmfb", "compiled.json"),
             {"made": made, "sources": repr(model.sources)},
         ),
@@ -358,7 +363,8 @@ def steps(
             "judged": model.judged,
         }
         bundles = [spec.bundles[name] for name in model.bundles]
-        specs = (model.path, *(b.path for b in bundles), *(t.path for b in bundles for t in targets[b.name]))
+        of_targets = [t for b in bundles for t in targets[b.name]]
+        specs = (model.path, *(b.path for b in bundles), *(t.path for t in of_targets), *_records(of_targets))
         recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles}, builder)
         result.append(
             Step(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.errors import ManyProblemsError
+from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import is_file
-from pipeline.iree import backends
+from pipeline.iree import backends, tuning
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.backends.base import Backend
 from pipeline.names import RULE, did_you_mean, is_name
@@ -33,6 +34,21 @@ def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, At
             result[key] = value
         else:
             fields.problem(key, f"must be text, a whole number or a list of them, not {value!r}")
+    return result
+
+
+def _tuned(root: Path, targets: Mapping[str, Executable], problems: Problems) -> dict[str, Executable]:
+    """The targets with their tuning records, of those that have one."""
+    result = dict(targets)
+    for path in sorted((root / "tuning").glob("*.json")):
+        if path.stem not in targets:  # one that could not be read has its own report
+            if not is_file(str(root / "executables" / f"{path.stem}.yaml")):
+                problems.add(path, "", f"there is no executable target {path.stem!r}: {did_you_mean(path.stem, targets)}")
+            continue
+        try:
+            result[path.stem] = replace(targets[path.stem], tuning=tuning.read(path))
+        except PipelineError as error:
+            problems.add(path, "", f"{error.what}: {error.hint}")
     return result
 
 
@@ -123,7 +139,7 @@ def load(root: Path) -> Spec:
     for path in sorted(root.glob("*")):
         _say_if_unread(path, problems)
     spec = Spec(
-        _folder(root, "executables", _executable, problems),
+        _tuned(root, _folder(root, "executables", _executable, problems), problems),
         _folder(root, "bundles", _bundle, problems),
         _folder(root, "models", read_model, problems),
         _policy(root / "policy.yaml", problems),

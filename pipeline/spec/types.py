@@ -11,6 +11,7 @@ from typing import ClassVar, Union
 from pipeline.compare import Tolerance
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.gates import Gate
+from pipeline.iree.tuning import Record
 from pipeline.plain import public_url
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
@@ -55,7 +56,7 @@ class Executable:
 
     `device` is what the backend calls it: a GPU's architecture, a CPU's name. `attribute` overrides
     entries of the compiler's own target attribute; `twin` overrides more of them, for a software device to run the same
-    lowering.
+    lowering. `tuning` is its tuning record.
     """
 
     name: str
@@ -67,6 +68,12 @@ class Executable:
     attribute: Mapping[str, AttributeValue]
     gates: tuple[Gate, ...]
     twin: Mapping[str, AttributeValue] | None
+    tuning: Record = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def record(self) -> Path:
+        """The file that its tuning record is, or would be, in."""
+        return self.path.parent.parent / "tuning" / f"{self.name}.json"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, Gated
+from pipeline.iree.spaces import Place, Space
 
 if TYPE_CHECKING:  # a consumer has no compiler
     from iree.compiler import ir
@@ -117,6 +118,13 @@ class Backend:
     def corrections(self) -> Corrections:
         """What is corrected in its kernels."""
         return _Uncorrected()
+
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int) -> Space | None:
+        """In which ways a kernel that computes in numbers of so many bytes can be lowered for a target with this attribute.
+
+        `places` say how the compiler would. None where there is nothing to choose, or nobody has said what.
+        """
+        return None
 
     # Choosing
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree import backends, mlir, toolchain
+from pipeline.iree.codegen import lowerings
 from pipeline.iree.linking import link
 from pipeline.iree.mlir import body, operations, symbol
 from pipeline.iree.targets import Target, device
+from pipeline.iree.tuning import Lowering, kernel_of
 
 _BYTECODE = "--emit-mlir-bytecode"
 # A batch has one core. Threads inside it would gain nothing.
@@ -36,18 +38,22 @@ _PIECE_SECONDS = 5  # more patience for each piece of a batch
 
 @dataclass(frozen=True)
 class Piece:
-    """What is to be generated: the kernel named `symbol`, a name made of its content, for `target`."""
+    """What is to be generated: the kernel named `symbol`, a name made of its content, for `target`.
+
+    `changes`: what the target's tuning record says of how it is lowered.
+    """
 
     key: str
     symbol: str
     target: Target
+    changes: Lowering = ()
 
 
 @dataclass(frozen=True)
 class Batch:
     """Pieces of one target that are generated together: `source` holds their kernels. Can be sent to another machine.
 
-    By the kernels' symbols: `keys` of the pieces, and `names` of the dispatches for people.
+    By the kernels' symbols: `keys` of the pieces, `names` of the dispatches for people, and `lowerings` of those that are tuned.
     """
 
     target: str
@@ -58,21 +64,27 @@ class Batch:
     source: bytes
     flags: tuple[str, ...]
     generator: str
+    lowerings: Mapping[str, Lowering] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Code:
-    """A piece's code, a HAL executable of the given format, and its stub: the MLIR of the variant without code."""
+    """A piece's code, a HAL executable of the given format, and its stub: the MLIR of the variant without code.
+
+    `tuning`: what became of the changes that it was to be lowered by, one of `lowerings`' words; empty where there were none.
+    """
 
     stub: str
     format: str
     mime_type: str
     seconds: float  # what it took to generate, roughly: of what its batch took, the part that its bytes are of the batch's
     data: bytes
+    tuning: str = ""
 
     def encode(self) -> bytes:
         """As bytes, for a cache."""
         head = {"stub": self.stub, "format": self.format, "mime_type": self.mime_type, "seconds": self.seconds}
+        head |= {"tuning": self.tuning} if self.tuning else {}
         return json.dumps(head, sort_keys=True).encode() + b"\n" + self.data
 
     @staticmethod
@@ -85,7 +97,7 @@ class Code:
 @functools.cache
 def generator(backend: str) -> str:
     """A digest of everything but its key that makes a piece: the compiler, the backend's corrections and this file."""
-    files = (Path(__file__), Path(mlir.__file__))
+    files = (Path(__file__), Path(mlir.__file__), Path(lowerings.__file__))
     made_of = [toolchain.digest(), backends.digest(backends.named(backend)), *map(sha256_file, files)]
     return sha256_bytes("".join(made_of).encode())
 
@@ -112,8 +124,10 @@ class Dispatches:
         passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(self._kernels.operation)
 
     def _piece(self, name: str, target: Target) -> Piece:
+        entry = target.tuning.get(kernel_of(name))
         made_of = [name, target.attribute, target.subgroup_size, self._flags, generator(target.backend)]
-        return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target)
+        made_of += [asdict(change) for change in entry.changes] if entry else []
+        return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target, entry.changes if entry else ())
 
     def _add(self, variant: ir.Operation) -> str:
         """Copy the kernel, named by the digest of its generic form, and return that name."""
@@ -124,7 +138,7 @@ class Dispatches:
             copy = variant.clone()
         copy.attributes["sym_name"] = ir.StringAttr.get("code")
         called = symbol(_exports(variant)[0])
-        _rename_exports(copy, "")
+        rename_exports(copy, "")
         text = _text(copy)
         # Half a SHA-256 is 128 bits: no two kernels that anybody writes share it.
         name = f"kernel_{sha256_bytes(text.encode())[:32]}"
@@ -132,7 +146,7 @@ class Dispatches:
         if count:  # Code is told apart by its bytes, and its name is in them.
             name = f"{name}_{count}"
         kernel.attributes["sym_name"] = ir.StringAttr.get(name)
-        _rename_exports(copy, name)
+        rename_exports(copy, name)
         self._sizes[name], self._names[name] = len(text), called
         if re.search(r"(\b|x)f64\b", text):  # and not the name of a constant, which may be a digest
             self._doubles.add(name)
@@ -163,8 +177,9 @@ class Dispatches:
                     variant.attributes["target"] = attribute
         keys = {piece.symbol: piece.key for piece in pieces}
         names = {piece.symbol: self._names[piece.symbol] for piece in pieces}
-        made_by = generator(target.backend)
-        return Batch(target.name, target.backend, target.subgroup_size, keys, names, mlir.to_bytes(module), self._flags, made_by)
+        tuned = {piece.symbol: piece.changes for piece in pieces if piece.changes}
+        made_by, source = generator(target.backend), mlir.to_bytes(module)
+        return Batch(target.name, target.backend, target.subgroup_size, keys, names, source, self._flags, made_by, tuned)
 
 
 def _text(variant: ir.Operation) -> str:
@@ -194,7 +209,7 @@ def _canonical(name: str, index: int) -> str:
     return f"{name}_{index}" if index else name
 
 
-def _rename_exports(variant: ir.Operation, name: str) -> None:
+def rename_exports(variant: ir.Operation, name: str) -> None:
     """Call the variant's functions `name`, `name_1`, …: their names are in the generated code."""
     for index, export in enumerate(_exports(variant)):
         old, new = symbol(export), ir.StringAttr.get(_canonical(name or "kernel", index))
@@ -206,7 +221,7 @@ def _rename_exports(variant: ir.Operation, name: str) -> None:
                     function.operation.attributes["sym_name"] = new
 
 
-def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+def parts(batch: Batch, size: int) -> Iterator[Batch]:
     """The pieces of `batch`, in batches of at most `size`."""
     names = list(batch.keys)
     for start in range(0, len(names), size):
@@ -217,12 +232,13 @@ def _parts(batch: Batch, size: int) -> Iterator[Batch]:
                     kernel.operation.erase()
             source = mlir.to_bytes(module)
         keys, called = ({name: names_[name] for name in part} for names_ in (batch.keys, batch.names))
-        yield replace(batch, keys=keys, names=called, source=source)
+        tuned = {name: changes for name, changes in batch.lowerings.items() if name in part}
+        yield replace(batch, keys=keys, names=called, source=source, lowerings=tuned)
 
 
 def _generate_parts(batch: Batch, folder: Path, size: int) -> dict[str, bytes]:
     made: dict[str, bytes] = {}
-    for number, part in enumerate(_parts(batch, size)):
+    for number, part in enumerate(parts(batch, size)):
         made |= generate(part, folder / str(number))
     return made
 
@@ -231,22 +247,33 @@ def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
     """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`.
 
     Raises CompilerRefusedError that names the kernel which the compiler refuses, crashes on, or takes longer for than
-    `patience`. The compiler does not say which of them it is, so a batch that fails is taken apart.
+    `patience`. The compiler does not say which of them it is, so a batch that fails is taken apart. A kernel that it refuses
+    only as it is tuned is generated as it is without.
     """
     count = len(batch.keys)
     (kernel, *_) = batch.names.values()
     try:
-        return _generate(batch, folder, patience() + _PIECE_SECONDS * count)
+        return generate_once(batch, folder, patience() + _PIECE_SECONDS * count)
     except process.TimedOutError as error:
         if count > 1:
             return _generate_parts(batch, folder, 1)
+        if batch.lowerings:
+            return _untuned(batch, folder)
         hint = f"PIPELINE_KERNEL_TIMEOUT=SECONDS gives it longer; its log is {error.where}"
         what = f"{kernel}: the compiler did not end within {patience():.0f} s"
         raise toolchain.CompilerRefusedError(what, where=error.where, hint=hint) from error
     except (toolchain.CompilerRefusedError, toolchain.CompilerCrashedError) as error:
         if count > 1:
             return _generate_parts(batch, folder, -(-count // 2))
+        if batch.lowerings:
+            return _untuned(batch, folder)
         raise toolchain.CompilerRefusedError(f"{kernel}: {error.what}", where=error.where, hint=error.hint) from error
+
+
+def _untuned(batch: Batch, folder: Path) -> dict[str, bytes]:
+    """The pieces as the compiler itself lowers them: not as they are tuned, for which it has refused them."""
+    made = generate(replace(batch, lowerings={}), folder / "untuned")
+    return {key: replace(Code.decode(data), tuning=lowerings.REFUSED).encode() for key, data in made.items()}
 
 
 def patience() -> float:
@@ -257,28 +284,43 @@ def patience() -> float:
     return float(text)
 
 
-def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
-    started = time.monotonic()
+def _flags(batch: Batch) -> list[str]:
+    return [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
+
+
+def configure(batch: Batch, folder: Path, timeout: float) -> Path:
+    """The batch at the `executable-configurations` phase, where it is chosen how kernels are lowered: a file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {
-        name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "finished", "generated")
-    }
-    flags = [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
-
+    source, output = folder / "kernels.mlirbc", folder / "configured.mlirbc"
     corrections = backends.named(batch.backend).corrections()
-
-    def compile_(source: str, from_: str, output: str, to: str) -> None:
-        step = [f"--compile-from={from_}", f"--compile-to={to}", *flags]
-        left = timeout - (time.monotonic() - started)
-        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log", max(left, 1.0))
-
     with mlir.parsed(batch.source) as module:
         for variant in operations(module, "hal.executable.variant"):
             corrections.correct_sources(variant)
-        mlir.save(module, paths["kernels"])
-    compile_("kernels", "executable-sources", "configured", "executable-configurations")
-    with mlir.opened(paths["configured"]) as module:
-        for variant in operations(module, "hal.executable.variant"):
+        mlir.save(module, source)
+    step = ["--compile-from=executable-sources", "--compile-to=executable-configurations", *_flags(batch)]
+    toolchain.iree_compile(source, output, step, folder / "configured.log", timeout)
+    source.unlink()
+    return output
+
+
+def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
+    """Generate the batch, or raise what the compiler does: nothing is tried again. It may take `timeout` seconds."""
+    found: dict[str, str] = {}
+    started = time.monotonic()
+    paths = {name: folder / f"{name}.mlirbc" for name in ("corrected", "translated", "finished", "generated")}
+    corrections = backends.named(batch.backend).corrections()
+
+    def compile_(source: str, from_: str, output: str, to: str) -> None:
+        step = [f"--compile-from={from_}", f"--compile-to={to}", *_flags(batch)]
+        left = timeout - (time.monotonic() - started)
+        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log", max(left, 1.0))
+
+    configured = configure(batch, folder, timeout)
+    with mlir.opened(configured) as module:
+        for executable in operations(module, "hal.executable"):
+            (variant,) = operations(executable, "hal.executable.variant")
+            if changes := batch.lowerings.get(symbol(executable)):
+                found[symbol(executable)] = lowerings.apply(variant, changes)
             corrections.correct_configurations(variant, batch.subgroup_size)
         mlir.save(module, paths["corrected"])
     compile_("corrected", "executable-configurations", "translated", "executable-targets")
@@ -291,10 +333,11 @@ def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
     with mlir.opened(paths["generated"]) as module:
         trim = backends.named(batch.backend).trimmed
         codes = {symbol(e): _code(e, stubs[symbol(e)], trim) for e in operations(module, "hal.executable")}
-    for path in paths.values():
+    for path in (configured, *paths.values()):
         path.unlink()
     rate = (time.monotonic() - started) / sum(len(code.data) for code in codes.values())
-    return {key: replace(codes[n], seconds=round(len(codes[n].data) * rate, 3)).encode() for n, key in batch.keys.items()}
+    made = {n: replace(c, seconds=round(len(c.data) * rate, 3), tuning=found.get(n, "")) for n, c in codes.items()}
+    return {key: made[name].encode() for name, key in batch.keys.items()}
 
 
 def _stub(executable: ir.Operation) -> str:
