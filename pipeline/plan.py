@@ -53,6 +53,7 @@ GROUPS: Mapping[str, str] = {
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
+    "tune": "search for faster code of the kernels that a model spends its time in, for the devices here (model=NAME budget=600)",
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
 # What is about the store alone: of models that are no more built here, too.
@@ -89,14 +90,18 @@ class Target:
 class Asked:
     """What is asked of the steps that are only done when asked for.
 
-    `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
-    one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
-    of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
-    `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…` steps take.
+    `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `budget`:
+    those that tuning a model may take, and the `target` that it is tuned for, or several with commas. `model`: the only one
+    that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The
+    `reason` of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and
+    whether it is `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…`
+    steps take.
     """
 
     sample: int = 20
     seconds: int = 600
+    budget: int = 600
+    target: str = ""
     model: str = ""
     reason: str = ""
     undo: bool = False
@@ -268,6 +273,20 @@ def _bundle_steps(
     ]
 
 
+def _tune_step(origin: Origin, bundles: list[tuple[Bundle, tuple[Executable, ...]]], layout: Layout, asked: Asked) -> Step:
+    model = origin.model
+    imported, reference, folder = layout.imported(model.name), layout.reference(model.name), layout.tuned(model.name)
+    names = [name for name in asked.target.split(",") if name]
+    return Step(
+        f"tune:{model.name}",
+        f"faster code for the kernels of {model.name}",
+        _stage("tune", origin, bundles, imported, reference, folder, names, asked.budget),
+        (*_files(imported, "model.mlirbc", "signature.json", "record.json"), *_files(reference, "record.json")),
+        _files(folder, "report.txt"),
+        always=True,
+    )
+
+
 def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> list[Step]:
     """The steps that are about what is in the store already: each is done when it is asked for, and writes a report."""
     policies, store, model, version, channel = (
@@ -355,6 +374,7 @@ def steps(
             result += _bundle_steps(
                 origin, spec.bundles[name], targets[name], layout, machine, made[name], asked, witnesses, leaves_out
             )
+        result.append(_tune_step(origin, [(spec.bundles[name], targets[name]) for name in model.bundles], layout, asked))
         imported, package = layout.imported(model.name), layout.package(model.name)
         info = {
             "about": model.about,
@@ -391,5 +411,5 @@ def steps(
             )
         )
     result += _store_steps(spec, layout, target, asked)
-    of_one = ("reduce:", "report:")  # what `model=` is about
+    of_one = ("reduce:", "report:", "tune:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

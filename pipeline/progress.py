@@ -27,6 +27,7 @@ from pipeline.terminal import say
 _HEARTBEAT = 30.0
 REPORTING = (
     "reduce:",
+    "tune:",
     "report:",
     "reproduce:",
     "runtimes:",

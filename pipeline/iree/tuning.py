@@ -44,8 +44,8 @@ Lowering = tuple[Change, ...]
 class Tuned:
     """A kernel's entry: `changes` of what the compiler chose, and what was measured.
 
-    `name` is what a model calls the kernel, `operations` what it computes. Milliseconds are of one call, on `device`, the medians
-    of so many `rounds`, the geometric mean over the ways in which the runtime runs it there.
+    `name` is what a model calls the kernel, `operations` what it computes. Milliseconds are of one call, on `device`, the best of
+    so many `rounds`, by one thread where that has several.
     """
 
     kernel: str

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _AT_ONCE = 8  # ways that are compiled and measured together
 _ROUNDS, _SURE = 7, 21  # of measuring, at first and of those that win
 _FINALISTS = 3
 _WORTH = 0.95  # of the untuned time
-_NO_WORSE = 1.02  # by any of the ways in which the runtime runs it
+_NO_WORSE = 1.05  # by several threads
 _STALE = 3  # batches that brought nothing better end a search
 _BETTER = 0.99
 _HOPE = 2.0  # seconds for a batch, where none was timed
@@ -35,7 +35,8 @@ _SEED = 16
 
 @dataclass
 class Outcome:
-    """What was found of a kernel: the best lowering's `changes`, none if nothing is better; seconds of a call, without and with.
+    """What was found of a kernel: the best lowering's `changes`, none if nothing is better; seconds of a call, without and with,
+    by one thread where the device has threads.
 
     `tried` ways were run, of which `wrong` ones gave other numbers: what was lowered how, and what differed; `refused` were not
     compiled, or did not run.
@@ -50,20 +51,33 @@ class Outcome:
     wrong: list[tuple[Lowering, str]] = field(default_factory=list)
 
 
-def ratio(times: Sequence[Timed]) -> float:
-    """What part of the untuned time a lowering takes: the geometric mean over the ways to run it; infinite for a wrong one."""
-    if any(one.wrong or not one.rounds for one in times):
+def _part(times: Sequence[Timed]) -> float:
+    """What part of the untuned time a lowering takes, by the last of the ways to run it; infinite for one that is wrong, or much
+    slower by another."""
+    if any(one.wrong or not one.rounds for one in times) or any(one.ratio > _NO_WORSE for one in times[:-1]):
         return math.inf
-    return math.exp(sum(math.log(one.ratio) for one in times) / len(times))
+    return times[-1].ratio
 
 
 class Search:
-    """The search for one kernel. Its files go into `folder`. `known` lowerings, of a record, are tried first."""
+    """The search for one kernel, on a device in `ways` to run code there: by the last of them, and the others must not lose.
+
+    Its files go into `folder`. `known` lowerings, of a record, are tried first. `tell` is called with what part of the untuned
+    time the best one takes, after how many.
+    """
 
     def __init__(
-        self, trials: Trials, space: Space, ways: Sequence[Device], folder: Path, cores: int, known: Sequence[Lowering] = ()
+        self,
+        trials: Trials,
+        space: Space,
+        ways: Sequence[Device],
+        folder: Path,
+        cores: int,
+        known: Sequence[Lowering] = (),
+        tell: Callable[[float, int], None] = lambda _part, _tried: None,
     ) -> None:
         self._trials, self._space, self._ways, self._folder, self._cores = trials, space, ways, folder, cores
+        self._say = tell
         self._known = [changes for changes in known if changes]
         self._seen: dict[Lowering, float] = {}
         self._outcome = Outcome()
@@ -128,31 +142,34 @@ class Search:
                 self._base = codes.pop(0)
             made = {changes: code for changes, code in zip(asked, codes, strict=True) if code}
             self._outcome.refused += len(asked) - len(made)
-            self._time(made, folder, _ROUNDS)
+            self._time(made, folder, _ROUNDS, self._ways[-1:])
+        self._say(self._best(), self._outcome.tried)
 
-    def _time(self, made: Mapping[Lowering, Code], folder: Path, count: int) -> dict[Lowering, list[Timed]]:
+    def _time(
+        self, made: Mapping[Lowering, Code], folder: Path, count: int, ways: Sequence[Device]
+    ) -> dict[Lowering, list[Timed]]:
         """What was measured of each; those with which the process ends badly are tried one by one."""
         if self._base is None:
             raise PipelineError("the compiler does not make its code in time")
         try:
             module = self._trials.module([self._base, *made.values()], folder)
-            measured = rounds.measure(module, self._trials.call, 1 + len(made), self._ways, folder, count)
+            measured = rounds.measure(module, self._trials.call, 1 + len(made), ways, folder, count)
         except PipelineError:
             if len(made) > 1:
                 found: dict[Lowering, list[Timed]] = {}
                 for number, (changes, code) in enumerate(made.items()):
                     with fresh_folder(folder / f"alone-{number}") as alone:
-                        found |= self._time({changes: code}, alone, count)
+                        found |= self._time({changes: code}, alone, count, ways)
                 return found
             if not made:
                 raise
             self._outcome.refused += 1
             return {}
         first, *others = zip(*measured, strict=True)
-        self._outcome.before = math.exp(sum(math.log(one.seconds) for one in first) / len(first))
+        self._outcome.before = first[-1].seconds
         found = {changes: list(times) for changes, times in zip(made, others, strict=True)}
         for changes, times in found.items():
-            self._seen[changes] = ratio(times)
+            self._seen[changes] = _part(times)
             self._outcome.tried += 1
             if wrong := next(filter(None, (one.wrong for one in times)), ""):
                 self._outcome.wrong.append((changes, wrong))
@@ -171,9 +188,8 @@ class Search:
             for number in range(2):
                 tried = self._outcome.tried
                 with fresh_folder(folder / f"again-{number}") as again:
-                    for changes, times in self._time(made, again, _SURE).items():
-                        worst = max(one.ratio for one in times) if ratio(times) < math.inf else math.inf
-                        parts.setdefault(changes, []).append(ratio(times) if worst <= _NO_WORSE else math.inf)
+                    for changes, times in self._time(made, again, _SURE, self._ways).items():
+                        parts.setdefault(changes, []).append(_part(times))
                 self._outcome.tried = tried
         sure = {changes: max(found) for changes, found in parts.items() if len(found) > 1 and max(found) < _WORTH}
         if sure:

@@ -119,10 +119,11 @@ class Backend:
         """What is corrected in its kernels."""
         return _Uncorrected()
 
-    def space(self, places: Sequence[Place], attribute: str, element_bytes: int) -> Space | None:
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int, seconds: float) -> Space | None:
         """In which ways a kernel that computes in numbers of so many bytes can be lowered for a target with this attribute.
 
-        `places` say how the compiler would. None where there is nothing to choose, or nobody has said what.
+        `places` say how the compiler would, and a call of that takes so many `seconds`. None where there is nothing to choose,
+        or nobody has said what.
         """
         return None
 

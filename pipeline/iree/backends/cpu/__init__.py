@@ -127,11 +127,11 @@ class Cpu(Backend):
 
         return corrections
 
-    def space(self, places: Sequence[Place], attribute: str, element_bytes: int) -> Space | None:
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int, seconds: float) -> Space | None:
         from pipeline.iree.backends.cpu import space
 
         vector = re.search(r"native_vector_size = (\d+)", attribute)
-        return space.of(places, max(1, int(vector[1] if vector else _NARROWEST) // element_bytes))
+        return space.of(places, max(1, int(vector[1] if vector else _NARROWEST) // element_bytes), seconds)
 
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         features = attributes.entry(attribute, "cpu_features", '"', '"')

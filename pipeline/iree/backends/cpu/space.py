@@ -16,16 +16,20 @@ _PEELING = "enable_loop_peeling"
 _LARGEST = 32  # vectors of a tile that is computed in registers; more only spill
 _GUESSES = 8
 _GROUP_CYCLES = 1500  # that a work group takes to be begun and ended, where several threads share them
+_SHARED = 2e-4  # seconds that a call takes one thread, above which others are to help
 _MASKED = 1.2  # how much longer masked vectors take
 _UNKNOWN = 100  # taken for the extent of a loop that is not known
 
 
-def of(places: Sequence[Place], lanes: int) -> Space | None:
-    """The space of a kernel with these places, on a CPU with so many lanes; None for one that there is nothing to choose in."""
+def of(places: Sequence[Place], lanes: int, seconds: float) -> Space | None:
+    """The space of a kernel with these places, on a CPU with so many lanes; None for one that there is nothing to choose in.
+
+    A kernel that takes a thread long keeps about as many work groups as it has: others may have more cores than this machine.
+    """
     roots = [place for place in places if "distribution = [" in place.attributes.get("lowering_config", "")]
     if len(roots) != 1 or "distribution" not in _lists(roots[0]):
         return None
-    return _Tiles(places, roots[0], lanes).space()
+    return _Tiles(places, roots[0], lanes, seconds > _SHARED).space()
 
 
 class _Tiles:
@@ -36,8 +40,8 @@ class _Tiles:
     `peel`: whether what is left over of loops is computed apart.
     """
 
-    def __init__(self, found: Sequence[Place], root: Place, lanes: int) -> None:
-        self._found, self._root, self._lanes = found, root, lanes
+    def __init__(self, found: Sequence[Place], root: Place, lanes: int, shared: bool) -> None:
+        self._found, self._root, self._lanes, self._shared = found, root, lanes, shared
         self._lists = {place.index: _lists(place) for place in found}
         mine = self._lists[root.index]
         self._distribution = mine["distribution"]
@@ -62,7 +66,9 @@ class _Tiles:
                 fits = [size for size in (*powers(64), 3, 5, 6, 7, 12, 14, 24) if size <= limit]
                 knobs[f"v{loop}"] = ordered([*fits, *([extent] if extent and extent <= 64 else []), *([now] if now else [])])
             tiles = [size for size in (*powers(512, 4), 24, 48, 96, 192) if size < limit]
-            knobs[f"d{loop}"] = ordered([0, *tiles, self._distribution[loop]])
+            before = self._distribution[loop]
+            larger = [0, *tiles] if not self._shared else [size for size in tiles if size <= 1.5 * before]
+            knobs[f"d{loop}"] = ordered([before, *larger])
         for index, key, position, now in self._reductions():
             knobs[f"r{index}{key}{position}"] = ordered([*powers(32), now])
         if "cache_parallel" in self._lists[self._root.index]:
@@ -149,10 +155,11 @@ class _Tiles:
         options: list[list[dict[str, int]]] = []
         for loop in self._loops:
             if f"v{loop}" in self._knobs:
-                wanted = (lanes, 2 * lanes, 4 * lanes) if loop == inner else (1, 2, 4, 6, 8)
-                options.append([{f"v{loop}": size} for size in self._knobs[f"v{loop}"] if size in wanted] or [{}])
+                likely = {lanes, 2 * lanes, 4 * lanes} if loop == inner else {1, 2, 4, 6, 8}
+                options.append([{f"v{loop}": size} for size in self._knobs[f"v{loop}"] if size in likely] or [{}])
             if f"d{loop}" in self._knobs:
-                options.append([{f"d{loop}": size} for size in self._knobs[f"d{loop}"] if size in (0, 32, 64, 128)])
+                likely = {0, 16, 32, 64, 128, now[f"d{loop}"]}
+                options.append([{f"d{loop}": size} for size in self._knobs[f"d{loop}"] if size in likely])
         for name in self._knobs:
             if name == "peel":
                 options.append([{name: 0}, {name: 1}])

@@ -128,7 +128,7 @@ class Vulkan(Backend):
 
         return corrections
 
-    def space(self, places: Sequence[Place], attribute: str, element_bytes: int) -> Space | None:
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int, seconds: float) -> Space | None:
         from pipeline.iree.backends.vulkan import space
 
         return space.of(places)
