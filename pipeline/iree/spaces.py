@@ -28,12 +28,14 @@ class Place:
 class Space:
     """`knobs`: the values that each can have. `lower` says what some values mean; None for what makes no sense.
 
-    `guesses` are values that a model of costs takes for good, the best first.
+    `guesses` are what to try first. `part` is what part of the compiler's own lowering's time some values may take, roughly, by a
+    model of costs.
     """
 
     knobs: Mapping[str, Sequence[int]]
     lower: Callable[[Values], Lowering | None]
     guesses: Sequence[Values] = ()
+    part: Callable[[Values], float] = lambda _values: 1.0
 
 
 def numbers(text: str) -> list[int]:

@@ -266,10 +266,10 @@ def _searched(job: _Job, kernels: Sequence[_Kernel], total: float, ended: float)
         for changes, what in outcome.wrong:
             after = changes[-1].after
             found.lines.append(f"{kernel.name}: thrown away, for its numbers are wrong ({what}): {changes[-1].operation} {after}")
-        if not outcome.changes:
-            found.rows.append((*row, str(outcome.tried), ""))
-            continue
         before, after_ms = outcome.before * 1e3, outcome.after * 1e3
+        if not outcome.changes:
+            found.rows.append((kernel.name, f"{before:.3f}", "", row[3], str(outcome.tried), ""))
+            continue
         kinds = ", ".join(dict.fromkeys(p.operation for p in kernel.places if p.operation != "func.func"))
         made_by = toolchain.version()["version"]
         device = job.device.title

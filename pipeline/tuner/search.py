@@ -27,6 +27,8 @@ _ROUNDS, _SURE = 7, 21  # of measuring, at first and of those that win
 _FINALISTS = 3
 _WORTH = 0.95  # of the untuned time
 _NO_WORSE = 1.05  # by several threads
+_ASKED = 200  # trials for a batch, of which most may be known, or not worth the while
+_HOPELESS = 3.0  # of the untuned time, as it is estimated: what is not tried
 _STALE = 3  # batches that brought nothing better end a search
 _BETTER = 0.99
 _HOPE = 2.0  # seconds for a batch, where none was timed
@@ -115,11 +117,14 @@ class Search:
     def _batch(self, study: optuna.Study) -> bool:
         """Try some more; False where there is nothing new to try."""
         asked: dict[Lowering, list[optuna.trial.Trial]] = {}
-        for _ in range(8 * _AT_ONCE):
+        for _ in range(_ASKED):
             trial = study.ask(self._distributions)
-            lowering = self._space.lower({name: values[trial.params[name]] for name, values in self._space.knobs.items()})
+            values = {name: choices[trial.params[name]] for name, choices in self._space.knobs.items()}
+            lowering = self._space.lower(values)
             if lowering is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            elif (part := self._space.part(values)) > _HOPELESS:
+                _tell(study, trial, part)
             elif not lowering or lowering in self._seen:
                 _tell(study, trial, self._seen.get(lowering, 1.0))
             else:

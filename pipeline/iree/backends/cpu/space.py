@@ -14,10 +14,12 @@ _LIST = re.compile(r"(\w+) = \[([\d, ]*)\]")
 _CPU = "#iree_cpu.lowering_config<"
 _PEELING = "enable_loop_peeling"
 _LARGEST = 32  # vectors of a tile that is computed in registers; more only spill
-_GUESSES = 8
+_GUESSES = 4
 _GROUP_CYCLES = 1500  # that a work group takes to be begun and ended, where several threads share them
 _SHARED = 2e-4  # seconds that a call takes one thread, above which others are to help
-_MASKED = 1.2  # how much longer masked vectors take
+_MASKED = 1.7  # how much longer masked vectors take
+_WIDE = 1.5  # how much longer products take in tiles of several vectors: measured, whatever the registers
+_COMBINATIONS = 20000
 _UNKNOWN = 100  # taken for the extent of a loop that is not known
 
 
@@ -93,7 +95,7 @@ class _Tiles:
         return {**now, "cache": 0, "peel": int(_PEELING in self._found[0].attributes.get("translation_info", ""))}
 
     def space(self) -> Space | None:
-        return Space(self._knobs, self._lower, self._guesses()) if self._knobs else None
+        return Space(self._knobs, self._lower, self._guesses(), self._part) if self._knobs else None
 
     def _lower(self, values: Values) -> Lowering | None:
         values = {**self._now(), **values}
@@ -149,28 +151,27 @@ class _Tiles:
         return found
 
     def _guesses(self) -> list[Values]:
-        """The values that a model of costs likes best, with the compiler's own choice for the rest."""
-        now, lanes = self._now(), self._lanes
-        inner = self._loops[-1] if self._loops else -1
-        options: list[list[dict[str, int]]] = []
+        """What a model of costs likes best, with the compiler's own choice for the rest, and single steps from that choice."""
+        now, lanes, last = self._now(), self._lanes, max(self._loops, default=-1)
+        good: dict[str, tuple[int, ...]] = {name: (0, 1) if name == "peel" else (1, 4, lanes, 2 * lanes) for name in self._knobs}
         for loop in self._loops:
-            if f"v{loop}" in self._knobs:
-                likely = {lanes, 2 * lanes, 4 * lanes} if loop == inner else {1, 2, 4, 6, 8}
-                options.append([{f"v{loop}": size} for size in self._knobs[f"v{loop}"] if size in likely] or [{}])
-            if f"d{loop}" in self._knobs:
-                likely = {0, 16, 32, 64, 128, now[f"d{loop}"]}
-                options.append([{f"d{loop}": size} for size in self._knobs[f"d{loop}"] if size in likely])
-        for name in self._knobs:
-            if name == "peel":
-                options.append([{name: 0}, {name: 1}])
-            elif name.startswith("r"):
-                options.append([{name: size} for size in self._knobs[name] if size in (1, 4, lanes, 2 * lanes)])
-        scored: list[tuple[float, int, Values]] = []
-        for combination in itertools.islice(itertools.product(*options), 20000):
-            values = {key: size for part in combination for key, size in part.items()}
-            scored.append((self._cost({**now, **values}), len(scored), values))
-        likely = [values for _, _, values in sorted(scored, key=lambda one: one[:2])[:_GUESSES]]
-        return [{name: values.get(name, now[name]) for name in self._knobs} for values in likely]
+            good[f"v{loop}"] = (lanes, 2 * lanes, 4 * lanes) if loop == last else (1, 2, 4, 6, 8)
+            good[f"d{loop}"] = (0, 16, 32, 64, 128)
+        good["cache"] = ()
+        options = [[v for v in values if v in good[name] or v == now[name]] for name, values in self._knobs.items()]
+        combinations = itertools.islice(itertools.product(*options), _COMBINATIONS)
+        liked = sorted(map(self._named, combinations), key=lambda values: self._cost({**now, **values}))[:_GUESSES]
+        chosen = {name: now[name] for name in self._knobs}
+        steps = [{**chosen, name: v} for name, values in self._knobs.items() for v in _beside(values, now[name])]
+        pairs = itertools.zip_longest(liked, sorted(steps, key=lambda values: self._cost({**now, **values})))
+        return [values for pair in pairs for values in pair if values]
+
+    def _named(self, values: Sequence[int]) -> dict[str, int]:
+        return dict(zip(self._knobs, values, strict=True))
+
+    def _part(self, values: Values) -> float:
+        now = self._now()
+        return self._cost({**now, **values}) / self._cost(now)
 
     def _cost(self, values: Values) -> float:
         """About how many cycles a call takes: the innermost tile's loads and arithmetic, what is thrown away, work groups."""
@@ -183,6 +184,8 @@ class _Tiles:
         depth = math.prod(size for name, size in values.items() if name.startswith(f"r{self._root.index}"))
         tile = float(max(rows * vectors, 4) + rows + vectors)  # few accumulators wait for each other
         tile *= 1 + max(0, registers - 12) / 6  # what does not fit into registers is stored and loaded again
+        if depth > 1 and vectors > 1:
+            tile *= _WIDE
         tile *= 1 + 0.02 * abs(math.log2(max(depth, 1)) - 2)
         reduced = math.prod(extent or _UNKNOWN for i, extent in enumerate(self._root.loops) if i not in self._loops) or 1
         tiles = 1.0
@@ -193,6 +196,12 @@ class _Tiles:
             tiles *= count * _tiles(part, size, vectors if loop == inner else size, bool(values["peel"]))
             groups *= count
         return tiles * tile * reduced / math.sqrt(min(groups, 2)) + groups * _GROUP_CYCLES
+
+
+def _beside(values: Sequence[int], value: int) -> Sequence[int]:
+    """The values next to this one."""
+    at = values.index(value)
+    return [*values[max(at - 1, 0) : at], *values[at + 1 : at + 2]]
 
 
 def _tiles(extent: int, size: int, parts: int, peels: bool) -> float:
