@@ -142,9 +142,8 @@ def _tell_of_passed_over(found: Iterable[Piece]) -> None:
     """Say of how many kernels a tuning record does not hold."""
     counts = Counter(piece.target.name for piece in found)
     for target, count in counts.items():
-        _log.warning(
-            "%s: %d entries of its tuning record are not for what this compiler makes: they are passed over", target, count
-        )
+        entries = "1 entry" if count == 1 else f"{count} entries"
+        _log.warning("%s: %s of its tuning record, made with another compiler, passed over: `doit tune` anew", target, entries)
 
 
 def _used(dispatches: Dispatches, code: Mapping[str, Code]) -> dict[str, tuple[Tuned, ...]]:

@@ -241,7 +241,8 @@ def _searched(job: _Job, kernels: Sequence[_Kernel], total: float, ended: float)
     waiting = sum(kernel.seconds for kernel in kernels)
     for number, kernel in enumerate(kernels, 1):
         left = ended - time.monotonic()
-        share = max(left * kernel.seconds / waiting, _LEAST)
+        spare = max(left - _LEAST * (len(kernels) - number + 1), 0.0)  # of what is left when each has had its least
+        share = _LEAST + spare * kernel.seconds / waiting
         waiting -= kernel.seconds
         name = tuning.kernel_of(kernel.piece.symbol)
         space = _space(kernel, target)

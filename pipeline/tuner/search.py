@@ -31,7 +31,7 @@ _ASKED = 200  # trials for a batch, of which most may be known, or not worth the
 _HOPELESS = 3.0  # of the untuned time, as it is estimated: what is not tried
 _STALE = 3  # batches that brought nothing better end a search
 _BETTER = 0.99
-_HOPE = 2.0  # seconds for a batch, where none was timed
+_SEARCHED = 0.85  # of the time; the rest is to measure the best again
 _SEED = 16
 
 
@@ -100,12 +100,12 @@ class Search:
         for guess in self._space.guesses:
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
         self._measure(self._known)
-        best, stale, batch_seconds = self._best(), 0, _HOPE
-        while stale < _STALE and time.monotonic() - started + batch_seconds < 0.85 * seconds:
-            before = time.monotonic()
-            if not self._batch(study):
+        best, stale, batch_seconds, began = self._best(), 0, 0.0, time.monotonic()
+        while stale < _STALE and self._batch(study):
+            batch_seconds = max(batch_seconds, time.monotonic() - began)
+            began = time.monotonic()
+            if began - started + batch_seconds > _SEARCHED * seconds:
                 break
-            batch_seconds = time.monotonic() - before
             stale = 0 if self._best() < _BETTER * best else stale + 1
             best = min(best, self._best())
         self._confirm()
