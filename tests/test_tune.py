@@ -338,6 +338,55 @@ def test_a_target_that_nothing_here_runs_is_told(tmp_path: Path) -> None:
     assert "target=x86-65: small is not built for it" in result.stdout + result.stderr
 
 
+SPEC = """
+module @spec attributes {iree_codegen.tuning_spec_with_default_entrypoint, transform.with_named_sequence} {
+  transform.named_sequence @apply_op_config(%op: !transform.any_op {transform.readonly},
+                                            %config: !transform.any_param {transform.readonly}) {
+    transform.annotate %op "compilation_info" = %config : !transform.any_op, !transform.any_param
+    transform.yield
+  }
+  transform.named_sequence @match(%op: !transform.any_op {transform.readonly}) -> (!transform.any_op, !transform.any_param) {
+    transform.match.operation_name %op ["linalg.matmul"] : !transform.any_op
+    %config = transform.param.constant #iree_codegen.compilation_info<
+      lowering_config = #iree_cpu.lowering_config<distribution = [32, 16, 0], vector_common_parallel = [2, 16, 0],
+        vector_reduction = [0, 0, 4]>,
+      translation_info = #iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<DoubleTilingExpert>>>
+      -> !transform.any_param
+    transform.yield %op, %config : !transform.any_op, !transform.any_param
+  }
+  transform.named_sequence @__kernel_config(%variant: !transform.any_op {transform.consumed}) -> !transform.any_op
+      attributes {iree_codegen.tuning_spec_entrypoint} {
+    %done = transform.foreach_match in %variant @match -> @apply_op_config : (!transform.any_op) -> !transform.any_op
+    transform.yield %done : !transform.any_op
+  }
+}
+"""
+
+
+def test_a_tuning_spec_of_irees_is_obeyed_and_part_of_the_key(small: Kernels, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    path = project.targets / "executables" / "x86-64.yaml"
+    (path.parent / "spec.mlir").write_text(SPEC)
+    path.write_text(path.read_text() + "tuning_spec: spec.mlir\n")
+    kernels = Kernels(DATA / "small.mlir", tmp_path, resolve(load(project.targets).executables["x86-64"]), SHAPES)
+    dispatch = small.of("matmul")
+    assert kernels.pieces[dispatch].key != small.pieces[dispatch].key
+    with mlir.opened(configure(kernels.batches[dispatch], tmp_path, 60)) as module:
+        assert "distribution = [32, 16, 0]" in str(module)
+
+
+def test_a_tuning_spec_that_is_not_there_or_not_obeyed_is_a_problem(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for name in ("x86-64", "vulkan-any"):
+        path = project.targets / "executables" / f"{name}.yaml"
+        path.write_text(path.read_text() + "tuning_spec: spec.mlir\n")
+    with pytest.raises(ManyProblemsError) as caught:
+        load(project.targets)
+    first, second = sorted(caught.value.problems)
+    assert "vulkan-any.yaml: tuning_spec: IREE obeys one for llvm-cpu targets only" in first
+    assert "x86-64.yaml: tuning_spec: spec.mlir cannot be read: No such file" in second
+
+
 @pytest.mark.thorough
 def test_doit_tune_searches_and_says_what_it_found(tmp_path: Path) -> None:
     project = Project(tmp_path, "small", bundle={"targets": ["x86-64"]})

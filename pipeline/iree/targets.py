@@ -21,13 +21,17 @@ from pipeline.spec.types import Executable
 
 @dataclass(frozen=True)
 class Target:
-    """An executable target resolved: `attribute` is MLIR text, `tuning` what is known to be faster than the compiler's choice."""
+    """An executable target resolved: `attribute` is MLIR text, `tuning` what is known to be faster than the compiler's choice.
+
+    `tuning_spec` is the MLIR text of a tuning spec that the compiler chooses by.
+    """
 
     name: str
     backend: str
     attribute: str
     subgroup_size: int
     tuning: Record = field(default_factory=dict, compare=False, repr=False)
+    tuning_spec: str = ""
 
     @property
     def has_float64(self) -> bool:
@@ -111,6 +115,7 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
         attribute,
         min((int(size) for size in sizes.split(",")), default=0) if sizes else 0,
         {} if lanes else target.tuning,
+        target.tuning_spec,
     )
 
 

@@ -75,7 +75,24 @@ def _executable(fields: Fields) -> Executable:
         attribute=_attribute(attribute, backend.overrides),
         gates=gates,
         twin=_attribute(twin, backend.overrides) if twin else None,
+        tuning_spec=_tuning_spec(fields, backend),
     )
+
+
+def _tuning_spec(fields: Fields, backend: Backend) -> str:
+    """The text of the file that a target names."""
+    name = fields.text("tuning_spec", "")
+    if not name:
+        return ""
+    if not backend.takes_tuning_specs:
+        able = [one.name for one in backends.every() if one.takes_tuning_specs]
+        fields.problem("tuning_spec", f"IREE obeys one for {', '.join(able)} targets only: remove it")
+        return ""
+    try:
+        return (fields.path.parent / name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fields.problem("tuning_spec", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}")
+        return ""
 
 
 def _bundle(fields: Fields) -> Bundle:

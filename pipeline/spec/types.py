@@ -56,7 +56,7 @@ class Executable:
 
     `device` is what the backend calls it: a GPU's architecture, a CPU's name. `attribute` overrides
     entries of the compiler's own target attribute; `twin` overrides more of them, for a software device to run the same
-    lowering. `tuning` is its tuning record.
+    lowering. `tuning` is its tuning record, `tuning_spec` the MLIR text of a tuning spec of IREE's.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Executable:
     attribute: Mapping[str, AttributeValue]
     gates: tuple[Gate, ...]
     twin: Mapping[str, AttributeValue] | None
+    tuning_spec: str = ""
     tuning: Record = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -100,6 +100,9 @@ class Backend:
     is_slow_to_generate: ClassVar[bool] = False
     """Whether the compiler takes longer for a kernel of this backend than for one of others."""
 
+    takes_tuning_specs: ClassVar[bool] = False
+    """Whether the compiler obeys a tuning spec of its own kind, where one is given, when it chooses how kernels are lowered."""
+
     warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Formats whose gates are only answered when some executable has been loaded: flags that generate one for any device."""
 

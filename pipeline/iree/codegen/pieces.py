@@ -65,6 +65,7 @@ class Batch:
     flags: tuple[str, ...]
     generator: str
     lowerings: Mapping[str, Lowering] = field(default_factory=dict)
+    tuning_spec: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Dispatches:
     def _piece(self, name: str, target: Target) -> Piece:
         entry = target.tuning.get(kernel_of(name))
         made_of = [name, target.attribute, target.subgroup_size, self._flags, generator(target.backend)]
+        made_of += [target.tuning_spec] if target.tuning_spec else []
         made_of += [asdict(change) for change in entry.changes] if entry else []
         return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target, entry.changes if entry else ())
 
@@ -179,7 +181,8 @@ class Dispatches:
         names = {piece.symbol: self._names[piece.symbol] for piece in pieces}
         tuned = {piece.symbol: piece.changes for piece in pieces if piece.changes}
         made_by, source = generator(target.backend), mlir.to_bytes(module)
-        return Batch(target.name, target.backend, target.subgroup_size, keys, names, source, self._flags, made_by, tuned)
+        made = (keys, names, source, self._flags, made_by, tuned, target.tuning_spec)
+        return Batch(target.name, target.backend, target.subgroup_size, *made)
 
 
 def _text(variant: ir.Operation) -> str:
@@ -298,8 +301,13 @@ def configure(batch: Batch, folder: Path, timeout: float) -> Path:
             corrections.correct_sources(variant)
         mlir.save(module, source)
     step = ["--compile-from=executable-sources", "--compile-to=executable-configurations", *_flags(batch)]
+    spec = folder / "spec.mlir"
+    if batch.tuning_spec:
+        spec.write_text(batch.tuning_spec, "utf-8")
+        step.append(f"--iree-codegen-tuning-spec-path={spec}")
     toolchain.iree_compile(source, output, step, folder / "configured.log", timeout)
     source.unlink()
+    spec.unlink(missing_ok=True)
     return output
 
 
