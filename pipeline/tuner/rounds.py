@@ -27,6 +27,8 @@ _TYPES = {"f16": "float16", "f32": "float32", "f64": "float64", "i8": "int8", "i
 _TOLERANCES = {"f16": 4e-3, "f32": 1e-5, "f64": 1e-13}
 _ROUND = 0.004  # seconds that a way is run for in a round, about
 _HOPELESS = 1.25  # of the first one's time, after two rounds
+_HOPELESS_AT_FIRST, _PREPARED = 3.0, 0.5  # likewise, at the first call; seconds that a driver may take to prepare it
+_LONGEST = 1.5  # seconds for all rounds of a way; three there are
 _TIMEOUT = 120.0
 
 
@@ -137,9 +139,9 @@ class _Runner:
 
     def settle(self) -> None:
         """Find out whether the device is this thread."""
-        for _ in range(5):
+        for _ in range(3):
             began, before = time.thread_time(), time.perf_counter()
-            self._session.call("run_0", [5, *self._views])
+            self._session.call("run_0", [1, *self._views])
             if time.thread_time() - began > 0.9 * (time.perf_counter() - before):
                 self._clock = time.thread_time
 
@@ -168,18 +170,22 @@ def _measured(runner: _Runner, call: Call, count: int, rounds: int) -> list[Time
     _data(runner, call)
     wanted = runner.outputs(0)
     written = [buffer for buffer in call.buffers if buffer.written]
-    wrong = [""] * count
-    for number in range(1, count):
-        found = runner.outputs(number)
-        wrong[number] = next(filter(None, map(difference, written, wanted, found)), "")
     runner.settle()
     once = min(runner.seconds(0, 1) for _ in range(3))
-    times = [max(1, min(2000, round(_ROUND / once)))] * count
+    wrong = [""] * count
     seconds: list[list[float]] = [[] for _ in range(count)]
-    left = [number for number in range(count) if not wrong[number]]
-    for index in range(rounds):
+    for number in range(1, count):
+        before = time.perf_counter()
+        found = runner.outputs(number)
+        took = time.perf_counter() - before
+        wrong[number] = next(filter(None, map(difference, written, wanted, found)), "")
+        if took > _HOPELESS_AT_FIRST * once + _PREPARED:
+            seconds[number].append(took)
+    times = max(1, min(2000, round(_ROUND / once)))
+    left = [number for number in range(count) if not wrong[number] and not seconds[number]]
+    for index in range(max(3, min(rounds, round(_LONGEST / once)))):
         for number in left if index % 2 else reversed(left):
-            seconds[number].append(runner.seconds(number, times[number]))
+            seconds[number].append(runner.seconds(number, times))
         if index == 1:
             left = [n for n in left if n == 0 or min(seconds[n]) < _HOPELESS * max(seconds[0])]
     return [_timed(wrong[number], seconds[number], seconds[0]) for number in range(count)]

@@ -23,6 +23,7 @@ from pipeline.tuner.rounds import Timed
 from pipeline.tuner.trials import Trials
 
 _AT_ONCE = 8  # ways that are compiled and measured together
+_SLOW, _SLOW_AT_ONCE = 0.05, 3  # seconds of a call, above which they are fewer
 _ROUNDS, _SURE = 7, 21  # of measuring, at first and of those that win
 _FINALISTS = 3
 _WORTH = 0.95  # of the untuned time
@@ -129,7 +130,7 @@ class Search:
                 _tell(study, trial, self._seen.get(lowering, 1.0))
             else:
                 asked.setdefault(lowering, []).append(trial)
-            if len(asked) == _AT_ONCE:
+            if len(asked) == (_SLOW_AT_ONCE if self._outcome.before > _SLOW else _AT_ONCE):
                 break
         self._measure(list(asked))
         for lowering, trials in asked.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pipeline.iree.tuning import Change, Lowering
 
 _TILES = re.compile(r"tile_sizes = \[((?:\[[\d, ]*\](?:, )?)*)\]")
 _GROUP = re.compile(r"workgroup_size = \[([\d, ]+)\]")
+_SHAPES, _PARTS = ((32, 2), (8, 8), (16, 4)), ((4, 4), (4, 1), (1, 1))
+_REDUCED = 4  # elements at a time
 _LARGEST_GROUP, _LARGEST_TILE = 256, 64  # invocations; elements that one of them computes at a time
 
 
@@ -50,7 +53,17 @@ class _Shader:
                 knobs[f"m{number}"] = list(powers(64))
         for level, sizes in enumerate(self._levels[2:], 2):
             knobs |= {f"k{level}_{i}": ordered([*powers(64), size]) for i, size in enumerate(sizes) if size}
-        return Space(knobs, self._lower, ()) if self._dimensions else None
+        return Space(knobs, self._lower, self._guesses(knobs)) if self._dimensions else None
+
+    def _guesses(self, knobs: dict[str, list[int]]) -> list[Values]:
+        """Work groups of the usual shapes, whose invocations compute some elements or one."""
+        found: list[Values] = []
+        for (x, y), (across, down) in itertools.product(_SHAPES, _PARTS):
+            values = dict.fromkeys(knobs, 1) | {name: _REDUCED for name in knobs if name.startswith("k")}
+            values |= {"w0": x, "t0": across} | ({"w1": y, "t1": down} if "w1" in knobs else {})
+            if all(value in knobs[name] for name, value in values.items()) and values not in found:
+                found.append(values)
+        return found
 
     def _lower(self, values: Values) -> Lowering | None:
         group = [values.get(f"w{number}", 1) for number in range(3)]
