@@ -6,6 +6,7 @@ as it does all code.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -125,10 +126,8 @@ def run(
 
 
 def _require_optuna() -> None:
-    try:
-        import optuna  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise PipelineError("tuning needs optuna, which is not installed", hint="pip install -e '.[build,tune]'") from error
+    if importlib.util.find_spec("optuna") is None:
+        raise PipelineError("tuning needs optuna, which is not installed", hint="pip install -e '.[build,tune]'")
 
 
 def _jobs(
