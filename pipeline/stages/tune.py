@@ -26,7 +26,7 @@ from pipeline.iree.device import Device
 from pipeline.iree.devices import profiling, ways
 from pipeline.iree.gates import decide
 from pipeline.iree.mlir import operations
-from pipeline.iree.spaces import Place, Space
+from pipeline.iree.spaces import Place, Space, Values
 from pipeline.iree.targets import Target, resolve
 from pipeline.iree.tuning import Tuned
 from pipeline.names import did_you_mean
@@ -42,6 +42,7 @@ REPORT = "report.txt"
 _RUNS = 20  # that are profiled
 _SMALL = 0.01  # of a run's time; kernels that take less are left as they are
 _LEAST = 10.0  # seconds for a kernel; with fewer nothing is found
+_HINTS = 6  # of the last kernels' best, that are tried for the next one
 _SEARCH = 0.8  # of the time for the search, the rest to look at the whole model
 _LARGEST = 1 << 30  # bytes of buffers
 _ROUNDS, _SECONDS = 5, 0.4  # of the whole model, with and without
@@ -243,6 +244,7 @@ def _searched(job: _Job, kernels: Sequence[_Kernel], total: float, ended: float)
     from pipeline.tuner.search import Search  # with a library that takes a second to import
 
     found, target = _Found(), resolve(job.target)
+    hints: list[Values] = []
     waiting = sum(kernel.seconds for kernel in kernels)
     for number, kernel in enumerate(kernels, 1):
         left = ended - time.monotonic()
@@ -263,7 +265,9 @@ def _searched(job: _Job, kernels: Sequence[_Kernel], total: float, ended: float)
         tell(1.0, 0)
         known = job.target.tuning.get(name)
         own = _made(job.folder / f"kernel-{number}")
-        search = Search(kernel.trials, space, job.ways, own, ways.cores(), [known.changes] if known else [], tell)
+        search = Search(
+            kernel.trials, space, job.ways, own, ways.cores(), [known.changes] if known else [], hints[-_HINTS:], tell
+        )
         try:
             outcome = search.run(min(share, left))
         except PipelineError as error:
@@ -283,6 +287,8 @@ def _searched(job: _Job, kernels: Sequence[_Kernel], total: float, ended: float)
             name, kernel.name, kinds, outcome.changes, round(before, 6), round(after_ms, 6), outcome.rounds, device, made_by
         )
         found.entries.append(entry)
+        if outcome.values:
+            hints = [*(hint for hint in hints if hint != outcome.values), outcome.values]
         found.rows.append((kernel.name, f"{before:.3f}", f"{after_ms:.3f}", row[3], str(outcome.tried), f"{entry.speed:.2f}×"))
     return found
 

@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import fresh_folder
 from pipeline.iree.codegen.pieces import Code
 from pipeline.iree.device import Device
-from pipeline.iree.spaces import Space
+from pipeline.iree.spaces import Space, Values
 from pipeline.iree.tuning import Lowering
 from pipeline.tuner import rounds
 from pipeline.tuner.rounds import Timed
@@ -38,14 +38,15 @@ _SEED = 16
 
 @dataclass
 class Outcome:
-    """What was found of a kernel: the best lowering's `changes`, none if nothing is better; seconds of a call, without and with,
-    by one thread where the device has threads.
+    """What was found of a kernel: the best lowering's `changes`, none if nothing is better, and `values`, empty where a record
+    had it; seconds of a call, without and with, by one thread where the device has threads.
 
     `tried` ways were run, of which `wrong` ones gave other numbers: what was lowered how, and what differed; `refused` were not
     compiled, or did not run.
     """
 
     changes: Lowering = ()
+    values: Values = field(default_factory=dict)
     before: float = 0.0
     after: float = 0.0
     rounds: int = 0
@@ -65,7 +66,8 @@ def _part(times: Sequence[Timed]) -> float:
 class Search:
     """The search for one kernel, on a device in `ways` to run code there: by the last of them, and the others must not lose.
 
-    Its files go into `folder`. `known` lowerings, of a record, are tried first. `tell` is called with what part of the untuned
+    Its files go into `folder`. `known` lowerings, of a record, are tried first, then `hints`, values that were the best for other
+    kernels, as far as they are in this space. `tell` is called with what part of the untuned
     time the best one takes, after how many.
     """
 
@@ -77,11 +79,18 @@ class Search:
         folder: Path,
         cores: int,
         known: Sequence[Lowering] = (),
+        hints: Sequence[Values] = (),
         tell: Callable[[float, int], None] = lambda _part, _tried: None,
     ) -> None:
         self._trials, self._space, self._ways, self._folder, self._cores = trials, space, ways, folder, cores
         self._say = tell
         self._known = [changes for changes in known if changes]
+        self._hints = [
+            {name: hint[name] for name in space.knobs}
+            for hint in hints
+            if all(hint.get(name) in choices for name, choices in space.knobs.items())
+        ]
+        self._values: dict[Lowering, Values] = {}
         self._seen: dict[Lowering, float] = {}
         self._outcome = Outcome()
         self._numbers = itertools.count()
@@ -98,7 +107,7 @@ class Search:
             optuna.logging.set_verbosity(optuna.logging.ERROR)
             sampler = optuna.samplers.TPESampler(seed=_SEED, multivariate=True, constant_liar=True)
         study = optuna.create_study(sampler=sampler)
-        for guess in self._space.guesses:
+        for guess in (*self._hints, *self._space.guesses):
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
         self._measure(self._known)
         best, stale, batch_seconds, began = self._best(), 0, 0.0, time.monotonic()
@@ -130,6 +139,7 @@ class Search:
                 _tell(study, trial, self._seen.get(lowering, 1.0))
             else:
                 asked.setdefault(lowering, []).append(trial)
+                self._values[lowering] = values
             if len(asked) == (_SLOW_AT_ONCE if self._outcome.before > _SLOW else _AT_ONCE):
                 break
         self._measure(list(asked))
@@ -200,6 +210,7 @@ class Search:
         sure = {changes: max(found) for changes, found in parts.items() if len(found) > 1 and max(found) < _WORTH}
         if sure:
             self._outcome.changes = min(sure, key=lambda changes: sure[changes])
+            self._outcome.values = self._values.get(self._outcome.changes, {})
             self._outcome.after = self._outcome.before * sure[self._outcome.changes]
             self._outcome.rounds = 2 * _SURE
 
