@@ -7,6 +7,7 @@ as it does all code.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from pipeline.iree.codegen.front import front_half
 from pipeline.iree.codegen.pieces import Dispatches, Piece, configure
 from pipeline.iree.device import Device
 from pipeline.iree.devices import profiling, ways
-from pipeline.iree.gates import decide
+from pipeline.iree.gates import Gated, decide
 from pipeline.iree.mlir import operations
 from pipeline.iree.spaces import Place, Space, Values
 from pipeline.iree.targets import Target, resolve
@@ -43,6 +44,7 @@ _RUNS = 20  # that are profiled
 _SMALL = 0.01  # of a run's time; kernels that take less are left as they are
 _LEAST = 10.0  # seconds for a kernel; with fewer nothing is found
 _HINTS = 6  # of the last kernels' best, that are tried for the next one
+_TOLD = 3  # of the ways to lower a kernel that were wrong
 _SEARCH = 0.8  # of the time for the search, the rest to look at the whole model
 _LARGEST = 1 << 30  # bytes of buffers
 _ROUNDS, _SECONDS = 5, 0.4  # of the whole model, with and without
@@ -146,19 +148,19 @@ def _jobs(
     present = devices.find(folder)
     jobs, lines = [], []
     for bundle, target in asked:
-        own = folder / target.name
-        own.mkdir()
-        activity.say(f"{target.name}: compiling it as it is")
-        compiled = compile_stage.compile_targets(
-            imported / "model.mlirbc", _made(own / "plain"), bundle, [replace(target, tuning={})]
-        )
-        gated = compiled.variants[0].gated
-        able = [device for device in present if decide([gated], device.facts)[0].accepted]
+        declared = Gated(target.name, resolve(target).format, target.gates)
+        able = [device for device in present if decide([declared], device.facts)[0].accepted]
+        if able:
+            own = _made(folder / target.name)
+            activity.say(f"{target.name}: compiling it as it is")
+            source, plain = imported / "model.mlirbc", replace(target, tuning={})
+            compiled = compile_stage.compile_targets(source, _made(own / "plain"), bundle, [plain])
+            able = [device for device in able if decide([compiled.variants[0].gated], device.facts)[0].accepted]
         if able and not named and all(map(backends.is_software_gpu, able)):
             lines.append(f"{target.name}: only a software device is here, `target={target.name}` tunes for that")
         elif able:
             best = sorted(able, key=lambda device: device.software)[0]
-            jobs.append(_Job(origin, imported, data, bundle, target, best, own))
+            jobs.append(_Job(origin, imported, data, bundle, target, best, folder / target.name))
         else:
             lines.append(f"{target.name}: no device here runs it")
     return jobs, lines
@@ -273,9 +275,13 @@ def _searched(job: _Job, kernels: Sequence[_Kernel], total: float, ended: float)
         except PipelineError as error:
             found.rows.append((*row, "", f"left as it is: {error.what.splitlines()[0]}"))
             continue
-        for changes, what in outcome.wrong:
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+        for changes, what in outcome.wrong[:_TOLD]:
             after = changes[-1].after
             found.lines.append(f"{kernel.name}: thrown away, for its numbers are wrong ({what}): {changes[-1].operation} {after}")
+        if len(outcome.wrong) > _TOLD:
+            found.lines.append(f"{kernel.name}: {len(outcome.wrong) - _TOLD} more were wrong")
         before, after_ms = outcome.before * 1e3, outcome.after * 1e3
         if not outcome.changes:
             found.rows.append((kernel.name, f"{before:.3f}", "", row[3], str(outcome.tried), ""))
