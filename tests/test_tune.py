@@ -19,7 +19,8 @@ from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.iree import backends, compiler, mlir, tuning
 from pipeline.iree.codegen import lowerings
 from pipeline.iree.codegen.front import front_half
-from pipeline.iree.codegen.pieces import Batch, Code, Dispatches, configure, generate
+from pipeline.iree.codegen.generation import configure, generate
+from pipeline.iree.codegen.pieces import Batch, Code, Dispatches
 from pipeline.iree.device import Device
 from pipeline.iree.devices import ways
 from pipeline.iree.spaces import Space

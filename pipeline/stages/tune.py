@@ -22,7 +22,8 @@ from pipeline.files import fresh_folder, write
 from pipeline.iree import backends, devices, mlir, toolchain, tuning
 from pipeline.iree.codegen import lowerings
 from pipeline.iree.codegen.front import front_half
-from pipeline.iree.codegen.pieces import Dispatches, Piece, configure
+from pipeline.iree.codegen.generation import configure
+from pipeline.iree.codegen.pieces import Dispatches, Piece
 from pipeline.iree.device import Device
 from pipeline.iree.devices import profiling, ways
 from pipeline.iree.gates import Gated, decide

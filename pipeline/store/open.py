@@ -32,7 +32,7 @@ def address_of(url: str) -> Address:
         return Address(path, path, path)
     # For people and for the cache: a token in the address may change, and is nobody's business.
     public = public_url(url).rstrip("/")
-    # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
+    # A bucket of the same name at another endpoint is another store. The chain of botocore takes too long to ask here.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
     return Address(url, public, at + public)
@@ -58,7 +58,7 @@ def open_store(url: str, unfinished: Path | None = None) -> Store:
         )
     if scheme != "s3" or not bucket:
         raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
-    from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
+    from pipeline.store.s3 import S3Store  # botocore takes a quarter of a second to import
 
     store = S3Store(bucket, prefix, Uploads(unfinished) if unfinished else None)
     store.abort_unfinished()

@@ -12,7 +12,7 @@ from iree.compiler import ir
 from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.iree import mlir
-from pipeline.iree.codegen import pieces
+from pipeline.iree.codegen import generation, pieces
 from pipeline.iree.codegen.pieces import Batch, Code, Piece
 from pipeline.iree.compiler import HOST_PASSES
 from pipeline.iree.mlir import operations, symbol
@@ -93,12 +93,12 @@ def _tolerant(batch: Batch, folder: Path) -> Mapping[int, Code]:
     """What the compiler makes of the kernels in the batch, by their place in it; those that it does not make one by one are
     left out."""
     try:
-        made = pieces.generate_once(batch, folder, _SECONDS)
+        made = generation.generate_once(batch, folder, _SECONDS)
     except (CompilerRefusedError, CompilerCrashedError, process.TimedOutError, PipelineError):
         if len(batch.keys) == 1:
             return {}
         made = {}
-        for number, part in enumerate(pieces.parts(batch, 1)):
+        for number, part in enumerate(generation.parts(batch, 1)):
             (name,) = part.keys
             if code := _alone(part, folder / f"alone-{number}"):
                 made[name] = code
@@ -107,7 +107,7 @@ def _tolerant(batch: Batch, folder: Path) -> Mapping[int, Code]:
 
 def _alone(batch: Batch, folder: Path) -> bytes | None:
     try:
-        (made,) = pieces.generate_once(batch, folder, _SECONDS).values()
+        (made,) = generation.generate_once(batch, folder, _SECONDS).values()
     except (CompilerRefusedError, CompilerCrashedError, process.TimedOutError):
         return None
     return made

@@ -130,6 +130,13 @@ class Backend:
         """
         return None
 
+    def lean(self, attribute: str) -> str:
+        """The target attribute by which kernels are serialized without a library that few of them call; empty if there is none.
+
+        What calls it comes out as bytes that `recognize` does not know, and is serialized again by `attribute`.
+        """
+        return ""
+
     # Choosing
 
     queries: ClassVar[Mapping[str, frozenset[str]]] = {}

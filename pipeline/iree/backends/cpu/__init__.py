@@ -134,6 +134,11 @@ class Cpu(Backend):
         vector = re.search(r"native_vector_size = (\d+)", attribute)
         return space.of(places, max(1, int(vector[1] if vector else _NARROWEST) // element_bytes), seconds)
 
+    def lean(self, attribute: str) -> str:
+        # IREE links its C library, all of it, into every kernel before LLVM optimizes it: half of the time that a kernel takes.
+        # Code that calls nothing of it has the same bytes without.
+        return attributes.with_entry(attribute, "link_embedded", "false")
+
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         features = attributes.entry(attribute, "cpu_features", '"', '"')
         return tuple(sorted({*cpu_gates(features), *declared}))
