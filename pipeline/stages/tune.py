@@ -193,7 +193,8 @@ def _tuned(job: _Job, budget: float) -> list[str]:
         return [*lines, "  the record stays as it was"]
     with disk_errors(str(job.target.record)):
         tuning.save(job.target.record, tuning.merged(tuning.read(job.target.record), found.entries))
-    return [*lines, f"  {len(found.entries)} entries into {job.target.record}"]
+    count = len(found.entries)
+    return [*lines, f"  {count} {'entry' if count == 1 else 'entries'} into {job.target.record}"]
 
 
 def _kernels(job: _Job) -> tuple[list[_Kernel], float, list[str]]:
