@@ -1,7 +1,7 @@
 """What tuning records bring: `python -m tests.bench.tuned [--root FOLDER] [--rounds N] TARGET [MODEL…]`.
 
 In the project at FOLDER, whose models are imported and have test data, each model is compiled for the CPU target without and with
-its record. Both, by all threads and by one, and ONNX Runtime, with one thread a core, are measured in turn, `--rounds` times.
+its record. Both, and ONNX Runtime, by all threads and by one, are measured in turn, `--rounds` times.
 It prints the best round's median latency of each in its fastest way (other work on the machine only adds), and judges nothing.
 """
 
@@ -52,7 +52,9 @@ def measure(spec: Spec, layout: Layout, name: str, target_name: str, rounds: int
                 return (ran.latency_s or float("inf")) * 1000
 
             measured[f"{kind} {way.uri}"] = once
-    measured["ONNX Runtime"] = of_onnxruntime(layout.source(name, 0, model.format), arrays.read(inputs), SECONDS)
+    for threads in (0, 1):
+        source = layout.source(name, 0, model.format)
+        measured[f"ONNX Runtime {threads}"] = of_onnxruntime(source, arrays.read(inputs), SECONDS, threads)
     times: dict[str, list[float]] = {key: [] for key in measured}
     for _ in range(rounds):
         for key, once in measured.items():
