@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import ManyProblemsError
+from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import is_file
-from pipeline.iree import backends
+from pipeline.iree import backends, tuning
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.backends.base import Backend
+from pipeline.iree.tuning import Tuned
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.plain import shown
 from pipeline.spec import defaults
@@ -25,6 +26,7 @@ from pipeline.spec.types import Bundle, Executable, Model, Policy, Spec
 
 _T = TypeVar("_T", Executable, Bundle, Model)
 _EXTENDS = "extends"
+_TUNING = "tuning"
 
 
 def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, AttributeValue]:
@@ -40,6 +42,25 @@ def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, At
             result[key] = value
         else:
             fields.problem(key, f"must be text, a whole number or a list of them, not {value!r}")
+    return result
+
+
+def _tuned(root: Path, targets: Mapping[str, Executable], problems: Problems) -> dict[str, Executable]:
+    """The targets with their tuning records: the project's entries on top of the package's."""
+    folders = [root] if defaults.folder().resolve() == root.resolve() else [defaults.folder(), root]
+    result = {}
+    for name, target in targets.items():
+        found = tuple(path for folder in folders if (path := folder / _TUNING / f"{name}.json").exists())
+        record: dict[str, Tuned] = {}
+        for path in found:
+            try:
+                record |= tuning.read(path)
+            except PipelineError as error:
+                problems.add(path, "", f"{error.what}: {error.hint}")
+        result[name] = replace(target, tuning=record, tuning_files=found, record=root / _TUNING / f"{name}.json")
+    for path in sorted((root / _TUNING).glob("*.json")):  # one whose target could not be read has its own report
+        if path.stem not in targets and not is_file(str(root / "executables" / f"{path.stem}.yaml")):
+            problems.add(path, "", f"there is no executable target {path.stem!r}: {did_you_mean(path.stem, targets)}")
     return result
 
 
@@ -66,7 +87,24 @@ def _executable(fields: Fields) -> Executable:
         attribute=_attribute(attribute, backend.overrides),
         gates=gates,
         twin=_attribute(twin, backend.overrides) if twin else None,
+        tuning_spec=_tuning_spec(fields, backend),
     )
+
+
+def _tuning_spec(fields: Fields, backend: Backend) -> str:
+    """The text of the file that a target names."""
+    name = fields.text("tuning_spec", "")
+    if not name:
+        return ""
+    if not backend.takes_tuning_specs:
+        able = [one.name for one in backends.every() if one.takes_tuning_specs]
+        fields.problem("tuning_spec", f"IREE obeys one for {', '.join(able)} targets only: remove it")
+        return ""
+    try:
+        return (fields.path.parent / name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fields.problem("tuning_spec", f"{name} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}")
+        return ""
 
 
 def _bundle(fields: Fields) -> Bundle:
@@ -181,7 +219,7 @@ def load(root: Path) -> Spec:
     for path in sorted(root.glob("*")):
         _say_if_unread(path, problems)
     spec = Spec(
-        _with_defaults(root, "executables", _executable, problems),
+        _tuned(root, _with_defaults(root, "executables", _executable, problems), problems),
         _with_defaults(root, "bundles", _bundle, problems),
         _models(root, problems),
         _policy(root / "policy.yaml", problems),
