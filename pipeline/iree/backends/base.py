@@ -118,6 +118,13 @@ class Backend:
         """What is corrected in its kernels."""
         return _Uncorrected()
 
+    def lean(self, attribute: str) -> str:
+        """The target attribute by which kernels are serialized without a library that few of them call; empty if there is none.
+
+        What calls it comes out as bytes that `recognize` does not know, and is serialized again by `attribute`.
+        """
+        return ""
+
     # Choosing
 
     queries: ClassVar[Mapping[str, frozenset[str]]] = {}

@@ -13,7 +13,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree import backends, mlir, toolchain
+from pipeline.iree.backends.base import Backend
 from pipeline.iree.linking import link
 from pipeline.iree.mlir import body, operations, symbol
 from pipeline.iree.targets import Target, device
@@ -260,12 +262,12 @@ def patience() -> float:
 def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {
-        name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "finished", "generated")
-    }
+    names = ("kernels", "configured", "corrected", "translated", "finished", "lean", "generated")
+    paths = {name: folder / f"{name}.mlirbc" for name in names}
     flags = [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
 
-    corrections = backends.named(batch.backend).corrections()
+    backend = backends.named(batch.backend)
+    corrections = backend.corrections()
 
     def compile_(source: str, from_: str, output: str, to: str) -> None:
         step = [f"--compile-from={from_}", f"--compile-to={to}", *flags]
@@ -287,14 +289,47 @@ def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
             corrections.correct_translated(variant)
         mlir.save(module, paths["finished"])
         stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
-    compile_("finished", "executable-targets", "generated", "hal")
-    with mlir.opened(paths["generated"]) as module:
-        trim = backends.named(batch.backend).trimmed
-        codes = {symbol(e): _code(e, stubs[symbol(e)], trim) for e in operations(module, "hal.executable")}
+
+    def serialized(source: str) -> dict[str, Code]:
+        compile_(source, "executable-targets", "generated", "hal")
+        with mlir.opened(paths["generated"]) as module:
+            return {symbol(e): _code(e, stubs[symbol(e)]) for e in operations(module, "hal.executable")}
+
+    codes: dict[str, Code] = {}
+    if _lean(paths["finished"], paths["lean"], backend):
+        with suppress(toolchain.CompilerRefusedError, toolchain.CompilerCrashedError):  # what is wrong, the other way says
+            codes = {name: code for name, code in serialized("lean").items() if backend.recognize(code.data[:64])}
+    if _without(codes, paths["finished"]):
+        codes |= serialized("finished")
     for path in paths.values():
-        path.unlink()
+        path.unlink(missing_ok=True)
+    codes = {name: replace(code, data=backend.trimmed(code.data)) for name, code in codes.items()}
     rate = (time.monotonic() - started) / sum(len(code.data) for code in codes.values())
     return {key: replace(codes[n], seconds=round(len(codes[n].data) * rate, 3)).encode() for n, key in batch.keys.items()}
+
+
+def _lean(finished: Path, lean: Path, backend: Backend) -> bool:
+    """Write the `finished` kernels so that they are serialized lean; False where the backend has no such way."""
+    with mlir.opened(finished) as module:
+        for variant in (v for e in operations(module, "hal.executable") for v in operations(e, "hal.executable.variant")):
+            attribute = backend.lean(str(variant.attributes["target"]))
+            if not attribute:
+                return False
+            variant.attributes["target"] = ir.Attribute.parse(attribute)
+        mlir.save(module, lean)
+    return True
+
+
+def _without(made: Mapping[str, Code], finished: Path) -> bool:
+    """Leave the kernels `made` out of those that are `finished`; False where no other is left."""
+    with mlir.opened(finished) as module:
+        kernels = operations(module, "hal.executable")
+        done = [kernel for kernel in kernels if symbol(kernel) in made]
+        for kernel in done:
+            kernel.erase()
+        if done:
+            mlir.save(module, finished)
+        return len(kernels) > len(done)
 
 
 def _stub(executable: ir.Operation) -> str:
@@ -304,10 +339,10 @@ def _stub(executable: ir.Operation) -> str:
     return str(variant.get_asm(use_local_scope=True))
 
 
-def _code(executable: ir.Operation, stub: str, trim: Callable[[bytes], bytes]) -> Code:
+def _code(executable: ir.Operation, stub: str) -> Code:
     (binary,) = operations(executable, "hal.executable.binary")
     strings = {name: ir.StringAttr(binary.attributes[name]).value for name in ("format", "mime_type")}
-    return Code(stub, **strings, seconds=0.0, data=trim(memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes()))
+    return Code(stub, **strings, seconds=0.0, data=memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes())
 
 
 def _stubs(executable: ir.Operation, found: Mapping[str, Code], targets: Sequence[Target]) -> None:
