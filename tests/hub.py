@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ class Hub:
     failures: int = 0
     trouble: Callable[[str, str], int] = lambda _method, _path: 0  # a status instead of an answer
     lost: int = 0  # commits that are made, whose answers are trouble
+    obeys_parents: bool = True
     before_commit: Callable[[], object] = bool
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, authorization
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -204,7 +206,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             changes: Tree = {}
             for line in lines:
                 value = line["value"]
-                if line["key"] == "header" and value.get("parentCommit", last) != last:
+                if line["key"] == "header" and value.get("parentCommit", last) != last and hub.obeys_parents:
                     return self._say({"error": "A commit has happened since. Please refresh and try again."}, 412)
                 if line["key"] == "file":
                     changes[value["path"]] = base64.b64decode(value["content"])
@@ -220,10 +222,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *arguments: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # the client went away
+            super().handle_error(*arguments)
+
+
 @contextmanager
 def serve(hub: Hub) -> Iterator[None]:
     """Serve it until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = _Server(("127.0.0.1", 0), _handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:

@@ -11,20 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline import cache, cli
 from pipeline.consume import transfer
+from pipeline.consume.reference import Reference
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, channel_key
+from pipeline.layout import INDEX_KEY, PROBE_KEY, channel_key, release_key
 from pipeline.manifest import types as m
 from pipeline.stages.publish import publish
+from pipeline.store import conditions
 from pipeline.store.base import Store
-from pipeline.store.open import address_of, open_source, open_store, open_to_keep
-from tests import hub, releases, web
+from pipeline.store.open import address_of, open_source, open_store, open_to_keep, open_to_publish
+from pipeline.trust.anchors import TrustError
+from tests import hub, releases, trusting, web
 from tests.hub import REVISION, TOKEN, Hub
 from tests.publishing import MODEL, Package, pointed_at
 from tests.test_copy import content
-from tests.test_fetch import assert_right, get
+from tests.test_fetch import assert_right, get, test_a_release_comes_from_every_kind_of_store  # noqa: F401
 from tests.test_store import (  # noqa: F401  # what every store promises, of this kind too
     file,
     test_a_file_that_is_not_what_it_should_be_is_not_stored,
@@ -89,7 +92,7 @@ def new_store(a_hub: Hub) -> Callable[[], Store]:
 
     def make() -> Store:
         repo = f"org/{uuid.uuid4().hex}"
-        a_hub.files[repo, "README.md"] = b"# new"
+        a_hub.files[repo, ".gitattributes"] = b"*.bin lfs"
         return open_store(f"hf://{repo}")
 
     return make
@@ -350,6 +353,48 @@ def test_what_the_hub_does_not_take_is_one_message(a_hub: Hub, monkeypatch: pyte
     monkeypatch.delenv("HF_TOKEN")
     refused()
     assert open_store(URL).get("folder/a") is None
+
+
+def test_a_hub_that_takes_commits_on_top_of_any_is_refused(a_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked once a run, and by one commit ever."""
+
+    def publishes() -> None:
+        monkeypatch.setattr(conditions, "_obeyed", set())
+        open_to_publish(URL)
+
+    publishes()
+    publishes()
+    assert [set(tree) - set(a_hub.tree("org/net", REVISION)[1]) for _, tree in a_hub.commits["org/net"]] == [{PROBE_KEY}]
+    a_hub.obeys_parents = False
+    with pytest.raises(PipelineError, match="the server ignores parentCommit"):
+        publishes()
+    with pytest.raises(PipelineError, match="the server ignores parentCommit"):
+        publishes()
+    a_hub.obeys_parents = True
+    publishes()
+
+
+def test_a_signed_store_is_mirrored_there(a_hub: Hub, vmfb: Vmfb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who has no key, and read as its signers say: not as who may commit there does."""
+    signed = trusting.begun(tmp_path, monkeypatch)
+    monkeypatch.setenv(trusting.VARIABLE, str(tmp_path / "none"))
+    assert vmfb("copy", "--all", "--store", signed.url, "--to", URL) == 0
+    trusting.believe(URL, signed)
+    latest = Reference(trusting.MODEL, channel="latest")
+    found = trusting.manifest_of(URL, latest, tmp_path / "a")
+    assert found == trusting.manifest_of(signed.url, latest, tmp_path / "b")
+    tree = a_hub.tree("org/net")
+    assert tree
+    key = release_key(found.model.name, found.version)
+    a_hub.commit("org/net", {key: tree[1][key] + b"\n"})
+    with pytest.raises(TrustError):
+        trusting.manifest_of(URL, latest, tmp_path / "c")
+
+
+@pytest.mark.usefixtures("builders_key")
+def test_pieces_of_code_are_not_kept_there(caplog: pytest.LogCaptureFixture) -> None:
+    assert cache.shared_at(URL, writable=True) is None
+    assert "every piece would be a commit" in caplog.text
 
 
 def test_nothing_is_removed_from_the_hub(a_hub: Hub) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 import random
 import re
@@ -22,6 +23,7 @@ import urllib3
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes
+from pipeline.layout import PROBE_KEY, PRUNE
 from pipeline.plain import public_url
 from pipeline.store.base import BrokenTransferError, Object, wrong_digest
 from pipeline.store.hub import NO_FILE, Place, by_status, endpoint, headers, hub_errors, no_hub, refusal
@@ -149,6 +151,8 @@ class HubStore(HubSource):
 
     def create(self, key: str, data: bytes) -> bool:
         """A commit on top of one that has no such file."""
+        if key.startswith(PRUNE):
+            return True  # a lease: nobody prunes a repository, which keeps all that it ever had
         return self.replace(key, data, None)
 
     def replace(self, key: str, data: bytes, tag: str | None) -> bool:
@@ -170,6 +174,22 @@ class HubStore(HubSource):
             return True
 
         return self._insist(put)
+
+    def ignored(self) -> list[str]:
+        """Whether it takes a commit on top of one that is not the last: of that which the probe itself once was put on."""
+        from huggingface_hub import CommitOperationAdd
+
+        found = self.get(PROBE_KEY)
+        parent = _parent(found)
+        while not parent:
+            head = self._head()
+            if self.replace(PROBE_KEY, _probe(head), found.tag if found else None):
+                parent = head
+            else:
+                found = self.get(PROBE_KEY)
+                parent = _parent(found)
+        made = self._commit(CommitOperationAdd(PROBE_KEY, io.BytesIO(_probe("") + b"\n")), parent)
+        return [] if made is None else ["parentCommit (commit on top of what is known)"]
 
     def _head(self) -> str:
         with hub_errors(self._place):
@@ -220,6 +240,17 @@ class HubStore(HubSource):
                     hint = "publish again; if it was nobody, the token may only propose changes, and not make them"
                     raise PipelineError(what, where=self.url, hint=hint)
                 time.sleep(random.uniform(0, 0.05 * min(conflicts, 10)))  # noqa: S311
+
+
+def _probe(parent: str) -> bytes:
+    about = "put by publishers, to see whether the hub refuses commits on top of this parent, which is not the last any more"
+    return json.dumps({"about": about, "parent": parent}).encode() + b"\n"
+
+
+def _parent(found: Object | None) -> str:
+    """The commit that the probe names; empty where it names none."""
+    match = re.search(rb'"parent": "([0-9a-f]{40})"', found.data) if found else None
+    return match[1].decode() if match else ""
 
 
 def _be_quiet() -> None:
