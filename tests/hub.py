@@ -41,6 +41,7 @@ class Hub:
     storage: str = ""
     objects: Path | None = None
     large: int = 0  # bytes, above which a file is one that git does not hold
+    part: int = 0  # bytes of the parts in which large files are sent; 0: they are sent whole
     ignored: tuple[str, ...] = ()  # what the repository's .gitignore names: beginnings of paths
     is_hub: bool = True
     failures: int = 0
@@ -110,8 +111,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     return self._send(status)
                 if not hub.is_hub:
                     return self._send(200, b"<html>please log in</html>", ETag='"x"')
-                if self.command == "PUT":
-                    return self._stored(path, body)
+                if path.startswith("/upload/"):
+                    return self._stored(path.rpartition("/")[2], body)
                 return self._of_repository(path, body, given)
 
         do_GET = do_HEAD = do_POST = do_PUT = _answer  # noqa: N815
@@ -187,18 +188,25 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             assert "basic" in asked["transfers"] and hub.objects is not None
             answers = []
             for one in asked["objects"]:
-                upload = {"upload": {"href": f"{hub.url}/upload/{one['oid']}?signature=s3cr3t", "header": {}}}
+                href, count = f"{hub.url}/upload/{one['oid']}", -(-one["size"] // hub.part) if hub.part else 0
+                header = {str(n + 1): f"{href}.{n}?signature=s3cr3t" for n in range(count)}
+                header |= {"chunk_size": str(hub.part)} if hub.part else {}
+                upload = {"upload": {"href": f"{href}?signature=s3cr3t", "header": header}}
                 is_there = (hub.objects / one["oid"]).is_file()
                 answers.append({**one} if is_there else {**one, "actions": upload})
             return self._say({"transfer": "basic", "objects": answers})
 
-        def _stored(self, path: str, body: bytes) -> None:
-            name = path.rpartition("/")[2]
+        def _stored(self, name: str, body: bytes) -> None:
             assert hub.objects is not None
-            if _sha256(body) != name:
+            assert not self.headers.get("Authorization")  # the URL is signed
+            if self.command == "POST":
+                parts = json.loads(body)["parts"]
+                assert [part["partNumber"] for part in parts] == list(range(1, len(parts) + 1))
+                body = b"".join((hub.objects / part["etag"]).read_bytes() for part in parts)
+            if "." not in name and _sha256(body) != name:
                 return self._send(400)
             (hub.objects / name).write_bytes(body)
-            return self._send(200)
+            return self._send(200, ETag=name)
 
         def _commit(self, repo: str, last: str, lines: list[dict[str, Any]]) -> None:
             hub.before_commit()

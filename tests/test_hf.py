@@ -62,11 +62,9 @@ WRITES: dict[str, Callable[[Store], object]] = {"create": lambda store: store.cr
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A cache of its own for each test, and no long waits."""
-    pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PIPELINE_STORE", raising=False)
     monkeypatch.setattr(transfer, "_BACKOFF", 0.001)
-    monkeypatch.setattr("pipeline.store.hf._PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -83,6 +81,7 @@ def a_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, storage: web.Web) -> 
     files = {("org/net", ".gitattributes"): b"*.bin lfs", ("org/net", "README.md"): b"# net"}
     with hub.asked(Hub(files=files, storage=storage.url, objects=tmp_path / "objects", large=1000), monkeypatch) as running:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr("pipeline.store.hf._PAUSE", 0.001)
         yield running
 
 
@@ -295,6 +294,27 @@ def test_a_copy_goes_on_though_answers_are_lost_and_others_commit(
     assert content(there, ("channels/", "others/", "README.md")) == content(source, ("channels/",))
     assert pointed_at(there) == "1.0"
     assert len(there.keys("others/")) == (count + 1) // 2
+
+
+def test_a_large_file_goes_in_parts(a_hub: Hub) -> None:
+    a_hub.part = 3000
+    store = open_store(URL)
+    _upload(store)
+    assert sum("/upload/" in path for _, path, _ in a_hub.seen) == 4 + 1
+    assert store.holds("folder/a", len(LARGE), sha256_bytes(LARGE))
+    found = store.get("folder/a")
+    assert found and found.data == LARGE
+
+
+def test_a_write_whose_answer_was_lost_is_told_as_made(a_hub: Hub) -> None:
+    store = open_store(URL)
+    a_hub.lost = 1
+    assert store.create("a.json", b"one")
+    found = store.get("a.json")
+    a_hub.lost = 1
+    assert found and store.replace("a.json", b"two", found.tag)
+    assert len(a_hub.commits["org/net"]) == 2
+    assert not store.create("a.json", b"two")
 
 
 def test_what_others_commit_meanwhile_is_seen(a_hub: Hub) -> None:

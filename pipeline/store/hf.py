@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import urllib3
@@ -33,6 +33,7 @@ from pipeline.store.web import WebSource
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
+T = TypeVar("T")
 _MAIN = "main"
 _URL = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.ASCII)
 _CONFLICTS = 40  # commits of others, between a look and a commit of this one
@@ -147,7 +148,7 @@ class HubStore(HubSource):
             if operation.upload_info.sha256.hex() != sha256:
                 raise wrong_digest(path, operation.upload_info.sha256.hex())
             self._api.preupload_lfs_files(self._repo, [operation], revision=self._revision, free_memory=False)
-            self._insist(lambda: self._commit(operation, None) is not None or None)
+            self._insist(lambda: self._commit(operation, None))
 
     def create(self, key: str, data: bytes) -> bool:
         """A commit on top of one that has no such file."""
@@ -159,12 +160,17 @@ class HubStore(HubSource):
         """A commit on top of one in which the file is in that state."""
         from huggingface_hub import CommitOperationAdd
 
+        is_unanswered = False
+
         def put() -> bool | None:
+            nonlocal is_unanswered
             parent = self._head()
             current = self._at(parent).get(key)
             if (current.tag if current else None) != tag:
-                return False
+                return is_unanswered and current is not None and current.data == data
+            is_unanswered = True
             made = self._commit(CommitOperationAdd(key, io.BytesIO(data)), parent)
+            is_unanswered = False
             if made is None:
                 return None
             there = self._at(made).get(key)
@@ -218,10 +224,10 @@ class HubStore(HubSource):
                 raise
         return str(made.oid)
 
-    def _insist(self, write: Callable[[], bool | None]) -> bool:
-        """What `write` says, which is asked again where another commit came between (None), or the hub has trouble.
+    def _insist(self, write: Callable[[], T | None]) -> T:
+        """What `write` comes to, which is asked again where another commit came between (None), or the hub has trouble.
 
-        A commit whose answer was lost may have been made: `write` looks first.
+        A commit whose answer was lost may have been made: `write` looks first, or makes no difference.
         """
         conflicts = broken = 0
         while True:

@@ -5,6 +5,7 @@ With `hf.py` the only user of `huggingface_hub`, which is the extra `hub`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,8 +121,10 @@ def hub_errors(place: Place) -> Iterator[None]:
         raise PipelineError(f"the hub cannot be asked: {error}", where=where, hint=CHECK_ENDPOINT) from error
     except httpx2.HTTPError as error:
         raise _unreachable(error, where) from error
-    except ValueError as error:  # an answer that is no JSON, or not that of a hub
-        raise no_hub(f"the answer makes no sense ({error})", where) from error
+    except json.JSONDecodeError as error:
+        raise no_hub("the answer is not JSON", where) from error
+    except ValueError as error:  # how the library tells that it lacks something in an answer, or what that refuses of large files
+        raise PipelineError(f"the hub's answer is of no use: {error}", where=where, hint=CHECK_ENDPOINT) from error
 
 
 def _unreachable(error: httpx2.HTTPError, where: str) -> PipelineError:
