@@ -7,6 +7,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,13 @@ from pipeline.store.open import address_of, open_source, open_store, open_to_kee
 from pipeline.trust.anchors import TrustError
 from tests import hub, releases, trusting, web
 from tests.hub import REVISION, TOKEN, Hub
-from tests.publishing import MODEL, Package, pointed_at
+from tests.publishing import MODEL, Package, assert_whole, pointed_at
 from tests.test_copy import content
 from tests.test_fetch import assert_right, get, test_a_release_comes_from_every_kind_of_store  # noqa: F401
+from tests.test_life import back, resolve, say_yanked
 from tests.test_store import (  # noqa: F401  # what every store promises, of this kind too
     file,
+    race,
     test_a_file_that_is_not_what_it_should_be_is_not_stored,
     test_a_missing_local_file_is_an_error,
     test_a_second_create_changes_nothing,
@@ -294,6 +297,24 @@ def test_a_copy_goes_on_though_answers_are_lost_and_others_commit(
     assert content(there, ("channels/", "others/", "README.md")) == content(source, ("channels/",))
     assert pointed_at(there) == "1.0"
     assert len(there.keys("others/")) == (count + 1) // 2
+
+
+def test_two_publish_at_once_and_a_release_lives_its_life_there(a_hub: Hub, package: Package, tmp_path: Path) -> None:
+    """Each with a connection of its own: both releases are there and listed, and the channel has had both."""
+    packages = [package("one"), package("two")]
+    race(*(partial(publish, one, open_store(URL), version=f"{n}.0") for n, one in enumerate(packages, 1)))
+    store = open_store(URL)
+    for version in ("1.0", "2.0"):
+        assert_whole(store, version)
+    last = pointed_at(store)
+    first = "1.0" if last == "2.0" else "2.0"
+    index = store.get(INDEX_KEY)
+    assert index and all(f'"{version}"'.encode() in index.data for version in (first, last))
+    assert f"{first}" in back(store, tmp_path)
+    assert pointed_at(store) == first
+    say_yanked(store, tmp_path, last)
+    with pytest.raises(PipelineError, match="wrong on Tuesdays"):
+        resolve(store, f"{MODEL}@{last}", tmp_path / "cache")
 
 
 def test_a_large_file_goes_in_parts(a_hub: Hub) -> None:
