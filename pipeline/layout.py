@@ -86,6 +86,10 @@ class Layout:
         """The folder of a reduction: `report.txt`, the smallest part that fails as `NAME.onnx`, logs."""
         return self._model(model) / "bundles" / bundle / "reduce"
 
+    def tuned(self, model: str) -> Path:
+        """The folder of a search for faster code: `report.txt`, a folder for each target."""
+        return self._model(model) / "tune"
+
     def reported(self, model: str, bundle: str) -> Path:
         """The folder of a report on what a compile costs: `report.txt`, `report.json`."""
         return self._model(model) / "bundles" / bundle / "report"

@@ -28,6 +28,7 @@ from pipeline.iree.backends.base import Corrections
 from pipeline.iree.backends.cpu import elf
 from pipeline.iree.codegen import front, pieces
 from pipeline.iree.codegen.batches import plan
+from pipeline.iree.codegen.generation import generate, patience
 from pipeline.iree.codegen.pieces import Code, Dispatches
 from pipeline.iree.compiler import Counts
 from pipeline.iree.device import Device
@@ -265,7 +266,7 @@ def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Ta
         together = plan(dispatches, list(dispatches.pieces.values()), 1)
         alone = [dispatches.batch([piece]) for piece in dispatches.pieces.values()]
     made = [
-        {key: data for n, batch in enumerate(batches) for key, data in pieces.generate(batch, tmp_path / f"{name}{n}").items()}
+        {key: data for n, batch in enumerate(batches) for key, data in generate(batch, tmp_path / f"{name}{n}").items()}
         for name, batches in (("together", together), ("alone", alone))
     ]
     codes = [{key: asdict(Code.decode(data)) | {"seconds": 0} for key, data in some.items()} for some in made]
@@ -396,18 +397,18 @@ def test_a_kernel_that_the_compiler_does_not_finish_is_named(
 
     monkeypatch.setattr(toolchain, "iree_compile", hesitating)
     with pytest.raises(CompilerRefusedError, match=re.escape(batch.names[bad])):
-        pieces.generate(batch, tmp_path / "batch")
+        generate(batch, tmp_path / "batch")
     assert good
     assert set().union(*compiled) <= {*good}
 
 
 def test_the_patience_with_a_kernel_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pieces.patience() == 300
+    assert patience() == 300
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "12")
-    assert pieces.patience() == 12
+    assert patience() == 12
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "soon")
     with pytest.raises(PipelineError, match="PIPELINE_KERNEL_TIMEOUT=soon is no number of seconds"):
-        pieces.patience()
+        patience()
 
 
 def test_cpu_code_has_no_more_than_a_loader_reads(tmp_path: Path) -> None:
