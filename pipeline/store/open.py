@@ -1,4 +1,5 @@
-"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`; to read only `https://host/…`, a tar."""
+"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`; to read only `https://host/…`, a tar; to
+read and to copy to `oci://registry/repository`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
 from pipeline.store.uploads import Uploads
+
+_COPIES = ("oci", "oci+http")  # schemes of stores that are read, and copied to
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ def open_store(url: str, unfinished: Path | None = None) -> Store:
         raise PipelineError(
             f"{public_url(url)!r} can only be read", hint="publish to s3://bucket/prefix or the path of a directory"
         )
+    if scheme in _COPIES:
+        raise PipelineError(
+            "writes there have no conditions, so several at once would undo each other's",
+            where=public_url(url),
+            hint="publish to s3://bucket/prefix or the path of a directory, then `vmfb copy MODEL --to` it, one at a time",
+        )
     if scheme != "s3" or not bucket:
         raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
     from pipeline.store.s3 import S3Store  # botocore takes a quarter of a second to import
@@ -63,6 +72,20 @@ def open_store(url: str, unfinished: Path | None = None) -> Store:
     store = S3Store(bucket, prefix, Uploads(unfinished) if unfinished else None)
     store.abort_unfinished()
     return store
+
+
+def open_to_copy_to(url: str) -> Store:
+    """The store at `url`, for a copy of releases; by one at a time, where writes have no conditions. Errors as below."""
+    return _copies(url) or open_to_publish(url)
+
+
+def _copies(url: str) -> Store | None:
+    """The store at `url`, if it is of a kind that is only read and copied to."""
+    if not url.startswith(tuple(f"{scheme}://" for scheme in _COPIES)):
+        return None
+    from pipeline.store.oci import OciStore
+
+    return OciStore(url)
 
 
 def open_to_publish(url: str, unfinished: Path | None = None) -> Store:
@@ -102,7 +125,7 @@ def open_source(url: str) -> Source:
         from pipeline.store.tar import TarSource
 
         return TarSource(expanded(url))
-    return open_store(url)
+    return _copies(url) or open_store(url)
 
 
 def open_file(url: str) -> File:
