@@ -144,7 +144,7 @@ def _source_files(model: Model) -> tuple[Path, ...]:
 
 def _records(targets: Iterable[Executable]) -> list[Path]:
     """The files of the tuning records that there are of `targets`."""
-    return [path for target in targets for path in target.records]
+    return [path for target in targets for path in target.tuning_files]
 
 
 def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:

@@ -15,6 +15,7 @@ from pipeline.files import is_file
 from pipeline.iree import backends, tuning
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.backends.base import Backend
+from pipeline.iree.tuning import Tuned
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.plain import shown
 from pipeline.spec import defaults
@@ -25,6 +26,7 @@ from pipeline.spec.types import Bundle, Executable, Model, Policy, Spec
 
 _T = TypeVar("_T", Executable, Bundle, Model)
 _EXTENDS = "extends"
+_TUNING = "tuning"
 
 
 def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, AttributeValue]:
@@ -44,21 +46,21 @@ def _attribute(fields: Fields | None, known: Collection[str]) -> Mapping[str, At
 
 
 def _tuned(root: Path, targets: Mapping[str, Executable], problems: Problems) -> dict[str, Executable]:
-    """The targets with their tuning records: the project's own and, for a target of the package's, its, which gives way."""
-    for path in sorted((root / "tuning").glob("*.json")):
-        if path.stem not in targets and not is_file(str(root / "executables" / f"{path.stem}.yaml")):
-            problems.add(path, "", f"there is no executable target {path.stem!r}: {did_you_mean(path.stem, targets)}")
+    """The targets with their tuning records: the project's entries on top of the package's."""
+    folders = [root] if defaults.folder().resolve() == root.resolve() else [defaults.folder(), root]
     result = {}
     for name, target in targets.items():
-        own, packaged = root / "tuning" / f"{name}.json", target.path.parent.parent / "tuning" / f"{name}.json"
-        found: dict[str, tuning.Tuned] = {}
-        records = [path for path in dict.fromkeys((packaged, own)) if is_file(str(path))]
-        for path in records:
+        found = tuple(path for folder in folders if (path := folder / _TUNING / f"{name}.json").exists())
+        record: dict[str, Tuned] = {}
+        for path in found:
             try:
-                found |= tuning.read(path)
+                record |= tuning.read(path)
             except PipelineError as error:
                 problems.add(path, "", f"{error.what}: {error.hint}")
-        result[name] = replace(target, tuning=found, records=tuple(records), record=own)
+        result[name] = replace(target, tuning=record, tuning_files=found, record=root / _TUNING / f"{name}.json")
+    for path in sorted((root / _TUNING).glob("*.json")):  # one whose target could not be read has its own report
+        if path.stem not in targets and not is_file(str(root / "executables" / f"{path.stem}.yaml")):
+            problems.add(path, "", f"there is no executable target {path.stem!r}: {did_you_mean(path.stem, targets)}")
     return result
 
 

@@ -56,8 +56,8 @@ class Executable:
 
     `device` is what the backend calls it: a GPU's architecture, a CPU's name. `attribute` overrides
     entries of the compiler's own target attribute; `twin` overrides more of them, for a software device to run the same
-    lowering. `tuning` is its tuning record, out of the files `records`; `record` is the project's own one, which may not be
-    there. `tuning_spec` is the MLIR text of a tuning spec of IREE's.
+    lowering. `tuning` is its tuning record, from `tuning_files`; `record` is the file that more would go into. `tuning_spec`
+    is the MLIR text of a tuning spec of IREE's.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Executable:
     twin: Mapping[str, AttributeValue] | None
     tuning_spec: str = ""
     tuning: Record = field(default_factory=dict, compare=False, repr=False)
-    records: tuple[Path, ...] = field(default=(), compare=False, repr=False)
+    tuning_files: tuple[Path, ...] = field(default=(), compare=False, repr=False)
     record: Path = field(default=Path(), compare=False, repr=False)
 
 

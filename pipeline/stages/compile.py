@@ -38,7 +38,7 @@ def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
 def _target_options(target: Executable) -> dict[str, object]:
     """All of a target that every file for it depends on. Its tuning record is not that: see `_tuning`."""
     found = asdict(replace(target, tuning={}))
-    for name in ("tuning", "records", "record"):
+    for name in ("tuning", "tuning_files", "record"):
         del found[name]
     return found | {"path": "", "about": "", "gates": [str(gate) for gate in target.gates]}
 
