@@ -322,6 +322,8 @@ def shared_at(url: str, writable: bool) -> SharedCache | None:
         _log.warning("the cache %s is not used: %s", public_url(url), without)
         return None
     try:
+        if url.startswith("hf://"):
+            raise PipelineError("every piece would be a commit there", where=public_url(url))
         return SharedCache(open_store(url), writable, ours)
     except PipelineError as error:
         _log.warning("the cache %s cannot be used (%s): going on without it, see PIPELINE_CACHE", public_url(url), error.what)

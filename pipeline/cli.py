@@ -20,6 +20,8 @@ from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain_lines
 from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
 
+_STORE = "s3://…, https://…, hf://…, oci://… or a folder (default: PIPELINE_STORE, or out/store)"
+
 
 def _bytes(text: str) -> int:
     units = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -34,7 +36,7 @@ def _add_lock(command: argparse.ArgumentParser) -> None:
 
 
 def _add_store(command: argparse.ArgumentParser, bundle: bool = True) -> None:
-    command.add_argument("--store", metavar="URL", help="s3://…, https://… or a folder (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("--store", metavar="URL", help=_STORE)
     command.add_argument("--offline", action="store_true", help="only what the cache holds")
     if bundle:
         _add_lock(command)
@@ -130,7 +132,7 @@ def _add_releases(command: argparse.ArgumentParser, everything: str) -> None:
 def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("copy", help="releases into another store, with evidence, signatures and channels")
     _add_releases(command, "all releases and channels; and who signs them, into an empty store")
-    command.add_argument("--to", required=True, metavar="URL", help="the store to copy to: s3://… or a folder")
+    command.add_argument("--to", required=True, metavar="URL", help="the store to copy to: s3://…, hf://…, oci://… or a folder")
     command.set_defaults(module="copy")
     command = commands.add_parser("bundle", help="releases in one file, a store for machines without a network")
     _add_releases(command, "all releases and channels")
@@ -139,7 +141,7 @@ def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command = commands.add_parser("lock", help="what names mean now, in a file that other commands obey: --lock, VMFB_LOCK")
     command.add_argument("models", nargs="*", metavar="MODEL[@VERSION|:CHANNEL]", help="default: those that the file has")
     command.add_argument("-o", "--output", default=DEFAULT_FILE, metavar="FILE", help=f"default: {DEFAULT_FILE}")
-    command.add_argument("--store", metavar="URL", help="s3://…, https://… or a folder (default: PIPELINE_STORE, or out/store)")
+    command.add_argument("--store", metavar="URL", help=_STORE)
     command.set_defaults(module="lock")
 
 
@@ -169,6 +171,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("init", help="begin a project of one's own, for `doit` to make releases")
+    command.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="default: this one")
+    command.set_defaults(module="init")
     command = commands.add_parser("list", help="the models of a store")
     command.add_argument("url", nargs="?", metavar="STORE", help="the same as --store")
     _add_store(command, bundle=False)

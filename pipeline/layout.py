@@ -86,6 +86,10 @@ class Layout:
         """The folder of a reduction: `report.txt`, the smallest part that fails as `NAME.onnx`, logs."""
         return self._model(model) / "bundles" / bundle / "reduce"
 
+    def tuned(self, model: str) -> Path:
+        """The folder of a search for faster code: `report.txt`, a folder for each target."""
+        return self._model(model) / "tune"
+
     def reported(self, model: str, bundle: str) -> Path:
         """The folder of a report on what a compile costs: `report.txt`, `report.json`."""
         return self._model(model) / "bundles" / bundle / "report"
@@ -142,8 +146,9 @@ PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
 TRUST = "trust/"  # below it: TUF's metadata, by its own names
 TIMESTAMP_KEY = f"{TRUST}timestamp.json"  # what the store holds now, signed: the one file of the metadata that changes
 WITNESSES_KEY = f"{TRUST}witnesses.json"  # the name of a target, never a key: who may sign evidence
-PRUNING_KEY = "prune/state.json"  # what `doit prune` is removing at this moment
-LEASES = "prune/leases/"  # the prefix of the keys of what publishers are about to name
+PRUNE = "prune/"  # the prefix of the keys of what publishers and `doit prune` tell each other
+PRUNING_KEY = f"{PRUNE}state.json"  # what `doit prune` is removing at this moment
+LEASES = f"{PRUNE}leases/"  # the prefix of the keys of what publishers are about to name
 
 
 def blob_key(sha256: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ GROUPS: Mapping[str, str] = {
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
+    "tune": "search for faster code of the kernels that a model spends its time in, for the devices here (model=NAME budget=600)",
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
 # What is about the store alone: of models that are no more built here, too.
@@ -89,14 +90,18 @@ class Target:
 class Asked:
     """What is asked of the steps that are only done when asked for.
 
-    `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `model`: the only
-    one that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The `reason`
-    of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and whether it is
-    `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…` steps take.
+    `sample`: cached pieces of each bundle that an audit generates again. `seconds` that a reduction may take. `budget`:
+    those that tuning a model may take, and the `target` that it is tuned for, or several with commas. `model`: the only one
+    that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The
+    `reason` of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and
+    whether it is `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…`
+    steps take.
     """
 
     sample: int = 20
     seconds: int = 600
+    budget: int = 600
+    target: str = ""
     model: str = ""
     reason: str = ""
     undo: bool = False
@@ -135,6 +140,11 @@ def _source_files(model: Model) -> tuple[Path, ...]:
         elif isinstance(source, ScriptSource):
             found.append(source.script)
     return tuple(found)
+
+
+def _records(targets: Iterable[Executable]) -> list[Path]:
+    """The files of the tuning records that there are of `targets`."""
+    return [path for target in targets for path in target.tuning_files]
 
 
 def _model_steps(model: Model, origin: Origin, layout: Layout) -> list[Step]:
@@ -216,7 +226,7 @@ def _bundle_steps(
             f"compile:{model.name}:{bundle.name}",
             f"{model.name} for {', '.join(bundle.targets)}",
             _stage("compile", origin, imported, compiled, bundle, targets),
-            _files(imported, "model.mlirbc", "signature.json", "record.json"),
+            (*_files(imported, "model.mlirbc", "signature.json", "record.json"), *_records(targets)),
             _files(compiled, "module.vmfb", "compiled.json"),
             {"made": made, "sources": repr(model.sources)},
         ),
@@ -261,6 +271,20 @@ def _bundle_steps(
             always=True,
         ),
     ]
+
+
+def _tune_step(origin: Origin, bundles: list[tuple[Bundle, tuple[Executable, ...]]], layout: Layout, asked: Asked) -> Step:
+    model = origin.model
+    imported, reference, folder = layout.imported(model.name), layout.reference(model.name), layout.tuned(model.name)
+    names = [name for name in asked.target.split(",") if name]
+    return Step(
+        f"tune:{model.name}",
+        f"faster code for the kernels of {model.name}",
+        _stage("tune", origin, bundles, imported, reference, folder, names, asked.budget),
+        (*_files(imported, "model.mlirbc", "signature.json", "record.json"), *_files(reference, "record.json")),
+        _files(folder, "report.txt"),
+        always=True,
+    )
 
 
 def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> list[Step]:
@@ -350,6 +374,7 @@ def steps(
             result += _bundle_steps(
                 origin, spec.bundles[name], targets[name], layout, machine, made[name], asked, witnesses, leaves_out
             )
+        result.append(_tune_step(origin, [(spec.bundles[name], targets[name]) for name in model.bundles], layout, asked))
         imported, package = layout.imported(model.name), layout.package(model.name)
         info = {
             "about": model.about,
@@ -358,7 +383,8 @@ def steps(
             "judged": model.judged,
         }
         bundles = [spec.bundles[name] for name in model.bundles]
-        specs = (model.path, *(b.path for b in bundles), *(t.path for b in bundles for t in targets[b.name]))
+        of_targets = [t for b in bundles for t in targets[b.name]]
+        specs = (model.path, *(b.path for b in bundles), *(t.path for t in of_targets), *_records(of_targets))
         recipe = Recipe(tuple(dict.fromkeys(specs)), {name: made[name] for name in model.bundles}, builder)
         result.append(
             Step(
@@ -385,5 +411,5 @@ def steps(
             )
         )
     result += _store_steps(spec, layout, target, asked)
-    of_one = ("reduce:", "report:")  # what `model=` is about
+    of_one = ("reduce:", "report:", "tune:")  # what `model=` is about
     return [step for step in result if asked.model in ("", step.name.split(":")[1]) or not step.name.startswith(of_one)]

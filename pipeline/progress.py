@@ -27,6 +27,7 @@ from pipeline.terminal import say
 _HEARTBEAT = 30.0
 REPORTING = (
     "reduce:",
+    "tune:",
     "report:",
     "reproduce:",
     "runtimes:",
@@ -151,7 +152,8 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
         rows.append((name, *row))
         name = ""
     rows += [("", d["name"], "DROPPED", "", "", "", "see below") for d in compiled["dropped"]]
-    rows += [("", "", "note", "", "", "", note) for note in compiled["notes"]]
+    tuned = [f"{v['gated']['name']}: {v['tuning']}" for v in compiled["variants"] if v["tuning"]]
+    rows += [("", "", "note", "", "", "", note) for note in (*compiled["notes"], *tuned)]
     rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.spec import defaults
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -62,7 +64,8 @@ class Snapshot:
         if count is not None:
             sys.stdout.write(f"{count} up to date in {time.monotonic() - started:.1f} s\n")
             raise SystemExit(0)
-        read = ("dodo.py", "pyproject.toml", *_walk("targets"), *_walk(str(_PACKAGE)))
+        own = [name for name in ("dodo.py", "pyproject.toml", "doit.cfg") if _look(name)]
+        read = (*own, *_walk("targets"), *_walk(str(_PACKAGE)), *_walk(str(defaults.folder())))
         self._read = {name: _look(name) for name in read if not name.endswith(".pyc")}
 
     def _count(self) -> int | None:

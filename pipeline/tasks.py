@@ -28,7 +28,7 @@ from pipeline.terminal import prepare_streams, say
 
 # The variables of steps that are only done when asked for, as they are where nothing is said.
 ASKED = {
-    **{"sample": "20", "seconds": "600", "model": "", "reason": "", "undo": "no"},
+    **{"sample": "20", "seconds": "600", "budget": "600", "target": "", "model": "", "reason": "", "undo": "no"},
     **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no"},
     **TRUST,
 }
@@ -183,6 +183,8 @@ def asked_for(given: Mapping[str, str]) -> Asked:
     return Asked(
         sample=positive(given["sample"], "sample"),
         seconds=positive(given["seconds"], "seconds"),
+        budget=positive(given["budget"], "budget"),
+        target=given["target"],
         model=given["model"],
         reason=given["reason"],
         undo=decided(given["undo"], "undo"),

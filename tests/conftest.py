@@ -17,6 +17,12 @@ from tests import servers
 from tests.project import Project
 from tests.publishing import Package, make_package
 
+# Each takes half a minute or more there, and is the same in a folder.
+_LONG_IN_A_BUCKET = (
+    "test_a_failure_at_any_step_leaves_no_half_release_and_can_be_repeated",
+    "test_witnesses_that_write_at_once_and_are_killed_lose_nothing_and_leave_no_half",
+)
+
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "test_policy.py",
             "test_rights.py",
         ):
+            item.add_marker(pytest.mark.thorough)
+        if "seaweedfs" in item.name and getattr(item, "originalname", "") in _LONG_IN_A_BUCKET:
             item.add_marker(pytest.mark.thorough)
 
 

@@ -36,7 +36,7 @@ def model_of(source: Source, *inputs: Input, format: str = "onnx", function: str
 
 
 class Project:
-    """A folder with dodo.py and targets/, whose only models are those asked for."""
+    """A folder with dodo.py and targets/, whose only models are those asked for, and in which nothing is tuned."""
 
     def __init__(self, root: Path, *models: str, bundle: dict[str, object] | None = None) -> None:
         self._locate(root)
@@ -44,6 +44,7 @@ class Project:
         shutil.copy(ROOT / "dodo.py", root)
         shutil.copy(ROOT / "pyproject.toml", root)
         shutil.rmtree(self.targets / "models")
+        shutil.rmtree(self.targets / "tuning", ignore_errors=True)
         (self.targets / "models").mkdir()
         for model in models:
             self.add(model)

@@ -245,6 +245,41 @@ rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 """
 
 
+REGISTRY_PASSWORD, _HASHED = "a-password", "$2b$04$b96wr7SQ9ToAJ18.GZ1dt.OL8xUZQqf1gG45OWNchKojkaKNW7hTS"  # by bcrypt
+_REGISTRY = """
+version: 0.1
+log: {{level: warn}}
+storage:
+  filesystem: {{rootdirectory: {folder}/data}}
+http:
+  addr: 127.0.0.1:{port}
+health:
+  storagedriver: {{enabled: false}}
+{auth}"""
+_REGISTRY_AUTH = "auth: {{htpasswd: {{realm: test, path: {folder}/users}}}}\n"
+
+
+@contextmanager
+def registry(folder: Path, user: str = "") -> Iterator[str]:
+    """An OCI registry, docker's own, while the block lasts: `host:port`.
+
+    If there is a `user`, nobody else may read or write; the password is REGISTRY_PASSWORD.
+    """
+    program = command("docker-registry", "apt-get install docker-registry")
+    (port,) = free_ports(1)
+    if user:
+        (folder / "users").write_text(f"{user}:{_HASHED}\n")
+    auth = _REGISTRY_AUTH.format(folder=folder) if user else ""
+    (folder / "config.yml").write_text(_REGISTRY.format(folder=folder, port=port, auth=auth))
+    server = Server(f"http://127.0.0.1:{port}")
+    try:
+        server.processes.append(_start(folder, program, "serve", str(folder / "config.yml")))
+        _wait(server, folder, "the registry", lambda: _answer(f"{server.endpoint}/v2/")[0] in (200, 401))
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.kill()
+
+
 def _start_ceph(server: Server, folder: Path, port: int, programs: Sequence[str], monitor: str) -> None:
     mon, osd, rgw, admin, monmap, ceph = programs
     fsid, osd_id = str(uuid.uuid4()), str(uuid.uuid4())

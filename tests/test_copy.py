@@ -14,9 +14,9 @@ import pytest
 from pipeline import cli
 from pipeline.commands import copy as command
 from pipeline.commands import several
+from pipeline.consume.api import Quiet
 from pipeline.consume.cache import Cache
 from pipeline.consume.copy import Copier
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.parts import gather
 from pipeline.consume.reference import Reference
 from pipeline.errors import DeniedError, PipelineError

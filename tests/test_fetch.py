@@ -16,8 +16,8 @@ import pytest
 from pipeline import cli, platforms
 from pipeline.consume import facts, transfer
 from pipeline.consume import fetch as fetching
+from pipeline.consume.api import Quiet
 from pipeline.consume.cache import Cache, Stretch
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError

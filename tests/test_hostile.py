@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.consume import explain, facts, fetch, inspect, render
+from pipeline.consume.api import Quiet
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Testimony
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import PipelineError

@@ -28,6 +28,7 @@ from pipeline.iree.backends.base import Corrections
 from pipeline.iree.backends.cpu import elf
 from pipeline.iree.codegen import front, pieces
 from pipeline.iree.codegen.batches import plan
+from pipeline.iree.codegen.generation import generate, patience
 from pipeline.iree.codegen.pieces import Code, Dispatches
 from pipeline.iree.compiler import Counts
 from pipeline.iree.device import Device
@@ -265,7 +266,7 @@ def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Ta
         together = plan(dispatches, list(dispatches.pieces.values()), 1)
         alone = [dispatches.batch([piece]) for piece in dispatches.pieces.values()]
     made = [
-        {key: data for n, batch in enumerate(batches) for key, data in pieces.generate(batch, tmp_path / f"{name}{n}").items()}
+        {key: data for n, batch in enumerate(batches) for key, data in generate(batch, tmp_path / f"{name}{n}").items()}
         for name, batches in (("together", together), ("alone", alone))
     ]
     codes = [{key: asdict(Code.decode(data)) | {"seconds": 0} for key, data in some.items()} for some in made]
@@ -396,18 +397,18 @@ def test_a_kernel_that_the_compiler_does_not_finish_is_named(
 
     monkeypatch.setattr(toolchain, "iree_compile", hesitating)
     with pytest.raises(CompilerRefusedError, match=re.escape(batch.names[bad])):
-        pieces.generate(batch, tmp_path / "batch")
+        generate(batch, tmp_path / "batch")
     assert good
     assert set().union(*compiled) <= {*good}
 
 
 def test_the_patience_with_a_kernel_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pieces.patience() == 300
+    assert patience() == 300
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "12")
-    assert pieces.patience() == 12
+    assert patience() == 12
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "soon")
     with pytest.raises(PipelineError, match="PIPELINE_KERNEL_TIMEOUT=soon is no number of seconds"):
-        pieces.patience()
+        patience()
 
 
 def test_cpu_code_has_no_more_than_a_loader_reads(tmp_path: Path) -> None:
@@ -424,3 +425,51 @@ def test_cpu_code_has_no_more_than_a_loader_reads(tmp_path: Path) -> None:
     assert elf.trimmed(short) == short
     for other in (b"", b"\x7fELF", b"\x7fELF\x01\x01" + bytes(100), bytes(200)):
         assert elf.trimmed(other) == other
+
+
+CALLS = """
+func.func @main(%x: tensor<16xf32>, %y: tensor<16xf32>, %m: tensor<16x16xf32>) -> (tensor<16xf32>, tensor<16x16xf32>) {
+  %empty = tensor.empty() : tensor<16xf32>
+  %calls = linalg.generic {indexing_maps = [affine_map<(i) -> (i)>, affine_map<(i) -> (i)>, affine_map<(i) -> (i)>],
+      iterator_types = ["parallel"]} ins(%x, %y : tensor<16xf32>, tensor<16xf32>) outs(%empty : tensor<16xf32>) {
+    ^bb0(%a: f32, %b: f32, %c: f32):
+      %r = arith.remf %a, %b : f32
+      linalg.yield %r : f32
+  } -> tensor<16xf32>
+  %zero = arith.constant 0.0 : f32
+  %square = tensor.empty() : tensor<16x16xf32>
+  %zeros = linalg.fill ins(%zero : f32) outs(%square : tensor<16x16xf32>) -> tensor<16x16xf32>
+  %product = linalg.matmul ins(%m, %m : tensor<16x16xf32>, tensor<16x16xf32>)
+      outs(%zeros : tensor<16x16xf32>) -> tensor<16x16xf32>
+  return %calls, %product : tensor<16xf32>, tensor<16x16xf32>
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "aarch64", "riscv64"])
+def test_a_kernel_without_the_c_library_has_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (source := tmp_path / "calls.mlir").write_text(CALLS)
+    steps: list[str] = []
+
+    def compile_(source: Path, *arguments: object) -> process.Result:
+        steps.append(source.stem)
+        return iree_compile(source, *arguments)
+
+    monkeypatch.setattr(toolchain, "iree_compile", compile_)
+    made = {}
+    for how in ("lean", "whole"):
+        build(source, tmp_path / how, [name], cache_at(tmp_path / how / "cache"))
+        made[how] = (tmp_path / how / "module.vmfb").read_bytes()
+        # The remainder of floats is a call of fmodf: that kernel is serialized again, with the library.
+        assert (steps.count("lean"), steps.count("finished")) == ((1, 1) if how == "lean" else (0, 1))
+        steps.clear()
+        monkeypatch.setattr(type(backends.named("llvm-cpu")), "lean", lambda *_: "")
+    assert made["lean"] == made["whole"]
+
+
+def test_where_the_lean_way_fails_the_other_is_taken(
+    cold: tuple[Path, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolchain, "_LEAN_LINKER", "exit 1  # {folder}\n")
+    build(SMALL, tmp_path, DESKTOP, cache_at(tmp_path / "cache"))
+    assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()

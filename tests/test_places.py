@@ -14,8 +14,8 @@ import pytest
 
 from pipeline import logs, process, wheels
 from pipeline.consume import fetch
+from pipeline.consume.api import Quiet
 from pipeline.consume.cache import Cache
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import ManyProblemsError, PipelineError

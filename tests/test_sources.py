@@ -453,18 +453,8 @@ def test_a_bucket_that_hangs_or_fails_is_one_message(served: web.Web, output: Pa
 @pytest.fixture
 def a_hub(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[hub.Hub]:
     """A hub with a model and its data; the library asks it."""
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        servers.missing("needs huggingface_hub: pip install -e '.[hub]'")
     files = {("org/net", "onnx/model.onnx"): data, ("org/net", "onnx/model.onnx_data"): b"weights"}
-    running = hub.Hub(files=files)
-    with hub.serve(running):
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")
+    with hub.asked(hub.Hub(files=files), monkeypatch) as running:
         yield running
 
 
@@ -514,8 +504,8 @@ def test_the_hub_is_asked_again_when_it_has_trouble(a_hub: hub.Hub, output: Path
         ({"repo": "org/nothing"}, "there is no such repository, or it is private", "HF_TOKEN"),
         ({"repo": "org/private"}, "there is no such repository, or it is private", "HF_TOKEN"),
         ({"repo": "org/gated"}, "only for those who were given access", "org/gated"),
-        ({"revision": "f" * 40}, "the repository has no such commit", "source.revision"),
-        ({"path": "onnx/nothing.onnx"}, "the commit has no such file", "path"),
+        ({"revision": "f" * 40}, "the repository has no such revision", "source.revision"),
+        ({"path": "onnx/nothing.onnx"}, "the revision has no such file", "path"),
         ({"sha256": "0" * 64}, f"but {'0' * 64} was expected", "targets/models/m.yaml (source.sha256)"),
     ],
 )
@@ -576,11 +566,12 @@ def test_the_hubs_variables_work_as_everywhere(a_hub: hub.Hub, output: Path, dat
 
 
 def test_without_its_library_the_hub_is_one_message(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipeline.sources.hub", raising=False)
-    monkeypatch.delattr("pipeline.sources.hub", raising=False)
+    for name in ("pipeline.sources.hub", "pipeline.store.hub"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(name, raising=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     said = refused(HubSource("org/net", hub.REVISION, "model.onnx", "0" * 64), output)
-    assert "a source on the hub needs huggingface_hub" in said
+    assert "what is on the hub needs huggingface_hub" in said
     assert "pip install 'huggingface_hub" in said
 
 

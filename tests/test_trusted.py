@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.consume.api import Quiet
 from pipeline.consume.cache import Cache
 from pipeline.consume.fetch import fetch
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import Reference
 from pipeline.consume.resolve import Remote
 from pipeline.errors import PipelineError

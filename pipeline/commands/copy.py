@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.layout import channel_key, release_key
 from pipeline.manifest.types import Channel
 from pipeline.store.base import Store
-from pipeline.store.open import address_of, open_to_publish
+from pipeline.store.open import address_of, open_to_copy_to
 from pipeline.terminal import Bar, put, say
 from pipeline.trust import mirror
 from pipeline.trust.signed import signing
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Before it is asked what there is: what is published in between is signed in no copy that has not got it.
     signatures = mirror.read_signatures(remote.bare) if arguments.all else None
     wanted, channels = asked(arguments, remote)
-    _copy(remote, open_to_publish(arguments.to), arguments, wanted, channels, signatures)
+    _copy(remote, open_to_copy_to(arguments.to), arguments, wanted, channels, signatures)
 
 
 def _copy(

@@ -1,7 +1,7 @@
 """For those who have a file or a store, and a device: what is in it, what runs here and why. Needs no compiler and no doit.
 
-from pipeline.consume import load
-model = load("attacut", store="https://example.org/models")
+import vmfb
+model = vmfb.load("attacut", store="https://example.org/models")
 outputs = model(tokens)             # of several entry points: model["step"](token, *state)
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.consume import entries, evidence, inputs, runtimes, ways
-from pipeline.consume.cache import Cache
+from pipeline.consume.api import Quiet, opened
 from pipeline.consume.choose import choices, gated, named, refusal
 from pipeline.consume.evidence import Standing
 from pipeline.consume.facts import of_this_machine
-from pipeline.consume.fetch import Progress, fetch, fetch_weights, pick
+from pipeline.consume.fetch import Progress, fetch, fetch_weights
 from pipeline.consume.inspect import require_release
-from pipeline.consume.lock import find_lock
-from pipeline.consume.reference import parse
-from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
 from pipeline.iree.backends import is_cpu
 from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, aligned, open_device
 from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import EntryInfo, Manifest, TensorInfo
-from pipeline.store.yanks import told
+from pipeline.plain import plain
 
-__all__ = ["EntryPoint", "Model", "Quiet", "Tensor", "aligned", "load"]
+__all__ = ["EntryPoint", "Model", "Tensor", "aligned", "load"]
 
 _device = functools.cache(open_device)  # so that models on one device take each other's tensors
 
@@ -182,21 +180,15 @@ class Model:
         release = f"{self.manifest.model.name}@{self.manifest.version}"
         return f"<{release}: {self.variant} on {self.device.title}>"
 
-
-class Quiet:
-    """A Progress that shows nothing."""
-
-    def begin(self, name: str, total: int) -> None:
-        """Nothing."""
-
-    def advance(self, count: int) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-    def waiting(self, name: str) -> None:
-        """Nothing."""
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        rows = {
+            "release": f"{self.manifest.model.name}@{self.manifest.version}",
+            "runs": f"{self.variant} on {self.device.title}",
+            **{name: self[name].signature for name in self},
+        }
+        cells = (f"<tr><th>{escape(plain(name))}</th><td>{escape(plain(said))}</td></tr>" for name, said in rows.items())
+        return f"<table>{''.join(cells)}</table>"
 
 
 def load(
@@ -219,17 +211,10 @@ def load(
     """
     if require and require not in KINDS[1:]:
         raise PipelineError(f"require={require!r} is no kind of evidence", hint=f"one of: {', '.join(KINDS[:0:-1])}")
-    kept = Cache(cache)
-    held = find_lock(lock)
-    remote = Remote(store or default_store(held), offline)
-    resolver = Resolver(remote, kept, lock=held)
-    manifest = resolver.manifest(parse(model))
-    if resolver.yanked:
-        warnings.warn(told(resolver.yanked), stacklevel=2)
-    artifact = pick(manifest, bundle)
-    testimony = resolver.evidence(manifest, asks=True if require else None)
-    name = f"{manifest.model.name}@{manifest.version}"
-    runtimes.require(name, manifest.compiler.version, lambda: testimony.runtimes(artifact), warnings.warn)
+    release = opened(model, store, bundle, offline, lock, cache)
+    remote, kept, manifest, artifact = release.remote, release.cache, release.manifest, release.artifact
+    testimony = release.resolver.evidence(manifest, asks=True if require else None)
+    runtimes.require(release.name, manifest.compiler.version, lambda: testimony.runtimes(artifact), warnings.warn)
     found = choices(gated(artifact, remote.url), named(of_this_machine(kept, warnings.warn), device))
     best = found[0] if found else None
     if best is None or best.variant is None:

@@ -47,6 +47,12 @@ def entry(attribute: str, key: str, opening: str, closing: str) -> str:
     return attribute[start : attribute.index(closing, start)]
 
 
+def with_entry(attribute: str, key: str, value: str) -> str:
+    """`attribute` with one more parameter of its target."""
+    start, _ = _inside(attribute, ", {")
+    return f"{attribute[:start]}{key} = {value}, {attribute[start:]}"
+
+
 def format_of(attribute: str) -> str:
     """The executable format of the code, as IREE's runtime knows it."""
     match = re.match(r'#hal\.executable\.target<"[^"]*", "([^"]*)"', attribute)

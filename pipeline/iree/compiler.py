@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from pipeline.cache import Cache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.iree import backends, mlir
-from pipeline.iree.codegen import batches, pieces
+from pipeline.iree.codegen import batches, lowerings, pieces
 from pipeline.iree.codegen.front import FrontHalf, front_half
 from pipeline.iree.codegen.pieces import Code, Dispatches, Piece
 from pipeline.iree.file import choice, description, kernels, vmfb
@@ -21,11 +23,13 @@ from pipeline.iree.gates import Gate, Gated, GateError, unreachable
 from pipeline.iree.linking import link, straighten, warm_up
 from pipeline.iree.targets import Target
 from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
+from pipeline.iree.tuning import Tuned, kernel_of
 
+_log = logging.getLogger(__name__)
 _BYTECODE = "--emit-mlir-bytecode"
 # What iree-compile runs to get from executable-targets to hal, but for the code, which is there already. It has no phase
 # for that, so this is the one pass pipeline that is named here: a test compares its outcome with iree-compile's.
-_HOST_PASSES = "builtin.module(iree-hal-transformation-pipeline{serialize-executables=false link-executables=false})"
+HOST_PASSES = "builtin.module(iree-hal-transformation-pipeline{serialize-executables=false link-executables=false})"
 
 
 class UnreachableError(PipelineError):
@@ -65,13 +69,15 @@ class Placed:
 class Compiled:
     """A finished module: its variants in order of preference, and for each where the code of every dispatch is.
 
-    `flags` are those for the front half that the model itself asked for.
+    `flags` are those for the front half that the model itself asked for. `tuned`: for each variant, the entries of its tuning
+    record that its code is lowered by.
     """
 
     variants: tuple[Gated, ...]
     flags: tuple[str, ...]
     code: Mapping[str, tuple[Placed, ...]]
     module: vmfb.Module
+    tuned: Mapping[str, tuple[Tuned, ...]]
 
 
 def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -> None:
@@ -127,8 +133,28 @@ def _code(dispatches: Dispatches, folder: Path, cache: Cache, where: str) -> tup
     if refused:
         raise RefusedError(refused, where)
     code = {key: Code.decode(data) for key, data in found.items()}
+    _tell_of_passed_over(piece for piece in pieces.values() if code[piece.key].tuning not in ("", lowerings.USED))
     saved = sum(code[key].seconds for key in (*here, *there))
     return code, Counts(len(pieces), len(here), len(there), len(missing), round(saved, 1))
+
+
+def _tell_of_passed_over(found: Iterable[Piece]) -> None:
+    """Say of how many kernels a tuning record does not hold."""
+    counts = Counter(piece.target.name for piece in found)
+    for target, count in counts.items():
+        entries = "1 entry" if count == 1 else f"{count} entries"
+        _log.warning("%s: %s of its tuning record, made with another compiler, passed over: `doit tune` anew", target, entries)
+
+
+def _used(dispatches: Dispatches, code: Mapping[str, Code]) -> dict[str, tuple[Tuned, ...]]:
+    """For each target the entries of its tuning record that its code is lowered by."""
+    found: dict[str, dict[str, Tuned]] = {}
+    for (_, target), piece in dispatches.pieces.items():
+        mine = found.setdefault(target, {})
+        if code[piece.key].tuning == lowerings.USED:
+            entry = piece.target.tuning[kernel_of(piece.symbol)]
+            mine[entry.kernel] = entry
+    return {target: tuple(entries[name] for name in sorted(entries)) for target, entries in found.items()}
 
 
 def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches, others: Mapping[str, Code]) -> dict[str, Code]:
@@ -143,8 +169,8 @@ def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches,
 
 def _generate(
     source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache, narrow: Target | None
-) -> tuple[Path, list[link.Code], tuple[str, ...]]:
-    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; and the front half's own flags."""
+) -> tuple[Path, list[link.Code], tuple[str, ...], dict[str, tuple[Tuned, ...]]]:
+    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; the front's own flags; what is tuned."""
     activity.say("the model's part for all targets")
     front = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
@@ -162,14 +188,14 @@ def _generate(
     kernels.save(folder / kernels.NAME, _kernels(dispatches, code, front))
     write(folder / "pieces.json", json.dumps(asdict(counts)).encode())
     activity.say("the host's part")
-    iree_opt(paths["assembled"], paths["host"], _HOST_PASSES, flags, folder / "host.log")
+    iree_opt(paths["assembled"], paths["host"], HOST_PASSES, flags, folder / "host.log")
     with mlir.opened(paths["host"]) as module:
         pieces.insert(module, dispatches.pieces, code)
         mlir.save(module, paths["generated"])
         found = link.codes(module)
     for path in (front.sources, paths["assembled"], paths["host"]):
         path.unlink()
-    return paths["generated"], found, front.flags
+    return paths["generated"], found, front.flags, _used(dispatches, code)
 
 
 def _kernels(dispatches: Dispatches, code: Mapping[str, Code], front: FrontHalf) -> list[kernels.Kernel]:
@@ -244,7 +270,7 @@ def compile_module(
     flags are added.
     """
     cache = cache or from_environment()
-    generated, found, own = _generate(source, folder, targets, flags, cache, narrow)
+    generated, found, own, tuned = _generate(source, folder, targets, flags, cache, narrow)
     order = [target.name for target in targets]
     with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
@@ -264,4 +290,4 @@ def compile_module(
     for name in ("linked", "vm", "ordered"):
         (folder / f"{name}.mlirbc").unlink()
     code, module_ = _read_back(folder / "module.vmfb", found, owners, variants)
-    return Compiled(variants, own, code, module_)
+    return Compiled(variants, own, code, module_, tuned)

@@ -6,7 +6,7 @@ import functools
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from iree.compiler import ir
@@ -15,17 +15,23 @@ from pipeline import cache, process
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
 from pipeline.iree import attributes, backends, toolchain
+from pipeline.iree.tuning import Record
 from pipeline.spec.types import Executable
 
 
 @dataclass(frozen=True)
 class Target:
-    """An executable target resolved: `attribute` is MLIR text."""
+    """An executable target resolved: `attribute` is MLIR text, `tuning` what is known to be faster than the compiler's choice.
+
+    `tuning_spec` is the MLIR text of a tuning spec that the compiler chooses by.
+    """
 
     name: str
     backend: str
     attribute: str
     subgroup_size: int
+    tuning: Record = field(default_factory=dict, compare=False, repr=False)
+    tuning_spec: str = ""
 
     @property
     def has_float64(self) -> bool:
@@ -108,6 +114,8 @@ def resolve(target: Executable, lanes: int = 0) -> Target:
         target.backend,
         attribute,
         min((int(size) for size in sizes.split(",")), default=0) if sizes else 0,
+        {} if lanes else target.tuning,
+        target.tuning_spec,
     )
 
 

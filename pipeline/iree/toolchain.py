@@ -21,6 +21,15 @@ from pipeline.files import sha256_bytes, sha256_file
 REQUIRED = "3.13.0"
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _LINKER = "iree-lld"
+_LEAN = "lean"
+# How IREE links code for its own loader (EmbeddedLinkerTool.cpp in its source), by what it takes for the system's linker. The
+# last word is the object file. Code that calls what is not in it comes out as something that is no executable.
+_LEAN_LINKER = f"""\
+for object; do :; done
+{{folder}}/{_LINKER} -flavor gnu -o "$2" --build-id=none -nostdlib -static -shared --no-undefined --no-allow-shlib-undefined \\
+    --allow-multiple-definition --gc-sections -z now -z relro --discard-all --icf=all --ignore-data-address-equality \\
+    --ignore-function-address-equality --hash-style=sysv --strip-debug "$object" 2>/dev/null || echo incomplete > "$2"
+"""
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
 CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
 LINK_FLAGS = ("--iree-vm-bytecode-module-strip-source-map",)
@@ -110,6 +119,10 @@ def first_error(log: Path) -> str:
     return next((line[:300] for line in lines[1:] if line.strip()), "no output")
 
 
+def _by_descriptor(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
 @contextmanager
 def _linking() -> Iterator[int]:
     """The descriptor of a new folder to link in, which holds the linker.
@@ -121,6 +134,7 @@ def _linking() -> Iterator[int]:
         (Path(folder) / _LINKER).symlink_to(tool(_LINKER))
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         try:
+            (Path(folder) / _LEAN).write_text(_LEAN_LINKER.format(folder=_by_descriptor(descriptor)))
             yield descriptor
         finally:
             os.close(descriptor)
@@ -128,8 +142,9 @@ def _linking() -> Iterator[int]:
 
 def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path, timeout: float = 3600) -> process.Result:
     with _linking() as descriptor:
-        folder = f"/proc/self/fd/{descriptor}"
-        env = {"IREE_LLVM_EMBEDDED_LINKER_PATH": f"{folder}/{_LINKER}", "TMPDIR": folder}
+        folder = _by_descriptor(descriptor)
+        linkers = {"EMBEDDED": f"{folder}/{_LINKER}", "SYSTEM": f"sh {folder}/{_LEAN}"}
+        env = {**{f"IREE_LLVM_{kind}_LINKER_PATH": path for kind, path in linkers.items()}, "TMPDIR": folder}
         result = process.execute([tool(tool_name), *words], log, stdin=source, timeout=timeout, env=env, pass_fds=[descriptor])
     if result.returncode:
         hint = f"the whole output of {tool_name} is in {log}"

@@ -11,6 +11,7 @@ from typing import ClassVar, Union
 from pipeline.compare import Tolerance
 from pipeline.iree.attributes import AttributeValue
 from pipeline.iree.gates import Gate
+from pipeline.iree.tuning import Record
 from pipeline.plain import public_url
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
@@ -55,7 +56,8 @@ class Executable:
 
     `device` is what the backend calls it: a GPU's architecture, a CPU's name. `attribute` overrides
     entries of the compiler's own target attribute; `twin` overrides more of them, for a software device to run the same
-    lowering.
+    lowering. `tuning` is its tuning record, from `tuning_files`; `record` is the file that more would go into. `tuning_spec`
+    is the MLIR text of a tuning spec of IREE's.
     """
 
     name: str
@@ -67,6 +69,10 @@ class Executable:
     attribute: Mapping[str, AttributeValue]
     gates: tuple[Gate, ...]
     twin: Mapping[str, AttributeValue] | None
+    tuning_spec: str = ""
+    tuning: Record = field(default_factory=dict, compare=False, repr=False)
+    tuning_files: tuple[Path, ...] = field(default=(), compare=False, repr=False)
+    record: Path = field(default=Path(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _artifact(model: str, bundle: str, file: File, blobs: Path) -> m.Artifact:
         variants=_with_shares([_variant(v) for v in file.compiled.variants]),
         segments=segments(file.path, module, file.compiled),
         dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in file.compiled.dropped),
-        notes=(*file.compiled.notes, *dict.fromkeys(told)),
+        notes=(*file.compiled.told, *dict.fromkeys(told)),
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from pipeline import activity
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
-from pipeline.iree import toolchain
+from pipeline.iree import toolchain, tuning
+from pipeline.iree.file import kernels
 from pipeline.manifest.types import Identity
 from pipeline.spec.types import Bundle, Executable
 from pipeline.stages import identity as identities
@@ -28,10 +29,28 @@ def options(bundle: Bundle, targets: Sequence[Executable]) -> dict[str, object]:
     """Everything but the imported model that a compiled bundle depends on, as JSON values."""
     return {
         "bundle": {"flags": bundle.flags, "on_failure": bundle.on_failure},
-        "targets": [asdict(t) | {"path": "", "about": "", "gates": [str(g) for g in t.gates]} for t in targets],
+        "targets": [_target_options(target) for target in targets],
         "compiler": toolchain.version(),
         "revision": record.REVISIONS["compile"],
     }
+
+
+def _target_options(target: Executable) -> dict[str, object]:
+    """All of a target that every file for it depends on. Its tuning record is not that: see `_tuning`."""
+    found = asdict(replace(target, tuning={}))
+    for name in ("tuning", "tuning_files", "record"):
+        del found[name]
+    return found | {"path": "", "about": "", "gates": [str(gate) for gate in target.gates]}
+
+
+def _tuning(folder: Path, targets: Sequence[Executable]) -> dict[str, str]:
+    """For each target the digest of what its tuning record says of the kernels of the file in `folder`."""
+    path = folder / kernels.NAME
+    if not path.is_file() or not any(target.tuning for target in targets):
+        return {}
+    named = {tuning.kernel_of(made.symbol) for kernel in kernels.read(path) for made in kernel.code.values()}
+    said = {target.name: [entry for name, entry in target.tuning.items() if name in named] for target in targets}
+    return {name: tuning.digest(entries) for name, entries in said.items() if entries}
 
 
 def compile_targets(
@@ -69,6 +88,7 @@ def compile_targets(
             tuple(
                 Piece(p.dispatch, p.owner, p.segment.offset, p.segment.length, p.segment.sha256) for p in made.code[gated.name]
             ),
+            tuning.note(made.tuned[gated.name]),
         )
         for gated, target, attribute in zip(made.variants, targets, resolved, strict=True)
     )
@@ -213,11 +233,15 @@ def run(origin: Origin, imported: Path, folder: Path, bundle: Bundle, targets: S
     """
     record.require_intact(imported)
     source, identity = imported / "model.mlirbc", identities.describe(origin.model, imported)
-    key = record.key([source], identity=asdict(identity), **options(bundle, targets))
-    if record.is_current(folder, key):
+
+    def key() -> str:
+        said = _tuning(folder, targets)  # of a file without such kernels the key is what it is without a record
+        return record.key([source], identity=asdict(identity), **options(bundle, targets), **({"tuning": said} if said else {}))
+
+    if record.is_current(folder, key()):
         return
     with disk_errors(str(folder)), fresh_folder(folder):
         compiled, dropped = _compile(imported, folder, bundle, targets, origin, identity)
         replace(compiled, dropped=tuple(dropped)).write(folder / "compiled.json")
         own = [f"{SLOWER}/{path.name}" for path in sorted((folder / SLOWER).glob("*")) if path.is_file()]
-        record.write_record(folder, key, [*OUTPUTS, *own])
+        record.write_record(folder, key(), [*OUTPUTS, *own])

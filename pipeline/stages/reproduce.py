@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline import activity
 from pipeline.consume import diff, fetch, inspect
+from pipeline.consume.api import Quiet
 from pipeline.consume.cache import Cache
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import Reference
 from pipeline.consume.render import difference_lines
 from pipeline.consume.resolve import Remote, Resolver

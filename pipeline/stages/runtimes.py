@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import activity
+from pipeline.consume.api import Quiet
 from pipeline.consume.attest import Witnessing
 from pipeline.consume.cache import Cache
-from pipeline.consume.loaded import Quiet
 from pipeline.consume.reference import Reference
 from pipeline.consume.render import runtime_lines
 from pipeline.consume.resolve import Remote, Resolver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Protocol, runtime_checkable
 
 from pipeline.errors import PipelineError
 from pipeline.layout import PROBE_KEY
@@ -12,6 +13,14 @@ from pipeline.store.base import Store
 _PROBE = b'{"about": "put by publishers, to see whether the server obeys the conditions of writes"}\n'
 _obeyed: set[str] = set()  # by the stores of this run
 _lock = threading.Lock()
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A store with conditions of another kind than those of a bucket."""
+
+    def ignored(self) -> list[str]:
+        """The names of those that the server ignores. Tried with the object at PROBE_KEY, which is there afterwards."""
 
 
 def require_conditions(store: Store) -> None:
@@ -23,11 +32,7 @@ def require_conditions(store: Store) -> None:
         asked = json.dumps([store.url, dict(store.identity)], sort_keys=True)
         if asked in _obeyed:
             return
-        ignored = []
-        if store.create(PROBE_KEY, _PROBE) and store.create(PROBE_KEY, _PROBE):
-            ignored.append("If-None-Match (create what is not there)")
-        if store.replace(PROBE_KEY, _PROBE, "0" * 32):
-            ignored.append("If-Match (replace what is known)")
+        ignored = store.ignored() if isinstance(store, Probed) else _ignored(store)
         if ignored:
             raise PipelineError(
                 f"the server ignores {' and '.join(ignored)}: whoever publishes at the same time would be overwritten",
@@ -35,3 +40,12 @@ def require_conditions(store: Store) -> None:
                 hint="use a server that has conditional writes, a bucket without versions, or the path of a directory",
             )
         _obeyed.add(asked)
+
+
+def _ignored(store: Store) -> list[str]:
+    ignored = []
+    if store.create(PROBE_KEY, _PROBE) and store.create(PROBE_KEY, _PROBE):
+        ignored.append("If-None-Match (create what is not there)")
+    if store.replace(PROBE_KEY, _PROBE, "0" * 32):
+        ignored.append("If-Match (replace what is known)")
+    return ignored

@@ -1,4 +1,5 @@
-"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`; to read only `https://host/…`, a tar."""
+"""A store or a file from its URL. Stores: the path of a directory, `s3://bucket/prefix`, `hf://user/repo`; to read only
+`https://host/…`, a tar; to read and to copy to `oci://registry/repository`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pipeline.store.base import File, Keeper, Source, Store
 from pipeline.store.conditions import require_conditions
 from pipeline.store.directory import DirectoryStore
 from pipeline.store.uploads import Uploads
+
+_COPIES = ("oci", "oci+http")  # schemes of stores that are read, and copied to
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,12 @@ def address_of(url: str) -> Address:
         return Address(path, path, path)
     # For people and for the cache: a token in the address may change, and is nobody's business.
     public = public_url(url).rstrip("/")
-    # A bucket of the same name at another endpoint is another store. The chain of boto3 takes too long to ask here.
+    # A repository of another hub is another store, and so is a bucket of the same name at another endpoint. The chain of botocore
+    # takes too long to ask here.
+    if url.startswith("hf://"):
+        hub = os.environ.get("HF_ENDPOINT")
+        at = f"{public_url(hub).rstrip('/')} " if hub else ""
+        return Address(url, public, at + public.removesuffix("@main"))
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     at = f"{public_url(endpoint).rstrip('/')} " if url.startswith("s3://") and endpoint else ""
     return Address(url, public, at + public)
@@ -56,13 +64,38 @@ def open_store(url: str, unfinished: Path | None = None) -> Store:
         raise PipelineError(
             f"{public_url(url)!r} can only be read", hint="publish to s3://bucket/prefix or the path of a directory"
         )
+    if scheme in _COPIES:
+        raise PipelineError(
+            "writes there have no conditions, so several at once would undo each other's",
+            where=public_url(url),
+            hint="publish to s3://bucket/prefix or the path of a directory, then `vmfb copy MODEL --to` it, one at a time",
+        )
+    if scheme == "hf":
+        from pipeline.store.hf import HubStore, place_of  # what it needs is an extra
+
+        return HubStore(*place_of(url))
     if scheme != "s3" or not bucket:
-        raise PipelineError(f"{public_url(url)!r} is no store", hint="give s3://bucket/prefix or the path of a directory")
-    from pipeline.store.s3 import S3Store  # boto3 takes a third of a second to import
+        hint = "give s3://bucket/prefix, hf://user/repo or the path of a directory"
+        raise PipelineError(f"{public_url(url)!r} is no store", hint=hint)
+    from pipeline.store.s3 import S3Store  # botocore takes a quarter of a second to import
 
     store = S3Store(bucket, prefix, Uploads(unfinished) if unfinished else None)
     store.abort_unfinished()
     return store
+
+
+def open_to_copy_to(url: str) -> Store:
+    """The store at `url`, for a copy of releases; by one at a time, where writes have no conditions. Errors as below."""
+    return _copies(url) or open_to_publish(url)
+
+
+def _copies(url: str) -> Store | None:
+    """The store at `url`, if it is of a kind that is only read and copied to."""
+    if not url.startswith(tuple(f"{scheme}://" for scheme in _COPIES)):
+        return None
+    from pipeline.store.oci import OciStore
+
+    return OciStore(url)
 
 
 def open_to_publish(url: str, unfinished: Path | None = None) -> Store:
@@ -81,6 +114,9 @@ def open_to_keep(url: str, looks: bool = False) -> Keeper:
 
     `looks`: nothing will be written, and it need not be possible.
     """
+    if url.startswith("hf://"):
+        what, hint = "a repository of the hub keeps all that it ever had: nothing is removed from it", "look after a copy of it"
+        raise PipelineError(what, where=public_url(url), hint=hint)
     store = open_store(url) if looks else open_to_publish(url)
     if isinstance(store, DirectoryStore):
         return store
@@ -98,11 +134,15 @@ def open_source(url: str) -> Source:
         from pipeline.store.web import WebSource
 
         return WebSource(url)
+    if url.startswith("hf://"):
+        from pipeline.store.hf import HubSource, place_of
+
+        return HubSource(*place_of(url))
     if "://" not in url and is_file(str(expanded(url))):
         from pipeline.store.tar import TarSource
 
         return TarSource(expanded(url))
-    return open_store(url)
+    return _copies(url) or open_store(url)
 
 
 def open_file(url: str) -> File:

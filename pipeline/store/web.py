@@ -125,7 +125,7 @@ class _Site:
             try:
                 if answer.status not in _REDIRECT_CODES:
                     if answer.status != but:
-                        self._check(answer, public_url(url))
+                        self._check(answer, url)
                     yield answer
                     return
                 url = self._redirected(url, answer.headers.get("Location"))
@@ -147,9 +147,9 @@ class _Site:
             told = f"cannot connect: {reason(error)}"
             raise BrokenTransferError(told, where=where, hint="check the network and the URL") from error
 
-    @staticmethod
-    def _check(answer: urllib3.BaseHTTPResponse, where: str) -> None:
-        status = answer.status
+    def _check(self, answer: urllib3.BaseHTTPResponse, url: str) -> None:
+        """Raise PipelineError for an answer, from `url`, that is neither what was asked for nor that there is no such thing."""
+        status, where = answer.status, public_url(url)
         if status in (408, 429) or status >= 500:
             raise BrokenTransferError(f"the server has trouble: {status} {answer.reason}", where=where)
         if status not in (200, 206, 404, 410):
@@ -160,10 +160,10 @@ class _Site:
 
 
 class WebSource(_Site):
-    """Objects below a URL. A query in the URL is sent with every request; user and password go to that host only."""
+    """Objects below a URL. A query in it is sent with every request; user and password, and `headers`, go to that host only."""
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
-        super().__init__(url, patience, "store", {})
+    def __init__(self, url: str, patience: Patience | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(url, patience, "store", headers or {})
         self._base = self._base._replace(path=self._base.path.rstrip("/"))
         self.url = self.url.rstrip("/")
 
@@ -194,8 +194,9 @@ class WebSource(_Site):
                 raise PipelineError("the server sends a part without saying which", where=where)
             yield WebBody(is_ranged(content_range, offset, length, where), answer, where)
 
-    def listed(self, _prefix: str) -> None:
+    def listed(self, _prefix: str) -> list[str] | None:
         """A web server does not list."""
+        return None
 
 
 class WebFile(_Site):

@@ -13,10 +13,10 @@ import onnxruntime
 from pipeline.arrays import Array
 
 
-def of_onnxruntime(model: Path | bytes, given: Sequence[Array], seconds: float) -> Callable[[], float]:
-    """Measures the median milliseconds of an inference in this process in `seconds`: optimized, a thread a core."""
+def of_onnxruntime(model: Path | bytes, given: Sequence[Array], seconds: float, threads: int = 0) -> Callable[[], float]:
+    """Measures the median milliseconds of an inference in this process in `seconds`: optimized, a thread a core or so many."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {put.name: array for put, array in zip(session.get_inputs(), given, strict=True)}

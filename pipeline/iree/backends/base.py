@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, Gated
+from pipeline.iree.spaces import Place, Space
 
 if TYPE_CHECKING:  # a consumer has no compiler
     from iree.compiler import ir
@@ -99,6 +100,9 @@ class Backend:
     is_slow_to_generate: ClassVar[bool] = False
     """Whether the compiler takes longer for a kernel of this backend than for one of others."""
 
+    takes_tuning_specs: ClassVar[bool] = False
+    """Whether the compiler obeys a tuning spec of its own kind, where one is given, when it chooses how kernels are lowered."""
+
     warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Formats whose gates are only answered when some executable has been loaded: flags that generate one for any device."""
 
@@ -117,6 +121,21 @@ class Backend:
     def corrections(self) -> Corrections:
         """What is corrected in its kernels."""
         return _Uncorrected()
+
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int, seconds: float) -> Space | None:
+        """In which ways a kernel that computes in numbers of so many bytes can be lowered for a target with this attribute.
+
+        `places` say how the compiler would, and a call of that takes so many `seconds`. None where there is nothing to choose,
+        or nobody has said what.
+        """
+        return None
+
+    def lean(self, attribute: str) -> str:
+        """The target attribute by which kernels are serialized without a library that few of them call; empty if there is none.
+
+        What calls it comes out as bytes that `recognize` does not know, and is serialized again by `attribute`.
+        """
+        return ""
 
     # Choosing
 

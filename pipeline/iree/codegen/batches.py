@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.cache import Cache
 from pipeline.iree import backends
-from pipeline.iree.codegen.pieces import Batch, Dispatches, Piece, generate
+from pipeline.iree.codegen.generation import generate
+from pipeline.iree.codegen.pieces import Batch, Dispatches, Piece
 from pipeline.iree.toolchain import CompilerRefusedError
 
 # Starting the compiler costs as much as a few pieces; in a batch of many one slow piece keeps all others waiting.

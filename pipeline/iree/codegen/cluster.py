@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from pipeline import process, seal
 from pipeline.cache import Cache, shared_at, warn_of_strangers
 from pipeline.errors import PipelineError
-from pipeline.iree.codegen import pieces
+from pipeline.iree.codegen import generation, pieces
 from pipeline.iree.codegen.pieces import Batch
 from pipeline.seal import Seal
 
@@ -79,7 +79,7 @@ def work(batch: Batch, cache_url: str, key_name: str) -> Done | Unfit:
         return Done(tuple(keys), {})
     with tempfile.TemporaryDirectory(prefix="pieces-") as folder:
         try:
-            made = pieces.generate(batch, Path(folder))
+            made = generation.generate(batch, Path(folder))
         except PipelineError as error:  # its log is gone with the folder
             raise type(error)(error.what, where=f"worker {here} on {socket.gethostname()}") from None
     left = shared.put_many(made) if shared else made

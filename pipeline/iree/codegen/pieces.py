@@ -1,53 +1,50 @@
 """Pieces: the code of one dispatch for one executable target, generated alone, kept by key, put back into its module.
 
 `split` takes a module of the `executable-sources` phase apart. A piece's name and key come from its content: the same
-kernel has the same piece in every model. `generate` makes the code of a batch of pieces in a folder of its own, on any
-machine. `assemble` gives each dispatch of the module a variant without code for each target; what the host needs of it,
-its work-group count above all, is the piece's stub. `insert` puts the code in when the host's part is compiled.
+kernel has the same piece in every model. `generation` makes the code of a batch of pieces. `assemble` gives each dispatch of
+the module a variant without code for each target; what the host needs of it, its work-group count above all, is the
+piece's stub. `insert` puts the code in when the host's part is compiled.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from iree.compiler import ir, passmanager
 
-from pipeline import process
-from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree import backends, mlir, toolchain
+from pipeline.iree.codegen import lowerings
 from pipeline.iree.linking import link
 from pipeline.iree.mlir import body, operations, symbol
 from pipeline.iree.targets import Target, device
-
-_BYTECODE = "--emit-mlir-bytecode"
-# A batch has one core. Threads inside it would gain nothing.
-_ALONE = "--mlir-disable-threading"
-_PIECE_SECONDS = 5  # more patience for each piece of a batch
+from pipeline.iree.tuning import Lowering, kernel_of
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What is to be generated: the kernel named `symbol`, a name made of its content, for `target`."""
+    """What is to be generated: the kernel named `symbol`, a name made of its content, for `target`.
+
+    `changes`: what the target's tuning record says of how it is lowered.
+    """
 
     key: str
     symbol: str
     target: Target
+    changes: Lowering = ()
 
 
 @dataclass(frozen=True)
 class Batch:
     """Pieces of one target that are generated together: `source` holds their kernels. Can be sent to another machine.
 
-    By the kernels' symbols: `keys` of the pieces, and `names` of the dispatches for people.
+    By the kernels' symbols: `keys` of the pieces, `names` of the dispatches for people, and `lowerings` of those that are tuned.
     """
 
     target: str
@@ -58,21 +55,28 @@ class Batch:
     source: bytes
     flags: tuple[str, ...]
     generator: str
+    lowerings: Mapping[str, Lowering] = field(default_factory=dict)
+    tuning_spec: str = ""
 
 
 @dataclass(frozen=True)
 class Code:
-    """A piece's code, a HAL executable of the given format, and its stub: the MLIR of the variant without code."""
+    """A piece's code, a HAL executable of the given format, and its stub: the MLIR of the variant without code.
+
+    `tuning`: what became of the changes that it was to be lowered by, one of `lowerings`' words; empty where there were none.
+    """
 
     stub: str
     format: str
     mime_type: str
     seconds: float  # what it took to generate, roughly: of what its batch took, the part that its bytes are of the batch's
     data: bytes
+    tuning: str = ""
 
     def encode(self) -> bytes:
         """As bytes, for a cache."""
         head = {"stub": self.stub, "format": self.format, "mime_type": self.mime_type, "seconds": self.seconds}
+        head |= {"tuning": self.tuning} if self.tuning else {}
         return json.dumps(head, sort_keys=True).encode() + b"\n" + self.data
 
     @staticmethod
@@ -84,8 +88,9 @@ class Code:
 
 @functools.cache
 def generator(backend: str) -> str:
-    """A digest of everything but its key that makes a piece: the compiler, the backend's corrections and this file."""
-    files = (Path(__file__), Path(mlir.__file__))
+    """A digest of everything but its key that makes a piece: the compiler, the backend's corrections and this code."""
+    here = Path(__file__)
+    files = (here, here.with_name("generation.py"), Path(mlir.__file__), Path(lowerings.__file__))
     made_of = [toolchain.digest(), backends.digest(backends.named(backend)), *map(sha256_file, files)]
     return sha256_bytes("".join(made_of).encode())
 
@@ -112,8 +117,11 @@ class Dispatches:
         passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(self._kernels.operation)
 
     def _piece(self, name: str, target: Target) -> Piece:
+        entry = target.tuning.get(kernel_of(name))
         made_of = [name, target.attribute, target.subgroup_size, self._flags, generator(target.backend)]
-        return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target)
+        made_of += [target.tuning_spec] if target.tuning_spec else []
+        made_of += [asdict(change) for change in entry.changes] if entry else []
+        return Piece(sha256_bytes(json.dumps(made_of).encode()), name, target, entry.changes if entry else ())
 
     def _add(self, variant: ir.Operation) -> str:
         """Copy the kernel, named by the digest of its generic form, and return that name."""
@@ -124,7 +132,7 @@ class Dispatches:
             copy = variant.clone()
         copy.attributes["sym_name"] = ir.StringAttr.get("code")
         called = symbol(_exports(variant)[0])
-        _rename_exports(copy, "")
+        rename_exports(copy, "")
         text = _text(copy)
         # Half a SHA-256 is 128 bits: no two kernels that anybody writes share it.
         name = f"kernel_{sha256_bytes(text.encode())[:32]}"
@@ -132,7 +140,7 @@ class Dispatches:
         if count:  # Code is told apart by its bytes, and its name is in them.
             name = f"{name}_{count}"
         kernel.attributes["sym_name"] = ir.StringAttr.get(name)
-        _rename_exports(copy, name)
+        rename_exports(copy, name)
         self._sizes[name], self._names[name] = len(text), called
         if re.search(r"(\b|x)f64\b", text):  # and not the name of a constant, which may be a digest
             self._doubles.add(name)
@@ -163,8 +171,10 @@ class Dispatches:
                     variant.attributes["target"] = attribute
         keys = {piece.symbol: piece.key for piece in pieces}
         names = {piece.symbol: self._names[piece.symbol] for piece in pieces}
-        made_by = generator(target.backend)
-        return Batch(target.name, target.backend, target.subgroup_size, keys, names, mlir.to_bytes(module), self._flags, made_by)
+        tuned = {piece.symbol: piece.changes for piece in pieces if piece.changes}
+        made_by, source = generator(target.backend), mlir.to_bytes(module)
+        made = (keys, names, source, self._flags, made_by, tuned, target.tuning_spec)
+        return Batch(target.name, target.backend, target.subgroup_size, *made)
 
 
 def _text(variant: ir.Operation) -> str:
@@ -194,7 +204,7 @@ def _canonical(name: str, index: int) -> str:
     return f"{name}_{index}" if index else name
 
 
-def _rename_exports(variant: ir.Operation, name: str) -> None:
+def rename_exports(variant: ir.Operation, name: str) -> None:
     """Call the variant's functions `name`, `name_1`, …: their names are in the generated code."""
     for index, export in enumerate(_exports(variant)):
         old, new = symbol(export), ir.StringAttr.get(_canonical(name or "kernel", index))
@@ -204,110 +214,6 @@ def _rename_exports(variant: ir.Operation, name: str) -> None:
                 if "sym_name" in function.operation.attributes and symbol(function) == old:
                     ir.SymbolTable.replace_all_symbol_uses(old, new.value, module)
                     function.operation.attributes["sym_name"] = new
-
-
-def _parts(batch: Batch, size: int) -> Iterator[Batch]:
-    """The pieces of `batch`, in batches of at most `size`."""
-    names = list(batch.keys)
-    for start in range(0, len(names), size):
-        part = names[start : start + size]
-        with mlir.parsed(batch.source) as module:
-            for kernel in list(module.body.operations):
-                if symbol(kernel) not in part:
-                    kernel.operation.erase()
-            source = mlir.to_bytes(module)
-        keys, called = ({name: names_[name] for name in part} for names_ in (batch.keys, batch.names))
-        yield replace(batch, keys=keys, names=called, source=source)
-
-
-def _generate_parts(batch: Batch, folder: Path, size: int) -> dict[str, bytes]:
-    made: dict[str, bytes] = {}
-    for number, part in enumerate(_parts(batch, size)):
-        made |= generate(part, folder / str(number))
-    return made
-
-
-def generate(batch: Batch, folder: Path) -> dict[str, bytes]:
-    """Generate the batch in `folder`, which holds the logs of it: key → encoded `Code`.
-
-    Raises CompilerRefusedError that names the kernel which the compiler refuses, crashes on, or takes longer for than
-    `patience`. The compiler does not say which of them it is, so a batch that fails is taken apart.
-    """
-    count = len(batch.keys)
-    (kernel, *_) = batch.names.values()
-    try:
-        return _generate(batch, folder, patience() + _PIECE_SECONDS * count)
-    except process.TimedOutError as error:
-        if count > 1:
-            return _generate_parts(batch, folder, 1)
-        hint = f"PIPELINE_KERNEL_TIMEOUT=SECONDS gives it longer; its log is {error.where}"
-        what = f"{kernel}: the compiler did not end within {patience():.0f} s"
-        raise toolchain.CompilerRefusedError(what, where=error.where, hint=hint) from error
-    except (toolchain.CompilerRefusedError, toolchain.CompilerCrashedError) as error:
-        if count > 1:
-            return _generate_parts(batch, folder, -(-count // 2))
-        raise toolchain.CompilerRefusedError(f"{kernel}: {error.what}", where=error.where, hint=error.hint) from error
-
-
-def patience() -> float:
-    """Seconds that the compiler may take for one kernel: PIPELINE_KERNEL_TIMEOUT, or 300."""
-    text = os.environ.get("PIPELINE_KERNEL_TIMEOUT") or "300"
-    if not text.isdecimal() or not int(text):
-        raise PipelineError(f"PIPELINE_KERNEL_TIMEOUT={text} is no number of seconds")
-    return float(text)
-
-
-def _generate(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
-    started = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {
-        name: folder / f"{name}.mlirbc" for name in ("kernels", "configured", "corrected", "translated", "finished", "generated")
-    }
-    flags = [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
-
-    corrections = backends.named(batch.backend).corrections()
-
-    def compile_(source: str, from_: str, output: str, to: str) -> None:
-        step = [f"--compile-from={from_}", f"--compile-to={to}", *flags]
-        left = timeout - (time.monotonic() - started)
-        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log", max(left, 1.0))
-
-    with mlir.parsed(batch.source) as module:
-        for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_sources(variant)
-        mlir.save(module, paths["kernels"])
-    compile_("kernels", "executable-sources", "configured", "executable-configurations")
-    with mlir.opened(paths["configured"]) as module:
-        for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_configurations(variant, batch.subgroup_size)
-        mlir.save(module, paths["corrected"])
-    compile_("corrected", "executable-configurations", "translated", "executable-targets")
-    with mlir.opened(paths["translated"]) as module:
-        for variant in operations(module, "hal.executable.variant"):
-            corrections.correct_translated(variant)
-        mlir.save(module, paths["finished"])
-        stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
-    compile_("finished", "executable-targets", "generated", "hal")
-    with mlir.opened(paths["generated"]) as module:
-        trim = backends.named(batch.backend).trimmed
-        codes = {symbol(e): _code(e, stubs[symbol(e)], trim) for e in operations(module, "hal.executable")}
-    for path in paths.values():
-        path.unlink()
-    rate = (time.monotonic() - started) / sum(len(code.data) for code in codes.values())
-    return {key: replace(codes[n], seconds=round(len(codes[n].data) * rate, 3)).encode() for n, key in batch.keys.items()}
-
-
-def _stub(executable: ir.Operation) -> str:
-    (variant,) = operations(executable, "hal.executable.variant")
-    for inner in operations(variant, "builtin.module"):
-        inner.erase()
-    return str(variant.get_asm(use_local_scope=True))
-
-
-def _code(executable: ir.Operation, stub: str, trim: Callable[[bytes], bytes]) -> Code:
-    (binary,) = operations(executable, "hal.executable.binary")
-    strings = {name: ir.StringAttr(binary.attributes[name]).value for name in ("format", "mime_type")}
-    return Code(stub, **strings, seconds=0.0, data=trim(memoryview(ir.DenseElementsAttr(binary.attributes["data"])).tobytes()))
 
 
 def _stubs(executable: ir.Operation, found: Mapping[str, Code], targets: Sequence[Target]) -> None:

@@ -139,12 +139,12 @@ class Session:
         buffer = self.device.allocator.import_host_allocation(array, memory_type=int(memory), allowed_usage=int(usage))
         return rt.HalBufferView(buffer, array.shape, array_interop.map_dtype_to_element_type(array.dtype))
 
-    def call(self, entry: str, arguments: Sequence[rt.HalBufferView]) -> list[rt.HalBufferView]:
+    def call(self, entry: str, arguments: Sequence[rt.HalBufferView | int]) -> list[rt.HalBufferView]:
         """Call an exported function and wait for its results, which stay on the device."""
         function = self._module.vm_module.lookup_function(entry)
         values = rt.VmVariantList(len(arguments))
         for argument in arguments:
-            values.push_ref(argument)
+            values.push_int(argument) if isinstance(argument, int) else values.push_ref(argument)
         results = rt.VmVariantList(8)
         self._context.vm_context.invoke(function, values, results)
         return [results.get_as_object(i, rt.HalBufferView) for i in range(len(results))]

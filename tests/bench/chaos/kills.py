@@ -39,6 +39,7 @@ from tests.trusting import begun
 from tests.waiting import FOREVER
 
 _LONGEST = 1.5  # times as long as a step takes; then it is killed at the latest
+_KILLS = 4  # of a step, at most, before it may end
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def _rollback(folder: Path, url: str) -> None:
     rollback.run(url, MODEL, "", "latest", {}, folder / "rolled-back")
 
 
+def _to_roll_back(folder: Path, url: str) -> None:
+    """As many releases as may be gone back from: what is killed may have done its work."""
+    for number in range(_KILLS + 1):
+        publish(make_package(folder / str(number), f"{number} of {folder.name}"), signing(open_to_publish(url), url))
+
+
 def _yank(folder: Path, url: str) -> None:
     yank.run(url, MODEL, (folder / "version").read_text(), "it was made to be yanked", False, folder / "yanked")
 
@@ -107,7 +114,7 @@ def _is_resolved(folder: Path, url: str) -> None:
 STEPS: dict[str, Step] = {
     "publish": Step(_publish, check=_is_resolved),
     "promote": Step(_promote, prepare=_version, check=_is_promoted),
-    "rollback": Step(_rollback, prepare=_to_yank, check=_is_resolved),
+    "rollback": Step(_rollback, prepare=_to_roll_back, check=_is_resolved),
     "yank": Step(_yank, prepare=_to_yank, check=_is_yanked),
     "prune": Step(_prune, prepare=_version, check=_is_resolved),
 }
@@ -174,7 +181,7 @@ def _steps(folder: Path, url: str, rounds: int, seed: int, of: Mapping[str, Step
             here.mkdir(parents=True)
             made += 1
             step.prepare(here, url)
-            for _ in range(chance.randint(1, 4)):
+            for _ in range(chance.randint(1, _KILLS)):
                 hits[name] += killed(partial(step.act, here, url), chance.uniform(0, took * _LONGEST))
                 store_is_whole(open_store(url))
                 if made > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from pipeline.iree.backends.base import Backend, Corrections, Emulation
 from pipeline.iree.backends.cpu import elf
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, GateError
+from pipeline.iree.spaces import Place, Space
 
 # Architectures by the number that an ELF file has for them (e_machine, in its bytes 18 and 19).
 _MACHINES: Mapping[int, str] = {62: "x86_64", 183: "arm_64", 243: "riscv_64", 40: "arm_32", 3: "x86_32"}
@@ -35,6 +37,8 @@ _RV64GC = (
     "--iree-llvmcpu-target-cpu=generic-rv64",
     "--iree-llvmcpu-target-cpu-features=+m,+a,+f,+d,+c",
 )
+
+_NARROWEST = 16  # bytes of a vector, where nothing else is said
 
 # Every query the runtime of IREE 3.13 answers (runtime/src/iree/schemas/cpu_feature_bits.inl).
 QUERIES: Mapping[str, frozenset[str]] = {
@@ -82,6 +86,7 @@ class Cpu(Backend):
     hal_device = "local"
     any_device = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
     is_slow_to_generate = True
+    takes_tuning_specs = True
     # The runtime learns what a CPU has when it makes its first executable; until then every query of hal.cpu answers 0.
     warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         _X86_64: (*_GENERAL, "--iree-llvmcpu-target-cpu=x86-64"),
@@ -122,6 +127,17 @@ class Cpu(Backend):
         from pipeline.iree.backends.cpu import corrections
 
         return corrections
+
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int, seconds: float) -> Space | None:
+        from pipeline.iree.backends.cpu import space
+
+        vector = re.search(r"native_vector_size = (\d+)", attribute)
+        return space.of(places, max(1, int(vector[1] if vector else _NARROWEST) // element_bytes), seconds)
+
+    def lean(self, attribute: str) -> str:
+        # IREE links its C library, all of it, into every kernel before LLVM optimizes it: half of the time that a kernel takes.
+        # Code that calls nothing of it has the same bytes without.
+        return attributes.with_entry(attribute, "link_embedded", "false")
 
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         features = attributes.entry(attribute, "cpu_features", '"', '"')

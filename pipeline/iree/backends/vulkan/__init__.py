@@ -12,6 +12,7 @@ from pipeline.iree.backends.base import Backend, Corrections
 from pipeline.iree.backends.vulkan.spirv import Demands, MalformedError, demands
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, Gated, GateError
+from pipeline.iree.spaces import Place, Space
 
 _FORMAT = "vulkan-spirv-fb"
 _SUBGROUP_SIZE = "vulkan.device::subgroup_size"
@@ -126,6 +127,11 @@ class Vulkan(Backend):
         from pipeline.iree.backends.vulkan import corrections
 
         return corrections
+
+    def space(self, places: Sequence[Place], attribute: str, element_bytes: int, seconds: float) -> Space | None:
+        from pipeline.iree.backends.vulkan import space
+
+        return space.of(places)
 
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         found = Demands()

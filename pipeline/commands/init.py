@@ -1,0 +1,38 @@
+"""`vmfb init`: a project of one's own, in which `doit` works at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.errors import PipelineError
+from pipeline.files import write
+from pipeline.terminal import put, say
+
+_FROM = Path(__file__).parents[1] / "project"
+_FILES = {
+    ".gitignore": "gitignore",
+    "targets/models/example.yaml": "example.yaml",
+    "targets/models/made/example.py": "example.py",
+    "targets/bundles/release.yaml": "release.yaml",
+    ".github/workflows/release.yaml": "workflow.yaml",
+    "dodo.py": "dodo.py",  # last: with it, doit has something to do
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the files of a new project. PipelineError, and nothing written, where one of them is there."""
+    folder = Path(arguments.folder)
+    if there := [name for name in _FILES if (folder / name).exists()]:
+        what = f"{there[0]} is there already: this begins a new project, and changes none"
+        raise PipelineError(what, where=str(folder), hint="give the name of a folder that is not there: `vmfb init models`")
+    for name, source in _FILES.items():
+        write(folder / name, (_FROM / source).read_bytes().replace(b"VERSION", __version__.encode()))
+        put(folder / name)
+    steps = [f"cd {shlex.quote(arguments.folder)}"] if arguments.folder != "." else []
+    steps += [] if importlib.util.find_spec("doit") else ["pip install 'vmfb-pipeline[build]'"]
+    does = "builds, verifies and publishes the example; put your own into targets/models/"
+    say(f"next: {' && '.join([*steps, 'doit'])}, which {does}")
