@@ -26,6 +26,7 @@ from pipeline.iree.gates import decide
 from pipeline.iree.targets import resolve
 from pipeline.spec.types import Input
 from tests.test_compile import compiler, executables, on, outputs, present  # noqa: F401  # a fixture
+from tests.test_rewrites import Cases, wrong
 
 SHAPE = (1, 8, 6, 96)
 # The block as convolutions: made of matrix products it happens to have no store at an unaligned offset.
@@ -163,6 +164,33 @@ def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, mon
     """If the compiler's own tiles are wide, `widen_product` is no longer needed."""
     _, tiles = narrow_products(tmp_path, monkeypatch)
     assert sorted(tiles) == [([1, 2, 0], [1, 32, 0]), ([8, 4, 0], [8, 32, 0])]
+
+
+@pytest.mark.thorough
+def test_products_of_float16_are_computed_two_rows_at_a_time(
+    tmp_path: Path,
+    present: list[Device],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the compiler's own tiles were others, it would have to be measured again whether `widen_halves` is needed."""
+    tiles: list[tuple[object, object]] = []
+    widen = cpu.widen_halves
+
+    def observed(function: ir.Operation) -> None:
+        products = mlir.operations(function, "linalg.matmul")
+        before = [cpu._tiles(p).get("vector_common_parallel") for p in products]
+        widen(function)
+        tiles.extend(zip(before, [cpu._tiles(p).get("vector_common_parallel") for p in products], strict=True))
+
+    monkeypatch.setattr(cpu, "widen_halves", observed)
+    monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # cached code would not be generated
+    generator, cases = np.random.default_rng(9), Cases()
+    for name, rows, columns in (("whole", 64, 288), ("odd_columns", 64, 280), ("odd_rows", 27, 288)):
+        x, w = (generator.uniform(-1, 1, shape).astype(np.float16) for shape in ((rows, 96), (96, columns)))
+        cases.add(name, "MatMul", x, constants=[w])
+    assert not wrong(cases, tmp_path, present, ("x86-64-v3",))
+    assert tiles.count(([8, 8, 0], [2, 32, 0])) == 1
+    assert len(tiles) == 3
 
 
 @pytest.mark.thorough
