@@ -27,6 +27,7 @@ from pipeline.stages import compile as compile_stage
 from pipeline.stages import import_, record, reference, verify
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.origin import Origin
+from tests import test_recurrent as recurrent
 from tests.project import model_of
 from tests.test_compile import executables, present  # noqa: F401  # a fixture
 from tests.test_rewrites import Cases, wrong
@@ -127,6 +128,31 @@ def test_lines_and_single_channels(seed: int) -> None:
     assert ("MatMul" in kinds) != alone
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_planes(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    kernel, dilations = ([int(n) for n in random.integers(1, most, 2)] for most in (5, 3))
+    pads = [int(n) for n in random.integers(0, 3, 4)]
+    inputs, outputs = (int(n) for n in random.integers(1, 6, 2))
+    x, w, b = array(1, inputs, *(int(n) for n in random.integers(16, 40, 2))), array(outputs, inputs, *kernel), array(outputs)
+    if seed % 5 == 4:
+        given: dict[str, Any] = {"auto_pad": "SAME_UPPER" if seed % 4 else "SAME_LOWER"}
+    else:
+        given = {"pads": pads, "dilations": dilations}
+    kinds = require_same(model("Conv", x, *((w, b) if seed % 3 else (w,)), **given), x)
+    assert kinds == [] if kernel == [1, 1] else "MatMul" in kinds
+
+
+def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
+    for width, size in ((64, 64 * 66), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
+        made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)
+        faster(made)
+        (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
+        (shape,) = (v.type.tensor_type.shape for v in made.graph.value_info if v.name == product.output[0])
+        assert shape.dim[1].dim_value == size
+        assert require_same(model("Conv", x := array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4), x)
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_of_open_sizes(alone: bool, stride: int) -> None:
@@ -159,7 +185,12 @@ def test_a_gemm_keeps_its_factors() -> None:
         model("MatMul", array(1, 128), array(2, 128, 200)),
         model("MatMul", array(1, 128, type_="float16"), array(128, 200, type_="float16")),
         model("Gemm", array(1, 128), array(200, 128), transB=1),
-        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3)),
+        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3), strides=[2, 1]),
+        model("Conv", array(2, 8, 9, 9), array(4, 8, 3, 3)),
+        model("Conv", array(1, 8, 9, 9), array(4, 8, 1, 1)),
+        model("Conv", array(1, 8, 9, 9, type_="float16"), array(4, 8, 3, 3, type_="float16")),  # so few results
+        model("Conv", array(1, 8, 9, 4), array(4, 8, 3, 3), pads=[1] * 4),  # half as much again would be computed in vain
+        model("Conv", array(1, 64, 200, 200), array(4, 64, 3, 3)),  # so large a matrix
         model("Conv", array(1, 8, 9), array(4, 4, 3), group=2),
         model("Conv", array(1, 8, 9, type_="float16"), array(4, 8, 3, type_="float16")),  # whose sums would be rounded
         model("Conv", array(1, 8, 9, 9), array(8, 1, 9, 9), group=8),  # so many places
@@ -167,10 +198,54 @@ def test_a_gemm_keeps_its_factors() -> None:
         model("ConvTranspose", array(1, 8, 9), array(8, 4, 3), strides=[2], dilations=[2]),
         model("ConvTranspose", array(1, 8, 9), array(8, 2, 3), strides=[2], group=2),
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_others_stay(made: onnx.ModelProto) -> None:
     assert faster(made) == []
+
+
+WRITTEN_OUT: dict[str, dict[str, Any]] = {
+    "forward": {},
+    "reverse": {"direction": "reverse", "left_out": "hcp"},
+    "bidirectional": {"direction": "bidirectional", "left_out": "b", "are_inputs": "hcp"},
+    "all_at_once": {"steps": 64},
+    "rounds": {"steps": 80, "direction": "bidirectional"},
+    "rounds_and_rest": {"steps": 67, "left_out": "p"},
+    "rest_and_rounds": {"steps": 67, "direction": "reverse"},
+    "lengths": {"steps": 67, "lengths": [37], "are_inputs": "l", "direction": "bidirectional"},
+    "short": {"lengths": [3], "results": ("", "h", "c")},
+    "clip": {"clip": 0.3, "are_inputs": "b"},
+    "functions": {"activations": ["Relu", "Tanh", "Sigmoid"]},
+    "batch_first": {"layout": 1, "steps": 67},
+    "opset_21": {"opset": 21},
+}
+
+
+@pytest.mark.parametrize(("kind", "after"), [("LSTM", 0), ("GRU", 0), ("GRU", 1), ("RNN", 0)])
+@pytest.mark.parametrize("form", WRITTEN_OUT)
+def test_steps_that_are_written_out(kind: str, form: str, after: int) -> None:
+    given = {"steps": 5} | WRITTEN_OUT[form]
+    if "activations" in given:
+        given["activations"] = given["activations"][: recurrent.FUNCTIONS[kind]]
+    more = {"linear_before_reset": 1} if after else {}
+    made, feeds = recurrent.layer(kind, sequences=1, **given, **more)
+    if given.get("layout"):  # which ONNX Runtime has not: what the other order gives, turned
+        other, turned = recurrent.layer(kind, sequences=1, **given | {"layout": 0}, **more)
+        expected = recurrent.run(other, turned)[0].transpose(2, 0, 1, 3)
+    else:
+        expected = recurrent.run(made, feeds)[0]
+    changed = REWRITES["steps"](made)
+    assert changed is not None
+    rounds = given["steps"] > 64
+    kinds = [node.op_type for node in changed.graph.node]
+    assert kind not in kinds
+    assert kinds.count("Loop") == (rounds and (2 if given.get("direction") == "bidirectional" else 1))
+    np.testing.assert_allclose(recurrent.run(changed, feeds)[0], expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("form", [{"sequences": 2}, {"are_inputs": "r"}, {"dtype": "float16"}], ids=str)
+def test_other_layers_stay(form: dict[str, Any]) -> None:
+    assert REWRITES["steps"](recurrent.layer("LSTM", **{"sequences": 1} | form)[0]) is None
 
 
 def test_weights_that_are_not_known_stay() -> None:
@@ -184,11 +259,15 @@ def test_they_are_right_where_they_run(tmp_path: Path, present: list[Device]) ->
     cases = Cases()
     cases.add("shuffle", "ConvTranspose", array(1, 8, 20), constants=[array(8, 6, 5), array(6)], strides=[3], pads=[1, 1])
     cases.add("plane", "ConvTranspose", array(1, 4, 6, 7), constants=[array(4, 3, 4, 4)], strides=[2, 2], pads=[1, 1, 1, 1])
+    halves = [array(8, 4, 3, 3, type_="float16")]
+    cases.add("convolution", "Conv", array(1, 4, 6, 30), constants=[array(3, 4, 3, 3), array(3)], pads=[1] * 4)
+    cases.add("halves", "Conv", array(1, 4, 6, 30, type_="float16"), constants=halves, pads=[1] * 4)
     cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 5), array(6)], pads=[2, 2])
     cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 3)], strides=[2], dilations=[2])
     cases.add("single", "Conv", array(1, 8, 20, 20), constants=[array(8, 1, 3, 3), array(8)], pads=[1] * 4, group=8)
     cases.add("short", "Conv", array(1, 8, 9, 9), constants=[array(8, 1, 3, 3)], strides=[2, 2], group=8)
     cases.add("row", "MatMul", array(1, 128), constants=[array(128, 200)])
+    cases.add("steps", "GRU", array(66, 1, 4), constants=[array(1, 9, 4), array(1, 9, 3)], hidden_size=3, linear_before_reset=1)
     assert not wrong(cases, tmp_path, present, ("vulkan-any", "x86-64-v3", "x86-64"))
 
 

@@ -26,7 +26,7 @@ class Options:
 
 
 # The rewrites that are for speed alone.
-FASTER = ("shuffles", "sums", "rows")
+FASTER = ("steps", "shuffles", "sums", "rows")
 
 Convert = Callable[[Path, Path, list[Input], Options], None]
 

@@ -58,6 +58,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "microsoft": microsoft.rewrite,
     "bodies": bodies.rewrite,
     "choices": flow.chosen,
+    "steps": faster.steps,
     "recurrent": recurrent.rewrite,
     "blocks": blocks.rewrite,
     "fourier": fourier.rewrite,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import onnx
 
-from pipeline.importers.rewrites.faster import depthwise, lines, products, shuffles
+from pipeline.importers.functions import opset_of
+from pipeline.importers.rewrites.faster import depthwise, lines, planes, products, recurrences, shuffles
 from pipeline.importers.rewrites.graph import replaced
 
 
@@ -18,10 +19,17 @@ def transposed(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def windows(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Convolutions along one dimension, and those of single channels, as products and sums."""
-    return replaced(model, lambda node, scope: lines.change(node, scope) or depthwise.change(node, scope))
+    """Convolutions along one dimension, of planes, and of single channels, as products and sums."""
+    kinds = (lines, planes, depthwise)
+    return replaced(model, lambda node, scope: next((made for kind in kinds if (made := kind.change(node, scope))), None))
 
 
 def rows(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Products of few rows with weights that are read in their order."""
     return replaced(model, products.change)
+
+
+def steps(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Recurrent layers whose steps are written out."""
+    opset = opset_of(model)
+    return replaced(model, lambda node, scope: recurrences.change(node, scope, opset))

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 
 from pipeline.importers.rewrites.convolutions import sizes_of
-from pipeline.importers.rewrites.faster.windows import TYPES
+from pipeline.importers.rewrites.faster.windows import OF_ONE_SUM
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
 
 
 def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
     """The nodes for a ConvTranspose of that kind."""
-    if node.op_type != "ConvTranspose" or scope.type(node.input[0]) not in TYPES:
+    if node.op_type != "ConvTranspose" or scope.type(node.input[0]) not in OF_ONE_SUM:
         return None
     x, w = scope.shape(node.input[0]), scope.shape(node.input[1])
     if x is None or w is None or len(x) != len(w) or (attribute(node, "group") or 1) != 1:

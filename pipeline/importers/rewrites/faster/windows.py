@@ -11,6 +11,7 @@ from pipeline.importers.rewrites.graph import Nodes, Size, attribute
 from pipeline.importers.rewrites.pools import Axis
 
 TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE)  # sums of less would be rounded on the way
+OF_ONE_SUM = (*TYPES, TensorProto.FLOAT16)  # one product or convolution IREE sums up in float32
 
 
 def are_known(node: onnx.NodeProto, sizes: Sequence[int | None]) -> bool:

@@ -77,6 +77,20 @@ def gru(part: Part, candidate: Product | None = None) -> Step:
     return step
 
 
+def gru_of_four(part: Part) -> Step:
+    """As `gru` with the reset applied after the product, where inputs and product give four rows: update, reset, what the state
+    gives to the hidden gate, and what the inputs give to it."""
+
+    def step(call: Call, x: str, states: Sequence[str]) -> list[str]:
+        (h,) = states
+        z, r, of_h, of_x = split(call, call("Add", x, part.recurrent(call, h)), 4)
+        z, r = part.apply(call, 0, z), part.apply(call, 0, r)
+        new = part.apply(call, 1, of_x, call("Mul", r, of_h))
+        return [call.plus(call("Mul", call("Sub", call.number(1), z), new), call("Mul", z, h))]
+
+    return step
+
+
 def rnn(part: Part) -> Step:
     """A function of what inputs and state give."""
 

@@ -19,7 +19,7 @@ _DEFAULT = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RN
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 # The product with the weights that are this input, between two rows of gates if these are given.
 Weights = Callable[["Side", int, "tuple[int, int] | None"], Product]
-_W, _R, _B, _LENGTHS, _H, _C, _P = range(1, 8)
+W, _R, _B, _LENGTHS, _H, _C, _P = range(1, 8)
 
 
 def lengths_matter(node: onnx.NodeProto, scope: Scope) -> bool:
@@ -29,8 +29,11 @@ def lengths_matter(node: onnx.NodeProto, scope: Scope) -> bool:
     return bool(name) and (lengths is None or shape is None or bool((lengths != shape[0]).any()))
 
 
-def expand(call: Call, kind: str = "", weights: Weights | None = None) -> None:
-    """The layer of this kind, or of the node's, by its steps. Raises UnknownError and UnsupportedError."""
+def expand(call: Call, kind: str = "", weights: Weights | None = None, written_out: bool = False) -> None:
+    """The layer of this kind, or of the node's, by its steps: a Loop, or `written_out`.
+
+    Raises UnknownError and UnsupportedError.
+    """
     kind = kind or call.node.op_type
     turned, bias = call.attribute("layout", 0) == 1, call.input(_B)
     x, states = call.input(0), [call.input(_H), call.input(_C)][: 2 if kind == "LSTM" else 1]
@@ -40,13 +43,13 @@ def expand(call: Call, kind: str = "", weights: Weights | None = None) -> None:
         states = [state and call("Transpose", state, perm=[1, 0, 2]) for state in states]
     units = call.attribute("hidden_size") or call.shape(call.input(_R))[-1]
     column = call("Reshape", call.input(_LENGTHS), call.integers(-1, 1)) if lengths_matter(call.node, call.scope) else ""
-    of = steps.Sequences(shape[0], shape[1], units, column)
+    of = steps.Sequences(shape[0], shape[1], units, column, written_out)
     direction, functions_ = call.attribute("direction", "forward"), functions(call, _DEFAULT[kind])
     flat, made = call.shaped(x, [call.product(shape[:2]), shape[2]]), []
     for index in range(2 if direction == "bidirectional" else 1):
-        side = Side(call, kind, index, units, functions_[index * len(_DEFAULT[kind]) :], weights or plain)
+        side = Side(call, kind, index, units, functions_[index * len(_DEFAULT[kind]) :], weights or plain, written_out)
         given, step = side.prepared(flat, side.slice(bias) if bias else "")
-        given = call.shaped(given, [*shape[:2], _GATES[kind] * units])
+        given = call.shaped(given, [*shape[:2], side.gates * units])
         zero = onnx.helper.make_tensor("zero", call.float_type, [1], [0])
         if isinstance(shape[1], int):
             zeros = call.scope.add(np.zeros((shape[1], units)), call.float_type)
@@ -84,6 +87,17 @@ class Side:
     units: int
     functions: Sequence[Function]
     weights: Weights
+    written_out: bool = False
+
+    @property
+    def of_four(self) -> bool:
+        """Whether it is a GRU whose `weights` give four rows, see `cells.gru_of_four`."""
+        return self.written_out and self.kind == "GRU" and bool(self.call.attribute("linear_before_reset", 0))
+
+    @property
+    def gates(self) -> int:
+        """How many rows of gates the weights give."""
+        return 4 if self.of_four else _GATES[self.kind]
 
     def slice(self, value: str, rows: tuple[int, int] | None = None) -> str:
         """What an input has for this direction; between two of its rows, in gates, if these are given."""
@@ -97,19 +111,27 @@ class Side:
         """What the inputs give to all gates, and the step that takes a row of it."""
         call, gates = self.call, _GATES[self.kind]
         clip, after = call.attribute("clip", 0.0), bool(call.attribute("linear_before_reset", 0))
-        given, mine = self.weights(self, _W, None)(call, x), ""
+        given, mine = self.weights(self, W, None)(call, x), ""
         if bias:
             ends = [call.integers(n * self.units) for n in (0, gates, 2 * gates)]
             of_x, of_h = (call("Slice", bias, *pair, call.integers(0)) for pair in (ends[:2], ends[1:]))
-            mine = of_h if self.kind == "GRU" and after else ""
-            given = call.plus(given, of_x if mine else call("Add", of_x, of_h))
+            mine = of_h if self.kind == "GRU" and after and not self.of_four else ""
+            summed = of_x if mine else call("Add", of_x, of_h)
+            if self.of_four:
+                ends = [call.integers(n * self.units) for n in (0, 2, 3)]
+                first = call("Slice", summed, *ends[:2], call.integers(0))
+                last = [call("Slice", part, *ends[1:], call.integers(0)) for part in (of_h, of_x)]
+                summed = call("Concat", first, *last, axis=0)
+            given = call.plus(given, summed)
         if self.kind == "GRU" and not after:
             part = Part(self.functions, clip, self.weights(self, _R, (0, 2)))
             return given, cells.gru(part, self.weights(self, _R, (2, 3)))
         part = Part(
             self.functions, clip, self.weights(self, _R, None), mine, self._peepholes(), bool(call.attribute("input_forget"))
         )
-        return given, {"LSTM": cells.lstm, "GRU": cells.gru, "RNN": cells.rnn}[self.kind](part)
+        return given, {"LSTM": cells.lstm, "GRU": cells.gru_of_four if self.of_four else cells.gru, "RNN": cells.rnn}[self.kind](
+            part
+        )
 
     def _peepholes(self) -> Sequence[str]:
         given = self.call.input(_P)

@@ -11,6 +11,7 @@ from pipeline.iree.mlir import operations
 
 # What IREE chooses for a matrix product of float32 on AVX-512 whose width is a multiple of 32.
 _COLUMNS = 32
+_ROWS, _STEPS = 2, 4  # of a product of float16, and those of its sum
 _MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
 
 
@@ -34,8 +35,11 @@ def correct_sources(variant: ir.Operation) -> None:
 
 def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     """At `executable-configurations`: the tiles of products."""
-    for function in operations(variant, "func.func") if _has_avx512(variant) else ():
-        widen_product(function)
+    for function in operations(variant, "func.func"):
+        if _has_avx512(variant):
+            widen_product(function)
+        elif _is_x86(variant) and _converts_halves(variant):
+            widen_halves(function)
 
 
 def correct_translated(variant: ir.Operation) -> None:
@@ -57,13 +61,17 @@ def _lowering_config(tiles: dict[str, list[int]]) -> str:
     return f"#iree_cpu.lowering_config<{', '.join(f'{name} = {sizes}' for name, sizes in tiles.items())}>"
 
 
-def _is_plain(product: ir.Operation) -> bool:
-    """Whether `product` is one of float32 matrices of known shapes as they lie in memory, wide enough for whole vectors."""
+def _is_plain(product: ir.Operation, element: type[ir.Type] = ir.F32Type) -> bool:
+    """Whether `product` is one of matrices of `element`, summed up in float32, of known shapes as they lie in memory, wide enough
+    for whole vectors."""
     types = [ir.RankedTensorType(operand.type) for operand in product.operands]
     maps = [ir.AffineMapAttr(m).value for m in ir.ArrayAttr(product.attributes["indexing_maps"])]
     columns = f"d{maps[1].n_dims - 2}"
     return (
-        all(t.has_static_shape and isinstance(t.element_type, ir.F32Type) for t in types)
+        all(
+            t.has_static_shape and isinstance(t.element_type, e)
+            for t, e in zip(types, (element, element, ir.F32Type), strict=True)
+        )
         and str(maps[1].results[-1]) == columns
         and types[-1].shape[-1] >= _COLUMNS
     )
@@ -92,6 +100,34 @@ def widen_product(function: ir.Operation) -> None:
         other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config({"vector_common_parallel": wide}))
     tiles |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [1]}
     products[0].attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
+
+
+def widen_halves(function: ir.Operation) -> None:
+    """Compute a product of float16 matrices two rows at a time, and in each as many columns as there are registers.
+
+    IREE 3.13 takes 8 × 8: of the left matrix every number is converted by itself, for 8 products. Measured with F16C on AVX2: a
+    product of 64x576 and 576x288 takes 0.43 instead of 0.78 ms (of float32 0.28); 4 × 16 takes 0.52.
+    """
+    products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
+    if len(products) != 1 or not _is_plain(products[0], ir.F16Type):
+        return
+    (product,), tiles = products, _tiles(products[0])
+    rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
+    old, cached = tiles.get("vector_common_parallel", []), tiles.get("cache_parallel", [0, 0, 0])
+    if len(old) < 3 or old[-1] or "vector_reduction" not in tiles or old[-3] < _ROWS:
+        return
+    if any(n % _COLUMNS for n in (columns, cached[-2])) or any(n % _ROWS for n in (rows, cached[-3])):
+        return
+    configured = [o for o in _configured(function) if o != product]
+    if any(_tiles(o).get("vector_common_parallel") != old[:-1] or _transposes(o) for o in configured):
+        return
+    wide = [*old[:-3], _ROWS, _COLUMNS]
+    for other in configured:
+        other.attributes["lowering_config"] = ir.Attribute.parse(
+            _lowering_config(_tiles(other) | {"vector_common_parallel": wide})
+        )
+    tiles |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [_STEPS]}
+    product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
 def convert_through_i32(variant: ir.Operation) -> None:

@@ -14,33 +14,38 @@ class Graph:
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
-        self._nodes: list[Any] = []
+        self.nodes: list[Any] = []
         self._weights: list[TensorProto] = []
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
 
     def op(self, kind: str, *inputs: str, **attributes: object) -> str:
         """The only result of an operator."""
-        name = f"{kind}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
         return name
 
-    def _constant(self, array: np.ndarray[Any, Any], name: str = "") -> str:
+    def array(self, array: np.ndarray[Any, Any], name: str = "") -> str:
+        """A constant."""
         name = name or f"constant_{len(self._weights)}"
         self._weights.append(numpy_helper.from_array(array, name))
         return name
 
     def ints(self, values: int | Sequence[int]) -> str:
         """A constant of int64."""
-        return self._constant(np.array(values, np.int64))
+        return self.array(np.array(values, np.int64))
 
     def floats(self, value: float) -> str:
         """A constant of float32."""
-        return self._constant(np.array(value, np.float32))
+        return self.array(np.array(value, np.float32))
 
     def weight(self, shape: Sequence[int], name: str, spread: float) -> str:
         """Random weights of a normal distribution."""
-        return self._constant((self._generator.standard_normal(shape) * spread).astype(np.float32), name)
+        return self.array((self._generator.standard_normal(shape) * spread).astype(np.float32), name)
+
+    def positive(self, shape: Sequence[int], name: str) -> str:
+        """Random weights of 0.5 to 1.5."""
+        return self.array(self._generator.uniform(0.5, 1.5, shape).astype(np.float32), name)
 
     def matmul(self, x: str, size: int, to: int, name: str) -> str:
         """`x` times a matrix of weights, `size` × `to`."""
@@ -62,12 +67,12 @@ class Graph:
 
     def output(self, value: str, name: str, type_: int, shape: Sequence[str | int]) -> None:
         """Make `value` an output of the graph."""
-        self._nodes.append(helper.make_node("Identity", [value], [name], name))
+        self.nodes.append(helper.make_node("Identity", [value], [name], name))
         self._outputs.append(helper.make_tensor_value_info(name, type_, shape))
 
     def save(self, path: str) -> None:
         """Write the model."""
-        graph = helper.make_graph(self._nodes, "made", self._inputs, self._outputs, self._weights)
+        graph = helper.make_graph(self.nodes, "made", self._inputs, self._outputs, self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="")
         checker.check_model(model, full_check=True)
         save(model, path)
