@@ -131,9 +131,7 @@ def of_iree(code: Compiled, way: Device, inputs: Sequence[Path], folder: Path) -
     return measure
 
 
-def require_right(
-    code: Compiled, device: Device, given: Path, expected: Sequence[arrays.Array], model: bytes, folder: Path
-) -> str:
+def problem_of(code: Compiled, device: Device, given: Path, expected: Sequence[arrays.Array], model: bytes, folder: Path) -> str:
     """How the code's outputs differ from ONNX Runtime's; empty where they do not."""
     ran = devices.run(code.module, device, code.function, [given], folder, "run", parameters=code.weights)
     if ran.error:
@@ -164,7 +162,7 @@ def measured(name: str, root: Path, device: Device, target: str, rounds: int, pl
     expected = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, feed)
     measures: dict[tuple[str, str], Measure] = {}
     for kind, code in codes.items():
-        if problem := require_right(code, device, root / "given.npz", expected, content, root):
+        if problem := problem_of(code, device, root / "given.npz", expected, content, root):
             print(f"{name}: {kind} is wrong: {problem.splitlines()[0]}", flush=True)
         for way in ways.of(device):
             measures[kind, f"{way.uri} {way.threads or ''}"] = of_iree(code, way, files, root)
