@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree.file import choice
 from pipeline.layout import Layout, blob_key, bom_key, provenance_key, release_key
 from pipeline.manifest import provenance
+from pipeline.spec.load import load
 from pipeline.stages import provenance as origins
-from pipeline.stages import reproduce
+from pipeline.stages import rebuild, reproduce
 from pipeline.stages.publish import publish
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
@@ -326,13 +328,15 @@ def test_what_cannot_be_reproduced_is_said(again: Project) -> None:
     assert "there is no such model" in again.doit("reproduce", "model=smal", f"version={version}").stderr
     result = again.doit("reproduce", "model=small", "version=9.9")
     assert (bool(result.returncode), "small has no version 9.9" in result.stdout) == (True, True)
-    (again.targets / "executables" / "vulkan-any.yaml").rename(again.targets / "executables" / "vulkan-all.yaml")
-    bundle = again.targets / "bundles" / "desktop.yaml"
-    for name in again.targets.glob("bundles/*.yaml"):
-        name.write_text(name.read_text().replace("vulkan-any", "vulkan-all"))
-    assert "vulkan-all" in bundle.read_text()
+    (again.targets / "executables" / "vulkan-any.yaml").unlink()  # the package has one, with the same content
     result = again.doit("reproduce", "model=small", f"version={version}")
-    assert "there is no executable target vulkan-any: did you mean 'vulkan-all'?" in result.stdout
+    assert "note: targets/executables/vulkan-any.yaml is not as it was" in result.stdout
+    assert "the same: small-desktop.vmfb" in result.stdout
+    spec = load(again.targets)
+    others = {"vulkan-all" if name == "vulkan-any" else name: target for name, target in spec.executables.items()}
+    job = rebuild.Job("small", "targets", "out", "own", {"desktop": ("vulkan-any",)}, ())
+    with pytest.raises(PipelineError, match="there is no executable target vulkan-any: did you mean 'vulkan-all'"):
+        rebuild._bundle(replace(spec, executables=others), job, "desktop")
 
 
 def test_in_a_signed_store_it_is_signed_even_if_its_publisher_was_killed_before(

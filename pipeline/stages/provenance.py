@@ -20,6 +20,7 @@ from pipeline.iree import toolchain
 from pipeline.machine import now
 from pipeline.manifest import provenance
 from pipeline.manifest.types import Manifest
+from pipeline.spec import defaults
 from pipeline.spec.types import HttpsSource, HubSource, Model, S3Source, Source, WheelSource
 from pipeline.stages.assembly import described_source
 from pipeline.stages.origin import Recipe
@@ -126,8 +127,8 @@ def own() -> Program:
 
 
 def spec_digests(specs: Sequence[Path]) -> dict[str, str]:
-    """The digest of each spec file, by its path from the project's folder."""
-    return {(path.name if path.is_absolute() else path.as_posix()): sha256_file(path) for path in specs}
+    """The digest of each spec file, by its path from the project's folder, or in the package."""
+    return {defaults.name_of(path): sha256_file(path) for path in specs}
 
 
 def _uri(source: Source) -> str:

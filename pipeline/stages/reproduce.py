@@ -23,6 +23,7 @@ from pipeline.layout import Layout
 from pipeline.manifest import provenance as said
 from pipeline.manifest.types import Artifact, Manifest, SegmentInfo
 from pipeline.plain import plain
+from pipeline.spec import defaults
 from pipeline.spec.types import Model, Spec
 from pipeline.stages import assembly, parameters, provenance, rebuild, testdata
 from pipeline.stages import compile as compile_stage
@@ -107,7 +108,7 @@ def _changed_since(document: Mapping[str, Any], manifest: Manifest, spec: Spec) 
         elif one.sha256 and said.at(known.get(one.name), "digest", "sha256") != one.sha256:
             yield f"note: {one.name} {one.version} has other files than it was built with"
     for name, sha256 in said.specs(document).items():
-        path = Path(name)
+        path = defaults.named(name)
         if not path.is_file() or sha256_file(path) != sha256:
             yield f"note: {name} is not as it was"
 
