@@ -13,6 +13,7 @@ from doit.exceptions import InvalidCommand
 
 from pipeline.plain import plain, without_secrets
 from pipeline.store.published import lacks
+from pipeline.terminal import give_up_output
 
 _FILES = {
     "missing_target": "it has not made {}, or that was removed",
@@ -60,9 +61,14 @@ class Explain(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
                 close = difflib.get_close_matches(wanted, tasks, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else "`doit list --all` shows them"
                 raise InvalidCommand(f"there is no step {wanted!r}: {hint}")
-            for name in _in_order(wanted, before):
-                if tasks[name].actions:
-                    self._explain(tasks[name], tasks, will_run.intersection(before[name]), will_run)
+            try:
+                for name in _in_order(wanted, before):
+                    if tasks[name].actions:
+                        self._explain(tasks[name], tasks, will_run.intersection(before[name]), will_run)
+                self.outstream.flush()
+            except BrokenPipeError:  # who asked has read enough
+                give_up_output()
+                break
         return 0
 
     def _explain(self, task: Any, tasks: Mapping[str, Any], runs_before: set[str], will_run: set[str]) -> None:

@@ -66,6 +66,13 @@ def test_what_is_there_stays(project: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (project / "dodo.py").exists()
 
 
+def test_after_a_kill_it_is_written_to_its_end(project: Path) -> None:
+    (project / "dodo.py").unlink()
+    (project / ".github" / "workflows" / "release.yaml").unlink()
+    assert cli.main(["init", str(project)]) == 0
+    assert (project / "dodo.py").is_file()
+
+
 def test_an_installed_package_brings_its_targets(tmp_path: Path) -> None:
     """Without this checkout: what pip makes of it."""
     subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path / "source"], check=True)

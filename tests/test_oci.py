@@ -301,6 +301,8 @@ class _Liar:
                 self.wfile.write(body)
                 self.close_connection = True
 
+            do_POST = do_PUT = do_GET  # noqa: N815
+
             def log_message(self, *_: Any) -> None:
                 pass
 
@@ -364,9 +366,27 @@ def test_a_list_that_lies(liar: _Liar) -> None:
     )
     liar.answers["tags/list?n=1"] = liar.answers["tags/list"]  # and so on, for ever
     assert liar.store.keys("index") == ["index.json", "index.json"]
+    liar.answers["tags/list?n=1"] = (200, {"Link": '</v2/x/tags/list?n=2>; rel="next"'}, b"{}")
+    liar.answers["tags/list?n=2"] = (200, {"Link": '</v2/x/tags/list?n=1>; rel="next"'}, b"{}")  # in turn, for ever
+    assert liar.store.keys("index") == ["index.json"]
     liar.answers["tags/list"] = (200, {}, b"[]")
     with pytest.raises(PipelineError, match="gives no list"):
         liar.store.keys("")
+
+
+@pytest.mark.parametrize("place", ["", "http://[", "ftp://127.0.0.1/x"])
+def test_nowhere_to_put_a_blob(liar: _Liar, tmp_path: Path, place: str) -> None:
+    (tmp_path / "blob").write_bytes(b"x")
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    liar.answers["blobs/uploads/"] = (202, {"Location": place}, b"")
+    with pytest.raises(PipelineError, match="does not say where to put it"):
+        liar.store.upload(blob_key(sha256), tmp_path / "blob", sha256)
+
+
+@pytest.mark.parametrize("junk", [b'{"manifests": 5}', b'{"manifests": [5, {"annotations": 5}, {}]}', b"{}"])
+def test_a_list_of_referrers_that_is_none_is_begun_anew(liar: _Liar, junk: bytes) -> None:
+    liar.answers["manifests/sha256-ab"] = (200, {}, junk)
+    liar.store._refer(KEY, {"subject": {"digest": "sha256:ab"}, "annotations": {oci._KEY: KEY}})
 
 
 def test_a_blob_in_parts_that_are_others(liar: _Liar) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pipeline.commands.release import Release, here
 from pipeline.consume import choose, facts, fetch
+from pipeline.consume.api import is_elsewhere
 from pipeline.consume.meanwhile import Watched, meanwhile
 from pipeline.errors import PipelineError
-from pipeline.files import is_file
 from pipeline.iree.devices import NoRuntimeError
 from pipeline.platforms import SEPARATORS
 from pipeline.terminal import put, say
@@ -18,14 +18,9 @@ from pipeline.terminal import put, say
 # What a fetch may do without is imported where it is needed: a warm one takes a tenth of a second.
 
 
-def _is_elsewhere(device: str) -> bool:
-    """Whether `--device` names another machine."""
-    return device in facts.known_machines() or (device not in choose.WORDS and is_file(device))
-
-
 def _wanted(release: Release, device: str, note: Callable[[str], None]) -> list[str] | None:
     """The variants to fetch for `--device`; None: all, for this machine's devices cannot be known. `note` is told why."""
-    if not _is_elsewhere(device):
+    if not is_elsewhere(device):
         try:
             found = choose.choices(release.variants, here(device, note))
         except NoRuntimeError:
@@ -59,7 +54,7 @@ def _wanted_with_weights(release: Release, device: str) -> tuple[list[str] | Non
 
     A machine is asked for its devices by a child for each driver, seconds for the first time; weights are for all of them.
     """
-    if not _is_elsewhere(device):
+    if not is_elsewhere(device):
         release.require_runtime()
     if not release.manifest.parameters:
         return _wanted(release, device, say), 0

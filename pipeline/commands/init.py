@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import write
 from pipeline.terminal import put, say
 
@@ -26,12 +26,16 @@ _FILES = {
 def run(arguments: argparse.Namespace) -> None:
     """Write the files of a new project. PipelineError, and nothing written, where one of them is there."""
     folder = Path(arguments.folder)
-    if there := [name for name in _FILES if (folder / name).exists()]:
-        what = f"{there[0]} is there already: this begins a new project, and changes none"
+    version = __version__.encode()
+    files = {folder / name: (_FROM / source).read_bytes().replace(b"VERSION", version) for name, source in _FILES.items()}
+    with disk_errors(str(folder)):
+        there = [path for path, data in files.items() if path.exists() and not (path.is_file() and path.read_bytes() == data)]
+    if there:
+        what = f"{there[0].relative_to(folder)} is there already: this begins a new project, and changes none"
         raise PipelineError(what, where=str(folder), hint="give the name of a folder that is not there: `vmfb init models`")
-    for name, source in _FILES.items():
-        write(folder / name, (_FROM / source).read_bytes().replace(b"VERSION", __version__.encode()))
-        put(folder / name)
+    for path, data in files.items():
+        write(path, data)
+        put(path)
     steps = [f"cd {shlex.quote(arguments.folder)}"] if arguments.folder != "." else []
     steps += [] if importlib.util.find_spec("doit") else ["pip install 'vmfb-pipeline[build]'"]
     does = "builds, verifies and publishes the example; put your own into targets/models/"

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pipeline.consume import facts
 from pipeline.consume.cache import Cache
-from pipeline.consume.choose import Choice, choices, gated, named, refusal, worth_having
+from pipeline.consume.choose import WORDS, Choice, choices, gated, named, refusal, worth_having
 from pipeline.consume.fetch import Progress, fetch_weights, pick
 from pipeline.consume.fetch import fetch as fetch_stretches
 from pipeline.consume.lock import find_lock
 from pipeline.consume.reference import parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
 from pipeline.errors import PipelineError
+from pipeline.files import is_file
 from pipeline.iree.device import Device
 from pipeline.manifest.types import Artifact, Manifest
 from pipeline.store.yanks import told
@@ -76,9 +77,14 @@ def opened(
     return Opened(remote, kept, resolver, manifest, pick(manifest, bundle))
 
 
+def is_elsewhere(device: str) -> bool:
+    """Whether a device's name is that of another machine: a known one, or a file of its facts."""
+    return device in facts.known_machines() or (device not in WORDS and is_file(device))
+
+
 def _devices(release: Opened, device: str) -> list[Device]:
     """What `device` means: `auto`, a device here, or a machine that is not here."""
-    if device in facts.known_machines() or device.endswith(".json"):
+    if is_elsewhere(device):
         return facts.of_machine(device)
     return named(facts.of_this_machine(release.cache, warnings.warn), device)
 

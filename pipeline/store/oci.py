@@ -53,12 +53,13 @@ _DOCUMENT, _BLOB = "application/vnd.vmfb-pipeline.document", "application/octet-
 _KEY, _TITLE = "vmfb-pipeline.key", "org.opencontainers.image.title"
 _SMALL = 64 << 10  # bytes of a document that stands in its manifest
 _LIMIT = 4 << 20  # bytes of a manifest, as the distribution specification has it
+_PAGES = 10_000  # of a list of tags, of which registries give hundreds at once
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REFERRERS = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 def tag_of(key: str) -> str:
-    """The tag of the object at `key`: `/` is `_s`, `_` is `_u`, other signs that a tag has not `_` and two hex digits of a byte.
+    """The tag of the object at `key`: `/` is `_s`, `_` is `_u`, of other signs that a tag has not each byte `_x` and two digits.
 
     What is too long for a tag is `_k` and the key's SHA-256; the key stands in the manifest then.
     """
@@ -181,8 +182,11 @@ class OciStore:
         return sorted(found)
 
     def _tags(self) -> Iterator[str]:
-        path = "tags/list"
-        while path:
+        path, seen = "tags/list", set[str]()
+        while path and path not in seen:
+            seen.add(path)
+            if len(seen) > _PAGES:
+                raise PipelineError("the registry's list of its tags does not end", where=self.url)
             answer = self._repository.ask("", "GET", path, 404, stream=True)
             if answer.status_code == 404:
                 return
@@ -193,8 +197,7 @@ class OciStore:
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise PipelineError("the registry gives no list of its tags", where=self.url) from error
             more = re.search(r"[?&](n=[^>]*|last=[^>]*)>", answer.headers.get("Link", ""))
-            following = f"tags/list?{more[1]}" if more else ""
-            path = following if following != path else ""
+            path = f"tags/list?{more[1]}" if more else ""
 
     # Writing
 
@@ -214,8 +217,10 @@ class OciStore:
 
     def _put_blob(self, key: str, sha256: str, data: bytes | IO[bytes], size: int) -> None:
         begun = self._repository.ask(key, "POST", "blobs/uploads/", headers={"Content-Length": "0"})
-        place = urljoin(begun.url, begun.headers.get("Location", ""))
-        if not begun.headers.get("Location"):
+        place, named = "", begun.headers.get("Location", "")
+        with suppress(ValueError):  # one that is no URL
+            place = urljoin(begun.url, named)
+        if not named or not place.startswith(("http://", "https://")):
             raise PipelineError("the registry does not say where to put it", where=f"{self.url}/{key}")
         headers = {"Content-Length": str(size), "Content-Type": _BLOB}
         self._repository.ask(
@@ -273,7 +278,8 @@ class OciStore:
         """List what refers to a manifest in the index that has its digest for a tag: the specification's way without the API."""
         tag = str(made["subject"]["digest"]).replace(":", "-")
         found = self._manifest(key, tag)
-        known = found[0].get("manifests", []) if found else []
+        listed = found[0].get("manifests") if found else None
+        known = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         data = _encoded(made)
         mine = {
             "mediaType": _MANIFEST,
@@ -282,7 +288,7 @@ class OciStore:
             "artifactType": _DOCUMENT,
             "annotations": made["annotations"],
         }
-        others = [one for one in known if isinstance(one, dict) and one.get("annotations", {}).get(_KEY) != key]
+        others = [one for one in known if one.get("annotations") != made["annotations"]]
         index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [*others, mine]}
         self._put_manifest(key, tag, index)
 

@@ -50,7 +50,7 @@ class _Paced(HTTPAdapter):  # type: ignore[misc]  # it has no types
         return self._pace(super().proxy_manager_for(*arguments, **options))
 
     def _pace(self, pools: Any) -> Any:
-        if not isinstance(pools.pool_classes_by_scheme, dict) or "paced" not in vars(pools):
+        if "paced" not in vars(pools):
             pools.pool_classes_by_scheme = dict(pools.pool_classes_by_scheme)
             set_pace(pools.pool_classes_by_scheme, self._patience)
             pools.paced = True
