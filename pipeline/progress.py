@@ -36,6 +36,7 @@ REPORTING = (
     "yank:",
     "prune:",
     "fsck:",
+    "site:",
     "trust-",
 )  # steps whose first output is printed
 _COLUMNS = 120  # of a terminal that does not say how wide it is
