@@ -124,6 +124,11 @@ class Layout:
         return self.root / "yank"
 
     @property
+    def summary(self) -> Path:
+        """The folder of the page that tells what the last run of doit did."""
+        return self.root / "report"
+
+    @property
     def site(self) -> Path:
         """The folder of the catalogue's pages, and of nothing else."""
         return self.root / "site"

@@ -57,6 +57,8 @@ GROUPS: Mapping[str, str] = {
     "tune": "search for faster code of the kernels that a model spends its time in, for the devices here (model=NAME budget=600)",
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
+# What a build consists of.
+BUILD_GROUPS = ("fetch", "import", "reference", "score", "compile", "verify", "package", "publish")
 # What is about the store alone: of models that are no more built here, too.
 STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck", "site")
 PINS = Path("targets/pins.txt")  # releases that a prune leaves

@@ -10,9 +10,10 @@ from pipeline import activity
 from pipeline.consume.render import size
 from pipeline.consume.resolve import Remote
 from pipeline.errors import PipelineError, disk_errors
-from pipeline.files import remove_leftovers, sha256_bytes, write
+from pipeline.files import sha256_bytes, write
 from pipeline.layout import SITE, page_of
 from pipeline.site import catalogue
+from pipeline.site.folder import put_into
 from pipeline.site.gather import Catalogue, gather
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
@@ -50,23 +51,6 @@ def _told(found: Catalogue) -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def put_into(folder: Path, pages: Mapping[str, bytes]) -> int:
-    """Make the folder hold these pages, by their paths, and no others; how many changed. Each appears whole or not at all."""
-    with disk_errors(str(folder)):
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        changed = [name for name, data in pages.items() if name not in there or there[name].read_bytes() != data]
-        for name in changed:
-            write(folder / name, pages[name])
-        for name in there.keys() - pages.keys():
-            there[name].unlink()
-        for left in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-            if not any(left.iterdir()):
-                left.rmdir()
-    return len(changed)
 
 
 def publish(store: Store, pages: Mapping[str, bytes], note: Callable[[str], None] = lambda _: None) -> int:

@@ -19,6 +19,15 @@
     search();
   }
 
+  // Pages in a store that is served know where that is: commands name it so.
+  const beside = document.querySelector("[data-beside]");
+  if (beside && location.protocol.startsWith("http")) {
+    const store = new URL(beside.dataset.beside, location).href.replace(/\/$/, "");
+    if (/^[\w.:/%~+-]+$/.test(store))
+      for (const code of document.querySelectorAll(".command code"))
+        code.textContent = code.textContent.replaceAll(beside.dataset.address, store).replaceAll("https://…", store);
+  }
+
   // A button that copies, on each command.
   if (navigator.clipboard)
     for (const box of document.querySelectorAll(".command")) {
