@@ -1,7 +1,6 @@
 """The catalogue of many releases: `python -m tests.bench.site [--models 20] [--releases 10]` times how long its pages take.
 
-The releases are made up (tests/shelf.py), with real gates and evidence. Prints seconds, files and the heaviest page with all that it
-loads.
+The releases are made up (tests/shelf.py), with real gates and evidence. Prints seconds, and the weight of the heaviest page.
 """
 
 from __future__ import annotations
