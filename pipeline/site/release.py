@@ -3,6 +3,7 @@ templates, in the words that `vmfb` has for the same."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class File:
     def bundle(self) -> str:
         """Its bundle."""
         return self.artifact.bundle
+
+    @property
+    def kinds(self) -> list[tuple[str, list[machines.Row]]]:
+        """The rows of the matrix by the kind of device."""
+        return [(kind, list(rows)) for kind, rows in itertools.groupby(self.matrix, lambda row: row.device.kind)]
 
     @property
     def question(self) -> dict[str, object]:

@@ -167,6 +167,7 @@ const choose = (() => {
     input.addEventListener("change", () => {
       select.value = "";
       read(input.files[0]);
+      input.value = ""; // or the same file, changed, could not be chosen again
     });
     box.addEventListener("dragover", (event) => {
       event.preventDefault();
