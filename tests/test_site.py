@@ -22,11 +22,12 @@ from pipeline.iree.gates import Facts
 from pipeline.layout import SITE, release_key
 from pipeline.manifest.types import Manifest
 from pipeline.site import machines
+from pipeline.site.gather import gather
 from pipeline.stages import fsck, site
 from pipeline.stages.prune import Asked, prune
 from pipeline.store.directory import DirectoryStore
-from pipeline.store.open import open_to_keep
-from tests import browser, releases, servers, shelf
+from pipeline.store.open import open_source, open_to_keep
+from tests import browser, releases, servers, shelf, trusting
 from tests.project import Project
 from tests.web import serve
 
@@ -313,12 +314,27 @@ def test_pages_beside_the_releases_are_no_strangers_and_know_what_went(tmp_path:
     gone = [path for path in first if "is not in the store any more" in path.read_text("utf-8")]
     assert (len(gone), len(list((tmp_path / "site/releases").rglob("*.html")))) == (1, 2)  # the channel keeps one
     with serve(tmp_path / "store") as web, browser.tab(running) as tab:
+        seen = [gather(open_source(one)).models for one in (url, web.url)]
+        assert seen[0] == seen[1]  # a web server lists nothing
         tab.open(f"{web.url}/site/models/noise/index.html")
         assert f'curl -fO "$STORE/{release_key("noise", made.version)}"' in tab.text(".command:has-text('curl') code")
         assert f"STORE={web.url}" in tab.page.locator(".command code").last.inner_text().replace("'", "")
         assert tab.said == []
         tab.page.get_by_role("link", name="provenance.json").click()
         assert "in-toto" in tab.text("body")
+
+
+def test_what_nobody_signed_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = trusting.begun(tmp_path, monkeypatch)
+    first = signed.publish(1)
+    page = tmp_path / "site" / "models" / first.model.name / "index.html"
+    stray = shelf.manifest(first.model.name, version="9")
+    shelf.put(DirectoryStore(signed.root), stray)
+    site.run(signed.url, False, tmp_path / "site", tmp_path / "made")
+    text = page.read_text("utf-8")
+    assert "This store is signed, and all that these pages are made of was verified." in text
+    assert first.version in text
+    assert not (tmp_path / "site" / "releases" / first.model.name / "9").exists()
 
 
 def test_a_store_that_shows_no_pages_is_refused_before_anything_is_made(tmp_path: Path) -> None:
