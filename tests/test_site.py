@@ -7,15 +7,19 @@ import math
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline import progress
 from pipeline.consume import choose, facts
@@ -23,8 +27,9 @@ from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 from pipeline.layout import SITE, Layout, content_type, page_of, release_key
+from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Manifest
-from pipeline.site import charts, machines
+from pipeline.site import catalogue, charts, machines
 from pipeline.site.gather import gather
 from pipeline.stages import fsck, site
 from pipeline.stages.prune import Asked, prune
@@ -32,6 +37,7 @@ from pipeline.store.directory import DirectoryStore
 from pipeline.store.open import open_source, open_to_keep
 from tests import browser, releases, servers, shelf, trusting
 from tests.project import Project
+from tests.test_hostile import VALUES, places
 from tests.web import serve
 
 if TYPE_CHECKING:
@@ -143,6 +149,30 @@ def test_hostile_words_stay_words(root: Path, running: Browser) -> None:
         tab.open(root / "site/index.html")
         assert BAD in tab.text(f".card:has-text('{HOSTILE}')")
         assert tab.said == []
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_whatever_a_manifest_may_say_has_pages(data: st.DataObject) -> None:
+    """What the codec takes, with what hurts in many places, is shown; what it refuses is named."""
+    made = shelf.manifest("small", version="1")
+    document = json.loads(encode(made))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, last = data.draw(st.sampled_from([path for path in places(document) if path]))
+        place = document
+        for key in parents:
+            place = place[key]
+        place[last] = data.draw(VALUES | st.just(BAD))
+    with tempfile.TemporaryDirectory() as name:
+        store = DirectoryStore(Path(name))
+        shelf.put(store, made, shelf.document(made, "2026-01-01"))
+        shelf.point(store, made)
+        (Path(name) / release_key("small", "1")).write_text(json.dumps(document))
+        found = gather(store)
+        made_of = takewhile(lambda page: not page[0].startswith("devices/"), catalogue.pages(found, catalogue.published(name)))
+        text = dict(made_of)[catalogue.model_path("small")].decode()
+    assert "<script>alert" not in text
+    assert found.models[0].releases or found.models[0].problems
 
 
 def test_pages_say_all_without_scripts(root: Path, running: Browser) -> None:
