@@ -123,6 +123,11 @@ class Layout:
         """The folder of a yank: `report.txt`."""
         return self.root / "yank"
 
+    @property
+    def site(self) -> Path:
+        """The folder of the catalogue's pages, as `doit site` makes them."""
+        return self.root / "site"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `provenance.json`, `bom.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"

@@ -1,0 +1,2 @@
+// Conveniences only: every page says all it has to say without this.
+"use strict";
