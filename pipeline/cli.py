@@ -165,12 +165,13 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message("\n".join(plain_lines(message or "")), file)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
+    result: argparse.ArgumentParser = _Parser(
         prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why"
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    result.add_argument("--version", action="version", version=__version__)
+    commands = result.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("init", help="begin a project of one's own, for `doit` to make releases")
     command.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="default: this one")
     command.set_defaults(module="init")
@@ -216,13 +217,13 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--max-size", type=_bytes, metavar="SIZE", help="keep at most so much, like 5GB")
     prune.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long")
     command.set_defaults(module="cache")
-    return parser
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
     prepare_streams()
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.consume.reference import Reference
-from pipeline.plan import GROUPS, TRUST
+from pipeline.groups import GROUPS
+from pipeline.plan import TRUST
 from pipeline.stages import trust
 from pipeline.store.open import open_to_publish
 from pipeline.trust.keys import read_public_key
