@@ -30,7 +30,7 @@ def commands() -> list[str]:
     """The lines of the section that are to be typed."""
     section = re.search(r"^## Keys$(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert section
-    return [line.strip().replace("attacut", MODEL) for line in section[1].splitlines() if line.startswith("    ")]
+    return [line[2:].replace("example", MODEL) for line in section[1].splitlines() if line.startswith("$ ")]
 
 
 def doit(words: list[str], folder: Path) -> None:

@@ -102,6 +102,7 @@ PARTS = (
             Document("vmfb", "The command vmfb", reference.vmfb),
             Document("doit", "The steps of doit", reference.doit),
             Document("manifest", "Manifests and other documents", reference.manifest),
+            Document("s3-policies", "Policies for S3", reference.s3_policies),
             Document("variables", "Environment and exit codes", reference.variables),
             Document("messages", "Messages", reference.messages),
         ),

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import cli
 from pipeline.groups import GROUPS
 from pipeline.site.markdown import anchor_of
+from pipeline.spec import defaults
 from pipeline.spec.keys import SPECS
 from pipeline.spec.kinds import Anything, Either, Key, Keys, Kind, Listing, Number, Text, Whole
 from pipeline.variables import COMMON, EXITS, OWN, Variable
@@ -225,6 +226,23 @@ def _typed(said: Mapping[str, Any], title: str, root: str) -> str:
     if said["type"] == "array":
         return f"list: {_typed(said['items'], title, root)}"
     return {"string": "digest" if "pattern" in said else "text", "integer": "whole number"}.get(said["type"], str(said["type"]))
+
+
+# Rights
+
+
+def s3_policies() -> str:
+    """The policies of a bucket, one for each role."""
+    lines = [
+        "# Policies for S3",
+        "",
+        "What each role may do, and no more: [Who may do what in a bucket](../../targets/README.md#who-may-do-what-in-a-bucket). Replace",
+        "`BUCKET` by the bucket, and `PREFIX/` by the store's prefix with its slash, or by nothing.",
+        "",
+    ]
+    for path in sorted((defaults.folder() / "s3").glob("*.json")):
+        lines += [f"## {path.stem}", "", f"```json targets/s3/{path.name}", path.read_text("utf-8").rstrip("\n"), "```", ""]
+    return "\n".join(lines)
 
 
 # The environment
