@@ -137,7 +137,8 @@ class Shell:
     def run(self, command: str) -> tuple[list[str], int]:
         """What a command prints on both streams, in its order, and its exit code."""
         variables, folder = (shlex.quote(str(self._state / name)) for name in ("variables", "folder"))
-        script = f'[ -f {variables} ] && . {variables}\n{command}\ncode=$?\nexport -p > {variables}\nprintf %s "$PWD" > {folder}\nexit $code'
+        keep = f'code=$?; export -p > {variables}; printf %s "$PWD" > {folder}; exit $code'
+        script = f"[ -f {variables} ] && . {variables}\n{command}\n{keep}"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.now,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -236,8 +237,8 @@ def s3_policies() -> str:
     lines = [
         "# Policies for S3",
         "",
-        "What each role may do, and no more: [Who may do what in a bucket](../../targets/README.md#who-may-do-what-in-a-bucket). Replace",
-        "`BUCKET` by the bucket, and `PREFIX/` by the store's prefix with its slash, or by nothing.",
+        "What each role may do, and no more: [Who may do what in a bucket](../../targets/README.md#who-may-do-what-in-a-bucket).",
+        "Replace `BUCKET` by the bucket, and `PREFIX/` by the store's prefix with its slash, or by nothing.",
         "",
     ]
     for path in sorted((defaults.folder() / "s3").glob("*.json")):
@@ -276,6 +277,7 @@ _ERRORS = ("PipelineError", "DeniedError", "TimedOutError", "BrokenTransferError
 _NOTED = "problem"
 
 
+@functools.cache  # it reads all modules
 def messages() -> str:
     """Every message of an error, by the module that says it; `…` is what varies."""
     lines = ["# Messages", "", "What can go wrong, in the words that say it: where, what, and after `→` what to do.", ""]

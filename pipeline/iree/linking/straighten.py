@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from iree.compiler import ir
 
+from pipeline.iree.linking import dispatches
 from pipeline.iree.linking.link import render
 from pipeline.iree.mlir import operations, symbol
 
@@ -18,7 +19,7 @@ _EXECUTABLE = "!hal.executable"
 
 
 def straighten(module: ir.Module, variants: Sequence[str]) -> None:
-    """Create all executables of the selected one of `variants` in one block, and load each where it is used.
+    """Create all executables of the selected one of `variants` in one block; load and dispatch each without a branch.
 
     Where IREE creates them in a way that this does not know, all stays as it is: right, and slower to compile.
     """
@@ -32,6 +33,7 @@ def straighten(module: ir.Module, variants: Sequence[str]) -> None:
     with ir.InsertionPoint(initializers[0]):
         operations(snippet, "util.initializer")[0].clone()
     initializers[0].erase()
+    dispatches.join(module)  # where no variant is selected, that initializer fails: nothing else runs
 
 
 def _globals(initializer: ir.Operation) -> dict[str, str]:
