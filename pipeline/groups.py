@@ -23,11 +23,14 @@ GROUPS: Mapping[str, str] = {
     "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE add=yes remove=ID threshold=2)",
     "trust-witness": "let a witness's evidence count in a signed store (name=NAME key=PUBLIC.pem, or remove=NAME)",
     "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
+    "site": "make the pages of the store's catalogue in out/site (site=publish puts them into the store, too)",
     "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
     "audit": "generate a sample of each model's cached code again and compare (sample=20)",
     "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
     "tune": "search for faster code of the kernels that a model spends its time in, for the devices here (model=NAME budget=600)",
     "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
 }
+# What a build consists of.
+BUILD_GROUPS = ("fetch", "import", "reference", "score", "compile", "verify", "package", "publish")
 # What is about the store alone: of models that are no more built here, too.
-STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
+STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck", "site")

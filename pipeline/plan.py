@@ -67,8 +67,8 @@ class Asked:
     those that tuning a model may take, and the `target` that it is tuned for, or several with commas. `model`: the only one
     that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The
     `reason` of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and
-    whether it is `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…`
-    steps take.
+    whether it is `dry`. Whether a check of the store reads `deep`, and is to `repair`. Whether the catalogue's pages are put into
+    the store (`publishes_site`). `trust`: the words that `trust-…` steps take.
     """
 
     sample: int = 20
@@ -84,6 +84,7 @@ class Asked:
     deep: bool = False
     repair: bool = False
     any_model: bool = False
+    publishes_site: bool = False
     trust: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -297,6 +298,12 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             f"{release} of {store}, built again and compared",
             layout.reproduced,
             (store, model, version, spec, layout.root, layout.reproduced),
+        ),
+        (
+            "site:catalogue",
+            f"the catalogue of {store}",
+            layout.site_made,
+            (store, asked.publishes_site, layout.site, layout.site_made),
         ),
         ("fsck:store", store, layout.checked, (store, asked.deep, asked.repair, layout.root, layout.checked)),
         (
