@@ -62,8 +62,9 @@ INTERNAL = ("VMFB_RUN", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "TF_CPP_MIN_LOG_LE
 
 
 def told() -> str:
-    """The own variables that `vmfb` obeys, for the foot of its help."""
-    return "variables: " + ", ".join(variable.name for variable in OWN if variable.consumer)
+    """The own variables that everybody who uses a release may want, for the foot of the help."""
+    names = [variable.name for variable in OWN if variable.consumer and variable.name.startswith("VMFB_")]
+    return f"Variables: PIPELINE_STORE, {', '.join(names)}. Everything else is in the documentation, which `doit site` makes."
 
 
 # What `vmfb` and `doit` end with: command, code, meaning.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import posixpath
 import re
@@ -16,11 +17,13 @@ import boto3
 import pytest
 
 import pipeline
-from pipeline import variables
+from pipeline import cli, variables
+from pipeline.groups import GROUPS, WORDS
 from pipeline.site import documents, reference
 from pipeline.site.documents import ALL, Document
 from pipeline.site.markdown import LANGUAGES, html, parse
 from pipeline.site.page import DOCS, Frame
+from pipeline.tasks import ASKED
 from tests import servers
 from tests.examples import Shell, commands, examples, fits, follow
 from tests.project import ROOT
@@ -204,6 +207,40 @@ def test_text_is_escaped_and_html_refused() -> None:
     assert "&lt;pre&gt;" in body
     with pytest.raises(ValueError, match="HTML in a document"):
         html("<script>alert(1)</script>\n", lambda href: href)
+
+
+# Help
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _parsers(command)
+
+
+def test_help_fits_a_screen_and_speaks_with_one_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for parser in _parsers(cli.parser()):
+        lines = parser.format_help().splitlines()
+        assert len(lines) <= 36, parser.prog
+        assert all(len(line) <= 80 for line in lines), parser.prog
+        assert parser.description, parser.prog
+        said_of = [action.help for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+        assert all(said_of), parser.prog
+        for said in [parser.description, *map(str, said_of)]:
+            assert re.match(r"[a-z$-]|FILE|MODEL|s3://", said), f"{parser.prog}: {said}"
+            assert not said.endswith("."), f"{parser.prog}: {said}"
+
+
+def test_the_steps_of_doit_fit_a_screen() -> None:
+    width = max(map(len, GROUPS))
+    assert width + 2 + max(map(len, GROUPS.values())) <= 80
+    assert len(GROUPS) < 30
+    assert {"version", "channel", *ASKED} == WORDS.keys()
+    for steps, *_ in WORDS.values():
+        assert steps.startswith("all ") or {*steps.split(", ")} <= GROUPS.keys()
 
 
 # What is described

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.groups import GROUPS
+from pipeline.groups import GROUPS, WORDS
 from pipeline.site.markdown import anchor_of
 from pipeline.spec import defaults
 from pipeline.spec.keys import SPECS
@@ -176,6 +176,11 @@ def doit() -> str:
         *_table(("step", "does"), [(_code(name), about) for name, about in GROUPS.items()]),
         "`doit` alone is `doit publish`; `doit build` is fetch, import and compile.",
         "",
+        "## Words",
+        "",
+        "They stand after the steps, as in `doit promote model=scores version=1.0 channel=stable`.",
+        "",
+        *_table(("word", "of", "means", "without it"), [(_code(f"{name}="), *said) for name, said in WORDS.items()]),
         "## Commands",
         "",
     ]
