@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import posixpath
 import re
@@ -266,6 +267,17 @@ def test_every_variable_that_is_described_is_read() -> None:
     text = "".join(text for _, text in _sources())
     for variable in variables.OWN:
         assert variable.name in text
+
+
+def test_messages_speak_with_one_voice() -> None:
+    """What, in lower case but for names; a colon before why; no stop at the end; what to do stands apart."""
+    for path, text in _sources():
+        for message in reference.said_by(ast.parse(text)):
+            what, _, hint = message.partition(" → ")
+            for said in (what, hint):
+                assert not re.match(r"(?!LiteRT|Python)[A-Z][a-z]", said), f"{path}: {message}"
+                assert not said.rstrip().endswith((".", "!")), f"{path}: {message}"
+            assert not re.match("not a ", what), f"{path}: {message}: say `is no`"
 
 
 def test_the_reference_has_every_key_command_and_message() -> None:

@@ -113,7 +113,7 @@ def read(path: Path, keys: Keys, problems: Problems) -> Fields | None:
         problems.add(path, f"line {mark.line + 1}" if mark else "", f"{error.problem}")
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.add(path, "", f"not YAML: {error}")
+        problems.add(path, "", f"is no YAML: {error}")
         return None
     except OSError as error:
         problems.add(path, "", f"cannot be read: {error.strerror}")
