@@ -10,7 +10,7 @@ In a document, a comment before a block says what a reader need not know:
     <!-- not run from here: … --> nor are all that follow
     <!-- exit: 2 -->              its last command ends with this code
 
-`…` in a line of output stands for anything, a line of `…` for any lines. A block of another language with a path after it is
+`…` in a line of output stands for anything, a line of `…` for any lines, two spaces and more for some. A block of another language with a path after it is
 written there: ```yaml targets/models/mine.yaml.
 """
 
@@ -110,6 +110,7 @@ def fits(printed: list[str], expected: tuple[str, ...]) -> bool:
     if expected[0].strip() == ANY:
         return any(fits(printed[count:], expected[1:]) for count in range(len(printed) + 1))
     pattern = ".*".join(re.escape(part) for part in expected[0].rstrip().split(ANY))
+    pattern = re.sub(r"(\\ ){2,}", r"\\ +", pattern)  # columns are as wide as what stands in them
     return bool(printed) and bool(re.fullmatch(pattern, printed[0].rstrip())) and fits(printed[1:], expected[1:])
 
 

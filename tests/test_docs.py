@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import posixpath
 import re
@@ -271,8 +270,8 @@ def test_every_variable_that_is_described_is_read() -> None:
 
 def test_messages_speak_with_one_voice() -> None:
     """What, in lower case but for names; a colon before why; no stop at the end; what to do stands apart."""
-    for path, text in _sources():
-        for message in reference.said_by(ast.parse(text)):
+    for path, said_there in reference.by_module().items():
+        for message in said_there:
             what, _, hint = message.partition(" → ")
             for said in (what, hint):
                 assert not re.match(r"(?!LiteRT|Python)[A-Z][a-z]", said), f"{path}: {message}"

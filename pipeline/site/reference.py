@@ -283,16 +283,22 @@ _NOTED = "problem"
 
 
 @functools.cache  # it reads all modules
+def by_module() -> Mapping[str, Sequence[str]]:
+    """The messages of each module that has any, by its path in the package."""
+    found = {}
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        if any(f"{name}(" in text for name in (*_ERRORS, _NOTED)):
+            found[path.relative_to(_PACKAGE).as_posix()] = [m for m in dict.fromkeys(said_by(ast.parse(text))) if m.strip("…: ")]
+    return {name: said for name, said in found.items() if said}
+
+
 def messages() -> str:
     """Every message of an error, by the module that says it; `…` is what varies."""
     lines = ["# Messages", "", "What can go wrong, in the words that say it: where, what, and after `→` what to do.", ""]
     lines += ["`…` stands for what varies.", ""]
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        text = path.read_text("utf-8")
-        said = any(f"{name}(" in text for name in (*_ERRORS, _NOTED))
-        found = dict.fromkeys(message for message in said_by(ast.parse(text)) if message.strip("…: ")) if said else {}
-        if found:
-            lines += [f"## {path.relative_to(_PACKAGE).as_posix()}", "", *(f"- {_code(line)}" for line in found), ""]
+    for name, said in by_module().items():
+        lines += [f"## {name}", "", *(f"- {_code(line)}" for line in said), ""]
     return "\n".join(lines)
 
 
