@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests import servers
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page, Request
 
 CHROMIUM = Path("/usr/bin/chromium")
 INSTALL = "apt-get install --no-install-recommends chromium, and pip install '.[test]'"
@@ -55,8 +55,18 @@ class Tab:
     def complaints(self) -> list[str]:
         """What axe-core finds: the rule, and the first elements that break it."""
         self.ask(AXE.read_text("utf-8"))
-        found = self.ask("axe.run(document, {resultTypes: ['violations']})")
+        found = self.ask("axe.run(document, {resultTypes: ['violations'], preload: false})")
         return [f"{one['id']}: {[node['html'][:160] for node in one['nodes'][:3]]}" for one in found["violations"]]
+
+    def dismiss(self, dialog: Dialog) -> None:
+        """Close what a page asks, which none should."""
+        self.said.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def note_request(self, request: Request) -> None:
+        """Note what is fetched from elsewhere, which nothing should be."""
+        if request.url.startswith(("http:", "https:")) and "127.0.0.1" not in request.url:
+            self.said.append(f"asked {request.url}")
 
     @property
     def overflow(self) -> int:
@@ -75,16 +85,12 @@ def tab(running: Browser, size: tuple[int, int] = DESKTOP, theme: str = "light",
     found = Tab(context.new_page())
     found.page.on("console", lambda message: found.said.append(f"{message.type}: {message.text}"))
     found.page.on("pageerror", lambda error: found.said.append(f"error: {error}"))
-    found.page.on("dialog", lambda dialog: (found.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    found.page.on("request", lambda request: found.said.append(f"asked {request.url}") if _is_away(request.url) else None)
+    found.page.on("dialog", found.dismiss)
+    found.page.on("request", found.note_request)
     try:
         yield found
     finally:
         context.close()
-
-
-def _is_away(url: str) -> bool:
-    return url.startswith(("http:", "https:")) and "127.0.0.1" not in url
 
 
 def _axe() -> Path:

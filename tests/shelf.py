@@ -30,12 +30,12 @@ NAMES = (
     "ocr",
     "ranker",
 )
-ABOUT = (
-    "Splits Thai text into words",
-    "Hears the wake word in a second of audio",
-    "One block of attention in half precision",
-    "Makes audio of mel spectrograms",
-)
+ABOUT = {
+    "attacut": "Splits Thai text into words",
+    "wake-word": "Hears the wake word in a second of audio",
+    "attention-f16": "One block of attention in half precision",
+    "vocoder": "Makes audio of mel spectrograms",
+}
 LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause")
 _WHERE = {  # by the backend: how it was seen, on what, by which driver
     "vulkan-spirv": ("twin", "llvmpipe (LLVM 15.0.6, 256 bits)", "llvmpipe Mesa 22.3.6 (LLVM 15.0.6)"),
@@ -52,7 +52,7 @@ def manifest(name: str, number: int = 0, version: str = "", about: str = "", lic
     size = sum(segment.length for segment in grown)
     sha256 = sha256_bytes(f"{name} {number}".encode())
     made = replace(artifact, blob=m.Blob(f"{name}-desktop.vmfb", sha256, size), segments=grown)
-    info = m.ModelInfo(name, about or ABOUT[len(name) % 4], licence or LICENCES[len(name) % 3], "onnx")
+    info = m.ModelInfo(name, about or ABOUT.get(name, f"What {name} does"), licence or LICENCES[len(name) % 3], "onnx")
     made_of = replace(base, model=info, artifacts=(made,), version=version)
     return made_of if version else replace(made_of, version=content_version(made_of))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.consume.choose import choices
+from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.layout import SITE, bom_key, provenance_key, release_key
 from pipeline.site import documents, history, machines
@@ -176,9 +177,12 @@ def _devices_pages(frame: Frame, catalogue: Catalogue) -> Iterator[tuple[str, by
     ]
     page = Page("devices/index.html", DEVICES_TITLE, DEVICES.name, "", machines.SCRIPTS)
     files = [(f"{model.name}, {file.bundle}", page.link(model_path(model.name)), file.gated) for model, _, file in asked]
-    names = [(name, [device.title for device in devices]) for name, devices in machines.machines().items()]
+    names = [
+        (name, [device.title for device in sorted(devices, key=backends.is_cpu)]) for name, devices in machines.machines().items()
+    ]
     yield page.path, render(frame, page, "devices.html.j2", question=machines.question(files), names=names)
-    for name, devices in machines.machines().items():
+    for name, held in machines.machines().items():
+        devices = sorted(held, key=backends.is_cpu)
         page = Page(f"devices/{name}.html", name, DEVICES.name)
         rows = [
             {"model": model.name, "path": model_path(model.name), "bundle": file.bundle, "answers": _answers(file, devices)}

@@ -10,7 +10,7 @@ WIDTH, HEIGHT = 360, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 26
 HUES = 8  # lines that can be told apart; the others are in the table
 _STEPS = 4  # lines of the grid, at most
-_WIDE = 20.0  # times the smallest value, from where on a scale of powers of ten tells more
+_WIDE = 60.0  # times the smallest value, from where on a scale of powers of ten tells more
 
 
 @dataclass(frozen=True)

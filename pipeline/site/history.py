@@ -77,7 +77,7 @@ def _errors(known: Sequence[dict[str, Standing]], labels: Sequence[str], suffix:
     series = []
     for name in _names(known):
         values = [standings[name].of_tolerance if name in standings else None for standings in known]
-        series.append(_series(name, values, percent))
+        series += [_series(name, values, percent)] if any(value is not None for value in values) else []
     return chart(f"Error, of what is allowed{suffix}", labels, series, Scaled("%", 100))
 
 

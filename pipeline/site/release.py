@@ -3,15 +3,17 @@ templates, in the words that `vmfb` has for the same."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline.accuracy import text as accuracy
 from pipeline.consume.choose import gated
 from pipeline.consume.diff import measured
 from pipeline.consume.entries import groups, smallest
 from pipeline.consume.entries import sizes as dimension_sizes
-from pipeline.consume.evidence import Standing
+from pipeline.consume.evidence import Seen, Standing
 from pipeline.consume.fetch import needed
 from pipeline.consume.render import runtime_lines, size
 from pipeline.errors import PipelineError
@@ -30,7 +32,10 @@ _IREE = {"bool": "i1", "float16": "f16", "float32": "f32", "float64": "f64"}  # 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant in its file. `kind` is how it was verified, or `wrong`; `part` is how much of its tolerance it used, of 1."""
+    """A variant in its file. `kind` is how it was verified, or `wrong`; `part` is how much of its tolerance it used, of 1.
+
+    `scores`: how well it did on data sets, a line each. `latencies`: devices, and how long it took there.
+    """
 
     name: str
     device: str
@@ -40,7 +45,8 @@ class Variant:
     witnesses: int
     error: str
     part: float | None
-    latencies: tuple[tuple[str, str], ...]  # the device, and how long
+    scores: tuple[str, ...]
+    latencies: tuple[tuple[str, str], ...]
     gates: tuple[str, ...]
     size: str
     fetched: str
@@ -88,6 +94,11 @@ class File:
         return self.artifact.bundle
 
     @property
+    def kinds(self) -> list[tuple[str, list[machines.Row]]]:
+        """The rows of the matrix by the kind of device."""
+        return [(kind, list(rows)) for kind, rows in itertools.groupby(self.matrix, lambda row: row.device.kind)]
+
+    @property
     def question(self) -> dict[str, object]:
         """What `choose.js` has to know of it."""
         return machines.question([(self.bundle, "", self.gated)])
@@ -117,7 +128,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Sighting:
     """A row of evidence: what was seen of a variant, where, by whom and when."""
 
     day: str
@@ -199,17 +210,32 @@ def _variant(artifact: Artifact, name: str, standing: Standing, hue: int) -> Var
         name,
         info.device,
         "wrong" if standing.wrong else standing.kind,
-        best.place if best else "",
+        _where(standing, best),
         reason,
         standing.witnesses,
         "" if error is None else f"{error:.1e}",
         standing.of_tolerance,
+        tuple(_scores(standing)),
         tuple((device, milliseconds(median, spread)) for device, (median, spread) in measured(standing).items()),
         info.gates,
         size(info.size),
         size(sum(stretch.length for stretch in needed(artifact, [name]))),
         hue,
     )
+
+
+def _where(standing: Standing, best: Seen | None) -> str:
+    """The device of the newest of the strongest evidence, or of who saw it wrong, and how wide its subgroups were."""
+    if best is None:
+        return ""
+    lanes = ", ".join(map(str, standing.subgroup_sizes)) if not standing.wrong else ""
+    return best.place + (f", subgroups of {lanes} lanes" if lanes else "")
+
+
+def _scores(standing: Standing) -> Iterator[str]:
+    for scored in standing.accuracy:
+        function = f"{scored.function}: " if len(standing.accuracy) > 1 else ""
+        yield function + accuracy.line(scored.metric, scored.score, scored.reference, scored.evaluator)
 
 
 def milliseconds(median_s: float, spread_s: float | None = None) -> str:
@@ -243,7 +269,7 @@ def _label(kind: str, users: Sequence[str]) -> str:
     return f"{what} of {users[0]}" if len(users) == 1 else f"{what} that {', '.join(users[:-1])} and {users[-1]} share"
 
 
-def evidence(release: Release) -> tuple[list[Seen], int]:
+def evidence(release: Release) -> tuple[list[Sighting], int]:
     """What witnesses saw, the newest first, at most EVIDENCE_SHOWN rows; and how many there are in all."""
     documents = sorted(release.testimony.documents, key=lambda document: document.made, reverse=True)
     rows = [
@@ -256,10 +282,10 @@ def evidence(release: Release) -> tuple[list[Seen], int]:
     return rows[:EVIDENCE_SHOWN], len(rows)
 
 
-def _seen(document: EvidenceDocument, bundle: str, proof: VariantProof) -> Seen:
+def _seen(document: EvidenceDocument, bundle: str, proof: VariantProof) -> Sighting:
     worst = max(proof.functions, key=lambda f: f.of_tolerance, default=None)
     place = proof.device if not proof.driver or proof.driver == proof.device else f"{proof.device} ({proof.driver})"
-    return Seen(
+    return Sighting(
         "" if document.made.startswith("1970") else document.made[:10],
         bundle,
         proof.variant,

@@ -111,8 +111,10 @@ const choose = (() => {
     });
   }
 
-  // Many files: a row each.
-  function inShort(files, devices) {
+  // Many files: a row each. The CPU is what all machines have, and comes last.
+  function inShort(files, held) {
+    const isCpu = ({ driver }) => Number(KNOWN.cpuDrivers.includes(driver));
+    const devices = [...held].sort((a, b) => isCpu(a) - isCpu(b));
     const head = make("tr", "", make("th", "File"), ...devices.map((device) => make("th", choose.title(device))));
     for (const cell of head.children) cell.scope = "col";
     const rows = files.map((file) => {
@@ -167,6 +169,7 @@ const choose = (() => {
     input.addEventListener("change", () => {
       select.value = "";
       read(input.files[0]);
+      input.value = ""; // or the same file, changed, could not be chosen again
     });
     box.addEventListener("dragover", (event) => {
       event.preventDefault();
