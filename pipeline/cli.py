@@ -6,13 +6,14 @@ import argparse
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
+from pipeline import __version__, exits
 from pipeline.consume import facts
 from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
@@ -167,7 +168,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
-        prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why"
+        prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why", epilog=exits.told()
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -220,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
+    """The entry point: what `exits` says, after a message on standard error where it is not 0."""
     prepare_streams()
     arguments = _parser().parse_args(argv)
     try:
@@ -234,15 +235,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             with suppress(BrokenPipeError, PipelineError):
                 flush()
         say(*f"error: {error}".split("\n"))
-        return 1
+        return error.exit_code
     except BrokenPipeError:
         give_up_output()  # nothing more can be said there
         return 0
     except EndedError as ended:
-        return 128 + int(ended.args[0])
+        return exits.SIGNAL + int(ended.args[0])
     except KeyboardInterrupt:
         say("interrupted: what has arrived is kept")
-        return 130
+        return exits.SIGNAL + 2
+    except Exception:
+        say(*traceback.format_exc().rstrip().split("\n"))
+        return exits.BUG
     return 0
 
 
