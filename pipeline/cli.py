@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, exits
+from pipeline import __version__, completion, exits
 from pipeline.consume import facts
 from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
@@ -174,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("init", help="begin a project of one's own, for `doit` to make releases")
     command.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="default: this one")
+    command.add_argument("--ci", default="github", choices=("github", "gitlab", "none"), help="whose workflow (default: github)")
     command.set_defaults(module="init")
     command = commands.add_parser("list", help="the models of a store")
     command.add_argument("url", nargs="?", metavar="STORE", help="the same as --store")
@@ -217,13 +218,19 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--max-size", type=_bytes, metavar="SIZE", help="keep at most so much, like 5GB")
     prune.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long")
     command.set_defaults(module="cache")
+    command = commands.add_parser("completion", help='completion for a shell: eval "$(vmfb completion bash)"')
+    command.add_argument("shell", choices=completion.SHELLS)
+    command.set_defaults(module="completion")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: what `exits` says, after a message on standard error where it is not 0."""
     prepare_streams()
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    if completion.is_asked_for():
+        completion.answer(parser)
+    arguments = parser.parse_args(argv)
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
