@@ -6,13 +6,14 @@ import argparse
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, variables
+from pipeline import __version__, completion, exits, variables
 from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
 from pipeline.manifest.evidence import KINDS
@@ -173,12 +174,15 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """What the command line may say."""
     result: argparse.ArgumentParser = _Parser(
-        prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why", epilog=variables.told()
+        prog="vmfb",
+        description="fetch vmfbs, see what they hold, what of it runs here and why",
+        epilog=f"{exits.told()}; {variables.told()}",
     )
     result.add_argument("--version", action="version", version=__version__)
     commands = result.add_subparsers(required=True, metavar="COMMAND")
     command = _command(commands, "init", "begin a project, in which `doit` makes releases")
     command.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="default: this one")
+    command.add_argument("--ci", default="github", choices=("github", "gitlab", "none"), help="whose workflow (default: github)")
     command.set_defaults(module="init")
     command = _command(commands, "list", "list the models of a store")
     command.add_argument("url", nargs="?", metavar="STORE", help="the same as --store")
@@ -223,13 +227,19 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument("--max-size", type=_bytes, metavar="SIZE", help="keep at most so much, like 5GB")
     prune.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long")
     command.set_defaults(module="cache")
+    command = _command(commands, "completion", 'complete words in a shell: eval "$(vmfb completion bash)"')
+    command.add_argument("shell", choices=completion.SHELLS, help="which")
+    command.set_defaults(module="completion")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
+    """The entry point: what `exits` says, after a message on standard error where it is not 0."""
     prepare_streams()
-    arguments = parser().parse_args(argv)
+    known = parser()
+    if completion.is_asked_for():
+        completion.answer(known)
+    arguments = known.parse_args(argv)
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
@@ -241,15 +251,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             with suppress(BrokenPipeError, PipelineError):
                 flush()
         say(*f"error: {error}".split("\n"))
-        return 1
+        return error.exit_code
     except BrokenPipeError:
         give_up_output()  # nothing more can be said there
         return 0
     except EndedError as ended:
-        return 128 + int(ended.args[0])
+        return exits.SIGNAL + int(ended.args[0])
     except KeyboardInterrupt:
         say("interrupted: what has arrived is kept")
-        return 130
+        return exits.SIGNAL + 2
+    except Exception:
+        say(*traceback.format_exc().rstrip().split("\n"))
+        return exits.BUG
     return 0
 
 

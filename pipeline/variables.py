@@ -1,4 +1,4 @@
-"""The variables of the environment that are obeyed, and exit codes, once: for `vmfb --help` and the reference."""
+"""The variables of the environment that are obeyed, once: for `vmfb --help` and the reference."""
 
 from __future__ import annotations
 
@@ -64,17 +64,4 @@ INTERNAL = ("VMFB_RUN", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "TF_CPP_MIN_LOG_LE
 def told() -> str:
     """The own variables that everybody who uses a release may want, for the foot of the help."""
     names = [variable.name for variable in OWN if variable.consumer and variable.name.startswith("VMFB_")]
-    return f"Variables: PIPELINE_STORE, {', '.join(names)}. Everything else is in the documentation, which `doit site` makes."
-
-
-# What `vmfb` and `doit` end with: command, code, meaning.
-EXITS = (
-    ("`vmfb`", "0", "done"),
-    ("`vmfb`", "1", "not done: a message on standard error says why"),
-    ("`vmfb`", "2", "the command line is wrong"),
-    ("`vmfb`", "128 and more", "ended by a signal: 130 by an interrupt, 143 by SIGTERM"),
-    ("`doit`", "0", "done, or nothing to do"),
-    ("`doit`", "1, 2", "a step failed: its message names the log; all that does not need it was done"),
-    ("`doit`", "3", "nothing was run: a mistake in a spec, a variable or a step's name"),
-    ("`doit check`", "1", "there are mistakes in specs"),
-)
+    return f"variables: PIPELINE_STORE, {', '.join(names)}; the documentation, which `doit site` makes, has all of it"

@@ -10,8 +10,8 @@ In a document, a comment before a block says what a reader need not know:
     <!-- not run from here: … --> nor are all that follow
     <!-- exit: 2 -->              its last command ends with this code
 
-`…` in a line of output stands for anything, a line of `…` for any lines, two spaces and more for some. A block of another language with a path after it is
-written there: ```yaml targets/models/mine.yaml.
+`…` in a line of output stands for anything, a line of `…` for any lines, two spaces and more for some. A block of another
+language with a path after it is written there: ```yaml targets/models/mine.yaml.
 """
 
 from __future__ import annotations

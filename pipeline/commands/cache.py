@@ -6,12 +6,12 @@ import argparse
 
 from pipeline.consume import render
 from pipeline.consume.cache import Cache
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WrongError
 from pipeline.terminal import put
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """List, verify or prune the cache, as the action says. PipelineError after listing what is damaged."""
+    """List, verify or prune the cache, as the action says. WrongError after listing what is damaged."""
     cache = Cache()
     if arguments.action == "list":
         put(f"{cache.root}")
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
             said = f"{len(bad)} stretches were damaged and will be fetched again" if bad else "right"
             put(f"{entry.name}: {render.size(right)} {said}")
         if damaged:
-            raise PipelineError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
+            raise WrongError(f"{damaged} stretches were damaged", where=str(cache.root), hint="fetch again: only they come")
         if unknown:
             raise PipelineError(f"{unknown} files were not checked", where=str(cache.root), hint="fetch again, or remove them")
     else:

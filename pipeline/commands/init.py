@@ -22,8 +22,12 @@ _FILES = {
     "targets/models/example.yaml": "example.yaml",
     "targets/models/made/example.py": "example.py",
     "targets/bundles/release.yaml": "release.yaml",
-    ".github/workflows/release.yaml": "workflow.yaml",
-    "dodo.py": "dodo.py",  # last: with it, doit has something to do
+}
+_LAST = {"dodo.py": "dodo.py"}  # with it, doit has something to do
+CI = {
+    "github": {".github/workflows/release.yaml": "workflow.yaml"},
+    "gitlab": {".gitlab-ci.yml": "gitlab.yaml"},
+    "none": dict[str, str](),
 }
 
 
@@ -32,7 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
     version = __version__.encode()
     files = {folder / "targets" / ".schemas" / name: (_PACKAGE / "spec" / name).read_bytes() for name in _SCHEMAS}
-    files |= {folder / name: (_FROM / source).read_bytes().replace(b"VERSION", version) for name, source in _FILES.items()}
+    named = {**_FILES, **CI[arguments.ci], **_LAST}
+    files |= {folder / name: (_FROM / source).read_bytes().replace(b"VERSION", version) for name, source in named.items()}
     with disk_errors(str(folder)):
         there = [path for path, data in files.items() if path.exists() and not (path.is_file() and path.read_bytes() == data)]
     if there:

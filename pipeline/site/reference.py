@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import cli
+from pipeline import cli, exits
 from pipeline.groups import GROUPS, WORDS
 from pipeline.site.markdown import anchor_of
 from pipeline.spec import defaults
 from pipeline.spec.keys import SPECS
 from pipeline.spec.kinds import Anything, Either, Key, Keys, Kind, Listing, Number, Text, Whole
-from pipeline.variables import COMMON, EXITS, OWN, Variable
+from pipeline.variables import COMMON, OWN, Variable
 
 _PACKAGE = Path(__file__).parents[1]
 _SCHEMAS = {
@@ -271,7 +271,7 @@ def variables() -> str:
     head = ("variable", "says", "without it", "read by")
     lines = ["# Environment and exit codes", "", "## Variables", "", *_table(head, rows(OWN))]
     lines += ["Those of other tools mean here what they mean there:", "", *_table(head, rows(COMMON))]
-    lines += ["## Exit codes", "", *_table(("command", "code", "means"), EXITS)]
+    lines += ["## Exit codes", "", *_table(("command", "code", "means"), exits.EXITS)]
     return "\n".join(lines)
 
 
