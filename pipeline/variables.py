@@ -56,6 +56,7 @@ COMMON = (
     Variable("DOCKER_CONFIG", "folder of logins to oci:// registries", "~/.docker", consumer=True),
     Variable("XDG_CACHE_HOME, XDG_CONFIG_HOME, XDG_RUNTIME_DIR", "the user's folders", "~/.cache, ~/.config", consumer=True),
     Variable("LOCALAPPDATA, APPDATA", "the user's folders on Windows", "", consumer=True),
+    Variable("GITHUB_STEP_SUMMARY", "file for the page of a CI job: what was built goes there, too", "none"),
     Variable("CI", "`doit` prints plain lines on a terminal too", "a status line on terminals"),
 )
 INTERNAL = ("VMFB_RUN", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL")  # given to the programs that are started

@@ -193,6 +193,8 @@ assert Path(vmfb.__file__).is_relative_to(Path("site").absolute()), vmfb.__file_
 assert cli.main(["init", "mine"]) == 0
 spec = load(Path("mine/targets"))
 assert "everything" in spec.bundles and spec.bundles["release"].targets == spec.bundles["desktop"].targets
+from pipeline.site import documents
+assert all(document.text() for document in documents.ALL)
 print(*sorted(spec.executables))
 """
     done = subprocess.run(
