@@ -408,7 +408,7 @@ def test_the_patience_with_a_kernel_is_a_number_of_seconds(monkeypatch: pytest.M
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "12")
     assert patience() == 12
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "soon")
-    with pytest.raises(PipelineError, match="PIPELINE_KERNEL_TIMEOUT=soon is no number of seconds"):
+    with pytest.raises(PipelineError, match="'soon' is no number of seconds"):
         patience()
 
 
