@@ -15,12 +15,12 @@ from typing import Any
 from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
-from pipeline import activity, process
+from pipeline import activity, jobsummary, process
 from pipeline.accuracy import text
+from pipeline.groups import BUILD_GROUPS
 from pipeline.layout import Layout, stamp
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain, plain_lines
-from pipeline.plan import BUILD_GROUPS
 from pipeline.snapshot import Snapshot
 from pipeline.stages.witnesses import answers
 from pipeline.terminal import say
@@ -164,6 +164,10 @@ def _write(*lines: str) -> None:
     sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
 
 
+def _published(receipt: dict[str, Any]) -> str:
+    return f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}"
+
+
 def left_out(name: str, folder: Path) -> list[str]:
     """Which targets a file is without, and why, in whole sentences: one for targets with the same reason."""
     reasons: dict[str, list[str]] = {}
@@ -172,10 +176,12 @@ def left_out(name: str, folder: Path) -> list[str]:
     return [f"{name} is without {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
+_HEADINGS = ("model / bundle", "variant", "verified", "max error (of allowed)", "code", "seconds", "where, or why not")
+
+
 def render(rows: list[tuple[str, ...]], width: int) -> str:
     """`rows` under headings, columns aligned, lines cut at `width`."""
-    rows = [tuple(map(plain, row)) for row in rows]
-    rows = [("model / bundle", "variant", "verified", "max error (of allowed)", "code", "seconds", "where, or why not"), *rows]
+    rows = [_HEADINGS, *(tuple(map(plain, row)) for row in rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
@@ -253,6 +259,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         said = ", ".join(f"{n} {what}" for n, what in counts if n)
         if said:
             sys.stdout.write(f"{said} in {seconds:.1f} s\n")
+            self._tell_job(f"{said} in {seconds:.1f} s")
         self._summarize(seconds)
         if self._quiet and not (self._ran or self.failures or self._blocked or process.interrupted()):
             with contextlib.suppress(OSError, ValueError, KeyError):  # then the next run looks properly
@@ -273,6 +280,18 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             _write(f"report: {summary.write(self.layout, steps, seconds)}")
         except Exception as error:
             say(f"note: there is no report of this run: {type(error).__name__}: {error}")
+
+    def _tell_job(self, head: str) -> None:
+        """Say on the page of the CI job, where this is one, what came of the run."""
+        if not os.environ.get(jobsummary.VARIABLE):
+            return
+        rows = [row for label, folder in self._verified() for row in table(label, folder)]
+        published = [(_published(receipt), receipt["differs"]) for receipt in self._receipts()]
+        failed = {f["task"].name: "".join(f["exception"].traceback) or f["exception"].message for f in self.failures}
+        try:
+            jobsummary.append(jobsummary.lines(head, [_HEADINGS, *rows], published, failed))
+        except OSError as error:
+            say(f"note: {jobsummary.VARIABLE}: {error.strerror}")
 
     def _remember(self) -> None:
         """Note how all files look after a run that had nothing to do; doit's database, which says so, among them."""
@@ -298,17 +317,24 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         said = ", ".join(f"{count} {what}" for count, what in parts if count)
         return f"{total} pieces of code: {said}" + (f"; that saved {saved:.0f} s of code generation" if saved >= 1 else "") + "\n"
 
+    def _done(self, stage: str) -> list[tuple[str, Path]]:
+        """The steps of a stage that this run did, and the first file that each made."""
+        names = [name for name in self._tasks if name.startswith(f"{stage}:") and name in self._seconds]
+        return [(name, Path(self._tasks[name].targets[0])) for name in names]
+
+    def _verified(self) -> list[tuple[str, Path]]:
+        return [(" / ".join(name.split(":")[1:]), path.parent) for name, path in self._done("verify")]
+
+    def _receipts(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text("utf-8")) for _, path in self._done("publish")]
+
     def _table(self) -> None:
-        done = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]
-        verified = [(" / ".join(name.split(":")[1:]), Path(self._tasks[name].targets[0]).parent) for name in done]
+        verified = self._verified()
         rows = [row for label, folder in verified for row in table(label, folder)]
         if rows:
             width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
             _write("", *render(rows, width).split("\n"), *(line for lack in lacks for line in lack.split("\n")), "")
         sys.stdout.write(self._code())
-        for name, task in self._tasks.items():
-            if name.startswith("publish:") and name in self._seconds:
-                receipt = json.loads(Path(task.targets[0]).read_text("utf-8"))
-                _write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}")
-                _write(*(f"  {line}" for line in receipt["differs"]))
+        for receipt in self._receipts():
+            _write(_published(receipt), *(f"  {line}" for line in receipt["differs"]))

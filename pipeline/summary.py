@@ -12,9 +12,9 @@ from typing import Any
 from pipeline import __version__
 from pipeline.consume.render import size
 from pipeline.errors import PipelineError
+from pipeline.groups import BUILD_GROUPS
 from pipeline.layout import Layout
 from pipeline.machine import now
-from pipeline.plan import BUILD_GROUPS
 from pipeline.progress import left_out, strongest
 from pipeline.site.folder import put_into
 from pipeline.site.page import Frame, Page, Place, assets, render

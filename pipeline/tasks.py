@@ -20,9 +20,10 @@ from doit.tools import config_changed
 from pipeline import __version__, activity, platforms, process
 from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
+from pipeline.groups import GROUPS, STORE_GROUPS
 from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean, whole_number
-from pipeline.plan import GROUPS, STORE_GROUPS, TRUST, Asked, Step
+from pipeline.plan import TRUST, Asked, Step
 from pipeline.store.published import lacks
 from pipeline.terminal import prepare_streams, say
 

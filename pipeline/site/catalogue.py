@@ -17,10 +17,10 @@ from pipeline.iree import backends
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gated
 from pipeline.layout import SITE, bom_key, provenance_key, release_key
-from pipeline.site import history, machines
+from pipeline.site import documents, history, machines
 from pipeline.site import release as about
 from pipeline.site.gather import Catalogue, Model, Release
-from pipeline.site.page import DEVICES, MODELS, Frame, Page, assets, fragment, render
+from pipeline.site.page import DEVICES, DOCS, MODELS, Frame, Page, assets, fragment, render
 
 NAME = "vmfb catalogue"
 DEVICES_TITLE = "Which one will my machine run?"
@@ -66,7 +66,9 @@ def pages(catalogue: Catalogue, where: Beside) -> Iterator[tuple[str, bytes]]:
     yield from assets().items()
     yield "assets/machines.js", machines.script()
     frame = Frame(
-        NAME, (MODELS, DEVICES), f"Made by vmfb-pipeline {__version__} from the manifests and the evidence in {where.address}."
+        NAME,
+        (MODELS, DEVICES, DOCS),
+        f"Made by vmfb-pipeline {__version__} from the manifests and the evidence in {where.address}.",
     )
     for model in catalogue.models:
         for release in model.releases:
@@ -80,6 +82,7 @@ def pages(catalogue: Catalogue, where: Beside) -> Iterator[tuple[str, bytes]]:
             yield page.path, render(frame, page, "release.html.j2", **_release(catalogue, model, release, where, page))
         yield _model_page(frame, catalogue, model, where)
     yield from _devices_pages(frame, catalogue)
+    yield from documents.pages(frame)
     page = Page("index.html", NAME, MODELS.name, "Verified releases of models for many devices")
     yield page.path, render(frame, page, "index.html.j2", catalogue=catalogue, cards=_cards(catalogue))
 
@@ -88,7 +91,7 @@ def gone(model: str, version: str = "") -> tuple[str, bytes]:
     """The page in the place of that of a release, or a model, that is not in the store any more."""
     path = release_path(model, version) if version else model_path(model)
     page = Page(path, f"{model} {version}".strip(), MODELS.name)
-    frame = Frame(NAME, (MODELS, DEVICES), f"Made by vmfb-pipeline {__version__}.")
+    frame = Frame(NAME, (MODELS, DEVICES, DOCS), f"Made by vmfb-pipeline {__version__}.")
     return path, render(frame, page, "gone.html.j2", model=model, version=version)
 
 
