@@ -362,6 +362,7 @@ def test_pages_beside_the_releases_are_no_strangers_and_know_what_went(tmp_path:
     assert "1 model, 3 releases" in said
     first = list((tmp_path / "store" / "site" / "releases").rglob("*.html"))
     assert len(first) == 3
+    assert not any(str(tmp_path) in path.read_text("utf-8") for path in first)
     site.run(url, True, tmp_path / "site", tmp_path / "made")
     assert "0 pages changed" in (said := (tmp_path / "made" / "report.txt").read_text())
     assert "0 files sent" in said
