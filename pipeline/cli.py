@@ -8,18 +8,18 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, completion, exits
+from pipeline import __version__, colors, completion, exits
 from pipeline.consume import facts
 from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain_lines
-from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
+from pipeline.terminal import EndedError, at_work, flush, give_up_output, prepare_streams, say, signals_raise
 
 _STORE = "s3://…, https://…, hf://…, oci://… or a folder (default: PIPELINE_STORE, or out/store)"
 
@@ -221,6 +221,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("completion", help='completion for a shell: eval "$(vmfb completion bash)"')
     command.add_argument("shell", choices=completion.SHELLS)
     command.set_defaults(module="completion")
+    for name, command in commands.choices.items():
+        command.add_argument(
+            "--color", default="auto", choices=colors.CHOICES, help="default: on terminals, or NO_COLOR, FORCE_COLOR"
+        )
+        command.set_defaults(command=name)
     return parser
 
 
@@ -234,7 +239,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
-        with signals_raise(), permitted():
+        colors.choose(arguments.color)
+        quiet = getattr(arguments, "quiet", False) or arguments.module == "completion"
+        with signals_raise(), permitted(), nullcontext() if quiet else at_work(f"vmfb {arguments.command}"):
             importlib.import_module(f"pipeline.commands.{arguments.module}").run(arguments)
             flush()
     except PipelineError as error:
