@@ -103,7 +103,7 @@ WRONG = {
     'vmfb.load(5)': "arg-type",
     'vmfb.fetch("x").nosuch': "attr-defined",
     'vmfb.nosuch("x")': "attr-defined",
-    'vmfb.explain("x")[0].variant + 1': "operator",
+    'vmfb.explain("x")[0].decisions[0].accepted + "1"': "operator",
 }  # fmt: skip
 
 
@@ -126,5 +126,5 @@ def test_the_changelog_has_this_version() -> None:
 def test_notebooks_show_what_a_device_would_do() -> None:
     device = Device("vulkan://", "A <GPU>", "vulkan", "", False, Facts("x", frozenset()))
     shown = vmfb.Choice(device, (Decision("a", True, ""), Decision("b", False, "wants <x>")), "a")._repr_html_()
-    assert "<tr><th>A &lt;GPU&gt;</th><td>runs a</td></tr>" in shown
+    assert "<tr><th>CPU (A &lt;GPU&gt;) by vulkan://</th><td>runs a</td></tr>" in shown
     assert "<tr><th>b</th><td>wants &lt;x&gt;</td></tr>" in shown
