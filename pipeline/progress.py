@@ -17,7 +17,8 @@ from doit.reporter import ConsoleReporter
 
 from pipeline import activity, colors, jobsummary, process
 from pipeline.accuracy import text
-from pipeline.layout import stamp
+from pipeline.groups import BUILD_GROUPS
+from pipeline.layout import Layout, stamp
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain, plain_lines
 from pipeline.snapshot import Snapshot
@@ -36,6 +37,7 @@ REPORTING = (
     "yank:",
     "prune:",
     "fsck:",
+    "site:",
     "trust-",
 )  # steps whose first output is printed
 _COLUMNS = 120  # of a terminal that does not say how wide it is
@@ -112,7 +114,7 @@ def _where(evidence: dict[str, Any]) -> str:
     return "; ".join(filter(None, [*scores, place, evidence["reason"]]))
 
 
-def _strongest(verified: Path) -> dict[str, dict[str, Any]]:
+def strongest(verified: Path) -> dict[str, dict[str, Any]]:
     """The evidence of each variant: that from here, or the stronger that a witness gave."""
     found = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text("utf-8"))}
     for heard in answers.read(verified):
@@ -142,7 +144,7 @@ def told(verified: Path) -> list[str]:
 def table(name: str, verified: Path) -> list[tuple[str, ...]]:
     """The rows for one verified bundle, called `name`: a row a variant, then a row a dropped target."""
     compiled = json.loads((verified / "compiled.json").read_text("utf-8"))
-    evidence = _strongest(verified)
+    evidence = strongest(verified)
     rows: list[tuple[str, ...]] = []
     for variant in compiled["variants"]:
         proof = evidence[variant["gated"]["name"]]
@@ -196,6 +198,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
     desc = "progress, reasons of failures, and a table at the end"
     snapshot: Snapshot
     database: Path
+    layout: Layout
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
         """Called once before anything runs. A selection that selects nothing is a mistake, not a success."""
@@ -203,7 +206,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         self._line = _StatusLine(sys.stdout)
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
-        self._ran, self._blocked = 0, 0
+        self._ran = 0
+        self._blocked: list[Any] = []
         self._quiet: list[Any] = []
         if not selected_tasks:
             raise InvalidCommand("nothing matches the selection: `doit list --all` shows every task")
@@ -233,10 +237,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         """A task failed, or could not run because another did."""
         seconds = self._line.end(task.name)
         if isinstance(fail, UnmetDependency):
-            self._blocked += bool(task.actions)
+            self._blocked += [task] if task.actions else []
             return
-        self.failures.append({"task": task, "exception": fail})
         message = "".join(fail.traceback) or fail.message
+        self.failures.append({"task": task, "exception": fail, "seconds": seconds, "message": message})
         self._line.say(f"✗ {task.name}  {seconds:.1f} s\n  " + message.rstrip().replace("\n", "\n  "))
 
     def complete_run(self) -> None:
@@ -251,15 +255,32 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             (self._ran, "done"),
             (len(self._quiet), "up to date"),
             (len(self.failures), "failed"),
-            (self._blocked, "blocked"),
+            (len(self._blocked), "blocked"),
         ]
         said = ", ".join(f"{n} {what}" for n, what in counts if n)
         if said:
             sys.stdout.write(f"{said} in {seconds:.1f} s\n")
             self._tell_job(f"{said} in {seconds:.1f} s")
+        self._summarize(seconds)
         if self._quiet and not (self._ran or self.failures or self._blocked or process.interrupted()):
             with contextlib.suppress(OSError, ValueError, KeyError):  # then the next run looks properly
                 self._remember()
+
+    def _summarize(self, seconds: float) -> None:
+        """Write the page about this run, if it built anything or tried to. Whatever comes of that, the run is what it is."""
+        ended = [(name, "done", took, "") for name, took in self._seconds.items()]
+        ended += [(f["task"].name, "failed", f["seconds"], f["message"]) for f in self.failures]
+        if not any(name.split(":")[0] in BUILD_GROUPS for name, *_ in ended) or process.interrupted():
+            return
+        ended += [(task.name, "up to date", 0.0, "") for task in self._quiet]
+        ended += [(task.name, "blocked", 0.0, "") for task in self._blocked]
+        try:
+            from pipeline import summary  # which takes its time, and is not for runs that have nothing to do
+
+            steps = [summary.Ended(*one[:3], Path(self._tasks[one[0]].targets[0]), one[3]) for one in ended]
+            _write(f"report: {summary.write(self.layout, steps, seconds)}")
+        except Exception as error:
+            say(f"note: there is no report of this run: {type(error).__name__}: {error}")
 
     def _tell_job(self, head: str) -> None:
         """Say on the page of the CI job, where this is one, what came of the run."""

@@ -77,6 +77,8 @@ assert Path(vmfb.__file__).is_relative_to(sys.prefix), vmfb.__file__
 assert cli.main(["init", "mine"]) == 0
 spec = load(Path("mine/targets"))
 assert "everything" in spec.bundles and spec.bundles["release"].targets == spec.bundles["desktop"].targets
+from pipeline.site import documents
+assert all(document.text() for document in documents.ALL)
 print(*sorted(spec.executables))
 """
     told = made.run("-c", code).splitlines()[-1].split()

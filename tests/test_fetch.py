@@ -592,7 +592,7 @@ def test_prune_removes_the_longest_unused(tmp_path: Path, capsys: pytest.Capture
     assert [p.exists() for p in paths] == [True, False, False]
     assert len(list(Cache().root.rglob("*.lock"))) == 1
     assert cli.main(["cache", "prune"]) == 1
-    assert "say what to remove" in capsys.readouterr().err
+    assert "what is to be removed?" in capsys.readouterr().err
     assert cli.main(["cache", "list"]) == 0
     assert capsys.readouterr().out.count("noise-desktop.vmfb") == 1
 

@@ -79,13 +79,13 @@ def run(arguments: argparse.Namespace) -> None:
     if wrong:
         raise WrongError(f"wrong here: {', '.join(wrong)}", hint="what was seen is written down; do not use it on this device")
     if failed:
-        raise PipelineError(f"not attested: {', '.join(failed)}")
+        raise PipelineError(f"some were not attested: {', '.join(failed)}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise PipelineError for arguments that do not belong together."""
     if arguments.all == bool(arguments.model):
-        raise PipelineError("which release? give MODEL, or --all")
+        raise PipelineError("which release?", hint="give MODEL, or --all")
     if arguments.since and not arguments.all:
         raise PipelineError("--since is for --all: a MODEL is always attested")
     if arguments.output and arguments.all:

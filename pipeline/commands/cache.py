@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise PipelineError(f"{unknown} files were not checked", where=str(cache.root), hint="fetch again, or remove them")
     else:
         if arguments.max_size is None and arguments.unused is None:
-            raise PipelineError("say what to remove", hint="--max-size 5GB, or --unused 30 (days)")
+            raise PipelineError("what is to be removed?", hint="give --max-size 5GB, or --unused 30, days")
         most = arguments.max_size if arguments.max_size is not None else 1 << 62
         removed = cache.prune(most, arguments.unused if arguments.unused is not None else 1e9)
         put(f"removed {len(removed)} files, {render.size(sum(u.bytes for u in removed))}")
