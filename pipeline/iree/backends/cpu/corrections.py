@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from iree.compiler import ir
@@ -12,9 +13,9 @@ from pipeline.iree.mlir import operations
 # What IREE chooses for a matrix product of float32 on AVX-512 whose width is a multiple of 32.
 _COLUMNS = 32
 _ROWS, _STEPS = 2, 4  # of a product of float16, and those of its sum
-# Of a product of float32 on AVX2: 12 sums, two vectors of the right matrix and one of the left are 15 of the 16 registers.
-_TALL, _ACROSS = 6, 16
-_TILE_ROWS, _TILE = 96, 6144  # at most: the rows, and the results, that one work-group computes
+# Of products of float32, with 16 registers: the rows that are computed at a time, and in how many vectors if they are 1, 2, … 6.
+_TALL, _VECTORS = 6, (8, 4, 4, 2, 2, 2)
+_GROUP = 6144  # results, at most, of a work-group
 _MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
 
 
@@ -23,7 +24,14 @@ def _has_avx512(variant: ir.Operation) -> bool:
 
 
 def _has_avx2(variant: ir.Operation) -> bool:
-    return all(feature in str(variant.attributes["target"]) for feature in ("+avx2", "+fma"))
+    """Whether it is code for AVX2 with FMA, and for no wider vectors."""
+    target = str(variant.attributes["target"])
+    return "+avx2" in target and "+fma" in target and "+avx512f" not in target
+
+
+def _vector_bytes(variant: ir.Operation) -> int:
+    found = re.search(r"native_vector_size = (\d+)", str(variant.attributes["target"]))
+    return int(found[1]) if found else 0
 
 
 def _is_x86(variant: ir.Operation) -> bool:
@@ -42,13 +50,14 @@ def correct_sources(variant: ir.Operation) -> None:
 
 def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     """At `executable-configurations`: the tiles of products."""
+    lanes = _vector_bytes(variant) // 4
     for function in operations(variant, "func.func"):
+        if lanes > 1:
+            fill_registers(function, lanes, _has_avx2(variant))
         if _has_avx512(variant):
             widen_product(function)
         elif _is_x86(variant) and _converts_halves(variant):
             widen_halves(function)
-            if _has_avx2(variant):
-                fill_registers(function)
 
 
 def correct_translated(variant: ir.Operation) -> None:
@@ -139,11 +148,12 @@ def widen_halves(function: ir.Operation) -> None:
     product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
-def fill_registers(function: ir.Operation) -> None:
-    """Compute a product of float32 matrices 6 × 16 results at a time, for which every value read is used most often.
+def fill_registers(function: ir.Operation, lanes: int, many: bool) -> None:
+    """Compute a product of float32 matrices as many results at a time as there are registers: every value read is used most often.
 
-    IREE 3.13 takes 8 × 8, and reads nine times for eight products: two reads at a time are all that a core makes. Measured on AVX2: a
-    product of 64x576 and 576x1056 takes 0.88 instead of 1.22 ms.
+    A vector has so many `lanes`. Only products of one to five rows, unless `many` may be. IREE 3.13 takes 8 × 8, or one row × 8.
+    Measured on AVX2: a product of 64x576 and 576x1056 takes 0.88 instead of 1.22 ms, in whose inner loop there are nine reads for
+    eight products, and a core makes two of either at once; one of 1x1024 and 1024x1024 takes 0.06 instead of 0.97 ms.
     """
     products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
     if len(products) != 1 or not _is_plain(products[0]):
@@ -151,37 +161,58 @@ def fill_registers(function: ir.Operation) -> None:
     (product,), tiles = products, _tiles(products[0])
     rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
     old, cached = tiles.get("vector_common_parallel", []), tiles.get("cache_parallel", [])
-    if len(old) < 3 or old[-1] or len(cached) != len(old) or tiles.get("distribution") != cached or "vector_reduction" not in tiles:
+    if (
+        len(old) < 3
+        or old[-1]
+        or len(cached) != len(old)
+        or tiles.get("distribution") != cached
+        or "vector_reduction" not in tiles
+    ):
         return
-    if rows < _TALL or columns % _ACROSS:
+    if rows >= _TALL and not many:
         return
-    tall = max((n for n in range(1, _TILE_ROWS + 1) if not rows % n), key=lambda n: (_efficiency(n), n))
-    groups = (rows // tall) * (columns // _ACROSS)  # with the least that one may compute
-    least = min(-(-rows // cached[-3]) * -(-columns // cached[-2]), groups)
-    across = max(
-        n
-        for n in range(_ACROSS, columns + 1, _ACROSS)
-        if not columns % n and (n == _ACROSS or (tall * n <= _TILE and (rows // tall) * (columns // n) >= least))
-    )
     configured = [o for o in _configured(function) if o != product]
     if any(_tiles(o).get("vector_common_parallel") != old[:-1] or _transposes(o) for o in configured):
         return
     if any(_tiles(o).get("cache_parallel", cached[:-1]) != cached[:-1] for o in configured):
         return
-    outer, inner = [*old[:-3], tall, across], [*old[:-3], _TALL, _ACROSS]
+    tall = min(rows, _TALL)
+    most = lanes * _VECTORS[tall - 1]
+    wide = next((n for n in (most, most // 2, most // 4) if n >= 2 * lanes and not columns % n), 0)
+    before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), cached[-3:-1], strict=True))
+    if not wide or (group := _of_group((rows, columns), tall, wide, before)) is None:
+        return
+    outer = [*old[:-3], *(new if size else 0 for new, size in zip(group, cached[-3:-1], strict=True))]
+    inner = [*old[:-3], tall, wide]
     for other in configured:
         given = _tiles(other)
         new = {"cache_parallel": outer} if "cache_parallel" in given else {}
-        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(given | new | {"vector_common_parallel": inner}))
+        new["vector_common_parallel"] = inner
+        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(given | new))
     tiles |= {"cache_parallel": [*outer, 0], "distribution": [*outer, 0]}
     tiles |= {"vector_common_parallel": [*inner, 0], "vector_reduction": [0] * len(inner) + [1]}
     product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
-def _efficiency(rows: int) -> float:
-    """How much of what a core can compute a tile of so many rows uses: few sums wait for each other, and a tile is begun."""
-    whole, rest = divmod(rows, _TALL)
-    return rows / (whole * _TALL + (_TALL - 1 if rest else 0) + 1)
+def _of_group(shape: tuple[int, int], tall: int, wide: int, before: int) -> tuple[int, int] | None:
+    """The results of a matrix of this shape that a work-group computes in tiles of `tall` × `wide`, where so many were `before`.
+
+    They divide the shape: IREE makes nothing good of what is left over. In a tile of fewer rows sums wait for each other, each
+    tile is begun anew, and with fewer groups threads may have nothing to do.
+    """
+
+    def worth(group: tuple[int, int]) -> tuple[float, int]:
+        groups = math.prod(n // m for n, m in zip(shape, group, strict=True))
+        whole, rest = divmod(group[0], tall)
+        used = group[0] / (whole * tall + (max(rest, tall - 1) if rest else 0) + 1)
+        return min(1, groups / before) ** 0.25 * used, math.prod(group)
+
+    every = [(m, n) for m in _divisors(shape[0]) for n in _divisors(shape[1]) if not n % wide and m * n <= _GROUP]
+    return max(every, key=worth, default=None)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if not number % n]
 
 
 def convert_through_i32(variant: ir.Operation) -> None:
