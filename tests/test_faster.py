@@ -128,6 +128,26 @@ def test_lines_and_single_channels(seed: int) -> None:
     assert ("MatMul" in kinds) != alone
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads"), [(400, 64, 16, [0, 0]), (407, 48, 24, [5, 9]), (96, 32, 32, [8, 8])]
+)
+def test_long_windows_of_one_channel_are_blocks(size: int, kernel: int, stride: int, pads: list[int]) -> None:
+    x, w, b = array(1, 1, size), array(10, 1, kernel), array(10)
+    kinds = require_same(model("Conv", x, w, b, strides=[stride], pads=pads), x)
+    assert kinds.count("MatMul") == 1
+    assert kinds.count("Transpose") == 1
+
+
+@pytest.mark.parametrize("length", [17, 129, 512])
+def test_the_rows_of_a_line_are_whole_vectors_and_no_pages(length: int) -> None:
+    x, w = array(1, 64, length), array(8, 64, 3)
+    made = model("Conv", x, w, pads=[1, 1])
+    assert require_same(made, x)
+    (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
+    (shape,) = (v.type.tensor_type.shape for v in made.graph.value_info if v.name == product.output[0])
+    assert shape.dim[1].dim_value == {17: 17, 129: 144, 512: 528}[length]
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_planes(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -144,7 +164,7 @@ def test_planes(seed: int) -> None:
 
 
 def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
-    for width, size in ((64, 64 * 66), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
+    for width, size in ((64, 64 * 67), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
         made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)
         faster(made)
         (product,) = (node for node in made.graph.node if node.op_type == "MatMul")

@@ -50,9 +50,12 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
 def _of_blocks(nodes: Nodes, node: onnx.NodeProto, scope: Scope, axis: Axis, weights: Array, block: int) -> str:
     """The sums of one channel: windows are whole blocks of values, which windows have in common, and are rows of the matrix."""
     type_, count, steps = scope.type(node.input[0]), weights.shape[2] // block, axis.stride // block
-    size = ((axis.windows - 1) * steps + count) * block
-    end = size - axis.before - (scope.shape(node.input[0]) or ())[2]  # values that no window reaches are left out
-    source = nodes("Pad", node.input[0], nodes.integers(0, 0, axis.before, 0, 0, end), scope.add(np.zeros(()), type_))
+    size, source = ((axis.windows - 1) * steps + count) * block, node.input[0]
+    given = axis.before + (scope.shape(source) or ())[2] + axis.after
+    if axis.before or axis.after:
+        source = nodes("Pad", source, nodes.integers(0, 0, axis.before, 0, 0, axis.after), scope.add(np.zeros(()), type_))
+    if size < given:  # the last values, which no window reaches
+        source = nodes("Slice", source, nodes.integers(0), nodes.integers(size), nodes.integers(2))
     source = nodes.shaped(source, [size // block, block])
     parts = []
     for first in range(count):
@@ -91,4 +94,4 @@ def _of_taps(nodes: Nodes, node: onnx.NodeProto, scope: Scope, axis: Axis, weigh
         return nodes("MatMul", kernel, windows)
     product = nodes("MatMul", kernel, nodes.shaped(windows, [weights.shape[1] * taps, made]))
     product = nodes.shaped(product, [1, outputs, made])
-    return nodes("Slice", product, nodes.integers(0), nodes.integers(length), axes) if more else product
+    return nodes("Slice", product, nodes.integers(0), nodes.listed([length]), axes) if more else product

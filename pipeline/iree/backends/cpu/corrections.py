@@ -149,7 +149,7 @@ def widen_halves(function: ir.Operation) -> None:
 
 
 def fill_registers(function: ir.Operation, lanes: int, many: bool) -> None:
-    """Compute a product of float32 matrices as many results at a time as there are registers: every value read is used most often.
+    """Compute a product of float32 matrices as many results at a time as there are registers: values read are used most often.
 
     A vector has so many `lanes`. Only products of one to five rows, unless `many` may be. IREE 3.13 takes 8 × 8, or one row × 8.
     Measured on AVX2: a product of 64x576 and 576x1056 takes 0.88 instead of 1.22 ms, in whose inner loop there are nine reads for
