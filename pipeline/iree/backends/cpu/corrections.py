@@ -12,7 +12,7 @@ from pipeline.iree.mlir import operations
 
 # What IREE chooses for a matrix product of float32 on AVX-512 whose width is a multiple of 32.
 _COLUMNS = 32
-_ROWS, _STEPS = 2, 4  # of a product of float16, and those of its sum
+_STEPS = 8  # of the sums of a product of float16: so many values of a row are converted at a time
 # Of products of float32, with 16 registers: the rows that are computed at a time, and in how many vectors if they are 1, 2, … 6.
 _TALL, _VECTORS = 6, (8, 4, 4, 2, 2, 2)
 _GROUP = 6144  # results, at most, of a work-group
@@ -54,16 +54,18 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     for function in operations(variant, "func.func"):
         if lanes > 1:
             fill_registers(function, lanes, _has_avx2(variant))
+        if _has_avx2(variant) and _converts_halves(variant):
+            fill_registers(function, lanes, True, ir.F16Type)
         if _has_avx512(variant):
             widen_product(function)
-        elif _is_x86(variant) and _converts_halves(variant):
-            widen_halves(function)
 
 
 def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: conversions."""
     if _is_x86(variant):
         convert_through_i32(variant)
+        if _has_avx2(variant) and _converts_halves(variant):
+            halves.broadcast_from_memory(variant)
         halves.make_exact(variant, _converts_halves(variant))
 
 
@@ -120,43 +122,16 @@ def widen_product(function: ir.Operation) -> None:
     products[0].attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
-def widen_halves(function: ir.Operation) -> None:
-    """Compute a product of float16 matrices two rows at a time, and in each as many columns as there are registers.
-
-    IREE 3.13 takes 8 × 8: of the left matrix every number is converted by itself, for 8 products. Measured with F16C on AVX2: a
-    product of 64x576 and 576x288 takes 0.43 instead of 0.78 ms (of float32 0.28); 4 × 16 takes 0.52.
-    """
-    products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
-    if len(products) != 1 or not _is_plain(products[0], ir.F16Type):
-        return
-    (product,), tiles = products, _tiles(products[0])
-    rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
-    old, cached = tiles.get("vector_common_parallel", []), tiles.get("cache_parallel", [0, 0, 0])
-    if len(old) < 3 or old[-1] or "vector_reduction" not in tiles or old[-3] < _ROWS:
-        return
-    if any(n % _COLUMNS for n in (columns, cached[-2])) or any(n % _ROWS for n in (rows, cached[-3])):
-        return
-    configured = [o for o in _configured(function) if o != product]
-    if any(_tiles(o).get("vector_common_parallel") != old[:-1] or _transposes(o) for o in configured):
-        return
-    wide = [*old[:-3], _ROWS, _COLUMNS]
-    for other in configured:
-        other.attributes["lowering_config"] = ir.Attribute.parse(
-            _lowering_config(_tiles(other) | {"vector_common_parallel": wide})
-        )
-    tiles |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [_STEPS]}
-    product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
-
-
-def fill_registers(function: ir.Operation, lanes: int, many: bool) -> None:
-    """Compute a product of float32 matrices as many results at a time as there are registers: values read are used most often.
+def fill_registers(function: ir.Operation, lanes: int, many: bool, element: type[ir.Type] = ir.F32Type) -> None:
+    """Compute a product of matrices of `element` in tiles that fill the registers: values that are read are used most often.
 
     A vector has so many `lanes`. Only products of one to five rows, unless `many` may be. IREE 3.13 takes 8 × 8, or one row × 8.
     Measured on AVX2: a product of 64x576 and 576x1056 takes 0.88 instead of 1.22 ms, in whose inner loop there are nine reads for
-    eight products, and a core makes two of either at once; one of 1x1024 and 1024x1024 takes 0.06 instead of 0.97 ms.
+    eight products, and a core makes two of either at once; one of 1x1024 and 1024x1024 takes 0.06 instead of 0.97 ms. Of float16
+    one of 64x576 and 576x288 takes 0.33 instead of 0.84 ms, with `halves.broadcast_from_memory`.
     """
     products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
-    if len(products) != 1 or not _is_plain(products[0]):
+    if len(products) != 1 or not _is_plain(products[0], element):
         return
     (product,), tiles = products, _tiles(products[0])
     rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
@@ -190,7 +165,10 @@ def fill_registers(function: ir.Operation, lanes: int, many: bool) -> None:
         new["vector_common_parallel"] = inner
         other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(given | new))
     tiles |= {"cache_parallel": [*outer, 0], "distribution": [*outer, 0]}
-    tiles |= {"vector_common_parallel": [*inner, 0], "vector_reduction": [0] * len(inner) + [1]}
+    tiles |= {
+        "vector_common_parallel": [*inner, 0],
+        "vector_reduction": [0] * len(inner) + [_STEPS if element is ir.F16Type else 1],
+    }
     product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
