@@ -273,9 +273,9 @@ def make_exact(variant: ir.Operation, converts: bool) -> None:
 def broadcast_from_memory(variant: ir.Operation) -> None:
     """Hand over in memory what is converted together and then used one by one, in LLVM's dialect.
 
-    In a product of float16 each number of a row of the left matrix is multiplied by a whole row of the right one. LLVM moves it there
-    within registers, in the units that also multiply; from memory it is broadcast as it is read. Volatile, for LLVM would see
-    through this. Measured with F16C on AVX2: a product of 64x576 and 576x288 takes 0.33 instead of 0.58 ms.
+    In a product of float16 each number of a row of the left matrix is multiplied by a whole row of the right one. LLVM moves it
+    there within registers, in the units that also multiply; from memory it is broadcast as it is read. Volatile, for LLVM would
+    see through this. Measured with F16C on AVX2: a product of 64x576 and 576x288 takes 0.33 instead of 0.58 ms.
     """
     pointer, i32 = ir.Type.parse("!llvm.ptr"), ir.IntegerType.get_signless(32)
     for function in operations(variant, "llvm.func"):
