@@ -15,6 +15,8 @@ import pytest
 from iree.compiler import ir
 
 from pipeline.cache import Cache, LocalCache
+from pipeline.consume.evidence import Testimony
+from pipeline.consume.render import manifest_lines
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.iree import backends, compiler, mlir, tuning
 from pipeline.iree.codegen import lowerings
@@ -27,7 +29,8 @@ from pipeline.iree.spaces import Space
 from pipeline.iree.targets import Target, resolve
 from pipeline.iree.tuning import Change, Lowering, Tuned
 from pipeline.manifest.codec import decode
-from pipeline.manifest.types import Manifest
+from pipeline.manifest.types import MANIFEST_SCHEMA, TUNED_SCHEMA, Manifest, TuningInfo
+from pipeline.progress import table
 from pipeline.spec.load import load
 from pipeline.tuner import calls, rounds
 from pipeline.tuner.calls import Buffer, Call, Region
@@ -160,7 +163,7 @@ def test_what_the_compiler_refuses_as_it_is_tuned_is_generated_as_it_is_without(
     folder.mkdir()
     with caplog.at_level(logging.WARNING):
         found = compiler.compile_module(DATA / "small.mlir", folder, [target], {"x86-64": ()}, cache=cache)
-    assert found.tuned == {"x86-64": ()}
+    assert found.tuned == {"x86-64": None}
     (line,) = [message for message in caplog.messages if "tuning record" in message]
     assert line.startswith("x86-64: 1 entry of its tuning record")
 
@@ -174,7 +177,10 @@ def test_the_file_says_which_entries_it_has(small: Kernels, other_tiles: Lowerin
     assert result.returncode == 0, result.stdout + result.stderr
     path = project.layout.package("small") / "manifest.json"
     first = decode(Manifest, path.read_bytes(), str(path))
-    assert first.artifacts[0].notes == (f"x86-64: 1 kernel is tuned, by entries of digest {tuning.digest([found])}",)
+    (variant,), notes = first.artifacts[0].variants, first.artifacts[0].notes
+    assert (first.schema, variant.tuning, notes) == (TUNED_SCHEMA, (TuningInfo(1, 2, tuning.digest([found])),), ())
+    assert manifest_lines(first, Testimony(()))[-1] == "    x86-64: 1 of 2 kernels tuned"
+    assert "x86-64: 1 of 2 kernels tuned" in [row[-1] for row in table("small", project.layout.verified("small", "desktop"))]
     # What is said of other kernels changes nothing that was made.
     compiled, verified = project.layout.compiled("small", "desktop"), project.layout.verified("small", "desktop")
     kept = [compiled / "module.vmfb", compiled / "compiled.json", verified / "evidence.json"]
@@ -187,7 +193,8 @@ def test_the_file_says_which_entries_it_has(small: Kernels, other_tiles: Lowerin
     record.unlink()
     assert project.doit("package:small").returncode == 0
     plain = decode(Manifest, path.read_bytes(), str(path))
-    assert plain.artifacts[0].notes == ()
+    assert (plain.schema, plain.artifacts[0].variants[0].tuning) == (MANIFEST_SCHEMA, ())
+    assert b"tuning" not in path.read_bytes()  # programs that know only schema 4 read it
     assert plain.version != first.version
 
 

@@ -64,6 +64,15 @@ class Tuned:
         return self.before_ms / self.after_ms
 
 
+@dataclass(frozen=True)
+class Applied:
+    """How much of a variant's code is lowered by a record: `tuned` of its `kernels`, by entries whose `digest` is `sha256`."""
+
+    tuned: int
+    kernels: int
+    sha256: str
+
+
 Record = Mapping[str, Tuned]  # by kernel
 
 
@@ -145,7 +154,11 @@ def _text(value: object) -> str:
     return value
 
 
-def note(entries: Sequence[Tuned]) -> str:
-    """What a manifest says of a variant whose code is lowered by these entries; empty for none."""
-    kernels = f"{len(entries)} kernel{'s are' if len(entries) > 1 else ' is'}"
-    return f"{kernels} tuned, by entries of digest {digest(entries)}" if entries else ""
+def applied(entries: Sequence[Tuned], kernels: int) -> Applied | None:
+    """What there is to say of a variant of so many `kernels` whose code is lowered by these entries; None for none."""
+    return Applied(len(entries), kernels, digest(entries)) if entries else None
+
+
+def told(variant: str, tuned: int, kernels: int) -> str:
+    """How much of a variant is tuned, for people."""
+    return f"{variant}: {tuned} of {kernels} kernels tuned"
