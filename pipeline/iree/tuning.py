@@ -132,7 +132,7 @@ def read(path: Path) -> Record:
 
 
 def _entry(value: dict[str, Any]) -> Tuned:
-    changes = tuple(_change(one) for one in value["changes"])
+    changes = lowering_of(value["changes"])
     texts = {name: _text(value[name]) for name in ("kernel", "name", "operations", "device", "compiler")}
     before, after, rounds = float(value["before_ms"]), float(value["after_ms"]), int(value["rounds"])
     if not _KERNEL.fullmatch(texts["kernel"]):
@@ -140,6 +140,11 @@ def _entry(value: dict[str, Any]) -> Tuned:
     if not changes or not 0 < after < 1e9 or not 0 < before < 1e9:
         raise ValueError(f"{texts['kernel']} has no changes, or no times")
     return Tuned(changes=changes, before_ms=before, after_ms=after, rounds=rounds, **texts)
+
+
+def lowering_of(value: Iterable[dict[str, Any]]) -> Lowering:
+    """The changes that JSON values say. Raises ValueError, KeyError or TypeError where they say none."""
+    return tuple(_change(one) for one in value)
 
 
 def _change(value: dict[str, Any]) -> Change:
