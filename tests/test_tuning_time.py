@@ -182,20 +182,13 @@ def test_what_is_no_find_is_as_if_it_were_not_there(shared: SharedCache, damage:
     assert finds.of(KERNEL) == [lowering(1)]
 
 
-def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known(shared: SharedCache) -> None:
-    target = resolve(*executables("x86-64"))
+def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
     trials: Any = None
-    known = [
-        Kernel(name, "k", (), trials, Space({}, lambda _: None), seconds, 1) for name, seconds in ((KERNEL, 3.0), (OTHER, 1.0))
-    ]
-    alone = Finds(None, target)
-    assert tune._share(known, alone, 100) == 10 + 80 * 3 / 4
-    assert tune._share(known, alone, 15) == 10
-    assert tune._share(known[1:], alone, 5) > 5  # no time left
-    finds = Finds(shared, target)
-    finds.add(entry(1, 1.5))
-    finds.fetch([KERNEL])
-    assert tune._share(known, finds, 14) == 4
+    kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
+    assert tune._share(kernels, is_known=False, left=100) == 75
+    assert tune._share(kernels, is_known=False, left=12) == 10
+    assert tune._share(kernels, is_known=True, left=4) == 4
+    assert tune._share(kernels, is_known=False, left=5) > 5  # no time left
 
 
 def test_a_deadline_is_of_its_clock() -> None:

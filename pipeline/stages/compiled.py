@@ -40,6 +40,11 @@ class Variant:
     code: tuple[Piece, ...]
     tuning: Applied | None = None
 
+    def has_code_of(self, other: Variant) -> bool:
+        """Whether its kernels are those of the other one, to the byte."""
+        mine, theirs = ({(piece.dispatch, piece.sha256) for piece in one.code} for one in (self, other))
+        return mine == theirs
+
 
 @dataclass(frozen=True)
 class Dropped:

@@ -237,7 +237,7 @@ def _search(job: _Job, hottest: Hottest, deadline: Deadline) -> _Found:
     kernels = [kernel for kernel in hottest.kernels if not kernel.is_fixed]
     finds.fetch(kernel.kernel for kernel in kernels)
     for number, kernel in enumerate(kernels):
-        share = _share(kernels[number:], finds, deadline.left)
+        share = _share(kernels[number:], bool(finds.of(kernel.kernel)), deadline.left)
         if share > deadline.left:
             found.leave(kernel, "no time left")
             continue
@@ -255,11 +255,10 @@ def _search(job: _Job, hottest: Hottest, deadline: Deadline) -> _Found:
     return found
 
 
-def _share(kernels: Sequence[Kernel], finds: Finds, left: float) -> float:
-    """Seconds for the first of the kernels that wait: its least, and its part of what is left when each has had that."""
-    least = [_LEAST_KNOWN if finds.of(kernel.kernel) else _LEAST for kernel in kernels]
-    spare = max(left - sum(least), 0.0)
-    return least[0] + spare * kernels[0].seconds / sum(kernel.seconds for kernel in kernels)
+def _share(kernels: Sequence[Kernel], is_known: bool, left: float) -> float:
+    """Seconds for the first of the kernels that wait: its part of what is left, but no less than brings something."""
+    part = left * kernels[0].seconds / sum(kernel.seconds for kernel in kernels)
+    return max(part, _LEAST_KNOWN if is_known else _LEAST)
 
 
 def _outcome(

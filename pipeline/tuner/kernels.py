@@ -120,7 +120,7 @@ def _profile(model: Untuned, function: str, device: Device, folder: Path, deadli
 
     found = timings(1)
     seconds = sum(timing.seconds for timing in found)
-    runs = min(_RUNS, int(_PROFILED * deadline.left / seconds)) if seconds else _RUNS
+    runs = int(min(_RUNS, _PROFILED * deadline.left / seconds)) if seconds else _RUNS
     return timings(runs) if runs > 1 else found
 
 

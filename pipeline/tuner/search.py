@@ -34,7 +34,8 @@ _ASKED = 200  # trials for a batch, of which most may be known, or not worth the
 _HOPELESS = 3.0  # of the untuned time, as it is estimated: what is not tried
 _STALE = 3  # batches that brought nothing better end a search
 _BETTER = 0.99
-_START, _MAKING = 1.5, 1.0  # seconds that a process takes before it measures, and the compiler for a kernel, roughly
+_START, _MAKING = 1.5, 1.0  # seconds that a process takes before it measures, and the compiler before one knows
+_MORE = 0.25  # of what the compiler takes for a lowering, for each one more at a time
 _PATIENT = 3  # times as long as measuring should take
 _SEED = 16
 
@@ -77,6 +78,7 @@ class Search:
         self._values: dict[Lowering, Values] = {}
         self._seen: dict[Lowering, float] = {}
         self._made: dict[Lowering, Code] = {}
+        self._batch_before = (0, _MAKING)  # how many lowerings beside the first were made last, and the seconds of that
         self._outcome = Outcome()
         self._numbers = itertools.count()
         self._base: Code | None = None
@@ -108,14 +110,15 @@ class Search:
         again = 1 if self._once > _SLOW else 2
 
         def seconds(count: int) -> float:
-            making = self._outcome.compiling / (1 + len(self._seen)) if self._base else _MAKING
-            return count * making + self._expected(count, _ROUNDS, 1) + again * self._expected(1, _SURE, len(self._ways))
+            made, took = self._batch_before
+            making = took * (1 + _MORE * count) / (1 + _MORE * made)
+            return making + self._expected(count, _ROUNDS, 1) + again * self._expected(1, _SURE, len(self._ways))
 
         return next((count for count in range(_AT_ONCE, 0, -1) if seconds(count) <= self._deadline.left), 0)
 
     def _expected(self, count: int, times: int, ways: int) -> float:
         """Seconds that it takes to run so many lowerings, and the untuned one, in so many rounds."""
-        return ways * (_START + (1 + count) * rounds.expected(self._once, times))
+        return _START + ways * (1 + count) * rounds.expected(self._once, times)
 
     @contextmanager
     def _counted(self, what: str) -> Iterator[None]:
@@ -156,6 +159,7 @@ class Search:
     def _measure(self, asked: Sequence[Lowering]) -> None:
         """Compile, run and measure what is asked: `_seen` then has the part of the untuned time that each takes."""
         self._seen |= dict.fromkeys(asked, math.inf)
+        compiling = self._outcome.compiling
         with fresh_folder(self._folder / str(next(self._numbers))) as folder:
             first: list[Lowering] = [] if self._base else [()]
             with self._counted("compiling"):
@@ -166,6 +170,7 @@ class Search:
             self._made |= made
             self._outcome.refused += len(asked) - len(made)
             self._time(made, folder, _ROUNDS, self._ways[-1:])
+        self._batch_before = (max(len(asked) + len(first) - 1, 0), self._outcome.compiling - compiling)
         self._say(self._best(), self._outcome.tried)
 
     def _time(
