@@ -19,6 +19,7 @@ from pipeline.consume.evidence import Testimony
 from pipeline.consume.render import manifest_lines
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.iree import backends, compiler, mlir, tuning
+from pipeline.iree.backends.cpu import corrections
 from pipeline.iree.codegen import lowerings
 from pipeline.iree.codegen.front import front_half
 from pipeline.iree.codegen.generation import configure, generate
@@ -140,6 +141,22 @@ def test_what_is_recorded_is_generated(small: Kernels, other_tiles: Lowering, tm
     assert (plain.tuning, code.tuning) == ("", lowerings.USED)
     assert code.data != plain.data
     assert b"tuning" not in plain.encode().partition(b"\n")[0]  # it is kept as it was before there were records
+
+
+def test_the_pipeline_s_own_choice_of_tiles_is_not_made_of_what_is_tuned(
+    small: Kernels, other_tiles: Lowering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def correct(variant: ir.Operation, _size: int) -> None:
+        asked.append(mlir.symbol(variant.parent))
+
+    monkeypatch.setattr(corrections, "correct_configurations", correct)
+    batch = small.batches[small.of("matmul")]
+    (symbol,) = batch.keys
+    for number, changes in enumerate(((), other_tiles, (replace(other_tiles[0], index=99),))):
+        made(replace(batch, lowerings={symbol: changes} if changes else {}), tmp_path / str(number))
+    assert asked == [symbol, symbol]  # of the untuned one, and of the one whose entry is stale
 
 
 def test_a_stale_entry_is_passed_over(small: Kernels, other_tiles: Lowering, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from pipeline.stages.testdata import Draw, TestData
 _MEASURED = 0.25  # seconds in which inferences are repeated
 _EACH_WAY = 0.2  # seconds, likewise
 _LONG = 1.0  # seconds; of what takes longer, starting kernels is no part that is worth measuring
-_BRIEFLY = 15.0  # seconds in which draws are begun on a software GPU in all but its widest guise
+_BRIEFLY = 5.0  # seconds in which draws are begun on a software GPU in all but its widest guise
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
