@@ -85,7 +85,7 @@ def test_what_failed_or_was_not_run_speaks_for_no_other_variant(tmp_path: Path, 
     assert twinned == ["nvidia-ampere"] * 2
 
 
-def test_a_software_gpu_runs_all_draws_in_its_widest_guise_and_elsewhere_what_is_quick(
+def test_a_software_gpu_runs_most_in_its_widest_guise_and_elsewhere_what_is_quick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[tuple[str, int], tuple[int, float]] = {}
@@ -98,11 +98,12 @@ def test_a_software_gpu_runs_all_draws_in_its_widest_guise_and_elsewhere_what_is
     check = check_of(tmp_path, variant("vulkan-any", "a"))
     for device in check.devices:
         checks.run(check, tmp_path / "module.vmfb", device, "x")
-    assert {where for where, (_, within) in asked.items() if within == math.inf} == {("local-task", 0), ("vulkan://0", 16)}
+    assert asked["local-task", 0][1] == math.inf
+    assert asked["vulkan://0", 16][1] > asked["vulkan://0", 8][1] == asked["vulkan://0", 4][1]
     assert {least for least, _ in asked.values()} == {2}  # the first draw of each function, however slow it is
     alone = check_of(tmp_path, variant("vulkan-any", "a"), found=[CPU, lavapipe(8)])
     checks.run(alone, tmp_path / "module.vmfb", alone.devices[1], "x")
-    assert asked["vulkan://0", 8] == (2, math.inf)
+    assert asked["vulkan://0", 8] == asked["vulkan://0", 16]
 
 
 @pytest.mark.parametrize(("least", "within", "done"), [(1, math.inf, 4), (1, 0, 1), (3, 0, 3), (9, 0, 4)])

@@ -28,7 +28,7 @@ from pipeline.stages.testdata import Draw, TestData
 _MEASURED = 0.25  # seconds in which inferences are repeated
 _EACH_WAY = 0.2  # seconds, likewise
 _LONG = 1.0  # seconds; of what takes longer, starting kernels is no part that is worth measuring
-_BRIEFLY = 5.0  # seconds in which draws are begun on a software GPU in all but its widest guise
+_WIDEST, _OTHERS = 60.0, 5.0  # seconds in which draws are begun on a software GPU in its widest guise, and in each other one
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
@@ -142,13 +142,13 @@ class Check:
 def run(check: Check, module: Path, device: Device, name: str) -> Run:
     """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same.
 
-    What numbers do to code hardly depends on how wide subgroups are. So a software GPU runs all draws where they are widest,
-    which is fastest, and in its other guises the first of each function, and others as long as that is quick.
+    A software GPU runs the first draw of each function, and others as long as that is quick: longest where its subgroups are
+    widest, which is fastest, for what numbers do to code hardly depends on that.
     """
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
     # Of a real device it is worth knowing how fast it is.
     seconds = 0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
-    within = _BRIEFLY if backends.is_software_gpu(device) and not _is_widest(check, device) else math.inf
+    within = (_WIDEST if _is_widest(check, device) else _OTHERS) if backends.is_software_gpu(device) else math.inf
 
     def once() -> Run:
         called, least = (module, device, functions, inputs, check.folder, name), len(check.data)
