@@ -164,7 +164,7 @@ def test_a_manifest_of_an_older_schema_is_read(schema: int) -> None:
 @pytest.mark.parametrize("value", [None, [], {}, [3], "x"])
 def test_a_damaged_manifest_of_an_older_schema_is_refused(schema: int, key: str, value: object) -> None:
     old = json.loads((DATA / "manifests" / f"{schema}.json").read_text()) | {key: value}
-    with pytest.raises(PipelineError, match="not a valid manifest"):
+    with pytest.raises(PipelineError, match="is no valid manifest"):
         codec.decode(Manifest, json.dumps(old).encode(), "test")
 
 

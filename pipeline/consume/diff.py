@@ -196,13 +196,14 @@ def _variant(name: str, a: Variant, b: Variant) -> Iterator[Change]:
 
 def _latencies(name: str, a: Standing | None, b: Standing | None) -> Iterator[Latency]:
     """For each device that was measured on both sides, the newest of each."""
-    before, after = _measured(a), _measured(b)
+    before, after = measured(a), measured(b)
     for device in after:
         if device in before:
             yield Latency(name, device, *before[device], *after[device])
 
 
-def _measured(standing: Standing | None) -> dict[str, tuple[float, float]]:
+def measured(standing: Standing | None) -> dict[str, tuple[float, float]]:
+    """The latency of a variant on each device that ran it, the newest measurement: median and quartile distance in seconds."""
     found: dict[str, tuple[float, float]] = {}
     for seen in standing.right if standing else ():
         proof = seen.proof

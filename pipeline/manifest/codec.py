@@ -255,7 +255,7 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         if type_ is Manifest:
             _check_version(published)
     except MisfitError as error:
-        raise PipelineError(f"not a valid {type_.__name__.lower()}: {error}", where=where) from error
+        raise PipelineError(f"is no valid {type_.__name__.lower()}: {error}", where=where) from error
     return result
 
 

@@ -391,4 +391,7 @@ def run(url: str, deep: bool, repair: bool, made: Path, folder: Path) -> None:
     if wrong:
         shown = [f"{store.url}: {count}, of {check.summary()}", *map(str, wrong[:_SHOWN])]
         shown += [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
-        raise PipelineError("\n  ".join(shown), hint=f"{folder / 'report.txt'} has all; what to do is in pipeline/runbook.md")
+        raise PipelineError(
+            "\n  ".join(shown),
+            hint=f"{folder / 'report.txt'} has all; the runbook, docs/runbook.html of `doit site`, says what to do",
+        )

@@ -160,7 +160,7 @@ def run(
 
 def _require_optuna() -> None:
     if importlib.util.find_spec("optuna") is None:
-        raise PipelineError("tuning needs optuna, which is not installed", hint="pip install -e '.[build,tune]'")
+        raise PipelineError("tuning needs optuna, which is not installed", hint="pip install 'vmfb-pipeline[build,tune]'")
 
 
 def _jobs(

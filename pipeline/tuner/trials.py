@@ -11,7 +11,7 @@ from iree.compiler import ir
 
 from pipeline import process
 from pipeline.iree import mlir
-from pipeline.iree.codegen import generation, pieces
+from pipeline.iree.codegen import generation, host, pieces
 from pipeline.iree.codegen.pieces import Batch, Code, Piece
 from pipeline.iree.compiler import HOST_PASSES
 from pipeline.iree.mlir import operations, symbol
@@ -81,7 +81,7 @@ class Trials:
             mlir.save(module, paths["calls"])
         iree_opt(paths["calls"], paths["host"], HOST_PASSES, (), folder / "host.log")
         with mlir.opened(paths["host"]) as module:
-            pieces.insert(module, found, by_key)
+            host.insert(module, found, by_key)
             mlir.save(module, paths["whole"])
         iree_compile(paths["whole"], folder / "trials.vmfb", ["--compile-from=hal"], folder / "vm.log")
         for path in paths.values():

@@ -84,7 +84,7 @@ def patience() -> float:
     """Seconds that the compiler may take for one kernel: PIPELINE_KERNEL_TIMEOUT, or 300."""
     text = os.environ.get("PIPELINE_KERNEL_TIMEOUT") or "300"
     if not text.isdecimal() or not int(text):
-        raise PipelineError(f"PIPELINE_KERNEL_TIMEOUT={text} is no number of seconds")
+        raise PipelineError(f"{text!r} is no number of seconds", where="PIPELINE_KERNEL_TIMEOUT")
     return float(text)
 
 
