@@ -15,9 +15,10 @@ from typing import Any
 from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
-from pipeline import activity, jobsummary, process
+from pipeline import activity, colors, jobsummary, process
 from pipeline.accuracy import text
 from pipeline.groups import BUILD_GROUPS
+from pipeline.iree import tuning
 from pipeline.layout import Layout, stamp
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain, plain_lines
@@ -67,7 +68,8 @@ class _StatusLine:
 
     def say(self, text: str) -> None:
         with self._lock:
-            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(plain_lines(text)) + "\n")
+            lines = (colors.painted(line, self._out) for line in plain_lines(text))
+            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(lines) + "\n")
             self._out.flush()
 
     def close(self) -> None:
@@ -154,14 +156,16 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
         rows.append((name, *row))
         name = ""
     rows += [("", d["name"], "DROPPED", "", "", "", "see below") for d in compiled["dropped"]]
-    tuned = [f"{v['gated']['name']}: {v['tuning']}" for v in compiled["variants"] if v["tuning"]]
+    tuned = [
+        tuning.told(v["gated"]["name"], v["tuning"]["tuned"], v["tuning"]["kernels"]) for v in compiled["variants"] if v["tuning"]
+    ]
     rows += [("", "", "note", "", "", "", note) for note in (*compiled["notes"], *tuned)]
     rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows
 
 
 def _write(*lines: str) -> None:
-    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+    sys.stdout.write("".join(f"{colors.painted(plain(line))}\n" for line in lines))
 
 
 def _published(receipt: dict[str, Any]) -> str:

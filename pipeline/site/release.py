@@ -13,7 +13,7 @@ from pipeline.consume.entries import groups
 from pipeline.consume.entries import sizes as dimension_sizes
 from pipeline.consume.evidence import Seen, Standing
 from pipeline.consume.fetch import needed
-from pipeline.consume.render import runtime_lines, size
+from pipeline.consume.render import runtime_lines, size, tuning_lines
 from pipeline.errors import PipelineError
 from pipeline.iree.gates import Gated
 from pipeline.layout import blob_key
@@ -89,6 +89,11 @@ class File:
     def bundle(self) -> str:
         """Its bundle."""
         return self.artifact.bundle
+
+    @property
+    def tuned(self) -> list[str]:
+        """How much of which variants is tuned."""
+        return list(tuning_lines(self.artifact).values())
 
     @property
     def question(self) -> dict[str, object]:
