@@ -48,5 +48,5 @@ def run(arguments: argparse.Namespace) -> None:
         put(path)
     steps = [f"cd {shlex.quote(arguments.folder)}"] if arguments.folder != "." else []
     steps += [] if importlib.util.find_spec("doit") else ["pip install 'vmfb-pipeline[build]'"]
-    does = "builds, verifies and publishes the example; put your own into targets/models/"
+    does = "builds, verifies and publishes the example; `doit add MODEL.onnx` adds a model of yours"
     say(f"next: {' && '.join([*steps, 'doit'])}, which {does}")
