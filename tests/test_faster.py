@@ -163,13 +163,19 @@ def test_planes(seed: int) -> None:
     assert kinds == [] if kernel == [1, 1] else "MatMul" in kinds
 
 
+@pytest.mark.parametrize(("outputs", "type_", "products"), [(16, "float32", 3), (17, "float32", 1), (16, "float16", 1)])
+def test_few_results_of_a_plane_are_summed_up_by_lines(outputs: int, type_: str, products: int) -> None:
+    made = model("Conv", array(1, 8, 30, 30, type_=type_), array(outputs, 8, 3, 3, type_=type_), pads=[1] * 4)
+    assert faster(made).count("MatMul") == products
+
+
 def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
     for width, size in ((64, 64 * 67), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
         made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)
         faster(made)
-        (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
-        (shape,) = (v.type.tensor_type.shape for v in made.graph.value_info if v.name == product.output[0])
-        assert shape.dim[1].dim_value == size
+        products = {node.output[0] for node in made.graph.node if node.op_type == "MatMul"}
+        found = {v.type.tensor_type.shape.dim[1].dim_value for v in made.graph.value_info if v.name in products}
+        assert found == {size}
         assert require_same(model("Conv", x := array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4), x)
 
 
