@@ -30,5 +30,5 @@ def load(path: Path) -> Array:
     try:
         array: Array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise PipelineError(f"not a .npy file: {error}", where=str(path)) from error
+        raise PipelineError(f"is no .npy file: {error}", where=str(path)) from error
     return array

@@ -6,20 +6,22 @@ import argparse
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
-from pipeline.consume import facts
+from pipeline import __version__, colors, completion, exits, variables
 from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain_lines
-from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
+from pipeline.terminal import EndedError, at_work, flush, give_up_output, prepare_streams, say, signals_raise
 
+_OTHER = "another machine: a file of `vmfb devices --json`, or a name of `vmfb devices --known`"
+_RELEASE = "a model of the store; of it a version, or what a channel points to (default: latest)"
 _STORE = "s3://…, https://…, hf://…, oci://… or a folder (default: PIPELINE_STORE, or out/store)"
 
 
@@ -29,6 +31,11 @@ def _bytes(text: str) -> int:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: write 5GB, 500MB, …")
     return int(Decimal(match[1]) * units.get(match[2], 1))
+
+
+def _command(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str) -> argparse.ArgumentParser:
+    """A subcommand, which says of itself what the list of all says of it."""
+    return commands.add_parser(name, help=about, description=about)
 
 
 def _add_lock(command: argparse.ArgumentParser) -> None:
@@ -48,15 +55,13 @@ def _add_parameters(command: argparse.ArgumentParser) -> None:
 
 
 def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("fetch", help="a release's file, with the code that the devices here need")
-    command.add_argument("model", metavar="MODEL[@VERSION|:CHANNEL]")
-    machines = ", ".join(facts.known_machines())
+    command = _command(commands, "fetch", "fetch a release's file, with the code that devices here need")
+    command.add_argument("model", metavar="MODEL[@VERSION|:CHANNEL]", help=_RELEASE)
     command.add_argument(
         "--device",
         default="auto",
         metavar="DEVICE",
-        help="auto (all of this machine), local, vulkan or another driver, a device's name, or another machine: "
-        f"a file of `vmfb devices --json`, {machines}",
+        help=f"auto (all of this machine), local, vulkan or another driver, a device's name; or {_OTHER}",
     )
     much = command.add_mutually_exclusive_group()
     much.add_argument("--full", action="store_true", help="the whole file, for every device")
@@ -68,8 +73,8 @@ def _add_fetch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("attest", help="run all that the devices here accept, and put what was seen beside the release")
-    command.add_argument("model", nargs="?", metavar="MODEL[@VERSION|:CHANNEL]")
+    command = _command(commands, "attest", "run a release on all devices here, and add what was seen")
+    command.add_argument("model", nargs="?", metavar="MODEL[@VERSION|:CHANNEL]", help=_RELEASE)
     command.add_argument("--all", action="store_true", help="what the channels of all models point to")
     command.add_argument("--since", default="", metavar="DAY", help="with --all: not what this machine has since attested (7d)")
     command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
@@ -83,9 +88,9 @@ def _add_attest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("diff", help="what differs between two releases, or files")
-    command.add_argument("before", metavar="A")
-    command.add_argument("after", metavar="B", help="FILE or MODEL[@VERSION|:CHANNEL], as A is")
+    command = _command(commands, "diff", "compare two releases, or files")
+    command.add_argument("before", metavar="A", help="FILE or MODEL[@VERSION|:CHANNEL]")
+    command.add_argument("after", metavar="B", help="what it is compared with, likewise")
     command.add_argument("--kernels", action="store_true", help="fetch both files to tell which kernels changed")
     command.add_argument("--json", action="store_true", help="for programs")
     _add_store(command)
@@ -93,7 +98,7 @@ def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_what_runs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("what", metavar="FILE|MODEL")
+    command.add_argument("what", metavar="FILE|MODEL", help="a vmfb, or MODEL[@VERSION|:CHANNEL] of the store")
     command.add_argument("--device", default="auto", help="auto (the best), local, vulkan or another driver, or a device's name")
     command.add_argument("--input", action="append", default=[], metavar="INPUT", help="x.npy, or like 1x3xf32=0.5; one for each")
     command.add_argument("--function", default="", help="which entry point, or exported function (default: the only one)")
@@ -101,7 +106,7 @@ def _add_what_runs(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("run", help="run a file or a release on the best device for it")
+    command = _command(commands, "run", "run a file or a release on the best device for it")
     _add_what_runs(command)
     command.add_argument("--output", type=Path, metavar="FOLDER", help="write outputs there as .npy instead of printing them")
     command.add_argument("--require", default="", choices=KINDS[:0:-1], help="refuse a variant that has less evidence")
@@ -112,7 +117,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("profile", help="the kernels that a run's time goes to, on the best device")
+    command = _command(commands, "profile", "tell which kernels a run's time goes to")
     _add_what_runs(command)
     command.add_argument("--json", action="store_true", help="for programs")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="a flame graph, for https://www.speedscope.app")
@@ -121,7 +126,7 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_releases(command: argparse.ArgumentParser, everything: str) -> None:
-    command.add_argument("models", nargs="*", metavar="MODEL[@VERSION|:CHANNEL]")
+    command.add_argument("models", nargs="*", metavar="MODEL[@VERSION|:CHANNEL]", help=_RELEASE)
     command.add_argument("--all", action="store_true", help=everything)
     command.add_argument("--channel", default="", metavar="NAME", help="move this one there (default: the one that was named)")
     command.add_argument("--store", metavar="URL", help="the store to copy from (default: PIPELINE_STORE, or out/store)")
@@ -130,15 +135,15 @@ def _add_releases(command: argparse.ArgumentParser, everything: str) -> None:
 
 
 def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("copy", help="releases into another store, with evidence, signatures and channels")
+    command = _command(commands, "copy", "copy releases into another store, with all that is theirs")
     _add_releases(command, "all releases and channels; and who signs them, into an empty store")
     command.add_argument("--to", required=True, metavar="URL", help="the store to copy to: s3://…, hf://…, oci://… or a folder")
     command.set_defaults(module="copy")
-    command = commands.add_parser("bundle", help="releases in one file, a store for machines without a network")
+    command = _command(commands, "bundle", "write releases into one file, which is a store")
     _add_releases(command, "all releases and channels")
     command.add_argument("-o", "--output", required=True, metavar="FILE.tar", help="which `--store FILE.tar` reads in place")
     command.set_defaults(module="bundle")
-    command = commands.add_parser("lock", help="what names mean now, in a file that other commands obey: --lock, VMFB_LOCK")
+    command = _command(commands, "lock", "write what names mean now into a file, for --lock")
     command.add_argument("models", nargs="*", metavar="MODEL[@VERSION|:CHANNEL]", help="default: those that the file has")
     command.add_argument("-o", "--output", default=DEFAULT_FILE, metavar="FILE", help=f"default: {DEFAULT_FILE}")
     command.add_argument("--store", metavar="URL", help=_STORE)
@@ -146,14 +151,15 @@ def _add_copy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_trust(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("trust", help="who signs what a store says: add, list, remove; key")
+    command = _command(commands, "trust", "say whose signatures count: add, list, remove, key")
     actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
-    add = actions.add_parser("add", help="believe a store only as it is signed from this root of trust on")
+    add = _command(actions, "add", "believe a store only as it is signed from this root of trust on")
     add.add_argument("store", metavar="STORE", help="s3://…, https://… or a folder")
     add.add_argument("root", metavar="ROOT", help="the file root.json, from who publishes the store")
-    actions.add_parser("list", help="the stores whose signers are known")
-    actions.add_parser("remove", help="forget who signs a store").add_argument("store", metavar="STORE")
-    key = actions.add_parser("key", help="make a key to sign with, as a witness or a publisher")
+    _command(actions, "list", "list the stores whose signers are known")
+    remove = _command(actions, "remove", "forget who signs a store")
+    remove.add_argument("store", metavar="STORE", help="as `vmfb trust list` shows it")
+    key = _command(actions, "key", "make a key to sign with, as a witness or a publisher")
     key.add_argument("file", metavar="FILE.pem", help="the private key; the public one goes beside it")
     command.set_defaults(module="trust")
 
@@ -165,23 +171,27 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message("\n".join(plain_lines(message or "")), file)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
-        prog="vmfb", description="fetch vmfbs, see what they hold, what of it runs here and why"
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
+    result: argparse.ArgumentParser = _Parser(
+        prog="vmfb",
+        description="fetch vmfbs, see what they hold, what of it runs here and why",
+        epilog=f"{exits.told()}; {variables.told()}",
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("init", help="begin a project of one's own, for `doit` to make releases")
+    result.add_argument("--version", action="version", version=__version__)
+    commands = result.add_subparsers(required=True, metavar="COMMAND")
+    command = _command(commands, "init", "begin a project, in which `doit` makes releases")
     command.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="default: this one")
+    command.add_argument("--ci", default="github", choices=("github", "gitlab", "none"), help="whose workflow (default: github)")
     command.set_defaults(module="init")
-    command = commands.add_parser("list", help="the models of a store")
+    command = _command(commands, "list", "list the models of a store")
     command.add_argument("url", nargs="?", metavar="STORE", help="the same as --store")
     _add_store(command, bundle=False)
     command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(module="list_")
     _add_fetch(commands)
-    command = commands.add_parser("inspect", help="what is in a vmfb, from the file alone, or in a release")
-    command.add_argument("what", metavar="FILE|MODEL")
+    command = _command(commands, "inspect", "tell what is in a vmfb, or in a release")
+    command.add_argument("what", metavar="FILE|MODEL", help="a vmfb, or MODEL[@VERSION|:CHANNEL] of the store")
     command.add_argument("--json", action="store_true", help="for programs")
     _add_store(command)
     more = command.add_mutually_exclusive_group()
@@ -191,42 +201,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(module="inspect")
     _add_parameters(command)
-    command = commands.add_parser("explain", help="which code each device runs, and why")
-    command.add_argument("what", metavar="FILE|MODEL")
+    command = _command(commands, "explain", "say which code each device runs, and why")
+    command.add_argument("what", metavar="FILE|MODEL", help="a vmfb, or MODEL[@VERSION|:CHANNEL] of the store")
     command.add_argument("--device", default="auto", help="only this one: local, vulkan or another driver, or a device's name")
-    names = ", ".join(facts.known_machines())
     _add_parameters(command)
-    command.add_argument("--pretend", metavar="FACTS", help=f"for another machine: a file of `vmfb devices --json`, or {names}")
+    command.add_argument("--pretend", metavar="FACTS", help=f"for {_OTHER}")
     _add_store(command)
     command.set_defaults(module="explain")
     _add_run(commands)
     _add_attest(commands)
     _add_diff(commands)
     _add_profile(commands)
-    command = commands.add_parser("devices", help="the devices of this machine")
-    command.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
+    command = _command(commands, "devices", "list the devices of this machine")
+    said = command.add_mutually_exclusive_group()
+    said.add_argument("--json", action="store_true", help="all facts, for --pretend and --device elsewhere")
+    said.add_argument("--known", action="store_true", help="the machines that --pretend and --device know by name")
     command.set_defaults(module="devices")
     _add_copy(commands)
     _add_trust(commands)
-    command = commands.add_parser("cache", help="what was fetched: list, verify, prune")
+    command = _command(commands, "cache", "look after what was fetched: list, verify, prune")
     actions = command.add_subparsers(required=True, metavar="ACTION", dest="action")
-    actions.add_parser("list", help="every file, the last used first")
-    actions.add_parser("verify", help="check every byte; what is damaged will be fetched again")
-    prune = actions.add_parser("prune", help="remove the longest unused")
+    _command(actions, "list", "list every file, the last used first")
+    _command(actions, "verify", "check every byte; what is damaged will be fetched again")
+    prune = _command(actions, "prune", "remove the longest unused")
     prune.add_argument("--max-size", type=_bytes, metavar="SIZE", help="keep at most so much, like 5GB")
     prune.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long")
     command.set_defaults(module="cache")
-    return parser
+    command = _command(commands, "completion", 'complete words in a shell: eval "$(vmfb completion bash)"')
+    command.add_argument("shell", choices=completion.SHELLS, help="which")
+    command.set_defaults(module="completion")
+    for name, command in commands.choices.items():
+        command.add_argument(
+            "--color", default="auto", choices=colors.CHOICES, help="default: on terminals, or NO_COLOR, FORCE_COLOR"
+        )
+        command.set_defaults(command=name)
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point: 0, 1 after a message on standard error, or what a shell says of a signal."""
+    """The entry point: what `exits` says, after a message on standard error where it is not 0."""
     prepare_streams()
-    arguments = _parser().parse_args(argv)
+    known = parser()
+    if completion.is_asked_for():
+        completion.answer(known)
+    arguments = known.parse_args(argv)
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
-        with signals_raise(), permitted():
+        colors.choose(arguments.color)
+        quiet = getattr(arguments, "quiet", False) or arguments.module == "completion"
+        with signals_raise(), permitted(), nullcontext() if quiet else at_work(f"vmfb {arguments.command}"):
             importlib.import_module(f"pipeline.commands.{arguments.module}").run(arguments)
             flush()
     except PipelineError as error:
@@ -234,15 +258,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             with suppress(BrokenPipeError, PipelineError):
                 flush()
         say(*f"error: {error}".split("\n"))
-        return 1
+        return error.exit_code
     except BrokenPipeError:
         give_up_output()  # nothing more can be said there
         return 0
     except EndedError as ended:
-        return 128 + int(ended.args[0])
+        return exits.SIGNAL + int(ended.args[0])
     except KeyboardInterrupt:
         say("interrupted: what has arrived is kept")
-        return 130
+        return exits.SIGNAL + 2
+    except Exception:
+        say(*traceback.format_exc().rstrip().split("\n"))
+        return exits.BUG
     return 0
 
 

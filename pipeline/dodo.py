@@ -34,7 +34,7 @@ with errors_as_messages(), disk_errors(str(LAYOUT.root)):
 class Reporting(Reporter):
     """The reporter of this project's runs, which remembers a run that had nothing to do."""
 
-    snapshot, database = SNAPSHOT, LAYOUT.database
+    snapshot, database, layout = SNAPSHOT, LAYOUT.database, LAYOUT
 
 
 DOIT_CONFIG = {

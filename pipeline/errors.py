@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pipeline import platforms
+from pipeline import exits, platforms
 from pipeline.plain import plain, plain_lines, without_secrets
 
 _REFUSED = (1, 13, 30)  # not permitted, denied, read-only
@@ -16,6 +16,8 @@ if not platforms.OPEN_FILES_CAN_GO:
 
 class PipelineError(Exception):
     """A mistake or failure the user can act on. `where` is a file, task or URL; `hint` is the next step."""
+
+    exit_code = exits.NOT_DONE  # of a command that ends with it
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what, self.where, self.hint = map(without_secrets, (what, where, hint))
@@ -30,6 +32,12 @@ class PipelineError(Exception):
 
 class DeniedError(PipelineError):
     """This user may not do that: other things may work."""
+
+
+class WrongError(PipelineError):
+    """What was looked at is wrong: numbers are not those of the reference, or bytes are damaged."""
+
+    exit_code = exits.WRONG
 
 
 class ManyProblemsError(PipelineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.names import is_name, is_version
 
@@ -123,6 +123,21 @@ class Layout:
         """The folder of a yank: `report.txt`."""
         return self.root / "yank"
 
+    @property
+    def summary(self) -> Path:
+        """The folder of the page that tells what the last run of doit did."""
+        return self.root / "report"
+
+    @property
+    def site(self) -> Path:
+        """The folder of the catalogue's pages, and of nothing else."""
+        return self.root / "site"
+
+    @property
+    def site_made(self) -> Path:
+        """The folder of what was done to make the catalogue's pages: `report.txt`."""
+        return self.root / "site-made"
+
     def package(self, model: str) -> Path:
         """The folder of the package stage: `manifest.json`, `provenance.json`, `bom.json`, `blobs/`, `evidence/`."""
         return self._model(model) / "package"
@@ -140,6 +155,7 @@ def stamp(step: str, output: Path) -> Path:
 # In a package: where it comes from, and what it is made of.
 PROVENANCE, BOM = "provenance.json", "bom.json"
 PACKAGED_EVIDENCE = "evidence/index.json"  # in a package: the list of the documents that are beside it
+SITE = "site/"  # below it: the catalogue's pages, made of the other keys
 INDEX_KEY = "index.json"  # what the store holds; made from the other keys
 
 PROBE_KEY = "probe.json"  # on S3: what publishers try conditions of writes with
@@ -169,6 +185,20 @@ def provenance_key(model: str, version: str) -> str:
 def bom_key(model: str, version: str) -> str:
     """The key of a release's bill of materials: immutable, written after its manifest."""
     return f"releases/{model}/{version}/{BOM}"
+
+
+def page_of(key: str) -> tuple[str, str] | None:
+    """The model, and the version (empty for the model's own page), that the page at `key` is about; None for any other key."""
+    match = re.fullmatch(rf"{SITE}(?:models/([^/]+)|releases/([^/]+)/([^/]+))/index\.html", key)
+    model, version = ((match[1] or match[2]), match[3] or "") if match else ("", "")
+    return (model, version) if is_name(model) and (not version or is_version(version)) else None
+
+
+def content_type(key: str) -> str:
+    """What browsers have to know of the object at `key`, one of the catalogue's files; empty for what no browser shows."""
+    types = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+    found = types.get(PurePosixPath(key).suffix) if key.startswith(SITE) else None
+    return f"{found}; charset=utf-8" if found else ""
 
 
 def lease_key(name: str) -> str:

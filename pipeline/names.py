@@ -6,7 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+NAME = "[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"  # as a whole; `..` must not be in it
+
+_NAME = re.compile(NAME)
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]{0,62}[A-Za-z0-9])?")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,254}")

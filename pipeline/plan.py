@@ -31,33 +31,6 @@ class Step:
     always: bool = False  # never up to date
 
 
-GROUPS: Mapping[str, str] = {
-    "fetch": "get each model's file and check its digest",
-    "import": "translate each model to MLIR",
-    "reference": "make each model's test inputs and reference outputs",
-    "score": "score each model's reference on its data set, where it has one",
-    "compile": "compile each model for each of its bundles into one fat vmfb",
-    "verify": "run every variant this machine can run, compare with the reference",
-    "package": "write each model's manifest",
-    "publish": "put each model's release into the store",
-    "promote": "move a channel to a release in the store, if its policy allows that now (model=NAME version=… channel=…)",
-    "reproduce": "build a release of the store once more, without any cache, and compare it byte for byte (model=NAME version=…)",
-    "rollback": "move a channel to the release that it pointed to before (model=NAME channel=…)",
-    "prune": "remove old releases from the store, and what no release needs (keep=N, then dry=no; model=NAME pins=…)",
-    "fsck": "check that everything in the store is there and right (deep=yes reads a bucket's bytes, repair=yes)",
-    "yank": 'say that a release in the store is not to be used any more (model=NAME version=… reason="…", or undo=yes)',
-    "trust-init": "make keys and sign all that the store holds, from now on (roots=1 threshold=1 days=timestamp:7,…)",
-    "trust-rotate": "change who signs a store (role=NAME or model=NAME; key=FILE add=yes remove=ID threshold=2)",
-    "trust-witness": "let a witness's evidence count in a signed store (name=NAME key=PUBLIC.pem, or remove=NAME)",
-    "trust-refresh": "sign a signed store anew before its time is over: for a timer, with the key that is online",
-    "runtimes": "try what the store's channels point to in releases of IREE's runtime that nobody tried it in",
-    "audit": "generate a sample of each model's cached code again and compare (sample=20)",
-    "reduce": "write the smallest part of a model that fails as an ONNX file (model=NAME seconds=600)",
-    "tune": "search for faster code of the kernels that a model spends its time in, for the devices here (model=NAME budget=600)",
-    "report": "tell where the seconds of code generation and the bytes of each file go, by kernel and by variant (model=NAME)",
-}
-# What is about the store alone: of models that are no more built here, too.
-STORE_GROUPS = ("promote", "rollback", "yank", "prune", "fsck")
 PINS = Path("targets/pins.txt")  # releases that a prune leaves
 
 
@@ -94,8 +67,8 @@ class Asked:
     those that tuning a model may take, and the `target` that it is tuned for, or several with commas. `model`: the only one
     that is reduced, reported on or looked at in the store; `any_model`: that may be one that only the store has. The
     `reason` of a yank, or whether it is to `undo` one. How many releases a prune is to `keep`, beside what `pins` name, and
-    whether it is `dry`. Whether a check of the store reads `deep`, and is to `repair`. `trust`: the words that `trust-…`
-    steps take.
+    whether it is `dry`. Whether a check of the store reads `deep`, and is to `repair`. Whether the catalogue's pages are put into
+    the store (`publishes_site`). `trust`: the words that `trust-…` steps take.
     """
 
     sample: int = 20
@@ -111,6 +84,7 @@ class Asked:
     deep: bool = False
     repair: bool = False
     any_model: bool = False
+    publishes_site: bool = False
     trust: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -324,6 +298,12 @@ def _store_steps(spec: Spec, layout: Layout, target: Target, asked: Asked) -> li
             f"{release} of {store}, built again and compared",
             layout.reproduced,
             (store, model, version, spec, layout.root, layout.reproduced),
+        ),
+        (
+            "site:catalogue",
+            f"the catalogue of {store}",
+            layout.site_made,
+            (store, asked.publishes_site, layout.site, layout.site_made),
         ),
         ("fsck:store", store, layout.checked, (store, asked.deep, asked.repair, layout.root, layout.checked)),
         (

@@ -15,9 +15,11 @@ from typing import Any
 from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
-from pipeline import activity, process
+from pipeline import activity, colors, jobsummary, process
 from pipeline.accuracy import text
-from pipeline.layout import stamp
+from pipeline.groups import BUILD_GROUPS
+from pipeline.iree import tuning
+from pipeline.layout import Layout, stamp
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain, plain_lines
 from pipeline.snapshot import Snapshot
@@ -36,6 +38,7 @@ REPORTING = (
     "yank:",
     "prune:",
     "fsck:",
+    "site:",
     "trust-",
 )  # steps whose first output is printed
 _COLUMNS = 120  # of a terminal that does not say how wide it is
@@ -65,7 +68,8 @@ class _StatusLine:
 
     def say(self, text: str) -> None:
         with self._lock:
-            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(plain_lines(text)) + "\n")
+            lines = (colors.painted(line, self._out) for line in plain_lines(text))
+            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(lines) + "\n")
             self._out.flush()
 
     def close(self) -> None:
@@ -111,7 +115,7 @@ def _where(evidence: dict[str, Any]) -> str:
     return "; ".join(filter(None, [*scores, place, evidence["reason"]]))
 
 
-def _strongest(verified: Path) -> dict[str, dict[str, Any]]:
+def strongest(verified: Path) -> dict[str, dict[str, Any]]:
     """The evidence of each variant: that from here, or the stronger that a witness gave."""
     found = {e["variant"]: e for e in json.loads((verified / "evidence.json").read_text("utf-8"))}
     for heard in answers.read(verified):
@@ -141,7 +145,7 @@ def told(verified: Path) -> list[str]:
 def table(name: str, verified: Path) -> list[tuple[str, ...]]:
     """The rows for one verified bundle, called `name`: a row a variant, then a row a dropped target."""
     compiled = json.loads((verified / "compiled.json").read_text("utf-8"))
-    evidence = _strongest(verified)
+    evidence = strongest(verified)
     rows: list[tuple[str, ...]] = []
     for variant in compiled["variants"]:
         proof = evidence[variant["gated"]["name"]]
@@ -152,14 +156,20 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
         rows.append((name, *row))
         name = ""
     rows += [("", d["name"], "DROPPED", "", "", "", "see below") for d in compiled["dropped"]]
-    tuned = [f"{v['gated']['name']}: {v['tuning']}" for v in compiled["variants"] if v["tuning"]]
+    tuned = [
+        tuning.told(v["gated"]["name"], v["tuning"]["tuned"], v["tuning"]["kernels"]) for v in compiled["variants"] if v["tuning"]
+    ]
     rows += [("", "", "note", "", "", "", note) for note in (*compiled["notes"], *tuned)]
     rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows
 
 
 def _write(*lines: str) -> None:
-    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+    sys.stdout.write("".join(f"{colors.painted(plain(line))}\n" for line in lines))
+
+
+def _published(receipt: dict[str, Any]) -> str:
+    return f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}"
 
 
 def left_out(name: str, folder: Path) -> list[str]:
@@ -170,10 +180,12 @@ def left_out(name: str, folder: Path) -> list[str]:
     return [f"{name} is without {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
+_HEADINGS = ("model / bundle", "variant", "verified", "max error (of allowed)", "code", "seconds", "where, or why not")
+
+
 def render(rows: list[tuple[str, ...]], width: int) -> str:
     """`rows` under headings, columns aligned, lines cut at `width`."""
-    rows = [tuple(map(plain, row)) for row in rows]
-    rows = [("model / bundle", "variant", "verified", "max error (of allowed)", "code", "seconds", "where, or why not"), *rows]
+    rows = [_HEADINGS, *(tuple(map(plain, row)) for row in rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
@@ -189,6 +201,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
     desc = "progress, reasons of failures, and a table at the end"
     snapshot: Snapshot
     database: Path
+    layout: Layout
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
         """Called once before anything runs. A selection that selects nothing is a mistake, not a success."""
@@ -196,7 +209,8 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         self._line = _StatusLine(sys.stdout)
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
-        self._ran, self._blocked = 0, 0
+        self._ran = 0
+        self._blocked: list[Any] = []
         self._quiet: list[Any] = []
         if not selected_tasks:
             raise InvalidCommand("nothing matches the selection: `doit list --all` shows every task")
@@ -226,10 +240,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         """A task failed, or could not run because another did."""
         seconds = self._line.end(task.name)
         if isinstance(fail, UnmetDependency):
-            self._blocked += bool(task.actions)
+            self._blocked += [task] if task.actions else []
             return
-        self.failures.append({"task": task, "exception": fail})
         message = "".join(fail.traceback) or fail.message
+        self.failures.append({"task": task, "exception": fail, "seconds": seconds, "message": message})
         self._line.say(f"✗ {task.name}  {seconds:.1f} s\n  " + message.rstrip().replace("\n", "\n  "))
 
     def complete_run(self) -> None:
@@ -244,14 +258,44 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             (self._ran, "done"),
             (len(self._quiet), "up to date"),
             (len(self.failures), "failed"),
-            (self._blocked, "blocked"),
+            (len(self._blocked), "blocked"),
         ]
         said = ", ".join(f"{n} {what}" for n, what in counts if n)
         if said:
             sys.stdout.write(f"{said} in {seconds:.1f} s\n")
+            self._tell_job(f"{said} in {seconds:.1f} s")
+        self._summarize(seconds)
         if self._quiet and not (self._ran or self.failures or self._blocked or process.interrupted()):
             with contextlib.suppress(OSError, ValueError, KeyError):  # then the next run looks properly
                 self._remember()
+
+    def _summarize(self, seconds: float) -> None:
+        """Write the page about this run, if it built anything or tried to. Whatever comes of that, the run is what it is."""
+        ended = [(name, "done", took, "") for name, took in self._seconds.items()]
+        ended += [(f["task"].name, "failed", f["seconds"], f["message"]) for f in self.failures]
+        if not any(name.split(":")[0] in BUILD_GROUPS for name, *_ in ended) or process.interrupted():
+            return
+        ended += [(task.name, "up to date", 0.0, "") for task in self._quiet]
+        ended += [(task.name, "blocked", 0.0, "") for task in self._blocked]
+        try:
+            from pipeline import summary  # which takes its time, and is not for runs that have nothing to do
+
+            steps = [summary.Ended(*one[:3], Path(self._tasks[one[0]].targets[0]), one[3]) for one in ended]
+            _write(f"report: {summary.write(self.layout, steps, seconds)}")
+        except Exception as error:
+            say(f"note: there is no report of this run: {type(error).__name__}: {error}")
+
+    def _tell_job(self, head: str) -> None:
+        """Say on the page of the CI job, where this is one, what came of the run."""
+        if not os.environ.get(jobsummary.VARIABLE):
+            return
+        rows = [row for label, folder in self._verified() for row in table(label, folder)]
+        published = [(_published(receipt), receipt["differs"]) for receipt in self._receipts()]
+        failed = {f["task"].name: "".join(f["exception"].traceback) or f["exception"].message for f in self.failures}
+        try:
+            jobsummary.append(jobsummary.lines(head, [_HEADINGS, *rows], published, failed))
+        except OSError as error:
+            say(f"note: {jobsummary.VARIABLE}: {error.strerror}")
 
     def _remember(self) -> None:
         """Note how all files look after a run that had nothing to do; doit's database, which says so, among them."""
@@ -277,17 +321,24 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         said = ", ".join(f"{count} {what}" for count, what in parts if count)
         return f"{total} pieces of code: {said}" + (f"; that saved {saved:.0f} s of code generation" if saved >= 1 else "") + "\n"
 
+    def _done(self, stage: str) -> list[tuple[str, Path]]:
+        """The steps of a stage that this run did, and the first file that each made."""
+        names = [name for name in self._tasks if name.startswith(f"{stage}:") and name in self._seconds]
+        return [(name, Path(self._tasks[name].targets[0])) for name in names]
+
+    def _verified(self) -> list[tuple[str, Path]]:
+        return [(" / ".join(name.split(":")[1:]), path.parent) for name, path in self._done("verify")]
+
+    def _receipts(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text("utf-8")) for _, path in self._done("publish")]
+
     def _table(self) -> None:
-        done = [n for n in self._tasks if n.startswith("verify:") and n in self._seconds]
-        verified = [(" / ".join(name.split(":")[1:]), Path(self._tasks[name].targets[0]).parent) for name in done]
+        verified = self._verified()
         rows = [row for label, folder in verified for row in table(label, folder)]
         if rows:
             width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
             _write("", *render(rows, width).split("\n"), *(line for lack in lacks for line in lack.split("\n")), "")
         sys.stdout.write(self._code())
-        for name, task in self._tasks.items():
-            if name.startswith("publish:") and name in self._seconds:
-                receipt = json.loads(Path(task.targets[0]).read_text("utf-8"))
-                _write(f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}")
-                _write(*(f"  {line}" for line in receipt["differs"]))
+        for receipt in self._receipts():
+            _write(_published(receipt), *(f"  {line}" for line in receipt["differs"]))

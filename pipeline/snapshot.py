@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.result import asked_for
 from pipeline.spec import defaults
 
 _PACKAGE = Path(__file__).parent
@@ -58,9 +59,12 @@ class Snapshot:
         }
 
     def leave_if_it_holds(self) -> None:
-        """Say that everything is up to date and end the process, if nothing changed; else remember how the specs look now."""
+        """Say that everything is up to date and end the process, if nothing changed; else remember how the specs look now.
+
+        Where a result for programs is asked for, that is doit's to give.
+        """
         started = time.monotonic()
-        count = self._count()
+        count = None if asked_for(sys.argv[1:]) else self._count()
         if count is not None:
             sys.stdout.write(f"{count} up to date in {time.monotonic() - started:.1f} s\n")
             raise SystemExit(0)

@@ -20,16 +20,17 @@ from doit.tools import config_changed
 from pipeline import __version__, activity, platforms, process
 from pipeline.errors import PipelineError, permitted
 from pipeline.files import locked, remove_leftovers, write
+from pipeline.groups import GROUPS, STORE_GROUPS
 from pipeline.layout import Layout, stamp
 from pipeline.names import did_you_mean, whole_number
-from pipeline.plan import GROUPS, STORE_GROUPS, TRUST, Asked, Step
+from pipeline.plan import TRUST, Asked, Step
 from pipeline.store.published import lacks
 from pipeline.terminal import prepare_streams, say
 
 # The variables of steps that are only done when asked for, as they are where nothing is said.
 ASKED = {
     **{"sample": "20", "seconds": "600", "budget": "600", "target": "", "model": "", "reason": "", "undo": "no"},
-    **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no"},
+    **{"keep": "", "pins": "", "dry": "yes", "deep": "no", "repair": "no", "site": ""},
     **TRUST,
 }
 _PATIENCE = 10.0  # seconds; the tools of a killed run end, or finish a step, in about that time
@@ -178,6 +179,12 @@ def decided(text: str, name: str) -> bool:
     return text == "yes"
 
 
+def _publishes(text: str) -> bool:
+    if text not in ("", "publish"):
+        raise PipelineError(f"site={text:.100}: it can be `publish`, or left out")
+    return text == "publish"
+
+
 def asked_for(given: Mapping[str, str]) -> Asked:
     """What the variables among ASKED mean."""
     return Asked(
@@ -193,6 +200,7 @@ def asked_for(given: Mapping[str, str]) -> Asked:
         dry=decided(given["dry"], "dry"),
         deep=decided(given["deep"], "deep"),
         repair=decided(given["repair"], "repair"),
+        publishes_site=_publishes(given["site"]),
         trust={name: given[name] for name in TRUST},
         any_model=any(word.partition(":")[0] in STORE_GROUPS for word in sys.argv[1:]),
     )

@@ -15,8 +15,8 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, locked
 
 # What pip would read as an option, a file, a URL or a range of versions is none.
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
-_VERSION = re.compile(r"v?([0-9]+!)?[0-9]+[A-Za-z0-9]*([._+-][A-Za-z0-9]+)*")
+PACKAGE = "[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
+VERSION = "v?([0-9]+!)?[0-9]+[A-Za-z0-9]*([._+-][A-Za-z0-9]+)*"
 _UNPACKED = 4 << 30  # bytes that a wheel may have in it
 _MEMBERS = 100_000
 _EXPANSION = 100  # times that a file in it may be larger than it is packed, above
@@ -26,12 +26,12 @@ _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 def is_name(text: str) -> bool:
     """Whether `text` names a package, as PEP 508 has names."""
-    return bool(_NAME.fullmatch(text))
+    return bool(re.fullmatch(PACKAGE, text))
 
 
 def is_version(text: str) -> bool:
     """Whether `text` is one version of a package, and not a range, a URL or an option."""
-    return len(text) < 128 and bool(_VERSION.fullmatch(text))
+    return len(text) < 128 and bool(re.fullmatch(VERSION, text))
 
 
 def require_sane(archive: zipfile.ZipFile, members: Sequence[str] | None = None) -> None:

@@ -233,7 +233,7 @@ def test_files_of_older_releases_and_of_others_are_refused(small: Small, tmp_pat
         (choice.encode(), choice.encode()[:-1] + b"x", "what should say which variant runs does not"),
         (choice.MAGIC, bytes(len(choice.MAGIC)), "what should say which variant runs does not"),
         (b"\x14\0\0\0" + choice.MAGIC, b"\x13\0\0\0" + choice.MAGIC, "does not say which variant runs"),
-        (b"\x14\0\0\0" + choice.MAGIC, b"\xff\xff\xff\xff" + choice.MAGIC, "not a vmfb, or damaged"),
+        (b"\x14\0\0\0" + choice.MAGIC, b"\xff\xff\xff\xff" + choice.MAGIC, "is no vmfb, or damaged"),
     ],
 )
 def test_a_damaged_choice_is_an_error(small: Small, tmp_path: Path, old: bytes, new: bytes, said: str) -> None:  # noqa: F811

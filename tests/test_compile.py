@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import pytest
 from iree.compiler import ir
+from iree.compiler.dialects import arith
 
 from pipeline.errors import PipelineError
 from pipeline.iree import backends, compiler, devices, mlir, toolchain
@@ -98,15 +99,25 @@ def test_executables_are_created_without_a_branch_for_every_dispatch(tmp_path: P
     """A branch each makes IREE's last passes quadratic."""
     straight, found = straighten.straighten, []
 
-    def observed(module: ir.Module, variants: Sequence[str]) -> None:
-        straight(module, variants)
+    def observed(module: ir.Module, variants: Sequence[str]) -> bool:
+        assert straight(module, variants)
+        assert not any("cf.switch" in str(function) for function in mlir.operations(module, "util.func"))
         (creates,) = (o for o in mlir.operations(module, "util.initializer") if "cf.switch" in str(o))
         found.append((len(list(creates.regions[0].blocks)), len(mlir.operations(creates, "util.global.store"))))
+        return True
 
     monkeypatch.setattr(straighten, "straighten", observed)
     names = ("x86-64-v3", "x86-64")
     made = build(DATA / "small.mlir", tmp_path, executables(*names))
     assert found == [(len(names) + 3, len(names) * len({code.dispatch for code in made.code["x86-64"]}))]
+
+
+def test_a_dialect_without_a_module_in_python_is_looked_for_once() -> None:
+    """Otherwise the bindings do so for each of its operations."""
+    with mlir.parsed(b'spirv.module Logical GLSL450 { spirv.func @f() "None" { spirv.Return } }') as module:
+        assert module.body.operations[0].operation.name == "spirv.module"
+    assert "iree.compiler.dialects.spirv" in sys.modules
+    assert arith.ConstantOp  # those that have one keep it
 
 
 @pytest.mark.parametrize("name", ["say \\22hi\\22", "na\u00efve", "a.b$c"])
@@ -129,8 +140,19 @@ def test_executables_created_in_an_unknown_way_stay_as_they_are(initializers: in
     text = "util.global private @a : !hal.executable\nutil.global private @__device_0 : !hal.device\n" + one * initializers
     with mlir.parsed(text.encode()) as module:
         before = str(module)
-        straighten.straighten(module, ["v"])
+        assert not straighten.straighten(module, ["v"])
         assert str(module) == before
+
+
+@pytest.mark.parametrize("driver", ["local-task", "vulkan"])
+def test_what_cannot_be_straightened_has_a_dispatch_for_each_variant(
+    inputs: tuple[Path, np.ndarray], present: list[Device], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    monkeypatch.setattr(straighten, "straighten", lambda *_: False)
+    build(DATA / "small.mlir", tmp_path, executables("vulkan-any", "x86-64-v3", "x86-64"))
+    run = devices.run(tmp_path / "module.vmfb", on(present, driver), "small", [inputs[0]], tmp_path, "run")
+    assert not run.error
+    np.testing.assert_allclose(outputs(tmp_path, "run"), inputs[1], rtol=1e-4)
 
 
 def test_identical_code_is_stored_once(small: tuple[Path, compiler.Compiled]) -> None:

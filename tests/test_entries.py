@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import cli
+from pipeline import cli, exits
 from pipeline.consume import entries, facts, load, weights
 from pipeline.consume.cache import Cache
 from pipeline.consume.inspect import inspect
@@ -215,7 +215,7 @@ def test_every_entry_point_is_checked(vmfb: Vmfb, bundle: str) -> None:
 def test_an_entry_point_that_is_wrong_is_found(vmfb: Vmfb, made: Path, tmp_path: Path) -> None:
     store = Path(shutil.copytree(made, tmp_path / "store"))
     talk.add_wrong(store, manifest(made))
-    text = vmfb("run", "talk@wrong", "--check", "--store", store, code=1)
+    text = vmfb("run", "talk@wrong", "--check", "--store", store, code=exits.WRONG)
     assert "step: " in text
     assert "its outputs are not those of the reference" in text
     assert ": right" in vmfb("run", "talk@wrong", "--check", "--function", "encode", "--store", store)
@@ -362,7 +362,7 @@ def test_the_cache_checks_weights_and_fetches_again_what_is_damaged(vmfb: Vmfb) 
         stream.seek(50_000)
         stream.write(b"damage")
     os.utime(archive, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "1 stretches were damaged" in vmfb("cache", "verify", code=1)
+    assert "1 stretches were damaged" in vmfb("cache", "verify", code=exits.WRONG)
     assert "fetched 73.7 kB" in vmfb("fetch", "talk", said=True)
     assert "damaged" not in vmfb("cache", "verify")
     assert "removed " in vmfb("cache", "prune", "--max-size", "0")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, platforms
+from pipeline import cli, exits, platforms
 from pipeline.consume import facts, transfer
 from pipeline.consume import fetch as fetching
 from pipeline.consume.api import Quiet
@@ -417,8 +417,8 @@ def test_a_query_in_the_url_goes_with_every_request_and_into_no_message(
         assert cli.main(["fetch", "noise@9", "--store", url]) == 1
         assert cli.main(["fetch", "noise@9", "--store", url, "--offline"]) == 1
         server.manners = web.Manners(only="", status=500)
-        assert cli.main(["fetch", "noise@8", "--store", url]) == 1
-    assert cli.main(["fetch", "noise@8", "--store", url]) == 1
+        assert cli.main(["fetch", "noise@8", "--store", url]) == exits.AWAY
+    assert cli.main(["fetch", "noise@8", "--store", url]) == exits.AWAY
     said = capsys.readouterr().err
     assert "500" in said
     assert "s3cret" not in said
@@ -426,7 +426,7 @@ def test_a_query_in_the_url_goes_with_every_request_and_into_no_message(
 
 
 def test_a_closed_port_is_an_error_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", "http://127.0.0.1:9"]) == 1
+    assert cli.main(["list", "http://127.0.0.1:9"]) == exits.AWAY
     assert "cannot connect" in capsys.readouterr().err
 
 
@@ -482,7 +482,7 @@ def test_damage_that_leaves_no_trace_is_found_by_verify_and_by_copying(
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     damage()
-    assert cli.main(["cache", "verify"]) == 1
+    assert cli.main(["cache", "verify"]) == exits.WRONG
     assert "1 stretches were damaged" in capsys.readouterr().err
     assert get(str(root)).came == 65536
     assert cli.main(["cache", "verify"]) == 0
@@ -592,7 +592,7 @@ def test_prune_removes_the_longest_unused(tmp_path: Path, capsys: pytest.Capture
     assert [p.exists() for p in paths] == [True, False, False]
     assert len(list(Cache().root.rglob("*.lock"))) == 1
     assert cli.main(["cache", "prune"]) == 1
-    assert "say what to remove" in capsys.readouterr().err
+    assert "what is to be removed?" in capsys.readouterr().err
     assert cli.main(["cache", "list"]) == 0
     assert capsys.readouterr().out.count("noise-desktop.vmfb") == 1
 
@@ -728,7 +728,7 @@ def test_a_store_that_is_gone_is_told_and_the_last_seen_is_used(
     capsys.readouterr()
     assert cli.main(["fetch", "noise", "--full", "--store", url]) == 0
     assert "going by what it was when last seen" in capsys.readouterr().err
-    assert cli.main(["fetch", "other", "--store", url]) == 1
+    assert cli.main(["fetch", "other", "--store", url]) == exits.AWAY
 
 
 def test_a_folder_that_is_gone_is_told_and_the_last_seen_is_used(

@@ -342,7 +342,7 @@ def test_programs_of_pytorch_that_do_not_fit_are_refused(torch: Any, tmp_path: P
         with pytest.raises(PipelineError, match=said):
             imported("torch", source, inputs, tmp_path / "out")
     source.write_bytes(source.read_bytes()[:2000])
-    with pytest.raises(PipelineError, match=r"not a program that torch\.export saved"):
+    with pytest.raises(PipelineError, match=r"is no program that torch\.export saved"):
         imported("torch", source, [scale], tmp_path / "out")
 
 
@@ -391,7 +391,7 @@ def test_litert_is_scored_on_a_data_set(tflite: list[Path], tmp_path: Path) -> N
 
 def test_tflite_that_is_none_is_refused(tflite: list[Path], tmp_path: Path) -> None:
     source, whole = tmp_path / "it.tflite", tflite[0].read_bytes()
-    for broken, said in ((b"hello, world", "not a TFLite file"), (whole[:700], "tf2onnx does not convert it")):
+    for broken, said in ((b"hello, world", "is no TFLite file"), (whole[:700], "tf2onnx does not convert it")):
         source.write_bytes(broken)
         with pytest.raises(PipelineError, match=said):
             imported("tflite", source, [given("x", [1])], tmp_path / "out")

@@ -158,7 +158,7 @@ def test_what_out_does_not_have_stays_and_is_told(
     text = str(caught.value)
     assert "2 problems" in text
     assert f"✗ {first_blob(package)}: has 1 bytes, not 3000; needed by tiny@2.0" in text
-    assert "pipeline/runbook.md" in text
+    assert "docs/runbook.html" in text
 
 
 def test_a_manifest_is_put_back_only_if_it_is_known_to_be_right(

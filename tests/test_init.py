@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import vmfb
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from pipeline import cli
 from pipeline.errors import ManyProblemsError
@@ -21,23 +26,113 @@ from tests.project import ROOT, Project
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new project, with a bundle of its own for one CPU target."""
+    """A new project."""
     monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
     assert cli.main(["init", str(tmp_path / "mine")]) == 0
     return tmp_path / "mine"
 
 
-def test_a_new_project_works_at_once(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = project / "targets" / "bundles" / "release.yaml"
-    said = yaml.safe_load(bundle.read_text())
-    bundle.write_text(yaml.safe_dump({**said, "targets": ["x86-64-v3", "x86-64"]}))
-    made = Project.at(project)
+def _document(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def _lines(steps: list[dict[str, Any]]) -> list[str]:
+    """What the steps of a workflow run in a shell, but for what installs things."""
+    found = [step["run"] for step in steps if "run" in step]
+    return [line for line in found if "apt-get" not in line and "pip install" not in line]
+
+
+def _shell(line: str, project: Project, **variables: str) -> str:
+    """Run a line as CI does. Gives all that it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    words = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", line]
+    environment = project.environment(PATH=path, **variables)
+    done = subprocess.run(words, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
+    """A new project with a bundle for two CPU targets, that its workflow released as 1.2.0; and the summary of the job."""
+    folder, page = tmp_path_factory.mktemp("released") / "mine", tmp_path_factory.mktemp("job") / "summary.md"
+    assert cli.main(["init", str(folder)]) == 0
+    shutil.copy(ROOT / "pyproject.toml", folder)  # the plugins of doit, whatever package is installed
+    bundle = folder / "targets" / "bundles" / "release.yaml"
+    bundle.write_text(yaml.safe_dump({**_document(bundle), "targets": ["x86-64-v3", "x86-64"]}))
+    project = Project.at(folder)
+    verify, publish = _lines(_document(folder / ".github" / "workflows" / "release.yaml")["jobs"]["release"]["steps"])
+    given = {"GITHUB_STEP_SUMMARY": str(page), "GITHUB_REF_NAME": "v1.2.0"}
+    assert "✓ verify:example:release" in _shell(verify, project, **given)
+    assert "published example@1.2.0" in _shell(publish, project, PIPELINE_STORE=str(folder / "out" / "store"), **given)
+    return project, page
+
+
+def test_a_job_shows_what_its_workflow_released(released: tuple[Project, Path]) -> None:
+    said = released[1].read_text()
+    assert said.count("### doit: ") == 2
+    assert "| example / release | x86-64-v3 | device |" in said
+    assert "\npublished example@1.2.0 to " in said
+
+
+def test_the_action_and_the_workflow_for_others_do_the_same(released: tuple[Project, Path], tmp_path: Path) -> None:
+    action = _document(ROOT / ".github" / "actions" / "release" / "action.yml")["runs"]["steps"]
+    workflow = _document(ROOT / ".github" / "workflows" / "release.yml")["jobs"]["release"]["steps"]
+    (line,) = _lines(action)
+    assert [step["run"] for step in workflow if "run" in step] == [step["run"] for step in action if "run" in step]
+    output = tmp_path / "output"
+    given = {"PUBLISH": "true", "STORE": "", "VERSION": "1.3.0", "CHANNEL": "beta"}
+    _shell(line, released[0], RUNNER_TEMP=str(tmp_path), GITHUB_OUTPUT=str(output), **given)
+    said = dict(line.split("=", 1) for line in output.read_text().splitlines())
+    (release,) = json.loads(said["releases"])
+    assert (release["version"], release["channel"], release["outcome"]) == ("1.3.0", "beta", "done")
+    assert json.loads(Path(said["result"]).read_text())["outcome"] == "done"
+
+
+def test_the_workflow_for_gitlab_publishes(released: tuple[Project, Path], tmp_path: Path) -> None:
+    assert cli.main(["init", str(tmp_path / "other"), "--ci", "gitlab"]) == 0
+    assert not (tmp_path / "other" / ".github").exists()
+    said = _document(tmp_path / "other" / ".gitlab-ci.yml")
+    store = str(tmp_path / "store")
+    given = {"AWS_TOKEN": "a token", "CI_COMMIT_TAG": "v2", "PIPELINE_STORE": store}
+    _shell("\n".join(said["publish"]["script"]), released[0], **given)
+    (release,) = json.loads((released[0].root / "result.json").read_text())["releases"]
+    assert (release["version"], release["store"]) == ("2", store)
+    _shell("\n".join(said["verify"]["script"]), released[0], **given)
+    assert json.loads((released[0].root / "result.json").read_text())["releases"] == []
+
+
+WORKFLOWS = {
+    "vendor.github-workflows": [
+        ".github/workflows/attest.yaml",
+        ".github/workflows/release.yml",
+        "pipeline/project/workflow.yaml",
+    ],
+    "vendor.github-actions": [".github/actions/release/action.yml"],
+    "vendor.gitlab-ci": ["pipeline/project/gitlab.yaml"],
+}
+
+
+@pytest.mark.parametrize("schema", WORKFLOWS)
+def test_workflows_are_what_their_services_take(schema: str) -> None:
+    says = get_builtin_schema(schema)
+    validator = jsonschema.validators.validator_for(says)(says)
+    for path in WORKFLOWS[schema]:
+        text = (ROOT / path).read_text().replace("\non:", "\n'on':")  # which YAML 1.1 takes for a truth
+        assert [f"{path}: {error.json_path}: {error.message}" for error in validator.iter_errors(yaml.safe_load(text))] == []
+        broken = yaml.safe_load(text.replace("run:", "runs:").replace("script:", "scripts:"))
+        assert list(validator.iter_errors(broken)), path
+
+
+def test_a_new_project_works_at_once(released: tuple[Project, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = released[0]
     done = made.doit()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "published example@" in done.stdout
     again = made.doit()
     assert "up to date in" in again.stdout
-    monkeypatch.chdir(project)
+    monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(made.root)
     model = vmfb.load("example")
     assert model.variant in ("x86-64-v3", "x86-64")
     assert f"<td>{model.variant} on " in model._repr_html_()
@@ -71,45 +166,6 @@ def test_after_a_kill_it_is_written_to_its_end(project: Path) -> None:
     (project / ".github" / "workflows" / "release.yaml").unlink()
     assert cli.main(["init", str(project)]) == 0
     assert (project / "dodo.py").is_file()
-
-
-def test_an_installed_package_brings_its_targets(tmp_path: Path) -> None:
-    """Without this checkout: what pip makes of it."""
-    subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path / "source"], check=True)
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        tmp_path / "site",
-    ]
-    subprocess.run([*install, tmp_path / "source"], check=True)
-    code = """
-import vmfb, pipeline
-from pathlib import Path
-from pipeline.spec.load import load
-from pipeline import cli
-assert Path(pipeline.__file__).is_relative_to(Path("site").absolute()), pipeline.__file__
-assert Path(vmfb.__file__).is_relative_to(Path("site").absolute()), vmfb.__file__
-assert cli.main(["init", "mine"]) == 0
-spec = load(Path("mine/targets"))
-assert "everything" in spec.bundles and spec.bundles["release"].targets == spec.bundles["desktop"].targets
-print(*sorted(spec.executables))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == sorted(path.stem for path in (ROOT / "targets" / "executables").glob("*.yaml"))
 
 
 def _targets(folder: Path, **files: object) -> Path:

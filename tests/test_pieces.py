@@ -26,9 +26,10 @@ from pipeline.importers import onnx as importer
 from pipeline.iree import backends, compiler, devices, mlir, toolchain
 from pipeline.iree.backends.base import Corrections
 from pipeline.iree.backends.cpu import elf
-from pipeline.iree.codegen import front, pieces
+from pipeline.iree.codegen import front
 from pipeline.iree.codegen.batches import plan
 from pipeline.iree.codegen.generation import generate, patience
+from pipeline.iree.codegen.host import assemble
 from pipeline.iree.codegen.pieces import Code, Dispatches
 from pipeline.iree.compiler import Counts
 from pipeline.iree.device import Device
@@ -282,7 +283,7 @@ def whole(module: ir.Module, targets: list[Target]) -> Dispatches:
         batch = ir.Module.parse(dispatches.batch([piece]).source)
         (variant,) = operations(batch, "hal.executable.variant")
         kernels[piece.key] = Code(variant.get_asm(use_local_scope=True, large_elements_limit=None), "", "", 0, b"")
-    pieces.assemble(module, targets, dispatches.pieces, kernels)
+    assemble(module, targets, dispatches.pieces, kernels, joined=False)
     for executable in operations(module, "hal.executable"):
         old, new = symbol(executable), dispatches.pieces[symbol(executable), targets[0].name].symbol
         ir.SymbolTable.replace_all_symbol_uses(old, new, module.operation)
@@ -344,7 +345,7 @@ def test_the_split_build_is_what_the_compiler_makes_in_one_go(
     for name, piece in dispatches.pieces.items():
         wanted = backends.named(formats[name[1]]).trimmed(at_once[name])
         assert Code.decode(cold[1].local.get(piece.key) or b"").data == wanted, name
-    generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1], None)
+    generated, *_ = compiler._generate(SMALL, tmp_path, targets, (), cold[1], None, joined=False)
     with mlir.opened(generated) as module:
         assert host(module, {}) == at_once_host
 
@@ -407,7 +408,7 @@ def test_the_patience_with_a_kernel_is_a_number_of_seconds(monkeypatch: pytest.M
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "12")
     assert patience() == 12
     monkeypatch.setenv("PIPELINE_KERNEL_TIMEOUT", "soon")
-    with pytest.raises(PipelineError, match="PIPELINE_KERNEL_TIMEOUT=soon is no number of seconds"):
+    with pytest.raises(PipelineError, match="'soon' is no number of seconds"):
         patience()
 
 

@@ -14,7 +14,7 @@ from pipeline.consume.cache import Cache
 from pipeline.consume.reference import Reference
 from pipeline.consume.resolve import Remote, Resolver
 from pipeline.errors import DeniedError
-from pipeline.layout import INDEX_KEY, LEASES, PROBE_KEY, blob_key, channel_key, evidence_key, provenance_key, release_key
+from pipeline.layout import INDEX_KEY, LEASES, PROBE_KEY, SITE, blob_key, channel_key, evidence_key, provenance_key, release_key
 from pipeline.manifest.codec import encode
 from pipeline.manifest.evidence import Witness
 from pipeline.stages import fsck
@@ -35,11 +35,12 @@ KEYS = {
     "yank": "yanked/noise/9.json",
     "trust": "trust/1.snapshot.json",
     "lease": "prune/leases/one.json",
+    "page": f"{SITE}index.html",
     "probe": PROBE_KEY,
     "stray": "stray.json",
 }
 PUTS = {
-    "publisher": {"blob", "manifest", "evidence", "channel", "index", "yank", "trust", "lease", "probe"},
+    "publisher": {"blob", "manifest", "evidence", "channel", "index", "yank", "trust", "lease", "page", "probe"},
     "pruner": {"index", "lease", "probe"},
     "consumer": set(),
     "observer": {"evidence"},

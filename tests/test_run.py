@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cli
+from pipeline import cli, exits
 from pipeline.consume import facts, load
 from pipeline.consume.cache import Cache
 from pipeline.errors import PipelineError
@@ -223,7 +223,7 @@ def test_wrong_outputs_are_an_error(capsys: pytest.CaptureFixture[str], built: P
     entry = replace(entry, reference=replace(entry.reference, draws=(given,)))
     other = replace(real, version="wrong", entries=(entry,))
     write(store / release_key("small", "wrong"), encode(other))
-    text = vmfb(capsys, "run", "small@wrong", "--check", "--store", store, code=1)
+    text = vmfb(capsys, "run", "small@wrong", "--check", "--store", store, code=exits.WRONG)
     assert "its outputs are not those of the reference" in text
     assert "values are off" in text
 

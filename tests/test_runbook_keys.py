@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.consume.reference import Reference
-from pipeline.plan import GROUPS, TRUST
+from pipeline.groups import GROUPS
+from pipeline.plan import TRUST
 from pipeline.stages import trust
 from pipeline.store.open import open_to_publish
 from pipeline.trust.keys import read_public_key
@@ -29,7 +30,7 @@ def commands() -> list[str]:
     """The lines of the section that are to be typed."""
     section = re.search(r"^## Keys$(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert section
-    return [line.strip().replace("attacut", MODEL) for line in section[1].splitlines() if line.startswith("    ")]
+    return [line[2:].replace("example", MODEL) for line in section[1].splitlines() if line.startswith("$ ")]
 
 
 def doit(words: list[str], folder: Path) -> None:

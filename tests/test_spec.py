@@ -58,47 +58,47 @@ def test_all_problems_of_all_files_come_together(targets: Path) -> None:
     assert "executables/amd-rdna3.yaml: gates[0]: IREE's runtime does not answer the query vulkan.device::subgroupsize" in text
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "complaint"),
-    [
-        ("models/magika.yaml", "high: 257", "high: -3", "inputs[0].high: must be above low"),
-        ("models/magika.yaml", "[1, 2048]", "[1, -1]", "inputs[0].shape[1]: must be a whole number of 1 to 2147483647"),
-        ("models/magika.yaml", "int32", "int23", "inputs[0].dtype: 'int23' is unknown: did you mean 'int32'?"),
-        ("models/magika.yaml", "sha256: fe", "sha256: FE", "source.sha256: must be 64 lower-case hex digits"),
-        ("models/magika.yaml", "[desktop]", "[desktop, desktop]", "bundles[1]: 'desktop' stands twice"),
-        ("models/magika.yaml", "[desktop]", "[]", "bundles: must not be empty"),
-        ("models/magika.yaml", "kind: wheel", "kind: whale", "source.kind: 'whale' is unknown: did you mean 'wheel'?"),
-        ("models/magika.yaml", "format: onnx", "format: onnx\nformat: mlir", "the key 'format' stands twice"),
-        ("models/magika.yaml", "format: onnx", "format: [", "line"),
-        ("models/magika.yaml", "about: Google", "about: 3 #", "about: must be text, not 3"),
-        ("models/magika.yaml", "bundles:", "tolerance: {absolute: 1}\nbundles:", "tolerance.relative: is missing"),
-        ("models/attention-f16.yaml", "made/attention_f16.py", "made/nothing.py", "source.script: there is no file"),
-        ("executables/x86-64.yaml", "backend: llvm-cpu", "backend: llvm-gpu", "'llvm-gpu' is unknown: did you mean 'llvm-cpu'?"),
-        ("models/magika.yaml", ", high: 257", "", "inputs[0].high: is missing"),
-        ("models/magika.yaml", "int32, high: 257", "uint8, high: 257", "the range [0, 257) does not fit into uint8"),
-        ("models/magika.yaml", "high: 257", "high: 25.7", "must be whole numbers"),
-        ("models/magika.yaml", "high: 257", "high: .nan", "must be a finite number"),
-        ("models/magika.yaml", "bundles:", "tolerance: {absolute: -1, relative: 0}\nbundles:", "absolute: must not be negative"),
-        ("executables/x86-64.yaml", "device:", "gates: [vulkan.device::subgroup_size == 8]\ndevice:", "never runs on a device"),
-        ("executables/vulkan-any.yaml", "compute:", "computer:", "attribute.computer: is not a parameter that can be set"),
-        ("models/magika.yaml", "high: 257", "value: 2.5", "inputs[0].value: must be a whole number, or lists of them, for int32"),
-        ("models/magika.yaml", "high: 257", "value: many", "inputs[0].value: must be a whole number"),
-        ("models/magika.yaml", "high: 257", "value: true", "inputs[0].value: must be a whole number"),
-        ("models/magika.yaml", "high: 257", "value: ~", "inputs[0].value: must be a whole number"),
-        ("models/magika.yaml", "high: 257", "value: 3000000000", "inputs[0].value: does not fit into int32"),
-        ("models/magika.yaml", "high: 257", "value: [[1, 2], [3]]", "value: must be a number, or lists of as many numbers each"),
-        ("models/magika.yaml", "high: 257", "value: [1, 2]", "inputs[0].value: has the shape [2], which does not fit [1, 2048]"),
-        (
-            "models/magika.yaml",
-            "high: 257",
-            "high: 257, value: 3",
-            "inputs[0].high: is for test data, which an input with a value",
-        ),
-        ("models/magika.yaml", "int32, high: 257", "bool, value: 1", "inputs[0].value: must be true or false, or lists of them"),
-        ("models/magika.yaml", "int32, high: 257", "float16, value: 70000", "inputs[0].value: does not fit into float16"),
-        ("bundles/desktop.yaml", "targets:", "on_failure: ignore\ntargets:", "on_failure: 'ignore' is unknown"),
-    ],
-)
+MISTAKES = [
+    ("models/magika.yaml", "high: 257", "high: -3", "inputs[0].high: must be above low"),
+    ("models/magika.yaml", "[1, 2048]", "[1, -1]", "inputs[0].shape[1]: must be a whole number of 1 to 2147483647"),
+    ("models/magika.yaml", "int32", "int23", "inputs[0].dtype: 'int23' is unknown: did you mean 'int32'?"),
+    ("models/magika.yaml", "sha256: fe", "sha256: FE", "source.sha256: must be 64 lower-case hex digits"),
+    ("models/magika.yaml", "[desktop]", "[desktop, desktop]", "bundles[1]: 'desktop' stands twice"),
+    ("models/magika.yaml", "[desktop]", "[]", "bundles: must not be empty"),
+    ("models/magika.yaml", "kind: wheel", "kind: whale", "source.kind: 'whale' is unknown: did you mean 'wheel'?"),
+    ("models/magika.yaml", "format: onnx", "format: onnx\nformat: mlir", "the key 'format' stands twice"),
+    ("models/magika.yaml", "format: onnx", "format: [", "line"),
+    ("models/magika.yaml", "about: Google", "about: 3 #", "about: must be text, not 3"),
+    ("models/magika.yaml", "bundles:", "tolerance: {absolute: 1}\nbundles:", "tolerance.relative: is missing"),
+    ("models/attention-f16.yaml", "made/attention_f16.py", "made/nothing.py", "source.script: there is no file"),
+    ("executables/x86-64.yaml", "backend: llvm-cpu", "backend: llvm-gpu", "'llvm-gpu' is unknown: did you mean 'llvm-cpu'?"),
+    ("models/magika.yaml", ", high: 257", "", "inputs[0].high: is missing"),
+    ("models/magika.yaml", "int32, high: 257", "uint8, high: 257", "the range [0, 257) does not fit into uint8"),
+    ("models/magika.yaml", "high: 257", "high: 25.7", "must be whole numbers"),
+    ("models/magika.yaml", "high: 257", "high: .nan", "must be a finite number"),
+    ("models/magika.yaml", "bundles:", "tolerance: {absolute: -1, relative: 0}\nbundles:", "absolute: must not be negative"),
+    ("executables/x86-64.yaml", "device:", "gates: [vulkan.device::subgroup_size == 8]\ndevice:", "never runs on a device"),
+    ("executables/vulkan-any.yaml", "compute:", "computer:", "attribute.computer: is not a parameter that can be set"),
+    ("models/magika.yaml", "high: 257", "value: 2.5", "inputs[0].value: must be a whole number, or lists of them, for int32"),
+    ("models/magika.yaml", "high: 257", "value: many", "inputs[0].value: must be a whole number"),
+    ("models/magika.yaml", "high: 257", "value: true", "inputs[0].value: must be a whole number"),
+    ("models/magika.yaml", "high: 257", "value: ~", "inputs[0].value: must be a whole number"),
+    ("models/magika.yaml", "high: 257", "value: 3000000000", "inputs[0].value: does not fit into int32"),
+    ("models/magika.yaml", "high: 257", "value: [[1, 2], [3]]", "value: must be a number, or lists of as many numbers each"),
+    ("models/magika.yaml", "high: 257", "value: [1, 2]", "inputs[0].value: has the shape [2], which does not fit [1, 2048]"),
+    (
+        "models/magika.yaml",
+        "high: 257",
+        "high: 257, value: 3",
+        "inputs[0].high: is for test data, which an input with a value",
+    ),
+    ("models/magika.yaml", "int32, high: 257", "bool, value: 1", "inputs[0].value: must be true or false, or lists of them"),
+    ("models/magika.yaml", "int32, high: 257", "float16, value: 70000", "inputs[0].value: does not fit into float16"),
+    ("bundles/desktop.yaml", "targets:", "on_failure: ignore\ntargets:", "on_failure: 'ignore' is unknown"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "complaint"), MISTAKES)
 def test_a_mistake_names_its_place_and_remedy(targets: Path, file: str, old: str, new: str, complaint: str) -> None:
     edit(targets / file, old, new)
     assert complaint in problems(targets)
@@ -107,26 +107,26 @@ def test_a_mistake_names_its_place_and_remedy(targets: Path, file: str, old: str
 OPEN = "tokens, shape: [{name: T, min: 1, max: 128}, 128]"
 
 
-@pytest.mark.parametrize(
-    ("new", "complaint"),
-    [
-        ("{name: T, min: 1}", "inputs[0].shape[0].max: is missing"),
-        ("{name: T, min: 0, max: 9}", "inputs[0].shape[0].min: must be 1 or more"),
-        ("{name: T, min: 9, max: 9}", "inputs[0].shape[0].max: must be above min, which is 9: give a fixed size as a number"),
-        ("{name: T, min: 3, max: 9, multiple: 2}", "inputs[0].shape[0].multiple: min and max must be multiples of 2"),
-        ("{name: T, min: 1, max: 9, mutliple: 2}", "inputs[0].shape[0].mutliple: is not a key here: did you mean 'multiple'?"),
-        ("{name: 3, min: 1, max: 9}", "inputs[0].shape[0].name: must be text, not 3"),
-        ("{name: 3d, min: 1, max: 9}", "inputs[0].shape[0].name: '3d' cannot name a dimension"),
-        ("{name: T}", "inputs[0].shape[0].min: is missing"),
-        ("T", "inputs[0].shape[0]: must be a whole number of 1 to 2147483647, not 'T': one that is open is {min: 1, max: 512}"),
-        ("{name: T, buckets: [64, 32]}", "inputs[0].shape[0].buckets: must be whole numbers of 1 to 2147483647 that ascend"),
-        (f"{{min: 1, max: {2**70}}}", "inputs[0].shape[0].max: must be at most 2147483647"),
-        (f"{{name: T, buckets: [{2**31}]}}", "inputs[0].shape[0].buckets: must be whole numbers of 1 to 2147483647"),
-        ("{name: T, buckets: []}", "inputs[0].shape[0].buckets: must not be empty"),
-        ("{buckets: [1, 2]}, {buckets: [3, 4]}", "inputs[0].shape[1].buckets: stand at 'tokens.0' already"),
-        ("{name: T, min: 1, max: 9}, {name: T, min: 2, max: 9}", "inputs[0].shape[1].name: 'T' has another range elsewhere"),
-    ],
-)
+DIMENSIONS = [
+    ("{name: T, min: 1}", "inputs[0].shape[0].max: is missing"),
+    ("{name: T, min: 0, max: 9}", "inputs[0].shape[0].min: must be 1 or more"),
+    ("{name: T, min: 9, max: 9}", "inputs[0].shape[0].max: must be above min, which is 9: give a fixed size as a number"),
+    ("{name: T, min: 3, max: 9, multiple: 2}", "inputs[0].shape[0].multiple: min and max must be multiples of 2"),
+    ("{name: T, min: 1, max: 9, mutliple: 2}", "inputs[0].shape[0].mutliple: is not a key here: did you mean 'multiple'?"),
+    ("{name: 3, min: 1, max: 9}", "inputs[0].shape[0].name: must be text, not 3"),
+    ("{name: 3d, min: 1, max: 9}", "inputs[0].shape[0].name: '3d' cannot name a dimension"),
+    ("{name: T}", "inputs[0].shape[0].min: is missing"),
+    ("T", "inputs[0].shape[0]: must be a whole number of 1 to 2147483647, not 'T': one that is open is {min: 1, max: 512}"),
+    ("{name: T, buckets: [64, 32]}", "inputs[0].shape[0].buckets: must be whole numbers of 1 to 2147483647 that ascend"),
+    (f"{{min: 1, max: {2**70}}}", "inputs[0].shape[0].max: must be at most 2147483647"),
+    (f"{{name: T, buckets: [{2**31}]}}", "inputs[0].shape[0].buckets: must be whole numbers of 1 to 2147483647"),
+    ("{name: T, buckets: []}", "inputs[0].shape[0].buckets: must not be empty"),
+    ("{buckets: [1, 2]}, {buckets: [3, 4]}", "inputs[0].shape[1].buckets: stand at 'tokens.0' already"),
+    ("{name: T, min: 1, max: 9}, {name: T, min: 2, max: 9}", "inputs[0].shape[1].name: 'T' has another range elsewhere"),
+]
+
+
+@pytest.mark.parametrize(("new", "complaint"), DIMENSIONS)
 def test_a_dimension_that_cannot_be_open_so_is_named(targets: Path, new: str, complaint: str) -> None:
     edit(targets / "models/attention-f16.yaml", OPEN, f"tokens, shape: [{new}, 128]")
     assert complaint in problems(targets)
@@ -159,27 +159,27 @@ def test_dimensions_without_a_name_are_each_their_own(targets: Path) -> None:
     assert len(set(found)) == len(names)
 
 
-@pytest.mark.parametrize(
-    ("spec", "complaint"),
-    [
-        (spec_of(entries={}), "entries: must not be empty"),
-        (spec_of(entries={"a-b": entry()}), "entries: 'a-b' cannot name an entry point"),
-        (spec_of(entries={"a": 3}), "entries.a: must be a mapping"),
-        (spec_of(entries={"a": entry(bundles=["desktop"])}), "entries.a.bundles: is not a key here"),
-        (spec_of(entries={"a": entry()}, inputs=[]), "inputs: stands in each of `entries`: move it there"),
-        (spec_of(entries={"a": entry(), "a_4": entry(inputs=[])}), "entries.a_4.inputs: must not be empty"),
-        (spec_of(entries={"a": entry(source=None)}), "entries.a.source: is missing"),
-        (spec_of(entries={"a": entry(reference=["y.npy"])}), "reference: files are for one size"),
-        (spec_of(entries={"a": entry()}, parameters="external", format="mlir"), "parameters: is for ONNX and TFLite files"),
-        (spec_of(entries={"a": entry()}, parameters="outside"), "parameters: 'outside' is unknown"),
-        (spec_of(entries={"a": entry()}, format="mlir"), "buckets are not for MLIR files"),
-        (spec_of(entries={n: entry(function="f") for n in "ab"}, format="mlir"), "two are the function 'f' of one file"),
-        (spec_of(entries={"a": entry(source="https://me:secret@host/x?t=secret")}), "must be a mapping, not 'https://host/x'"),
-        (spec_of(entries={"a": entry(source={"kind": "s3", "url": "https://me:secret@host/x"})}), "not 'https://host/x'"),
-        (spec_of(entries={"a": entry(source={"kind": "path", "path": "x" * 300, "sha256": "0" * 64})}), "there is no file"),
-        (spec_of(entries={"a": entry(tolerance={"absolute": 10**400, "relative": 0})}), "absolute: must be a finite number"),
-    ],
-)
+ENTRIES = [
+    (spec_of(entries={}), "entries: must not be empty"),
+    (spec_of(entries={"a-b": entry()}), "entries: 'a-b' cannot name an entry point"),
+    (spec_of(entries={"a": 3}), "entries.a: must be a mapping"),
+    (spec_of(entries={"a": entry(bundles=["desktop"])}), "entries.a.bundles: is not a key here"),
+    (spec_of(entries={"a": entry()}, inputs=[]), "inputs: stands in each of `entries`: move it there"),
+    (spec_of(entries={"a": entry(), "a_4": entry(inputs=[])}), "entries.a_4.inputs: must not be empty"),
+    (spec_of(entries={"a": entry(source=None)}), "entries.a.source: is missing"),
+    (spec_of(entries={"a": entry(reference=["y.npy"])}), "reference: files are for one size"),
+    (spec_of(entries={"a": entry()}, parameters="external", format="mlir"), "parameters: is for ONNX and TFLite files"),
+    (spec_of(entries={"a": entry()}, parameters="outside"), "parameters: 'outside' is unknown"),
+    (spec_of(entries={"a": entry()}, format="mlir"), "buckets are not for MLIR files"),
+    (spec_of(entries={n: entry(function="f") for n in "ab"}, format="mlir"), "two are the function 'f' of one file"),
+    (spec_of(entries={"a": entry(source="https://me:secret@host/x?t=secret")}), "must be a mapping, not 'https://host/x'"),
+    (spec_of(entries={"a": entry(source={"kind": "s3", "url": "https://me:secret@host/x"})}), "not 'https://host/x'"),
+    (spec_of(entries={"a": entry(source={"kind": "path", "path": "x" * 300, "sha256": "0" * 64})}), "there is no file"),
+    (spec_of(entries={"a": entry(tolerance={"absolute": 10**400, "relative": 0})}), "absolute: must be a finite number"),
+]
+
+
+@pytest.mark.parametrize(("spec", "complaint"), ENTRIES)
 def test_a_mistake_in_entries_is_named(targets: Path, spec: str, complaint: str) -> None:
     (targets / "models/many.yaml").write_text(spec)
     assert complaint in problems(targets)

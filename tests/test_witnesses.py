@@ -225,7 +225,7 @@ def test_the_examples_are_what_systemd_and_github_read() -> None:
     units = [ROOT / "targets" / "witness" / f"vmfb-attest.{kind}" for kind in ("service", "timer")]
     said = said.partition(" ")[2]
     assert f"ExecStart=/usr/bin/env vmfb {said}" in units[0].read_text()
-    assert cli._parser().parse_args(shlex.split(said)).all
+    assert cli.parser().parse_args(shlex.split(said)).all
     if analyze := shutil.which("systemd-analyze"):
         done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")

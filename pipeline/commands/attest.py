@@ -17,7 +17,7 @@ from pipeline.consume.choose import gated
 from pipeline.consume.fetch import pick
 from pipeline.consume.reference import Reference, parse
 from pipeline.consume.resolve import Remote, Resolver, default_store
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WrongError
 from pipeline.files import write
 from pipeline.iree.device import Device
 from pipeline.iree.gates import decide
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Attest one release, or all that channels point to. PipelineError where a variant is wrong, or nothing runs here."""
+    """Attest one release, or all that channels point to. WrongError where a variant is, PipelineError where nothing runs here."""
     _check(arguments)
     since = _day(arguments.since) if arguments.since else ""
     found = here(arguments.device)
@@ -77,15 +77,15 @@ def run(arguments: argparse.Namespace) -> None:
         if any(proof.problem for file in document.files for proof in file.variants):
             wrong.append(name)
     if wrong:
-        raise PipelineError(f"wrong here: {', '.join(wrong)}", hint="what was seen is written down; do not use it on this device")
+        raise WrongError(f"wrong here: {', '.join(wrong)}", hint="what was seen is written down; do not use it on this device")
     if failed:
-        raise PipelineError(f"not attested: {', '.join(failed)}")
+        raise PipelineError(f"some were not attested: {', '.join(failed)}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise PipelineError for arguments that do not belong together."""
     if arguments.all == bool(arguments.model):
-        raise PipelineError("which release? give MODEL, or --all")
+        raise PipelineError("which release?", hint="give MODEL, or --all")
     if arguments.since and not arguments.all:
         raise PipelineError("--since is for --all: a MODEL is always attested")
     if arguments.output and arguments.all:

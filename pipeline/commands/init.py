@@ -12,14 +12,22 @@ from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import write
 from pipeline.terminal import put, say
 
-_FROM = Path(__file__).parents[1] / "project"
+_PACKAGE = Path(__file__).parents[1]
+_FROM = _PACKAGE / "project"
+_SCHEMAS = tuple(
+    f"{name}.schema.json" for name in ("model", "executable", "bundle", "policy")
+)  # for editors; `doit check` keeps them in step with the package
 _FILES = {
     ".gitignore": "gitignore",
     "targets/models/example.yaml": "example.yaml",
     "targets/models/made/example.py": "example.py",
     "targets/bundles/release.yaml": "release.yaml",
-    ".github/workflows/release.yaml": "workflow.yaml",
-    "dodo.py": "dodo.py",  # last: with it, doit has something to do
+}
+_LAST = {"dodo.py": "dodo.py"}  # with it, doit has something to do
+CI = {
+    "github": {".github/workflows/release.yaml": "workflow.yaml"},
+    "gitlab": {".gitlab-ci.yml": "gitlab.yaml"},
+    "none": dict[str, str](),
 }
 
 
@@ -27,7 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the files of a new project. PipelineError, and nothing written, where one of them is there."""
     folder = Path(arguments.folder)
     version = __version__.encode()
-    files = {folder / name: (_FROM / source).read_bytes().replace(b"VERSION", version) for name, source in _FILES.items()}
+    files = {folder / "targets" / ".schemas" / name: (_PACKAGE / "spec" / name).read_bytes() for name in _SCHEMAS}
+    named = {**_FILES, **CI[arguments.ci], **_LAST}
+    files |= {folder / name: (_FROM / source).read_bytes().replace(b"VERSION", version) for name, source in named.items()}
     with disk_errors(str(folder)):
         there = [path for path, data in files.items() if path.exists() and not (path.is_file() and path.read_bytes() == data)]
     if there:

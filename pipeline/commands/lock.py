@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     before = read_lock(path) if path.exists() else None
     names = arguments.models or [one.name for one in before.releases] if before else arguments.models
     if not names:
-        raise PipelineError("which releases? give MODEL…", hint=f"without any, those of {path} are locked again")
+        raise PipelineError("which releases?", hint=f"give MODEL…; without any, those of {path} are locked again")
     if before and not (arguments.store or arguments.models):
         arguments.store = default_store(before)
     remote = open_remote(arguments)

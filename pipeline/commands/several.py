@@ -20,7 +20,7 @@ def require_releases(arguments: argparse.Namespace) -> None:
     if not arguments.models and not arguments.all and arguments.lock is not None and (lock := open_lock(arguments)):
         arguments.models = [one.name for one in lock.releases]
     if bool(arguments.models) == arguments.all:
-        raise PipelineError("which releases? give MODEL…, or --all", hint="`vmfb list` shows what is there")
+        raise PipelineError("which releases?", hint="give MODEL…, or --all; `vmfb list` shows what is there")
     if arguments.channel and (arguments.all or not is_name(arguments.channel)):
         raise PipelineError(f"--channel {arguments.channel}: give it with MODEL…, as a name", hint=RULE)
 

@@ -193,11 +193,12 @@ def describe(tensors: Sequence[TensorInfo], entries: Sequence[Signature] = ()) -
         f"{t.name}: {'x'.join('?' if d is None else str(d) for d in t.shape) or 'scalar'} {t.dtype}" for t in tensors
     )
     names = dict.fromkeys(size for t in tensors for size in t.shape if isinstance(size, str))
-    said = "; ".join(filter(None, (_sizes(name, entries) for name in names)))
+    said = "; ".join(filter(None, (sizes(name, entries) for name in names)))
     return plain(f"{shown} ({said})" if said else shown)
 
 
-def _sizes(name: str, entries: Sequence[Signature]) -> str:
+def sizes(name: str, entries: Sequence[Signature]) -> str:
+    """The sizes that a named dimension may have: `T: 1 to 512`; empty where nobody says."""
     ranges = [d for entry in entries for d in entry.dimensions if d.name == name]
     if any(d.min < d.max for d in ranges):
         d = ranges[0]

@@ -16,6 +16,7 @@ from pipeline.iree import devices
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 from pipeline.machine import fingerprint
+from pipeline.names import closest
 
 MACHINES = Path(__file__).with_name("machines")
 SCHEMA = 1
@@ -70,7 +71,9 @@ def of_machine(name: str) -> list[Device]:
     try:
         return from_json(json.loads(path.read_bytes()), str(path))
     except OSError as error:
-        hint = f"give a file of `vmfb devices --json`, or one of {', '.join(known_machines())}"
+        near = closest(name, known_machines())
+        known = f"did you mean {near!r}?" if near else "`vmfb devices --known` lists names of machines"
+        hint = f"{known}; or give a file of `vmfb devices --json`"
         raise PipelineError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"is no file of device facts: {error}", where=str(path)) from error

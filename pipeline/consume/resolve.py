@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline import exits
 from pipeline.consume.cache import Cache
 from pipeline.consume.evidence import Gatherer, Testimony
 from pipeline.consume.lock import locked
@@ -34,6 +35,12 @@ T = TypeVar("T", Channel, Index)
 
 DEFAULT_STORE = Path("out/store")
 _REQUESTS = 8  # at a time
+
+
+class _NotThereError(BrokenTransferError):
+    """A path that is not there: of a disk that is not mounted, or mistyped, and then waiting is of no use."""
+
+    exit_code = exits.NOT_DONE
 
 
 def default_store(lock: Lock | None = None) -> str:
@@ -79,7 +86,7 @@ class Remote:
             raise PipelineError("is not in the cache", where=self.url, hint="run the command without --offline")
         if "://" not in self._address.to_open and not Path(self._address.to_open).exists():
             what = "there is no such file" if self.url.endswith(".tar") else "there is no such folder"
-            raise BrokenTransferError(what, where=self.url, hint="check the path; is it mounted?")
+            raise _NotThereError(what, where=self.url, hint="check the path; is it mounted?")
         self._source = self._source or self._opened()
         return self._source
 

@@ -15,7 +15,7 @@ from pipeline.consume.choose import Choice, choices, refusal
 from pipeline.consume.entries import asked, fitting, require_given
 from pipeline.consume.inspect import Contents
 from pipeline.consume.render import columns
-from pipeline.errors import PipelineError, disk_errors
+from pipeline.errors import PipelineError, WrongError, disk_errors
 from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
 from pipeline.iree.devices import Run
@@ -118,11 +118,11 @@ def run(
 
 
 def check(ran: Ran, reference: Sequence[Array], tolerances: Sequence[ToleranceInfo]) -> str:
-    """A line that says how near the outputs are. Raises PipelineError if any is too far from its reference."""
+    """A line that says how near the outputs are. Raises WrongError if any is too far from its reference."""
     where = f"{ran.choice.variant} on {ran.choice.device.title}"
     result = compare(ran.outputs, reference, [Tolerance(**asdict(t)) for t in tolerances])
     if result.problem:
-        raise PipelineError(
+        raise WrongError(
             f"its outputs are not those of the reference: {result.problem}",
             where=where,
             hint="do not use it here: report this with `vmfb explain` and `vmfb devices --json`",

@@ -168,9 +168,9 @@ def load(path: Path) -> onnx.ModelProto:
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         reason = _invalid(str(error).strip())
         hint = "export it again, and try the file with `onnx.checker.check_model`"
-        raise PipelineError(f"not a valid ONNX file: {reason}", where=str(path), hint=hint) from error
+        raise PipelineError(f"is no valid ONNX file: {reason}", where=str(path), hint=hint) from error
     if not model.graph.node:
-        raise PipelineError("not a valid ONNX file: it has no graph", where=str(path))
+        raise PipelineError("is no valid ONNX file: it has no graph", where=str(path))
     return model
 
 

@@ -25,7 +25,7 @@ def require_tflite(path: Path) -> None:
     """Raise PipelineError where the file at `path` is no TFLite model."""
     with path.open("rb") as file:
         if file.read(8)[4:] != _MAGIC:
-            raise PipelineError("not a TFLite file", where=str(path), hint="write it with TensorFlow's or LiteRT's converter")
+            raise PipelineError("is no TFLite file", where=str(path), hint="write it with TensorFlow's or LiteRT's converter")
 
 
 def converted(source: Path, output: Path) -> None:

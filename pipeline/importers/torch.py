@@ -49,7 +49,7 @@ def load(path: Path) -> Any:
         with path.open("rb") as file:
             program = torch.export.load(file)
     except Exception as error:  # of a dozen kinds, from zip files to pickles and schemas
-        raise PipelineError(f"not a program that torch.export saved: {_first_line(error)}", where=str(path), hint=hint) from error
+        raise PipelineError(f"is no program that torch.export saved: {_first_line(error)}", where=str(path), hint=hint) from error
     return program
 
 

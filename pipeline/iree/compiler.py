@@ -15,7 +15,7 @@ from pipeline.cache import Cache, from_environment
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes, write
 from pipeline.iree import backends, mlir
-from pipeline.iree.codegen import batches, lowerings, pieces
+from pipeline.iree.codegen import batches, host, lowerings
 from pipeline.iree.codegen.front import FrontHalf, front_half
 from pipeline.iree.codegen.pieces import Code, Dispatches, Piece
 from pipeline.iree.file import choice, description, kernels, vmfb
@@ -23,7 +23,7 @@ from pipeline.iree.gates import Gate, Gated, GateError, unreachable
 from pipeline.iree.linking import link, straighten, warm_up
 from pipeline.iree.targets import Target
 from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
-from pipeline.iree.tuning import Tuned, kernel_of
+from pipeline.iree.tuning import Applied, Tuned, applied, kernel_of
 
 _log = logging.getLogger(__name__)
 _BYTECODE = "--emit-mlir-bytecode"
@@ -69,15 +69,15 @@ class Placed:
 class Compiled:
     """A finished module: its variants in order of preference, and for each where the code of every dispatch is.
 
-    `flags` are those for the front half that the model itself asked for. `tuned`: for each variant, the entries of its tuning
-    record that its code is lowered by.
+    `flags` are those for the front half that the model itself asked for. `tuned`: for each variant, how much of its code is
+    lowered by its tuning record.
     """
 
     variants: tuple[Gated, ...]
     flags: tuple[str, ...]
     code: Mapping[str, tuple[Placed, ...]]
     module: vmfb.Module
-    tuned: Mapping[str, tuple[Tuned, ...]]
+    tuned: Mapping[str, Applied | None]
 
 
 def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -> None:
@@ -146,15 +146,13 @@ def _tell_of_passed_over(found: Iterable[Piece]) -> None:
         _log.warning("%s: %s of its tuning record, made with another compiler, passed over: `doit tune` anew", target, entries)
 
 
-def _used(dispatches: Dispatches, code: Mapping[str, Code]) -> dict[str, tuple[Tuned, ...]]:
-    """For each target the entries of its tuning record that its code is lowered by."""
-    found: dict[str, dict[str, Tuned]] = {}
+def _tuned(dispatches: Dispatches, code: Mapping[str, Code]) -> dict[str, Applied | None]:
+    """How much of each target's code is lowered by its tuning record."""
+    found: dict[str, dict[str, Tuned | None]] = {}
     for (_, target), piece in dispatches.pieces.items():
-        mine = found.setdefault(target, {})
-        if code[piece.key].tuning == lowerings.USED:
-            entry = piece.target.tuning[kernel_of(piece.symbol)]
-            mine[entry.kernel] = entry
-    return {target: tuple(entries[name] for name in sorted(entries)) for target, entries in found.items()}
+        kernel, used = kernel_of(piece.symbol), code[piece.key].tuning == lowerings.USED
+        found.setdefault(target, {})[kernel] = piece.target.tuning[kernel] if used else None
+    return {target: applied([entry for entry in of.values() if entry], len(of)) for target, of in found.items()}
 
 
 def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches, others: Mapping[str, Code]) -> dict[str, Code]:
@@ -168,9 +166,19 @@ def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches,
 
 
 def _generate(
-    source: Path, folder: Path, targets: Sequence[Target], flags: Sequence[str], cache: Cache, narrow: Target | None
-) -> tuple[Path, list[link.Code], tuple[str, ...], dict[str, tuple[Tuned, ...]]]:
-    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; the front's own flags; what is tuned."""
+    source: Path,
+    folder: Path,
+    targets: Sequence[Target],
+    flags: Sequence[str],
+    cache: Cache,
+    narrow: Target | None,
+    *,
+    joined: bool = True,
+) -> tuple[Path, list[link.Code], tuple[str, ...], dict[str, Applied | None]]:
+    """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; the front's own flags; what is tuned.
+
+    `joined`: see `host.assemble`.
+    """
     activity.say("the model's part for all targets")
     front = front_half(source, folder, targets, flags, cache.local)
     paths = {name: folder / f"{name}.mlirbc" for name in ("assembled", "host", "generated")}
@@ -183,19 +191,19 @@ def _generate(
         if narrow:
             others = Dispatches(module, [narrow], flags)
             code = _narrowed(dispatches, code, others, _code(others, folder / "narrow", cache, str(source))[0])
-        pieces.assemble(module, targets, dispatches.pieces, code)
+        host.assemble(module, targets, dispatches.pieces, code, joined=joined)
         mlir.save(module, paths["assembled"])
     kernels.save(folder / kernels.NAME, _kernels(dispatches, code, front))
     write(folder / "pieces.json", json.dumps(asdict(counts)).encode())
     activity.say("the host's part")
     iree_opt(paths["assembled"], paths["host"], HOST_PASSES, flags, folder / "host.log")
     with mlir.opened(paths["host"]) as module:
-        pieces.insert(module, dispatches.pieces, code)
+        host.insert(module, dispatches.pieces, code)
         mlir.save(module, paths["generated"])
         found = link.codes(module)
     for path in (front.sources, paths["assembled"], paths["host"]):
         path.unlink()
-    return paths["generated"], found, front.flags, _used(dispatches, code)
+    return paths["generated"], found, front.flags, _tuned(dispatches, code)
 
 
 def _kernels(dispatches: Dispatches, code: Mapping[str, Code], front: FrontHalf) -> list[kernels.Kernel]:
@@ -260,6 +268,8 @@ def compile_module(
     cache: Cache | None = None,
     narrow: Target | None = None,
     identity: Mapping[str, object] | None = None,
+    *,
+    joined: bool = True,
 ) -> Compiled:
     """Compile the MLIR at `source` for `targets`, in order of preference: `folder/module.vmfb`, read back and checked.
 
@@ -267,15 +277,16 @@ def compile_module(
     `folder/pieces.json`, the `Counts`, and `folder/kernels.json`, what is known of the kernels. Code comes from `cache` (default:
     what the environment names) where it has been generated before: the bytes of the file are the same. Kernels that compute
     across a subgroup are those of `narrow`, if that is given. `identity` is what the file says of itself, JSON values, to which
-    flags are added.
+    flags are added. `joined`: one dispatch of a kernel for all targets, where it can be.
     """
     cache = cache or from_environment()
-    generated, found, own, tuned = _generate(source, folder, targets, flags, cache, narrow)
+    generated, found, own, tuned = _generate(source, folder, targets, flags, cache, narrow, joined=joined)
     order = [target.name for target in targets]
     with mlir.opened(generated) as module:
         _check_whole(order, found, str(source))
         variants = _gated(targets, declared, found, str(source))
-        straighten.straighten(module, order)
+        if not straighten.straighten(module, order) and joined:
+            return compile_module(source, folder, targets, declared, flags, cache, narrow, identity, joined=False)
         first = {format_: warm_up.code(format_, cache.local) for format_ in link.formats_to_warm_up(variants)}
         owners = link.link(module, variants, first)
         mlir.save(module, folder / "linked.mlirbc")

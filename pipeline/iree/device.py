@@ -32,7 +32,7 @@ class Device:
         """For people: the device and its driver."""
         if self.driver_info:
             return titled(self.name, self.driver_info)
-        by = f" by {self.uri}" if self.uri != self.driver and not self.emulator else ""
+        by = f" by {self.uri}" if self.uri not in ("", self.driver) and not self.emulator else ""
         return f"CPU ({self.name}){by}" + (f" with {self.threads} threads" if self.threads else "")
 
 

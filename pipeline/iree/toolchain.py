@@ -42,7 +42,7 @@ def _package_folder() -> Path:
     except ModuleNotFoundError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise PipelineError("iree-base-compiler is not installed", hint="pip install -e '.[build]'")
+        raise PipelineError("iree-base-compiler is not installed", hint="pip install 'vmfb-pipeline[build]'")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

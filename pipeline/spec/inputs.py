@@ -6,14 +6,13 @@ import re
 
 import numpy as np
 
+from pipeline.spec.keys import DIMENSION, LARGEST, OPEN_DIMENSION, WITH_WEIGHTS
 from pipeline.spec.reader import Fields
 from pipeline.spec.types import MLIR_DTYPES, Dimension, Input
 
-_LARGEST = 2**31 - 1  # size of a dimension
-
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 class Dimensions:
@@ -28,7 +27,7 @@ class Dimensions:
         while "name" not in fields.data and unnamed in self.known:  # of an input that is called almost the same
             unnamed += "_"
         name = fields.text("name", unnamed)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+        if not re.fullmatch(DIMENSION, name):
             fields.problem("name", f"{name!r} cannot name a dimension: letters, digits and '_', no digit first")
         if fields.data.keys() == {"name"} and name in self.known:
             fields.done()
@@ -36,15 +35,13 @@ class Dimensions:
         if "buckets" in fields.data:
             made = self._bucketed(fields, name)
         else:
-            least, most = (fields.integer(key, None) for key in ("min", "max"))
-            multiple = fields.integer("multiple", 1)
+            least, most = (fields.integer(key, required=True) for key in ("min", "max"))
+            multiple = fields.integer("multiple")
             made = Dimension(name, least, most, multiple)
-            if min(least, multiple) < 1:
-                fields.problem("min" if least < 1 else "multiple", "must be 1 or more")
+            if min(least, most, multiple) < 1:
+                pass  # that is said already
             elif most <= least:
                 fields.problem("max", f"must be above min, which is {least}: give a fixed size as a number")
-            elif most > _LARGEST:
-                fields.problem("max", f"must be at most {_LARGEST}")
             elif least % multiple or most % multiple:
                 fields.problem("multiple", f"min and max must be multiples of {multiple}")
         if self.known.setdefault(name, made) != made:
@@ -53,9 +50,9 @@ class Dimensions:
         return made
 
     def _bucketed(self, fields: Fields, name: str) -> Dimension:
-        sizes = fields.items("buckets", required=True)
+        sizes = fields.items("buckets")
         if not all(map(_is_size, sizes)) or sorted(set(sizes)) != sizes:
-            fields.problem("buckets", f"must be whole numbers of 1 to {_LARGEST} that ascend, not {sizes!r}")
+            fields.problem("buckets", f"must be whole numbers of 1 to {LARGEST} that ascend, not {sizes!r}")
             sizes = []
         if self.buckets and name not in self.buckets:
             fields.problem(
@@ -74,20 +71,20 @@ def _shape(fields: Fields, name: str, dimensions: Dimensions) -> tuple[int | Dim
             where = f"{fields.where}.shape[{index}]".lstrip(".")
             unnamed = re.sub(r"\W", "_", name, flags=re.ASCII) + f".{index}"
             shape.append(
-                dimensions.read(Fields(fields.path, where, size, fields.problems), f"_{unnamed}"[unnamed[:1].isalpha() :])
+                dimensions.read(
+                    Fields(fields.path, where, size, OPEN_DIMENSION, fields.problems), f"_{unnamed}"[unnamed[:1].isalpha() :]
+                )
             )
         else:
             hint = "one that is open is {min: 1, max: 512}"
-            fields.problem(f"shape[{index}]", f"must be a whole number of 1 to {_LARGEST}, not {size!r}: {hint}")
-    if "shape" not in fields.data:
-        fields.problem("shape", "is missing: give the list of dimensions, [] for a scalar")
+            fields.problem(f"shape[{index}]", f"must be a whole number of 1 to {LARGEST}, not {size!r}: {hint}")
     return tuple(shape)
 
 
 def _input(fields: Fields, dimensions: Dimensions) -> Input:
     name = fields.text("name")
     shape = _shape(fields, name, dimensions)
-    dtype = fields.text("dtype", choices=MLIR_DTYPES)
+    dtype = fields.text("dtype")
     if "value" in fields.data:
         return _baked(fields, shape, dtype)
     # Integers drawn from [0, 1) are all 0, which tests nothing: their range must be said. A bool has only one.
@@ -96,9 +93,9 @@ def _input(fields: Fields, dimensions: Dimensions) -> Input:
         name=name,
         shape=shape,
         dtype=dtype,
-        seed=fields.integer("seed", 0),
-        low=fields.number("low", 0.0),
-        high=fields.number("high", high),
+        seed=fields.integer("seed"),
+        low=fields.number("low"),
+        high=fields.number("high", high, required=high is None),
         file=fields.file("file") if "file" in fields.data else None,
         is_open=dtype.startswith("float") and not {"low", "high", "file"} & fields.data.keys(),
     )
@@ -161,9 +158,9 @@ def _check_range(fields: Fields, spec: Input) -> None:
 def read_inputs(fields: Fields, format: str) -> tuple[tuple[Input, ...], Dimensions]:
     """`inputs` of a model in this format, and the open dimensions that they name."""
     dimensions = Dimensions()
-    inputs = tuple(_input(sub, dimensions) for sub in fields.subs("inputs"))
+    inputs = tuple(_input(sub, dimensions) for sub in fields.subs("inputs", required=True))
     for index, spec in enumerate(inputs):
-        if spec.value is not None and format not in ("onnx", "tflite"):
+        if spec.value is not None and format not in WITH_WEIGHTS:
             fields.problem(f"inputs[{index}].value", "is for ONNX and TFLite files: write it into the model's file")
     names = [i.name for i in inputs]
     for name in {n for n in names if n and names.count(n) > 1}:

@@ -19,6 +19,8 @@ from pipeline.iree.tuning import Tuned
 from pipeline.names import RULE, did_you_mean, is_name
 from pipeline.plain import shown
 from pipeline.spec import defaults
+from pipeline.spec.keys import BUNDLE, EXECUTABLE, MODEL, POLICIES
+from pipeline.spec.kinds import Keys
 from pipeline.spec.models import read_model
 from pipeline.spec.policy import read_policy
 from pipeline.spec.reader import Fields, Problems, read
@@ -66,7 +68,7 @@ def _tuned(root: Path, targets: Mapping[str, Executable], problems: Problems) ->
 
 def _executable(fields: Fields) -> Executable:
     known = {backend.name: backend for backend in backends.every()}
-    name = fields.text("backend", choices=list(known))
+    name = fields.text("backend")
     backend = known.get(name, Backend())
     attribute, twin = fields.sub("attribute"), fields.sub("twin")
     able = {"attribute": [b for b in known.values() if b.overrides], "twin": [b for b in known.values() if b.has_twins]}
@@ -93,7 +95,7 @@ def _executable(fields: Fields) -> Executable:
 
 def _tuning_spec(fields: Fields, backend: Backend) -> str:
     """The text of the file that a target names."""
-    name = fields.text("tuning_spec", "")
+    name = fields.text("tuning_spec")
     if not name:
         return ""
     if not backend.takes_tuning_specs:
@@ -112,9 +114,9 @@ def _bundle(fields: Fields) -> Bundle:
         name=fields.path.stem,
         path=fields.path,
         about=fields.text("about"),
-        targets=fields.texts("targets", required=True),
+        targets=fields.texts("targets"),
         flags=fields.texts("flags"),
-        on_failure=fields.text("on_failure", "fail", ("fail", "drop")),
+        on_failure=fields.text("on_failure"),
         policy=read_policy(fields.sub("policy")),
     )
 
@@ -138,10 +140,10 @@ def _files(folder: Path, problems: Problems) -> dict[str, Path]:
     return found
 
 
-def _build(files: Mapping[str, Path], build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
+def _build(files: Mapping[str, Path], keys: Keys, build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
     result: dict[str, _T] = {}
     for name, path in sorted(files.items()):
-        if fields := read(path, problems):
+        if fields := read(path, keys, problems):
             result[name] = build(fields)
             fields.done()
     return result
@@ -151,10 +153,10 @@ def _models(root: Path, problems: Problems) -> dict[str, Model]:
     folder = root / "models"
     if not folder.is_dir():
         problems.add(folder, "", "there is no such folder")
-    return _build(_files(folder, problems), read_model, problems)
+    return _build(_files(folder, problems), MODEL, read_model, problems)
 
 
-def _with_defaults(root: Path, kind: str, build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
+def _with_defaults(root: Path, kind: str, keys: Keys, build: Callable[[Fields], _T], problems: Problems) -> dict[str, _T]:
     """The project's own specs of a kind, and the package's where it has none of that name."""
     packaged = _files(defaults.folder() / kind, Problems())
     own = _files(root / kind, problems)
@@ -165,7 +167,7 @@ def _with_defaults(root: Path, kind: str, build: Callable[[Fields], _T], problem
         fields.known.update(said.known, {_EXTENDS})
         return result
 
-    return _build(packaged | own, extended, problems)
+    return _build(packaged | own, keys, extended, problems)
 
 
 def _extended(fields: Fields, own: Mapping[str, Path], packaged: Mapping[str, Path]) -> Fields:
@@ -183,7 +185,7 @@ def _extended(fields: Fields, own: Mapping[str, Path], packaged: Mapping[str, Pa
             fields.problem(_EXTENDS, f"comes back to {path}: let one of these files say all itself")
             break
         seen.append(path)
-        base = read(path, Problems())  # what is wrong with it is said of it
+        base = read(path, fields.keys, Problems())  # what is wrong with it is said of it
         data = _merged(base.data if base else {}, {key: value for key, value in data.items() if key != _EXTENDS})
     return replace(fields, data={key: value for key, value in data.items() if key != _EXTENDS}, known=set())
 
@@ -206,8 +208,8 @@ def _references(
 
 def _policy(path: Path, problems: Problems) -> Mapping[str, Policy]:
     """What channels ask of releases; nothing where there is no such file."""
-    fields = read(path, problems) if is_file(str(path)) else None
-    found = read_policy(fields.sub("channels", required=True)) if fields else {}
+    fields = read(path, POLICIES, problems) if is_file(str(path)) else None
+    found = read_policy(fields.sub("channels")) if fields else {}
     if fields:
         fields.done()
     return found
@@ -219,8 +221,8 @@ def load(root: Path) -> Spec:
     for path in sorted(root.glob("*")):
         _say_if_unread(path, problems)
     spec = Spec(
-        _tuned(root, _with_defaults(root, "executables", _executable, problems), problems),
-        _with_defaults(root, "bundles", _bundle, problems),
+        _tuned(root, _with_defaults(root, "executables", EXECUTABLE, _executable, problems), problems),
+        _with_defaults(root, "bundles", BUNDLE, _bundle, problems),
         _models(root, problems),
         _policy(root / "policy.yaml", problems),
     )

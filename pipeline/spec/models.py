@@ -10,16 +10,15 @@ from pipeline.compare import Tolerance
 from pipeline.files import is_file
 from pipeline.spec.evaluate import read_evaluation
 from pipeline.spec.inputs import read_inputs
+from pipeline.spec.keys import ENTRY, OF_ONE, WITH_FUNCTIONS, WITH_WEIGHTS
 from pipeline.spec.reader import Fields
 from pipeline.spec.sources import read_source
 from pipeline.spec.types import EVALUATORS, Dimension, Entry, Input, Model, PathSource, Source
 
-_WITH_FUNCTIONS = ("mlir", "stablehlo")  # formats whose files may hold several
-
 
 def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
     if isinstance(fields.data.get("reference"), list):
-        names = fields.texts("reference", required=True)
+        names = fields.texts("reference")
         paths = tuple(fields.path.parent / name for name in names)
         for path in paths:
             if not is_file(str(path)):
@@ -32,10 +31,7 @@ def _reference(fields: Fields, format: str) -> str | tuple[Path, ...]:
 def _tolerance(fields: Fields | None) -> Tolerance | None:
     if fields is None:
         return None
-    result = Tolerance(fields.number("absolute", None), fields.number("relative", None))
-    for key in ("absolute", "relative"):
-        if getattr(result, key) < 0:
-            fields.problem(key, "must not be negative")
+    result = Tolerance(fields.number("absolute"), fields.number("relative"))
     fields.done()
     return result
 
@@ -43,7 +39,7 @@ def _tolerance(fields: Fields | None) -> Tolerance | None:
 def _entries(fields: Fields, format: str, name: str, source: Source | None) -> list[Entry]:
     """The entry point that `fields` describe, once for each of its buckets. `name` is empty for the only one."""
     inputs, dimensions = read_inputs(fields, format)
-    asked = fields.text("entry" if not name else "function", "") if format in _WITH_FUNCTIONS else ""
+    asked = fields.text("entry" if not name else "function") if format in WITH_FUNCTIONS else ""
     reference = _reference(fields, format)
     own = fields.sub("source", required=source is None)
     entry = Entry(
@@ -72,12 +68,9 @@ def _entries(fields: Fields, format: str, name: str, source: Source | None) -> l
     ]
 
 
-_OF_ONE = ("inputs", "entry", "reference", "tolerance", "constant", "evaluate")
-
-
 def _several(fields: Fields, format: str) -> list[Entry]:
     """The entry points of `entries`."""
-    for key in _OF_ONE:
+    for key in OF_ONE:
         if key in fields.data:
             fields.known.add(key)
             fields.problem(key, "stands in each of `entries`: move it there")
@@ -86,9 +79,9 @@ def _several(fields: Fields, format: str) -> list[Entry]:
     found: list[Entry] = []
     every = fields.sub("entries", required=True)
     for name in every.data if every else ():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        if not isinstance(name, str) or not re.fullmatch(ENTRY, name):
             fields.problem("entries", f"{name!r} cannot name an entry point: letters, digits and '_', a letter first")
-        elif every and (sub := every.sub(name, required=True)):
+        elif every and (sub := every.sub(name)):
             found += _entries(sub, format, name, source)
             sub.done()
     if every is not None and not found:
@@ -104,7 +97,7 @@ def _several(fields: Fields, format: str) -> list[Entry]:
 
 def read_model(fields: Fields) -> Model:
     """The model that a file describes."""
-    format = fields.text("format", choices=EVALUATORS)
+    format = fields.text("format")
     several = "entries" in fields.data
     model = Model(
         name=fields.path.stem,
@@ -113,12 +106,12 @@ def read_model(fields: Fields) -> Model:
         licence=fields.text("licence"),
         format=format,
         entries=tuple(_several(fields, format) if several else _entries(fields, format, "", None)),
-        bundles=fields.texts("bundles", required=True),
-        parameters=fields.text("parameters", "", ("inline", "external")),
+        bundles=fields.texts("bundles"),
+        parameters=fields.text("parameters"),
     )
-    if model.parameters and format not in ("onnx", "tflite"):
+    if model.parameters and format not in WITH_WEIGHTS:
         fields.problem("parameters", f"is for ONNX and TFLite files: the weights of {format} stay in the vmfb")
-    if not several and "entry" in fields.data and format not in _WITH_FUNCTIONS:
+    if not several and "entry" in fields.data and format not in WITH_FUNCTIONS:
         fields.known.add("entry")
         fields.problem("entry", "is for MLIR and StableHLO files: others have one graph")
     return model

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pipeline.manifest.evidence import KINDS
 from pipeline.names import RULE, is_name
+from pipeline.spec.keys import FACTOR, PART
 from pipeline.spec.reader import Fields
 from pipeline.spec.types import Policy
-
-UNTESTED = ("refused", "allowed", "left out")
 
 
 def read_policy(fields: Fields | None) -> Mapping[str, Policy]:
@@ -29,10 +27,10 @@ def read_policy(fields: Fields | None) -> Mapping[str, Policy]:
 
 
 def _policy(fields: Fields) -> Policy:
-    evidence = fields.text("evidence", "", KINDS[:0:-1])
+    evidence = fields.text("evidence")
     return Policy(
         evidence=evidence or "untested",
-        untested=fields.text("untested", "refused" if evidence else "allowed", UNTESTED),
+        untested=fields.text("untested", "refused" if evidence else "allowed"),
         slower=_part(fields, "slower"),
         larger=_part(fields, "larger"),
         less_exact=_factor(fields, "less_exact"),
@@ -50,7 +48,7 @@ def _written(fields: Fields, key: str) -> str:
 def _part(fields: Fields, key: str) -> float | None:
     """A part such as `10%`, as 0.1."""
     text = _written(fields, key)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text)
+    match = re.fullmatch(PART, text)
     if text and not match:
         fields.problem(key, f"must be a part such as 10%, not {text!r}")
     return float(match[1]) / 100 if match else None
@@ -59,7 +57,7 @@ def _part(fields: Fields, key: str) -> float | None:
 def _factor(fields: Fields, key: str) -> float | None:
     """A factor such as `2x`, of 1 or more."""
     text = _written(fields, key)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?x", text)
+    match = re.fullmatch(FACTOR, text)
     if text and (not match or float(match[1]) < 1):
         fields.problem(key, f"must be a factor of 1 or more, such as 2x, not {text!r}")
         return None

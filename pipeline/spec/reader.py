@@ -14,8 +14,10 @@ import yaml
 from pipeline.files import is_file
 from pipeline.names import did_you_mean
 from pipeline.plain import is_plain, plain, public_url, shown
+from pipeline.spec.kinds import Either, Key, Keys, Kind, Listing, Number, Text, Whole
 
 _T = TypeVar("_T")
+_K = TypeVar("_K", Text, Whole, Number, Listing, Keys)
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -94,8 +96,8 @@ class Problems:
         self.found.append(plain(f"{path}: {where}: {what}" if where else f"{path}: {what}"))
 
 
-def read(path: Path, problems: Problems) -> Fields | None:
-    """The top-level mapping of the YAML file at `path`; None, and a problem noted, if there is none."""
+def read(path: Path, keys: Keys, problems: Problems) -> Fields | None:
+    """The top-level mapping of the YAML file at `path`, which has `keys`; None, and a problem noted, if there is none."""
     try:
         with path.open("rb") as file:
             text = file.read(_LIMIT + 1)
@@ -111,7 +113,7 @@ def read(path: Path, problems: Problems) -> Fields | None:
         problems.add(path, f"line {mark.line + 1}" if mark else "", f"{error.problem}")
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.add(path, "", f"not YAML: {error}")
+        problems.add(path, "", f"is no YAML: {error}")
         return None
     except OSError as error:
         problems.add(path, "", f"cannot be read: {error.strerror}")
@@ -119,7 +121,7 @@ def read(path: Path, problems: Problems) -> Fields | None:
     if not isinstance(data, dict):
         problems.add(path, "", "must be a mapping of keys to values")
         return None
-    return Fields(path, "", data, problems)
+    return Fields(path, "", data, keys, problems)
 
 
 def _is_number(value: object) -> bool:
@@ -130,13 +132,21 @@ def _is_number(value: object) -> bool:
     return True
 
 
+def _at_least(least: float) -> str:
+    return f"must be {least:g} or more" if least else "must not be negative"
+
+
 @dataclass
 class Fields:
-    """A mapping being read: each accessor takes one key, notes what is wrong with it, and returns a usable value."""
+    """A mapping being read: each accessor takes one key, notes what is wrong with it, and returns a usable value.
+
+    `keys` says of each key whether it is required, its default and its choices. What depends on other keys is told the accessor.
+    """
 
     path: Path
     where: str
     data: Mapping[str, Any]
+    keys: Keys
     problems: Problems
     known: set[str] = field(default_factory=set)
 
@@ -149,7 +159,7 @@ class Fields:
         value = self.data.get(key)
         if value is None:
             if required:
-                self.problem(key, f"is missing: give {_TYPES[kind]}")
+                self.problem(key, f"is missing: give {self.keys.key(key).missing or _TYPES[kind]}")
             return default
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
@@ -166,31 +176,48 @@ class Fields:
             return "".join(sign for sign in value if is_plain(sign))  # nothing else is wrong with it for that
         return value
 
-    def text(self, key: str, default: str | None = None, choices: Iterable[str] | None = None) -> str:
-        """A text; required unless there is a `default`; one of `choices` if those are given."""
-        value: str = self._take(key, str, default or "", default is None)
-        if choices is not None and value and value not in (known := list(choices)):
+    def _said(self, key: str, kind: type[_K]) -> tuple[Key, _K]:
+        """What `keys` say of a key, and of a value of this kind there."""
+        described = self.keys.key(key)
+        kinds: tuple[Kind, ...] = described.kind.kinds if isinstance(described.kind, Either) else (described.kind,)
+        return described, next(one for one in kinds if isinstance(one, kind))
+
+    def text(self, key: str, default: str | None = None, choices: Iterable[str] | None = None, required: bool = False) -> str:
+        """A text; one of its choices, or of these, if there are any."""
+        described, kind = self._said(key, Text)
+        value: str = self._take(key, str, default or described.default or "", required or described.required)
+        known = list(kind.choices if choices is None else choices)
+        if value and value not in known and (kind.choices or choices is not None):
             self.problem(key, f"{value!r} is unknown: {did_you_mean(value, known)}")
         return value.strip()
 
-    def integer(self, key: str, default: int | None, signed: bool = False) -> int:
-        """A whole number, of 0 or more unless it is `signed`; required unless there is a default."""
-        value: int = self._take(key, int, default or 0, default is None)
-        if value < 0 and not signed:
-            self.problem(key, f"must not be negative, but is {shown(value)}")
-        if abs(value) >= _LARGEST:
+    def integer(self, key: str, required: bool = False) -> int:
+        """A whole number, between its ends."""
+        described, kind = self._said(key, Whole)
+        value: int = self._take(key, int, described.default, required or described.required)
+        if value is None:
+            return 0
+        if kind.least is not None and value < kind.least:
+            self.problem(key, f"{_at_least(kind.least)}, but is {shown(value)}")
+        elif kind.most is not None and value > kind.most:
+            self.problem(key, f"must be at most {kind.most}")
+        elif abs(value) >= _LARGEST:
             self.problem(key, f"is too large: {shown(value)}")
         return max(-_LARGEST, min(value, _LARGEST))  # for those who check it next
 
-    def number(self, key: str, default: float | None) -> float:
-        """A number; required unless there is a default."""
+    def number(self, key: str, default: float | None = None, required: bool = False) -> float:
+        """A number, of its least or more."""
+        described, kind = self._said(key, Number)
+        default = described.default if default is None else default
         try:
-            value = float(self._take(key, float, default or 0.0, default is None))
+            value = float(self._take(key, float, default or 0.0, required or described.required))
         except OverflowError:  # of a whole number
             value = math.inf
         if not math.isfinite(value):
             self.problem(key, f"must be a finite number, not {value}")
             return default or 0.0
+        if kind.least is not None and value < kind.least:
+            self.problem(key, _at_least(kind.least))
         return value
 
     def anything(self, key: str) -> Any:
@@ -199,15 +226,16 @@ class Fields:
         return self._plain(key, self.data[key])
 
     def items(self, key: str, required: bool = False) -> list[Any]:
-        """A list; empty where the key is absent; `required` also refuses an empty one."""
-        value: list[Any] = self._take(key, list, [], required)
-        if required and not value and isinstance(self.data.get(key), list):
+        """A list; empty where the key is absent."""
+        described, kind = self._said(key, Listing)
+        value: list[Any] = self._take(key, list, [], required or described.required)
+        if kind.filled and not value and isinstance(self.data.get(key), list):
             self.problem(key, "must not be empty")
         return value
 
-    def texts(self, key: str, required: bool = False) -> tuple[str, ...]:
+    def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts without repetition."""
-        values = self.items(key, required)
+        values = self.items(key)
         for index, value in enumerate(values):
             if not isinstance(value, str):
                 self.problem(f"{key}[{index}]", f"must be text, not {shown(value)}")
@@ -227,15 +255,18 @@ class Fields:
 
     def sub(self, key: str, required: bool = False) -> Fields | None:
         """The mapping at `key`, or None."""
-        value = self._take(key, dict, None, required)
-        return None if value is None else Fields(self.path, f"{self.where}.{key}".lstrip("."), value, self.problems)
+        described, kind = self._said(key, Keys)
+        value = self._take(key, dict, None, required or described.required)
+        return None if value is None else Fields(self.path, f"{self.where}.{key}".lstrip("."), value, kind, self.problems)
 
-    def subs(self, key: str) -> list[Fields]:
+    def subs(self, key: str, required: bool = False) -> list[Fields]:
         """The list of mappings at `key`."""
         result = []
-        for index, value in enumerate(self.items(key, required=True)):
+        kind = self._said(key, Listing)[1].item
+        assert isinstance(kind, Keys)
+        for index, value in enumerate(self.items(key, required)):
             if isinstance(value, dict):
-                result.append(Fields(self.path, f"{self.where}.{key}[{index}]".lstrip("."), value, self.problems))
+                result.append(Fields(self.path, f"{self.where}.{key}[{index}]".lstrip("."), value, kind, self.problems))
             else:
                 self.problem(f"{key}[{index}]", f"must be a mapping, not {shown(value)}")
         return result
@@ -243,13 +274,13 @@ class Fields:
     def digest(self, key: str = "sha256") -> str:
         """A SHA-256 in 64 lower-case hex digits."""
         value = self.text(key)
-        if value and not re.fullmatch(r"[0-9a-f]{64}", value):
+        if value and not re.fullmatch(self._said(key, Text)[1].pattern, value):
             self.problem(key, "must be 64 lower-case hex digits: the output of sha256sum")
         return value
 
-    def file(self, key: str, default: str | None = None) -> Path:
+    def file(self, key: str) -> Path:
         """An existing file, its path relative to the folder of this document."""
-        text = self.text(key, default)
+        text = self.text(key)
         path = self.path.parent / text
         if text and not is_file(str(path)):
             self.problem(key, f"there is no file {path}")

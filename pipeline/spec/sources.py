@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pipeline import wheels
 from pipeline.files import is_file
 from pipeline.plain import public_url
+from pipeline.spec.keys import REPOSITORY, REVISION, S3_URL
 from pipeline.spec.reader import Fields
 from pipeline.spec.types import HttpsSource, HubSource, PathSource, S3Source, ScriptSource, Source, WheelSource
 
@@ -18,7 +19,7 @@ _LONGEST = 200  # bytes of a file's name; while it is written, the name is longe
 def read_source(fields: Fields, own: str) -> Source:
     """The source that `fields` describe. `own` is what its file is called here, beside which its `data` are put; empty where no
     other files belong to it."""
-    kind = fields.text("kind", choices=_SOURCES)
+    kind = fields.text("kind")
     sha256, data = fields.digest(), _data(fields, own) if own else {}
     source = _SOURCES.get(kind, _path)(fields, sha256, data)
     fields.done()
@@ -60,7 +61,7 @@ def _https(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
 
 def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
     url = fields.text("url")
-    match = re.fullmatch(r"s3://([^/]+)/(.*[^/])", url)
+    match = re.fullmatch(S3_URL, url)
     if url and not match:
         fields.problem("url", f"must be like s3://bucket/key, not {public_url(url)!r}")
     bucket, key = match.groups() if match else ("", "")
@@ -69,9 +70,9 @@ def _s3(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
 
 def _hub(fields: Fields, sha256: str, data: Mapping[str, str]) -> Source:
     repo, revision, path = fields.text("repo"), fields.text("revision"), fields.text("path")
-    if repo and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo, re.ASCII):
+    if repo and not re.fullmatch(REPOSITORY, repo):
         fields.problem("repo", f"must be like organisation/name, not {repo!r}")
-    if revision and not re.fullmatch("[0-9a-f]{40}", revision):
+    if revision and not re.fullmatch(REVISION, revision):
         fields.problem("revision", f"{revision!r} may move: give the commit, 40 lower-case hex digits")
     if path and (problem := _no_relative_name(path)):
         fields.problem("path", problem)

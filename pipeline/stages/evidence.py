@@ -106,7 +106,7 @@ def read_witness(path: Path) -> tuple[str, Witness]:
         said = json.loads(path.read_text())
         return said["made"], Witness(**said["witness"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+        raise PipelineError(f"is not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
 
 
 def write_runtimes(path: Path, tried: Sequence[RuntimeInfo]) -> None:
@@ -119,7 +119,7 @@ def read_runtimes(path: Path) -> list[RuntimeInfo]:
     try:
         return [RuntimeInfo(**item) for item in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError) as error:
-        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+        raise PipelineError(f"is not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
 
 
 def read_evidence(path: Path) -> list[Evidence]:
@@ -131,6 +131,6 @@ def read_evidence(path: Path) -> list[Evidence]:
         found = [replace(e, drivers=tuple(DriverLatency(**d) for d in e.drivers)) for e in found]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
-            f"not evidence of this version: {error}", where=str(path), hint="remove the file, run doit"
+            f"is no evidence of this version: {error}", where=str(path), hint="remove the file, run doit"
         ) from error
     return [replace(e, subgroup_sizes=tuple(e.subgroup_sizes)) for e in found]

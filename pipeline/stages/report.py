@@ -66,6 +66,11 @@ def _sum(costs: Sequence[Cost]) -> Cost:
 def report(compiled: Path) -> Report:
     """The report of what the compile stage left in the folder `compiled`. Raises PipelineError if that is not whole."""
     record.require_intact(compiled)
+    return costs(compiled)
+
+
+def costs(compiled: Path) -> Report:
+    """The same without a look at every byte. Raises PipelineError where it is not known what the kernels cost."""
     if not (compiled / kernels.NAME).exists():
         hint = "remove that folder, then run doit again"
         raise PipelineError("does not say what is known of its kernels", where=str(compiled), hint=hint)
@@ -104,7 +109,7 @@ def lines(name: str, found: Report) -> list[str]:
     said = [f"{head}, the host's part {size(found.host)}"]
     variants = [("variant", "seconds", "", "code", "", "shared"), *(row(n, c, size(c.shared)) for n, c in found.variants.items())]
     shown, rest = found.kernels[:_SHOWN], found.kernels[_SHOWN:]
-    rows = [("kernel", "seconds", "", "code", "", "operators"), *(row(k.name, k.cost, _operators(k)) for k in shown)]
+    rows = [("kernel", "seconds", "", "code", "", "operators"), *(row(k.name, k.cost, operators(k)) for k in shown)]
     if rest:
         rows.append(row(f"the other {len(rest)}", _sum([kernel.cost for kernel in rest]), ""))
     said += [f"  {line}" for line in columns(variants, right=(1, 2, 3, 4, 5))]
@@ -115,7 +120,8 @@ def lines(name: str, found: Report) -> list[str]:
     ]
 
 
-def _operators(kernel: KernelCost) -> str:
+def operators(kernel: KernelCost) -> str:
+    """The operators that it computes, each once."""
     names = dict.fromkeys(name.rpartition(".")[2] for names in kernel.nodes.values() for name in names)
     return ", ".join(names)
 

@@ -46,7 +46,7 @@ def _rotate(store: Store, name: str, asked: Mapping[str, str]) -> list[str]:
     threshold, days = _number(asked, "threshold", 0), tuple(read_days(asked["days"]).items())
     role, model = asked["role"], asked["model"]
     if bool(role) == bool(model):
-        raise PipelineError("which role? give role=NAME, or model=NAME for that of a model")
+        raise PipelineError("which role?", hint="give role=NAME, or model=NAME for that of a model")
     rotation = Rotation(role or model, asked["key"], add == "yes", asked["remove"], threshold, days, bool(model))
     return rotate(store, required_anchor(store, name), rotation)
 
@@ -58,7 +58,7 @@ def _witness(store: Store, name: str, asked: Mapping[str, str]) -> list[str]:
 
     given, removed = asked["name"] and asked["key"], asked["remove"]
     if bool(given) == bool(removed):
-        raise PipelineError("which witness? give name=NAME key=FILE (its public key), or remove=NAME")
+        raise PipelineError("which witness?", hint="give name=NAME key=FILE, its public key, or remove=NAME")
     key = read_public_key(expanded(asked["key"])) if given else None
     return set_witness(store, required_anchor(store, name), find_keys(), asked["name"] or removed, key)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from pipeline import exits
 from pipeline.errors import PipelineError
 
 # Of a document that is read whole (a manifest, a channel): far above any real one, far below what hurts.
@@ -17,6 +18,8 @@ DOCUMENT_LIMIT = 64 << 20
 
 class BrokenTransferError(PipelineError):
     """A transfer that broke, stalled, or was refused for now: the same request may succeed later."""
+
+    exit_code = exits.AWAY
 
 
 @dataclass(frozen=True)

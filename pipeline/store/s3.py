@@ -36,6 +36,7 @@ from urllib3.exceptions import HTTPError
 from pipeline import process
 from pipeline.errors import DeniedError, PipelineError, disk_errors
 from pipeline.files import sha256_bytes
+from pipeline.layout import content_type
 from pipeline.plain import plain, public_url
 from pipeline.store.base import (
     Body,
@@ -274,7 +275,8 @@ class S3Store:
                 data = file.read()
                 if (found := sha256_bytes(data)) != sha256:
                     raise wrong_digest(path, found)
-                self._send(key, self._client.put_object, data, Metadata={_DIGEST: sha256})
+                told = {"ContentType": type_} if (type_ := content_type(key)) else {}
+                self._send(key, self._client.put_object, data, Metadata={_DIGEST: sha256}, **told)
             else:
                 with self._errors(key):
                     self._upload_parts(key, path, file, part, sha256)

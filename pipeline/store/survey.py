@@ -16,6 +16,8 @@ from pipeline.layout import (
     LEASES,
     PROBE_KEY,
     PRUNING_KEY,
+    SITE,
+    TRUST,
     belonging_to,
     blob_of,
     channel_of,
@@ -81,7 +83,7 @@ class Survey:
             self.yanks.append(yank)
         elif key.startswith(LEASES):
             self.leases.append(one)
-        elif key not in _OTHERS and not key.startswith("trust/"):
+        elif key not in _OTHERS and not key.startswith((TRUST, SITE)):
             self.strange += 1
             if len(self.strays) < _SHOWN:
                 self.strays.append(key)

@@ -145,7 +145,7 @@ def _root_errors(where: str) -> Iterator[None]:
         yield
     except (RepositoryError, ValueError) as error:
         hint = "`doit trust-init` makes one; who publishes the store gives it to you by a way that you trust"
-        raise PipelineError(f"is no root of trust ({error})", where=where, hint=hint) from error
+        raise PipelineError(f"is no root of trust: {error}", where=where, hint=hint) from error
 
 
 def root_lines(data: bytes, where: str) -> list[str]:

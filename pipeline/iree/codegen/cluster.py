@@ -99,7 +99,7 @@ def _connect(address: str) -> Any:
         return Client(address, timeout=_patience(), set_as_default=False, name="vmfb-pipeline")
     except (OSError, ValueError) as error:
         hint = "start it with `dask scheduler`, or correct or unset PIPELINE_SCHEDULER"
-        raise PipelineError(f"no Dask scheduler answers ({error})", where=address, hint=hint) from error
+        raise PipelineError(f"no Dask scheduler answers: {error}", where=address, hint=hint) from error
 
 
 def is_open(address: str) -> bool:
@@ -133,7 +133,7 @@ def each(address: str, resource: str, call: Callable[..., T], *arguments: Any, s
     try:
         workers = client.scheduler_info(n_workers=-1)["workers"]
     except (OSError, CancelledError) as error:
-        raise PipelineError(f"the Dask scheduler went away ({error})", where=address, hint=_HINT) from error
+        raise PipelineError(f"the Dask scheduler went away: {error}", where=address, hint=_HINT) from error
     able = {at: str(info["name"]) for at, info in workers.items() if info["resources"].get(resource)}
     options = {"allow_other_workers": False, "resources": {resource: 1}, "pure": False, "retries": 0}
     futures = {at: client.submit(call, *arguments, workers=[at], **options) for at in able}
@@ -252,7 +252,7 @@ class Cluster:
         try:
             return future.result(timeout=_patience())
         except (OSError, CancelledError) as error:
-            raise PipelineError(f"the Dask scheduler went away ({error})", where=self.address, hint=_HINT) from error
+            raise PipelineError(f"the Dask scheduler went away: {error}", where=self.address, hint=_HINT) from error
 
     def _code(self, future: Any, done: Done | None, batch: Batch, cache: Cache) -> dict[str, bytes]:
         if done is None:

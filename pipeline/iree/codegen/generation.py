@@ -84,7 +84,7 @@ def patience() -> float:
     """Seconds that the compiler may take for one kernel: PIPELINE_KERNEL_TIMEOUT, or 300."""
     text = os.environ.get("PIPELINE_KERNEL_TIMEOUT") or "300"
     if not text.isdecimal() or not int(text):
-        raise PipelineError(f"PIPELINE_KERNEL_TIMEOUT={text} is no number of seconds")
+        raise PipelineError(f"{text!r} is no number of seconds", where="PIPELINE_KERNEL_TIMEOUT")
     return float(text)
 
 
@@ -131,7 +131,8 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
             (variant,) = operations(executable, "hal.executable.variant")
             if changes := batch.lowerings.get(symbol(executable)):
                 found[symbol(executable)] = lowerings.apply(variant, changes)
-            corrections.correct_configurations(variant, batch.subgroup_size)
+            if not (backend.only_chooses_tiles and found.get(symbol(executable)) == lowerings.USED):
+                corrections.correct_configurations(variant, batch.subgroup_size)
         mlir.save(module, paths["corrected"])
     compile_("corrected", "executable-configurations", "translated", "executable-targets")
     with mlir.opened(paths["translated"]) as module:

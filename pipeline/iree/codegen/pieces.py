@@ -1,9 +1,8 @@
 """Pieces: the code of one dispatch for one executable target, generated alone, kept by key, put back into its module.
 
 `split` takes a module of the `executable-sources` phase apart. A piece's name and key come from its content: the same
-kernel has the same piece in every model. `generation` makes the code of a batch of pieces. `assemble` gives each dispatch of
-the module a variant without code for each target; what the host needs of it, its work-group count above all, is the
-piece's stub. `insert` puts the code in when the host's part is compiled.
+kernel has the same piece in every model. `generation` makes the code of a batch of pieces. What the host needs of one, its
+work-group count above all, is its stub: `host` puts these into the module, and then the code.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from iree.compiler import ir, passmanager
 
 from pipeline.files import sha256_bytes, sha256_file
 from pipeline.iree import backends, mlir, toolchain
 from pipeline.iree.codegen import lowerings
-from pipeline.iree.linking import link
 from pipeline.iree.mlir import body, operations, symbol
-from pipeline.iree.targets import Target, device
+from pipeline.iree.targets import Target
 from pipeline.iree.tuning import Lowering, kernel_of
 
 
@@ -131,7 +128,7 @@ class Dispatches:
         with ir.InsertionPoint(body(kernel).operations[-1]):
             copy = variant.clone()
         copy.attributes["sym_name"] = ir.StringAttr.get("code")
-        called = symbol(_exports(variant)[0])
+        called = symbol(exports_of(variant)[0])
         rename_exports(copy, "")
         text = _text(copy)
         # Half a SHA-256 is 128 bits: no two kernels that anybody writes share it.
@@ -196,82 +193,23 @@ def _variant_for(variants: Sequence[ir.Operation], target: Target) -> int:
     return next((i for i, v in enumerate(variants) if v.attributes["target"] == attribute), 0)
 
 
-def _exports(variant: ir.Operation) -> list[ir.Operation]:
+def exports_of(variant: ir.Operation) -> list[ir.Operation]:
+    """The variant's functions that can be dispatched, in their order."""
     return [o.operation for o in body(variant).operations if o.operation.name == "hal.executable.export"]
 
 
-def _canonical(name: str, index: int) -> str:
+def canonical(name: str, index: int) -> str:
+    """What the function at this place in the kernel `name` is called."""
     return f"{name}_{index}" if index else name
 
 
 def rename_exports(variant: ir.Operation, name: str) -> None:
     """Call the variant's functions `name`, `name_1`, …: their names are in the generated code."""
-    for index, export in enumerate(_exports(variant)):
-        old, new = symbol(export), ir.StringAttr.get(_canonical(name or "kernel", index))
+    for index, export in enumerate(exports_of(variant)):
+        old, new = symbol(export), ir.StringAttr.get(canonical(name or "kernel", index))
         export.attributes["sym_name"] = new
         for module in operations(variant, "builtin.module"):
             for function in body(module).operations:
                 if "sym_name" in function.operation.attributes and symbol(function) == old:
                     ir.SymbolTable.replace_all_symbol_uses(old, new.value, module)
                     function.operation.attributes["sym_name"] = new
-
-
-def _stubs(executable: ir.Operation, found: Mapping[str, Code], targets: Sequence[Target]) -> None:
-    """Replace the executable's variants by the stubs of the code `found`, by target, each with its condition."""
-    variants = ir.Module.parse(
-        "".join(f'hal.executable private @"{i}" {{ {found[t.name].stub} }}' for i, t in enumerate(targets))
-    )
-    old = operations(executable, "hal.executable.variant")
-    for target, holder in zip(targets, variants.body.operations, strict=True):
-        with ir.InsertionPoint(old[0]):
-            variant = operations(holder, "hal.executable.variant")[0].clone()
-        variant.attributes["sym_name"] = ir.StringAttr.get(target.name)
-        link.add_condition(variant, target.name)
-    for variant in old:
-        variant.erase()
-
-
-def assemble(
-    module: ir.Module, targets: Sequence[Target], pieces: Mapping[tuple[str, str], Piece], code: Mapping[str, Code]
-) -> None:
-    """Make the `executable-sources` module one for `targets`, with stubs for all code."""
-    targets = sorted(targets, key=lambda target: target.format)
-    exports: dict[str, dict[str, int]] = {}
-    for executable in operations(module, "hal.executable"):
-        name = symbol(executable)
-        variant = operations(executable, "hal.executable.variant")[0]
-        exports[name] = {symbol(export): index for index, export in enumerate(_exports(variant))}
-        _stubs(executable, {t.name: code[pieces[name, t.name].key] for t in targets}, targets)
-    for dispatch in operations(module, "stream.cmd.dispatch"):
-        points = {(path[0], path[2]): None for path in map(_path, ir.ArrayAttr(dispatch.attributes["entry_points"]))}
-        dispatch.attributes["entry_points"] = ir.ArrayAttr.get(
-            [
-                ir.SymbolRefAttr.get([name, target.name, _canonical(pieces[name, target.name].symbol, exports[name][export])])
-                for name, export in points
-                for target in targets
-            ]
-        )
-    for variable in operations(module, "util.global"):
-        if symbol(variable) == "__device_0":
-            variable.attributes["initial_value"] = ir.Attribute.parse(device(targets))
-
-
-def _path(reference: Any) -> list[str]:
-    return list(ir.SymbolRefAttr(reference).value)
-
-
-def insert(module: ir.Module, pieces: Mapping[tuple[str, str], Piece], code: Mapping[str, Code]) -> None:
-    """Replace every stub in a `hal` phase module by its code: a `hal.executable.binary` named as its target."""
-    for executable in operations(module, "hal.executable"):
-        for stub in operations(executable, "hal.executable.variant"):
-            found = code[pieces[symbol(executable), symbol(stub)].key]
-            attributes = {
-                "sym_name": ir.StringAttr.get(symbol(stub)),
-                "sym_visibility": ir.StringAttr.get("public"),
-                "format": ir.StringAttr.get(found.format),
-                "mime_type": ir.StringAttr.get(found.mime_type),
-                "data": ir.Attribute.parse(f'dense<"0x{found.data.hex()}"> : vector<{len(found.data)}xi8>'),
-            }
-            with ir.InsertionPoint(stub):
-                ir.Operation.create("hal.executable.binary", attributes=attributes)
-            stub.erase()

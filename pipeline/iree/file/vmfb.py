@@ -119,6 +119,6 @@ def read(path: Path, digests: bool = True) -> Module:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _parse(memoryview(mapped), digests)
     except (MalformedError, ValueError) as error:
-        raise PipelineError(f"not a vmfb, or damaged: {error}", where=str(path)) from error
+        raise PipelineError(f"is no vmfb, or damaged: {error}", where=str(path)) from error
     except OSError as error:
         raise PipelineError(f"cannot be read: {error.strerror}", where=str(path)) from error

@@ -47,17 +47,23 @@ class WarmUp:
     format: str
 
 
+def is_chosen(device: ir.Value, name: str) -> ir.Value:
+    """Whether `name` is the chosen variant, before gates are known: a query of its name, where the insertion point is."""
+    i1 = ir.IntegerType.get_signless(1)
+    said = {"category": ir.StringAttr.get(MARKER), "key": ir.StringAttr.get(name), "default_value": ir.BoolAttr.get(False)}
+    return ir.Operation.create("hal.device.query", [i1, i1], [device], said).results[1]
+
+
 def add_condition(variant: ir.Operation, name: str) -> None:
-    """Give `variant` the condition it has before its gates are known: a query of its name."""
+    """Give `variant` the condition it has before its gates are known."""
     snippet = ir.Module.parse(
-        f"""hal.executable private @e {{ hal.executable.variant public @v target(<"", "">) {{
-          hal.executable.condition(%device: !hal.device) -> i1 {{
-            %ok, %value = hal.device.query<%device : !hal.device> key("{MARKER}" :: "{name}") : i1, i1 = false
-            hal.return %value : i1
-          }} }} }}"""
+        """hal.executable private @e { hal.executable.variant public @v target(<"", "">) {
+          hal.executable.condition(%device: !hal.device) -> i1 { %no = arith.constant false hal.return %no : i1 } } }"""
     )
     with ir.InsertionPoint.at_block_begin(body(variant)):
-        operations(snippet, "hal.executable.condition")[0].clone()
+        block = body(operations(snippet, "hal.executable.condition")[0].clone())
+    with ir.InsertionPoint(block.operations[-1]):
+        block.operations[-1].operation.operands[0] = is_chosen(block.arguments[0], name)
 
 
 def codes(module: ir.Module) -> list[Code]:

@@ -17,21 +17,22 @@ _UNAVAILABLE = 14  # as iree_status_code_e has it
 _EXECUTABLE = "!hal.executable"
 
 
-def straighten(module: ir.Module, variants: Sequence[str]) -> None:
+def straighten(module: ir.Module, variants: Sequence[str]) -> bool:
     """Create all executables of the selected one of `variants` in one block, and load each where it is used.
 
-    Where IREE creates them in a way that this does not know, all stays as it is: right, and slower to compile.
+    Where IREE creates them in a way that this does not know, all stays as it is, and it returns False.
     """
     initializers = [o for o in operations(module, "util.initializer") if operations(o, "hal.executable.create")]
     globals_ = _globals(initializers[0]) if len(initializers) == 1 else {}
     if not globals_:
-        return
+        return False
     _declare_mutable(module, globals_)
     _sink_loads(module)
     snippet = ir.Module.parse(render("executables.mlir.j2", globals=globals_, variants=variants, unavailable=_UNAVAILABLE))
     with ir.InsertionPoint(initializers[0]):
         operations(snippet, "util.initializer")[0].clone()
     initializers[0].erase()
+    return True
 
 
 def _globals(initializer: ir.Operation) -> dict[str, str]:

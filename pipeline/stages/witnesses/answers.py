@@ -49,5 +49,5 @@ def read(folder: Path) -> list[Heard]:
             document = decode(EvidenceDocument, of.read_bytes(), str(of)) if said["sha256"] else None
             found.append(Heard(said["witness"], document, said["problem"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PipelineError(f"not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
+        raise PipelineError(f"is not of this version: {error}", where=str(path), hint="remove the file, run doit") from error
     return found
