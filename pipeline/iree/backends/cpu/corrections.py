@@ -34,6 +34,10 @@ def _vector_bytes(variant: ir.Operation) -> int:
     return int(found[1]) if found else 0
 
 
+def _is_arm64(variant: ir.Operation) -> bool:
+    return 'target_triple = "aarch64-' in str(variant.attributes["target"])
+
+
 def _is_x86(variant: ir.Operation) -> bool:
     return 'target_triple = "x86_64-' in str(variant.attributes["target"])
 
@@ -52,7 +56,7 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     """At `executable-configurations`: the tiles of products."""
     lanes = _vector_bytes(variant) // 4
     for function in operations(variant, "func.func"):
-        if lanes > 1:
+        if lanes > 1 and (_is_x86(variant) or _is_arm64(variant)):
             fill_registers(function, lanes, _has_avx2(variant))
         if _has_avx2(variant) and _converts_halves(variant):
             fill_registers(function, lanes, True, ir.F16Type)
@@ -151,7 +155,7 @@ def fill_registers(function: ir.Operation, lanes: int, many: bool, element: type
     before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), groups[-3:-1], strict=True))
     if not wide or (group := _of_group((rows, columns), tall, wide, before)) is None:
         return
-    outer = [*old[:-3], *(new if size else 0 for new, size in zip(group, groups[-3:-1], strict=True))]
+    outer = [*groups[:-3], *(new if size else 0 for new, size in zip(group, groups[-3:-1], strict=True))]
     inner, steps = [*old[:-3], tall, wide], _STEPS if element is ir.F16Type else 1
     for other in configured:
         new = {"cache_parallel": outer, "vector_common_parallel": inner}
