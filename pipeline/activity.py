@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _said: dict[str, tuple[str, float | None]] = {}  # and when it should be done, if somebody dared to say
 _thread = threading.local()
@@ -26,6 +29,15 @@ def say(text: str, left: float = 0) -> None:
     """Replace what this thread's step is said to be doing, and in how many seconds it may be done. Nothing outside of a step."""
     if name := getattr(_thread, "name", ""):
         _said[name] = text, time.monotonic() + left if left >= 1 else None
+
+
+def each(what: str, things: Iterable[T], total: int) -> Iterator[T]:
+    """The `things`, of which there are `total`. This thread's step says how many came, and how long the rest may take."""
+    began = time.monotonic()
+    for done, one in enumerate(things, 1):
+        yield one
+        left = (time.monotonic() - began) / done * (total - done)
+        say(f"{done} of {total} {what}", left)
 
 
 def text(name: str) -> str:

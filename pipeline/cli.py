@@ -8,17 +8,17 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, completion, exits, variables
+from pipeline import __version__, colors, completion, exits, variables
 from pipeline.consume.lock import DEFAULT_FILE
 from pipeline.errors import PipelineError, permitted
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain_lines
-from pipeline.terminal import EndedError, flush, give_up_output, prepare_streams, say, signals_raise
+from pipeline.terminal import EndedError, at_work, flush, give_up_output, prepare_streams, say, signals_raise
 
 _OTHER = "another machine: a file of `vmfb devices --json`, or a name of `vmfb devices --known`"
 _RELEASE = "a model of the store; of it a version, or what a channel points to (default: latest)"
@@ -230,6 +230,11 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, "completion", 'complete words in a shell: eval "$(vmfb completion bash)"')
     command.add_argument("shell", choices=completion.SHELLS, help="which")
     command.set_defaults(module="completion")
+    for name, command in commands.choices.items():
+        command.add_argument(
+            "--color", default="auto", choices=colors.CHOICES, help="default: on terminals, or NO_COLOR, FORCE_COLOR"
+        )
+        command.set_defaults(command=name)
     return result
 
 
@@ -243,7 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise PipelineError("is closed", where="standard output")
-        with signals_raise(), permitted():
+        colors.choose(arguments.color)
+        quiet = getattr(arguments, "quiet", False) or arguments.module == "completion"
+        with signals_raise(), permitted(), nullcontext() if quiet else at_work(f"vmfb {arguments.command}"):
             importlib.import_module(f"pipeline.commands.{arguments.module}").run(arguments)
             flush()
     except PipelineError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 # Control characters, those that only format (bidirectional ones among them), halves of characters, line and paragraph ends.
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -35,6 +36,17 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in text)
+
+
+def html_table(rows: Iterable[Sequence[str]]) -> str:
+    """What notebooks show of a value: a row each of a heading and of cells, all of them plain text."""
+    from html import escape  # only notebooks want it
+
+    told = []
+    for head, *others in rows:
+        cells = "".join(f"<td>{escape(plain(cell))}</td>" for cell in others)
+        told.append(f"<tr><th>{escape(plain(head))}</th>{cells}</tr>")
+    return f"<table>{''.join(told)}</table>"
 
 
 def plain_lines(text: str) -> list[str]:

@@ -46,6 +46,11 @@ _SET_SPARSE = 0x900C4  # FSCTL_SET_SPARSE
 _seeking = threading.Lock()
 
 
+def terminal_takes_colors() -> bool:
+    """Whether a terminal of this machine obeys what gives text a colour: the old console of Windows does not."""
+    return sys.platform != "win32" or bool(os.environ.get("WT_SESSION") or os.environ.get("TERM"))
+
+
 # Files
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from doit.exceptions import BaseFail, InvalidCommand, UnmetDependency
 from doit.reporter import ConsoleReporter
 
-from pipeline import activity, jobsummary, process
+from pipeline import activity, colors, jobsummary, process
 from pipeline.accuracy import text
 from pipeline.groups import BUILD_GROUPS
 from pipeline.iree import tuning
@@ -68,7 +68,8 @@ class _StatusLine:
 
     def say(self, text: str) -> None:
         with self._lock:
-            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(plain_lines(text)) + "\n")
+            lines = (colors.painted(line, self._out) for line in plain_lines(text))
+            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(lines) + "\n")
             self._out.flush()
 
     def close(self) -> None:
@@ -164,7 +165,7 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
 
 
 def _write(*lines: str) -> None:
-    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+    sys.stdout.write("".join(f"{colors.painted(plain(line))}\n" for line in lines))
 
 
 def _published(receipt: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import platforms
+from pipeline import colors, platforms
 from pipeline.errors import PipelineError
 from pipeline.plain import plain, plain_lines
 
@@ -40,18 +40,52 @@ def prepare_streams() -> None:
 
 def say(*lines: str) -> None:
     """Tell a person: on standard error. What is in a line stays there, and moves, colours and hides nothing."""
-    print("\n".join(map(plain, lines)), file=sys.stderr)
+    _spoke()
+    print("\n".join(colors.painted(plain(line), sys.stderr) for line in lines), file=sys.stderr)
 
 
 def put(*lines: object) -> None:
     """Print a result: on standard output, each line as `say` does. Raises PipelineError if it cannot be written to."""
+    _spoke()
     with _output_errors():
-        print("\n".join(plain(str(line)) for line in lines))
+        print("\n".join(colors.painted(plain(str(line))) for line in lines))
 
 
 def put_document(text: str) -> None:
     """Print JSON, whose own line feeds are all that it has."""
-    put(*text.rstrip("\n").split("\n"))
+    _spoke()
+    with _output_errors():
+        print("\n".join(map(plain, text.rstrip("\n").split("\n"))))
+
+
+SILENCE, LATER = 10.0, 30.0  # seconds after which a command says that it is at work, and then again
+_last = [0.0]  # when this process last said something; a bar says it all the time
+
+
+def _spoke() -> None:
+    _last[0] = time.monotonic()
+
+
+@contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """While the block lasts, say on standard error that `what` is still at work, where nothing else was said for so long."""
+    began = _last[0] = time.monotonic()
+    over = threading.Event()
+
+    def watch() -> None:
+        limit = SILENCE
+        while not over.wait(max(0.01, _last[0] + limit - time.monotonic())):
+            if time.monotonic() >= _last[0] + limit:
+                limit = LATER
+                say(f"{what}: still at work, {time.monotonic() - began:.0f} s so far")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -100,11 +134,13 @@ class Bar:
             self._came += count
             if self._bar is not None:
                 self._bar.update(count)
+                _spoke()
             elif not self._quiet and (now := time.monotonic()) > self._said + 10:
                 from pipeline.consume.render import size
 
                 self._said, rate = now, self._came / (now - self._started)
-                say(f"{self._name}: {size(self._came)} of {size(self._total)}, {size(int(rate))}/s")
+                left = f", about {(self._total - self._came) / rate:.0f} s left" if rate and self._came < self._total else ""
+                say(f"{self._name}: {size(self._came)} of {size(self._total)}, {size(int(rate))}/s{left}")
 
     def end(self) -> None:
         """Nothing more comes."""

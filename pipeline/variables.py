@@ -57,6 +57,8 @@ COMMON = (
     Variable("XDG_CACHE_HOME, XDG_CONFIG_HOME, XDG_RUNTIME_DIR", "the user's folders", "~/.cache, ~/.config", consumer=True),
     Variable("LOCALAPPDATA, APPDATA", "the user's folders on Windows", "", consumer=True),
     Variable("GITHUB_STEP_SUMMARY", "file for the page of a CI job: what was built goes there, too", "none"),
+    Variable("NO_COLOR, FORCE_COLOR", "no colours on terminals; colours in files too", "colours on terminals", consumer=True),
+    Variable("TERM, WT_SESSION", "whether a terminal can have colours", "yes; on Windows: no", consumer=True),
     Variable("CI", "`doit` prints plain lines on a terminal too", "a status line on terminals"),
 )
 INTERNAL = ("VMFB_RUN", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL")  # given to the programs that are started

@@ -168,47 +168,6 @@ def test_after_a_kill_it_is_written_to_its_end(project: Path) -> None:
     assert (project / "dodo.py").is_file()
 
 
-def test_an_installed_package_brings_its_targets(tmp_path: Path) -> None:
-    """Without this checkout: what pip makes of it."""
-    subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path / "source"], check=True)
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        tmp_path / "site",
-    ]
-    subprocess.run([*install, tmp_path / "source"], check=True)
-    code = """
-import vmfb, pipeline
-from pathlib import Path
-from pipeline.spec.load import load
-from pipeline import cli
-assert Path(pipeline.__file__).is_relative_to(Path("site").absolute()), pipeline.__file__
-assert Path(vmfb.__file__).is_relative_to(Path("site").absolute()), vmfb.__file__
-assert cli.main(["init", "mine"]) == 0
-spec = load(Path("mine/targets"))
-assert "everything" in spec.bundles and spec.bundles["release"].targets == spec.bundles["desktop"].targets
-from pipeline.site import documents
-assert all(document.text() for document in documents.ALL)
-print(*sorted(spec.executables))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == sorted(path.stem for path in (ROOT / "targets" / "executables").glob("*.yaml"))
-
-
 def _targets(folder: Path, **files: object) -> Path:
     (folder / "models").mkdir(parents=True)
     for name, said in files.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.consume import facts
 from pipeline.consume.cache import Cache
-from pipeline.consume.choose import WORDS, Choice, choices, gated, named, refusal, worth_having
+from pipeline.consume.choose import WORDS, Choices, choices, gated, named, refusal, worth_having
 from pipeline.consume.fetch import Progress, fetch_weights, pick
 from pipeline.consume.fetch import fetch as fetch_stretches
 from pipeline.consume.lock import find_lock
@@ -98,14 +98,14 @@ def explain(
     offline: bool = False,
     lock: str | Path | None = None,
     cache: Path | None = None,
-) -> list[Choice]:
+) -> Choices:
     """Of each device, the best first, which variant it would run of the release, and of every other why not.
 
     `device` is `auto` (all of this machine), a driver or a device's name, or another machine: one of those that this package
     knows, or a file that `vmfb devices --json` wrote there. Else as `opened`.
     """
     release = opened(model, store, bundle, offline, lock, cache)
-    return choices(gated(release.artifact, release.remote.url), _devices(release, device))
+    return Choices(choices(gated(release.artifact, release.remote.url), _devices(release, device)))
 
 
 def fetch(

@@ -12,6 +12,7 @@ from pipeline.iree.device import Device
 from pipeline.iree.devices import ways
 from pipeline.iree.gates import Decision, Gate, Gated, GateError, decide, select
 from pipeline.manifest.types import Artifact
+from pipeline.plain import html_table
 
 WORDS = ("auto", *backends.words())  # what --device means whatever files there are
 
@@ -23,6 +24,20 @@ class Choice:
     device: Device
     decisions: tuple[Decision, ...]
     variant: str | None
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        runs = f"runs {self.variant}" if self.variant else "refuses the file"
+        decided = ((d.variant, "would do" if d.accepted else d.reason) for d in self.decisions if d.variant != self.variant)
+        return html_table([(self.device.title, runs), *decided])
+
+
+class Choices(list[Choice]):
+    """What several devices do, the best first."""
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return "".join(choice._repr_html_() for choice in self)
 
 
 def gated(artifact: Artifact, where: str) -> tuple[Gated, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from pipeline.iree.device import Device
 from pipeline.iree.devices.session import Session, aligned, open_device
 from pipeline.manifest.evidence import KINDS
 from pipeline.manifest.types import EntryInfo, Manifest, TensorInfo
-from pipeline.plain import plain
+from pipeline.plain import html_table
 
 __all__ = ["EntryPoint", "Model", "Tensor", "aligned", "load"]
 
@@ -182,13 +181,9 @@ class Model:
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        rows = {
-            "release": f"{self.manifest.model.name}@{self.manifest.version}",
-            "runs": f"{self.variant} on {self.device.title}",
-            **{name: self[name].signature for name in self},
-        }
-        cells = (f"<tr><th>{escape(plain(name))}</th><td>{escape(plain(said))}</td></tr>" for name, said in rows.items())
-        return f"<table>{''.join(cells)}</table>"
+        release = f"{self.manifest.model.name}@{self.manifest.version}"
+        rows = [("release", release), ("runs", f"{self.variant} on {self.device.title}")]
+        return html_table([*rows, *((name, self[name].signature) for name in self)])
 
 
 def load(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.plain import html_table
+
 MANIFEST_SCHEMA = 4
 TUNED_SCHEMA = 5  # of manifests that say what is tuned, which older programs do not read
 CHANNEL_SCHEMA = 2
@@ -242,6 +244,13 @@ class Manifest:
     compiler: Compiler
     parameters: tuple[Parameters, ...]
     artifacts: tuple[Artifact, ...]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        rows = [("release", f"{self.model.name}@{self.version}"), ("about", self.model.about), ("licence", self.model.licence)]
+        rows.append(("compiler", f"{self.compiler.package} {self.compiler.version}"))
+        rows += [(a.bundle, f"{a.blob.size / 1e6:.1f} MB: {', '.join(v.name for v in a.variants)}") for a in self.artifacts]
+        return html_table(rows)
 
     def blobs(self) -> tuple[Blob, ...]:
         """Every blob the release needs, artifacts and parameters first."""

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
-LANGUAGES = ("console", "yaml", "python", "json", "text")  # of fenced examples, and whatever shell runs as `sh`
+LANGUAGES = ("console", "yaml", "python", "json", "text")  # of fenced blocks
 
 
 @dataclass(frozen=True)

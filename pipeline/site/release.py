@@ -3,7 +3,6 @@ templates, in the words that `vmfb` has for the same."""
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +81,6 @@ class File:
     size: str
     variants: tuple[Variant, ...]
     parts: tuple[Part, ...]
-    matrix: tuple[machines.Row, ...]
     gated: tuple[Gated, ...]
     unknown: str
     runtimes: tuple[str, ...]
@@ -97,11 +95,6 @@ class File:
     def tuned(self) -> list[str]:
         """How much of which variants is tuned."""
         return list(tuning_lines(self.artifact).values())
-
-    @property
-    def kinds(self) -> list[tuple[str, list[machines.Row]]]:
-        """The rows of the matrix by the kind of device."""
-        return [(kind, list(rows)) for kind, rows in itertools.groupby(self.matrix, lambda row: row.device.kind)]
 
     @property
     def question(self) -> dict[str, object]:
@@ -196,7 +189,6 @@ def _file(release: Release, artifact: Artifact, address: str) -> File:
         size(artifact.blob.size),
         variants,
         tuple(_parts(artifact, hues)),
-        machines.matrix(chosen) if chosen else (),
         chosen,
         unknown,
         tuple(runtime_lines(release.testimony.runtimes(artifact))),

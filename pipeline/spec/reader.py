@@ -132,6 +132,10 @@ def _is_number(value: object) -> bool:
     return True
 
 
+def _at_least(least: float) -> str:
+    return f"must be {least:g} or more" if least else "must not be negative"
+
+
 @dataclass
 class Fields:
     """A mapping being read: each accessor takes one key, notes what is wrong with it, and returns a usable value.
@@ -194,16 +198,12 @@ class Fields:
         if value is None:
             return 0
         if kind.least is not None and value < kind.least:
-            self.problem(
-                key,
-                f"must be {kind.least} or more, but is {shown(value)}"
-                if kind.least
-                else f"must not be negative, but is {shown(value)}",
-            )
-        most = _LARGEST if kind.most is None else kind.most
-        if value > most or value < -_LARGEST:
-            self.problem(key, f"is too large: {shown(value)}" if kind.most is None else f"must be at most {most}")
-        return max(-_LARGEST, min(value, most))  # for those who check it next
+            self.problem(key, f"{_at_least(kind.least)}, but is {shown(value)}")
+        elif kind.most is not None and value > kind.most:
+            self.problem(key, f"must be at most {kind.most}")
+        elif abs(value) >= _LARGEST:
+            self.problem(key, f"is too large: {shown(value)}")
+        return max(-_LARGEST, min(value, _LARGEST))  # for those who check it next
 
     def number(self, key: str, default: float | None = None, required: bool = False) -> float:
         """A number, of its least or more."""
@@ -217,7 +217,7 @@ class Fields:
             self.problem(key, f"must be a finite number, not {value}")
             return default or 0.0
         if kind.least is not None and value < kind.least:
-            self.problem(key, "must not be negative" if not kind.least else f"must be {kind.least:g} or more")
+            self.problem(key, _at_least(kind.least))
         return value
 
     def anything(self, key: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import cache
+from pipeline import activity, cache
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder, write
 from pipeline.spec.types import Bundle, Executable
@@ -19,6 +19,7 @@ def run(source: Path, folder: Path, bundle: Bundle, targets: Sequence[Executable
     from pipeline.iree.targets import resolve
 
     with disk_errors(str(folder)), fresh_folder(folder):
+        activity.say("generating a sample again")
         found = audit(source, folder, [resolve(t) for t in targets], bundle.flags, cache.from_environment(), sample)
         write(folder / "audit.json", record.canonical(asdict(found)))
     if found.wrong:

@@ -163,7 +163,9 @@ class Check:
     def _manifests(self) -> Iterator[Finding]:
         claims = self._claims()
         pointed = {(channel.model, channel.version) for channel in self.channels}
-        for release, held in side_by_side(lambda one: read_held(self._store, one), {*self.found.releases, *pointed}):
+        releases = {*self.found.releases, *pointed}
+        looked = side_by_side(lambda one: read_held(self._store, one), releases)
+        for release, held in activity.each("releases", looked, len(releases)):
             claimed = claims.get(release, set())
             if isinstance(held, Held) and (held.sha256 in claimed or not claimed):
                 self.held[release] = held
@@ -210,7 +212,8 @@ class Check:
             for digest, count in held.blobs.items():
                 needing.setdefault(digest, (count, []))[1].append(release)
         activity.say(f"{len(needing)} blobs")
-        for digest, what in side_by_side(lambda one: self._damage(one, needing[one][0]), needing):
+        looked = side_by_side(lambda one: self._damage(one, needing[one][0]), needing)
+        for digest, what in activity.each("blobs", looked, len(needing)):
             releases = ["@".join(release) for release in needing[digest][1] if what and self._is_there(release)]
             if releases:
                 more = f" and {len(releases) - 3} more" if len(releases) > 3 else ""

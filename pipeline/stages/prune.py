@@ -264,10 +264,11 @@ def prune(store: Keeper, asked: Asked, dry: bool = True, note: Callable[[str], N
         return [*lines, *_blob_lines(found, old, young, "would go")]
     if doomed:
         require_keys(store, *(release_key(*release) for release in doomed))
-    went = list(pruner.remove_releases(doomed))
+    went = list(activity.each("releases removed", pruner.remove_releases(doomed), len(doomed)))
     update_index(store)  # one that was killed may not have come to it
     lines += [f"stays, for somebody named it meanwhile: {'@'.join(release)}" for release in doomed if release not in went]
-    old = list(pruner.remove_blobs({d: found.blobs[d] for d in found.blobs if d not in staying.named}))
+    unnamed = {d: found.blobs[d] for d in found.blobs if d not in staying.named}
+    old = list(activity.each("blobs removed", pruner.remove_blobs(unnamed), len(unnamed)))
     pruner.remove_leases(found.leases, found.releases.values())
     named, gone = staying.named, set(old)
     return [*lines, *_blob_lines(found, old, [d for d in found.blobs if d not in named and d not in gone], "went")]

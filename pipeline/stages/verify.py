@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count, repeat
 from pathlib import Path
 
-from pipeline import arrays
+from pipeline import activity, arrays
 from pipeline.compare import tolerances_for
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import fresh_folder
@@ -109,6 +109,7 @@ def _briefly(reason: str) -> str:
 
 def _run_all(check: Check) -> list[Result]:
     real, software = ([d for d in check.devices if d.software is kind] for kind in (False, True))
+    activity.say(f"running it on {', '.join(device.title for device in check.devices) or 'nothing'}")
     chosen = [_chosen(check, device, number) for number, device in enumerate(real)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # most of the time of software GPUs goes into compiling shaders
         chosen += pool.map(_chosen, repeat(check), software, count(len(real)))
@@ -116,9 +117,11 @@ def _run_all(check: Check) -> list[Result]:
     for device in check.devices:
         for index, variant in enumerate(check.compiled.variants):
             if variant.gated.name not in _tested(results) and decide([variant.gated], device.facts)[0].accepted:
+                activity.say(f"{variant.gated.name} on {device.title}")
                 results.append(_forced(check, device, index))
     for variant in check.compiled.variants:
         if variant.gated.name not in {r.variant for r in results}:
+            activity.say(f"{variant.gated.name}, which no device here takes")
             hosts = twins.hosts(check, check.targets[variant.gated.name])
             results.append(_twin(check, variant, hosts, results) if hosts else _untested(check, variant))
     return results

@@ -25,11 +25,13 @@ __all__ = ["Choice", "EntryPoint", "Error", "Model", "Tensor", "__version__", "a
 _WITHOUT_RUNTIME = {"explain": "api", "fetch": "api", "Choice": "choose"}
 
 
-def __getattr__(name: str) -> Any:  # the runtime and numpy are imported only by those who load
-    import importlib
+if not TYPE_CHECKING:  # which knows what there is, and shall say what there is not
 
-    if name in _WITHOUT_RUNTIME:
-        return getattr(importlib.import_module(f"pipeline.consume.{_WITHOUT_RUNTIME[name]}"), name)
-    if name in __all__:
-        return getattr(importlib.import_module("pipeline.consume"), name)
-    raise AttributeError(f"vmfb has no {name}")
+    def __getattr__(name: str) -> Any:  # the runtime and numpy are imported only by those who load
+        import importlib
+
+        if name in _WITHOUT_RUNTIME:
+            return getattr(importlib.import_module(f"pipeline.consume.{_WITHOUT_RUNTIME[name]}"), name)
+        if name in __all__:
+            return getattr(importlib.import_module("pipeline.consume"), name)
+        raise AttributeError(f"vmfb has no {name}")
