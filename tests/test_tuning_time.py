@@ -111,6 +111,7 @@ def test_a_kernel_that_cannot_even_be_measured_in_time_is_left(monkeypatch: pyte
 def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     outcome, took, measured = searched(monkeypatch, tmp_path / "search", 10, 0.2, [lowering(7)])
     assert outcome.changes == lowering(7)
+    assert outcome.known == 0.5
     assert took <= 10
     assert max(measured) == 2
 

@@ -98,6 +98,8 @@ class Search:
         for guess in (*self._hints, *self._space.guesses):
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
         self._measure(self._known[: max(self._room(), 1)])
+        if self._known and math.isfinite(part := self._seen[self._known[0]]):
+            self._outcome.known = part
         best, stale = self._best(), 0
         while stale < _STALE and (room := self._room()) and self._batch(study, room):
             stale = 0 if self._best() < _BETTER * best else stale + 1
