@@ -152,7 +152,8 @@ class Search:
                 self._values[lowering] = values
             if len(asked) == room:
                 break
-        self._measure(list(asked))
+        if asked:
+            self._measure(list(asked))
         for lowering, trials in asked.items():
             for trial in trials:
                 _tell(study, trial, self._seen[lowering])
