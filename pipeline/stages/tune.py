@@ -210,16 +210,17 @@ def _tuned(job: _Job, deadline: Deadline) -> list[str]:
     budget = deadline.left
     hottest = kernels.find(job.untuned, resolve(replace(job.target, tuning={})), job.ways[-1], job.folder, deadline)
     looking = max(_WHOLE * budget, min(_COMPILING * budget + whole.expected(hottest.seconds, len(job.ways)), budget / 2))
-    found = _search(job, hottest, deadline.before(looking))
+    finds = Finds(shared(), resolve(job.target))
+    found = _search(job, hottest, finds, deadline.before(looking))
     head = ("kernel", "before ms", "after ms", "of a run", "tried", "")
     lines = [*columns([head, *found.rows]), *found.lines]
     lines += [f"{hottest.unknown} more: how the model calls them is only known when it runs"] if hottest.unknown else []
     lines.append(f"{found.compiling:.0f} s making code, {found.running:.0f} s running it")
-    lines += _kept(job, found, deadline)
+    lines += _kept(job, found, finds, deadline)
     return [f"{job.origin.model.name} for {job.target.name} on {job.device.title}", *(f"  {line}" for line in lines)]
 
 
-def _kept(job: _Job, found: _Found, deadline: Deadline) -> list[str]:
+def _kept(job: _Job, found: _Found, finds: Finds, deadline: Deadline) -> list[str]:
     """Put what was found into the record, if the whole model is right and faster with it; what to say of that.
 
     Entries by which kernels are not faster are removed in any case, where they are the project's own.
@@ -231,7 +232,6 @@ def _kept(job: _Job, found: _Found, deadline: Deadline) -> list[str]:
         return [*lines, "the record stays as it was"] if found.entries else lines
     with disk_errors(str(job.target.record)):
         tuning.save(job.target.record, tuning.updated(record, entries, lost))
-    finds = Finds(shared(), resolve(job.target))
     for entry in entries:
         finds.add(entry)
     lines += [f"{_count(entries)} into {job.target.record}"] if entries else []
@@ -250,9 +250,9 @@ def _compared(job: _Job, found: _Found, deadline: Deadline) -> tuple[bool, list[
     return whole.Comparison(modules, job.ways, job.data, job.untuned.parameters, job.folder).run(deadline)
 
 
-def _search(job: _Job, hottest: Hottest, deadline: Deadline) -> _Found:
+def _search(job: _Job, hottest: Hottest, finds: Finds, deadline: Deadline) -> _Found:
     """Search each kernel for as long as its part of a run says."""
-    found, finds = _Found(hottest.seconds), Finds(shared(), resolve(job.target))
+    found = _Found(hottest.seconds)
     kernels = [kernel for kernel in hottest.kernels if not kernel.is_fixed]
     finds.fetch(kernel.kernel for kernel in kernels)
     for number, kernel in enumerate(kernels):
