@@ -96,13 +96,17 @@ def _link(children: list[Token], link: Callable[[str], str | None]) -> None:
 def _renderer(text: Text) -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     above = [""]  # the heading over a table names it
+    labels: dict[str, int] = {}
 
     def heading(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         above[0] = plain(tokens[index + 1])
         return str(self.renderToken(tokens, index, options, env))
 
     def table(_self: Any, _tokens: Sequence[Token], _index: int, _options: Any, _env: Any) -> str:
-        return f'<div class="scroll" role="region" aria-label="Table: {escape(above[0] or text.title)}" tabindex="0">\n<table>\n'
+        label = f"Table: {above[0] or text.title}"
+        count = labels[label] = labels.get(label, 0) + 1
+        label += f", {count}" if count > 1 else ""
+        return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">\n<table>\n'
 
     def table_end(_self: Any, _tokens: Sequence[Token], _index: int, _options: Any, _env: Any) -> str:
         return "</table>\n</div>\n"
