@@ -18,6 +18,7 @@ from doit.reporter import ConsoleReporter
 from pipeline import activity, colors, jobsummary, process
 from pipeline.accuracy import text
 from pipeline.groups import BUILD_GROUPS
+from pipeline.iree import tuning
 from pipeline.layout import Layout, stamp
 from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain, plain_lines
@@ -155,7 +156,9 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
         rows.append((name, *row))
         name = ""
     rows += [("", d["name"], "DROPPED", "", "", "", "see below") for d in compiled["dropped"]]
-    tuned = [f"{v['gated']['name']}: {v['tuning']}" for v in compiled["variants"] if v["tuning"]]
+    tuned = [
+        tuning.told(v["gated"]["name"], v["tuning"]["tuned"], v["tuning"]["kernels"]) for v in compiled["variants"] if v["tuning"]
+    ]
     rows += [("", "", "note", "", "", "", note) for note in (*compiled["notes"], *tuned)]
     rows.append(("", "", "", "", f"{(verified / 'module.vmfb').stat().st_size / 1000:.0f} kB", "", "the whole file"))
     return rows

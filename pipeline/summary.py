@@ -86,9 +86,9 @@ def _counts(steps: Iterable[Ended]) -> dict[str, int]:
 
 
 def _stages(steps: Sequence[Ended]) -> list[tuple[str, float]]:
-    """The seconds of each stage, all its steps together."""
+    """The seconds of each stage that had something to do, all its steps together."""
     found = {stage: sum(step.seconds for step in steps if step.stage == stage) for stage in BUILD_GROUPS}
-    return [(stage, seconds) for stage, seconds in found.items() if any(step.stage == stage for step in steps)]
+    return [(stage, seconds) for stage, seconds in found.items() if seconds]
 
 
 def _failure(step: Ended, folder: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ from pipeline.files import write
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version, encode
 from pipeline.manifest.evidence import EvidenceDocument, FileProof, FunctionProof, VariantProof
+from pipeline.manifest.rules import schema_of
 from pipeline.stages.publish import publish
 from pipeline.store.open import open_store
 from tests import releases, talk
@@ -41,12 +42,12 @@ def _publish(folder: Path, name: str, latency: float, error: float, changed: boo
     if changed:
         (artifact,) = manifest.artifacts
         gpu, cpu = artifact.variants
-        cpu = replace(cpu, gates=("hal.cpu::avx2 == 1",), sha256="1" * 64, size=5)
+        cpu = replace(cpu, gates=("hal.cpu::avx2 == 1",), sha256="1" * 64, size=5, tuning=(m.TuningInfo(2, 3, "a" * 64),))
         new = replace(gpu, name="tpu")
         segments = tuple(replace(s, variants=tuple("tpu" if v == "gpu" else v for v in s.variants)) for s in artifact.segments)
         compiler = m.Compiler("iree-base-compiler", "4", "d")
         manifest = replace(manifest, artifacts=(replace(artifact, variants=(new, cpu), segments=segments),), compiler=compiler)
-        manifest = replace(manifest, version="")
+        manifest = replace(manifest, schema=schema_of(manifest.artifacts))
         manifest = replace(manifest, version=content_version(manifest))
         write(folder / name / "manifest.json", encode(manifest))
     releases.package_evidence(folder / name, _seen(manifest, latency, error))
@@ -79,6 +80,7 @@ def test_what_differs_is_told_a_line_each(tmp_path: Path, capsys: pytest.Capture
         "gpu variant there → nothing",
         "tpu variant nothing → there",
         "cpu gates none → hal.cpu::avx2 == 1",
+        "cpu tuned none → 2 of 3 kernels (record aaaaaaaaaaaaaaaa…)",
         "cpu code 0 B → 5 B",
         "cpu max error 1.0e-06 → 2.0e-06",
         "1.00 times: within the spread",
@@ -88,6 +90,9 @@ def test_what_differs_is_told_a_line_each(tmp_path: Path, capsys: pytest.Capture
     assert (found["before"], found["after"]) == (a, b)
     assert {"what": "gates", "variant": "cpu", "before": "none", "after": "hal.cpu::avx2 == 1"} in found["changes"]
     assert found["latencies"][0]["after_s"] == 0.01005
+    for command in (["inspect", b], ["explain", b, "--pretend", "skylake"]):
+        assert "cpu: 2 of 3 kernels tuned" in _vmfb(capsys, *command)
+    assert "tuned" not in _vmfb(capsys, "explain", a, "--pretend", "skylake")
 
 
 def test_a_difference_beyond_the_spread_counts() -> None:

@@ -128,6 +128,26 @@ def test_lines_and_single_channels(seed: int) -> None:
     assert ("MatMul" in kinds) != alone
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads"), [(400, 64, 16, [0, 0]), (407, 48, 24, [5, 9]), (96, 32, 32, [8, 8])]
+)
+def test_long_windows_of_one_channel_are_blocks(size: int, kernel: int, stride: int, pads: list[int]) -> None:
+    x, w, b = array(1, 1, size), array(10, 1, kernel), array(10)
+    kinds = require_same(model("Conv", x, w, b, strides=[stride], pads=pads), x)
+    assert kinds.count("MatMul") == 1
+    assert kinds.count("Transpose") == 1
+
+
+@pytest.mark.parametrize("length", [17, 129, 512])
+def test_the_rows_of_a_line_are_whole_vectors_and_no_pages(length: int) -> None:
+    x, w = array(1, 64, length), array(8, 64, 3)
+    made = model("Conv", x, w, pads=[1, 1])
+    assert require_same(made, x)
+    (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
+    (shape,) = (v.type.tensor_type.shape for v in made.graph.value_info if v.name == product.output[0])
+    assert shape.dim[1].dim_value == {17: 17, 129: 144, 512: 528}[length]
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_planes(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -144,7 +164,7 @@ def test_planes(seed: int) -> None:
 
 
 def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
-    for width, size in ((64, 64 * 66), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
+    for width, size in ((64, 64 * 67), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
         made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)
         faster(made)
         (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
@@ -164,16 +184,39 @@ def test_of_open_sizes(alone: bool, stride: int) -> None:
     assert "Conv" not in kinds
 
 
-@pytest.mark.parametrize("rows", [(), (1,), (2,), (16,), (1, 3), (2, 2, 2)])
-def test_products_of_few_rows(rows: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("rows", [(6,), (16,), (2, 4), (2, 2, 3)])
+def test_products_of_several_rows_are_with_turned_weights(rows: tuple[int, ...]) -> None:
     x, w = array(*rows, 128), array(128, 200)
     made = model("MatMul", x, w)
     assert "Gemm" in require_same(made, x)
     assert {attribute.name for node in made.graph.node if node.op_type == "Gemm" for attribute in node.attribute} == {"transB"}
 
 
-def test_a_gemm_keeps_its_factors() -> None:
-    x = array(3, 128)
+def shapes(made: onnx.ModelProto) -> set[tuple[int, ...]]:
+    """Those of the constant matrices."""
+    return {tuple(w.dims) for w in made.graph.initializer if len(w.dims) == 2}
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (5,), (1, 3), (2, 1, 2)])
+def test_products_of_few_rows_are_of_whole_vectors(rows: tuple[int, ...]) -> None:
+    x, w = array(*rows, 128), array(128, 200)
+    made = model("MatMul", x, w)
+    assert require_same(made, x).count("MatMul") == 1
+    assert (128, 208) in shapes(made)
+
+
+@pytest.mark.parametrize("bias", [(200,), (1, 200), (1,), (5, 200), None])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_gemm_of_few_rows_keeps_its_factors(rows: int, bias: tuple[int, ...] | None) -> None:
+    x, w = array(rows, 128), array(200, 128)
+    constants = [] if bias is None else [array(rows if bias[0] == 5 else bias[0], *bias[1:])]
+    made = model("Gemm", x, w, *constants, alpha=0.5, beta=2.0, transB=1)
+    assert "Gemm" in require_same(made, x)
+    assert (128, 200 if bias == (1,) else 208) in shapes(made)
+
+
+def test_a_gemm_of_several_rows_keeps_its_factors() -> None:
+    x = array(8, 128)
     assert require_same(model("Gemm", x, array(128, 200), array(200), alpha=0.5, beta=2.0), x) == ["Gemm"]
 
 
@@ -184,7 +227,8 @@ def test_a_gemm_keeps_its_factors() -> None:
         model("MatMul", array(1, 8), array(8, 9)),  # so few weights
         model("MatMul", array(1, 128), array(2, 128, 200)),
         model("MatMul", array(1, 128, type_="float16"), array(128, 200, type_="float16")),
-        model("Gemm", array(1, 128), array(200, 128), transB=1),
+        model("MatMul", array(1, 128), array(128, 256)),  # whole vectors
+        model("Gemm", array(8, 128), array(200, 128), transB=1),
         model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3), strides=[2, 1]),
         model("Conv", array(2, 8, 9, 9), array(4, 8, 3, 3)),
         model("Conv", array(1, 8, 9, 9), array(4, 8, 1, 1)),
@@ -198,7 +242,7 @@ def test_a_gemm_keeps_its_factors() -> None:
         model("ConvTranspose", array(1, 8, 9), array(8, 4, 3), strides=[2], dilations=[2]),
         model("ConvTranspose", array(1, 8, 9), array(8, 2, 3), strides=[2], group=2),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_others_stay(made: onnx.ModelProto) -> None:
     assert faster(made) == []

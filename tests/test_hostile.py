@@ -121,8 +121,8 @@ def test_documents_that_are_none_are_refused(data: bytes) -> None:
 
 
 def test_a_manifest_of_a_newer_schema_says_what_to_do(honest: tuple[Path, dict[str, Any], bytes]) -> None:
-    with pytest.raises(PipelineError, match="has schema version 5, this program reads version 4") as caught:
-        decode(Manifest, json.dumps(honest[1] | {"schema": 5, "new": []}).encode(), "here")
+    with pytest.raises(PipelineError, match="has schema version 6, this program reads version 5") as caught:
+        decode(Manifest, json.dumps(honest[1] | {"schema": 6, "new": []}).encode(), "here")
     assert "upgrade vmfb-pipeline" in str(caught.value)
 
 
@@ -175,7 +175,7 @@ def look(path: Path) -> bool:
         assert json.loads(render.contents_json(contents))
         for machine in ("rtx-3060", "avx512-server"):
             for answer in explain.explain_file(contents, facts.of_machine(machine)):
-                assert render.answer_lines(answer, {v.name: v.format for v in contents.variants}, {}, "vmfb fetch x")
+                assert render.answer_lines(answer, {v.name: v.format for v in contents.variants}, {}, {}, "vmfb fetch x")
     except PipelineError as error:
         assert str(path) in str(error)
         return False

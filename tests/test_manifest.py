@@ -14,7 +14,7 @@ from pipeline.consume.evidence import misfit
 from pipeline.errors import PipelineError
 from pipeline.manifest import codec
 from pipeline.manifest.evidence import EvidenceDocument
-from pipeline.manifest.types import MANIFEST_SCHEMA, Channel, Lock, Manifest, Yank
+from pipeline.manifest.types import MANIFEST_SCHEMA, Channel, Lock, Manifest, TuningInfo, Yank
 from tests.project import DATA
 
 SCHEMA = Path(codec.__file__).with_name("schema.json")
@@ -44,7 +44,8 @@ def test_the_derived_version_depends_on_content_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema": 5}, "has schema version 5, this program reads version 4"),
+        ({"schema": 6}, "has schema version 6, this program reads version 5"),
+        ({"schema": 5}, "schema: is 5, and what it says is of 4"),
         ({"schema": None}, "has schema version None"),
         ({"surprise": 1}, "surprise: is not a key here"),
         ({"version": 1}, "version: 1 is no str"),
@@ -97,6 +98,30 @@ def test_entry_points_and_weights_that_cannot_be_are_refused(change: dict[str, o
     data = json.dumps(json.loads(GOLDEN.read_text()) | change).encode()
     with pytest.raises(PipelineError, match=complaint):
         codec.decode(Manifest, data, "test")
+
+
+def said_tuned(schema: int, *tunings: dict[str, object]) -> bytes:
+    manifest = json.loads(GOLDEN.read_text()) | {"schema": schema, "version": "1"}
+    manifest["artifacts"][0]["variants"][0]["tuning"] = tunings
+    return json.dumps(manifest).encode()
+
+
+def test_a_manifest_that_says_what_is_tuned_is_of_a_schema_of_its_own() -> None:
+    of = {"tuned": 2, "kernels": 3, "sha256": "0" * 64}
+    found = codec.decode(Manifest, said_tuned(5, of), "test")
+    assert found.artifacts[0].variants[0].tuning == (TuningInfo(2, 3, "0" * 64),)
+    data = codec.encode(found)
+    assert codec.decode(Manifest, data, "test") == found
+    jsonschema.validate(json.loads(data), json.loads(SCHEMA.read_text()))
+    assert codec.content_version(found) != codec.content_version(codec.decode(Manifest, GOLDEN.read_bytes(), "golden"))
+    for schema, tunings, complaint in (
+        (4, [of], "schema: is 4, and what it says is of 5"),
+        (5, [of | {"tuned": 4}], r"variants\[0\].tuning: 4 of 3 kernels cannot be tuned"),
+        (5, [of, of], "is there more than once"),
+        (5, [of | {"sha256": "x"}], "is no SHA-256"),
+    ):
+        with pytest.raises(PipelineError, match=complaint):
+            codec.decode(Manifest, said_tuned(schema, *tunings), "test")
 
 
 def test_open_dimensions_and_weights_are_read() -> None:

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pipeline import progress
 from pipeline.consume import choose, facts
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
-from pipeline.layout import SITE, release_key
+from pipeline.layout import SITE, Layout, content_type, page_of, release_key
+from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Manifest
-from pipeline.site import machines
+from pipeline.site import catalogue, charts, machines
 from pipeline.site.gather import gather
 from pipeline.stages import fsck, site
 from pipeline.stages.prune import Asked, prune
 from pipeline.store.directory import DirectoryStore
-from pipeline.store.open import open_source, open_to_keep
+from pipeline.store.open import open_source, open_store, open_to_keep
 from tests import browser, releases, servers, shelf, trusting
 from tests.project import Project
+from tests.test_hostile import VALUES, places
 from tests.web import serve
 
 if TYPE_CHECKING:
@@ -99,7 +108,7 @@ def pages(root: Path) -> list[Path]:
     return sorted((root / "site").rglob("*.html"))
 
 
-def page_of(root: Path, model: str) -> Path:
+def model_page(root: Path, model: str) -> Path:
     return root / "site" / "models" / model / "index.html"
 
 
@@ -134,7 +143,7 @@ def test_hostile_words_stay_words(root: Path, running: Browser) -> None:
         assert "<script>alert" not in (text := path.read_text("utf-8"))
         assert "<img" not in text
     with browser.tab(running) as tab:
-        tab.open(page_of(root, HOSTILE))
+        tab.open(model_page(root, HOSTILE))
         assert BAD in tab.text(".lead")
         assert "x86-64 of desktop is wrong" in tab.text(".notice.bad")
         tab.open(root / "site/releases" / HOSTILE / "9+x" / "index.html")
@@ -142,6 +151,30 @@ def test_hostile_words_stay_words(root: Path, running: Browser) -> None:
         tab.open(root / "site/index.html")
         assert BAD in tab.text(f".card:has-text('{HOSTILE}')")
         assert tab.said == []
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_whatever_a_manifest_may_say_has_pages(data: st.DataObject) -> None:
+    """What the codec takes, with what hurts in many places, is shown; what it refuses is named."""
+    made = shelf.manifest("small", version="1")
+    document = json.loads(encode(made))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, last = data.draw(st.sampled_from([path for path in places(document) if path]))
+        place = document
+        for key in parents:
+            place = place[key]
+        place[last] = data.draw(VALUES | st.just(BAD))
+    with tempfile.TemporaryDirectory() as name:
+        store = DirectoryStore(Path(name))
+        shelf.put(store, made, shelf.document(made, "2026-01-01"))
+        shelf.point(store, made)
+        (Path(name) / release_key("small", "1")).write_text(json.dumps(document))
+        found = gather(store)
+        made_of = takewhile(lambda page: not page[0].startswith("devices/"), catalogue.pages(found, catalogue.published(name)))
+        text = dict(made_of)[catalogue.model_path("small")].decode()
+    assert "<script>alert" not in text
+    assert found.models[0].releases or found.models[0].problems
 
 
 def test_pages_say_all_without_scripts(root: Path, running: Browser) -> None:
@@ -176,7 +209,7 @@ def test_the_search_finds_models(root: Path, running: Browser) -> None:
 
 def test_a_model_page_has_commands_history_and_every_release(root: Path, running: Browser) -> None:
     with browser.tab(running) as tab:
-        tab.open(page_of(root, "attacut"))
+        tab.open(model_page(root, "attacut"))
         assert "vmfb fetch attacut" in tab.text(".command code")
         assert tab.page.locator(".chart").count() == 3
         assert tab.page.locator(".chart .line circle").count() == 20
@@ -223,7 +256,7 @@ def test_the_script_chooses_as_this_program_does(root: Path, running: Browser) -
     variants = choose.gated(shelf.manifest("attacut").artifacts[0], "here")
     question, chance = machines.question([("desktop", "", variants)]), random.Random(7)
     with browser.tab(running) as tab:
-        tab.open(page_of(root, "attacut"))
+        tab.open(model_page(root, "attacut"))
         for name in facts.known_machines():
             expected = _told(choose.choices(variants, facts.of_machine(name)))
             assert tab.ask(ANSWER, [question, name]) == expected
@@ -239,7 +272,7 @@ def test_the_script_chooses_as_this_program_does(root: Path, running: Browser) -
 
 def test_a_machine_that_is_known_or_a_file_of_it_is_answered(root: Path, running: Browser, tmp_path: Path) -> None:
     with browser.tab(running) as tab:
-        tab.open(page_of(root, "attacut"))
+        tab.open(model_page(root, "attacut"))
         ask = tab.page.locator(".ask").first
         ask.get_by_label("A machine that is known").select_option("rtx-3060")
         answer = ask.locator(".answer")
@@ -277,7 +310,7 @@ WAYS = {
 def test_pages_are_accessible_and_fit(root: Path, built: Project, running: Browser, way: str) -> None:
     size, theme = WAYS[way]
     shown = [root / "site/index.html", root / "site/devices/index.html", built.layout.summary / "index.html"]
-    shown += [page_of(root, "attacut"), page_of(root, HOSTILE)][:: 1 if theme == "light" else -1][:1]
+    shown += [model_page(root, "attacut"), model_page(root, HOSTILE)][:: 1 if theme == "light" else -1][:1]
     shown += [root / f"site/docs/{name}.html" for name in ("start", "spec-keys")]
     if way not in list(WAYS)[:2]:
         shown += [root / "site/releases" / HOSTILE / "9+x" / "index.html", root / "site/devices/rtx-4090.html"]
@@ -354,19 +387,16 @@ def test_browsers_are_told_what_a_page_in_a_bucket_is(
 ) -> None:
     servers.use_aws(monkeypatch, seaweedfs.endpoint)
     url = f"s3://{servers.BUCKET}/{tmp_path.name}"
-    store = site._open(url)
-    assert site.publish(store, {"index.html": b"<p>x", "assets/site.css": b"p{}", "assets/site.js": b"1", "data.bin": b"1"}) == 4
+    made, _ = releases.release(open_store(url), tmp_path / "package")
+    site.run(url, True, tmp_path / "site", tmp_path / "made")
     client = servers.client_of(seaweedfs.endpoint)
     types = {
         name: client.head_object(Bucket=servers.BUCKET, Key=f"{tmp_path.name}/{SITE}{name}")["ContentType"]
-        for name in ("index.html", "assets/site.css", "assets/site.js")
+        for name in ("index.html", f"releases/noise/{made.version}/index.html", "assets/site.css", "assets/site.js")
     }
-    assert types == {
-        "index.html": "text/html; charset=utf-8",
-        "assets/site.css": "text/css; charset=utf-8",
-        "assets/site.js": "text/javascript; charset=utf-8",
-    }
-    assert site.publish(store, {"index.html": b"<p>x"}) == 0
+    assert list(types.values()) == [f"text/{kind}; charset=utf-8" for kind in ("html", "html", "css", "javascript")]
+    site.run(url, True, tmp_path / "site", tmp_path / "made")
+    assert f"{url}/site/index.html: 0 files sent" in (tmp_path / "made" / "report.txt").read_text()
 
 
 # The report of a build
@@ -397,3 +427,55 @@ def test_a_run_with_nothing_to_do_leaves_the_report_and_a_failed_one_says_why(ag
     text = page.read_text("utf-8")
     assert "fetch:small failed" in text
     assert "blocked" in text
+
+
+def test_a_report_that_cannot_be_written_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("a file is in the way")
+    reporter = progress.Reporter.__new__(progress.Reporter)
+    reporter.layout, reporter.failures, reporter._quiet, reporter._blocked = Layout(tmp_path / "out"), [], [], []
+    reporter._seconds, reporter._tasks = {"fetch:small": 1.0}, {"fetch:small": SimpleNamespace(targets=[str(tmp_path / "x")])}
+    reporter._summarize(1.0)
+    assert "note: there is no report of this run: PipelineError" in capsys.readouterr().err
+    reporter._seconds = {"fsck:store": 1.0}
+    reporter._summarize(1.0)  # which is no build
+    assert capsys.readouterr().err == ""
+
+
+# Charts
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "logarithmic"),
+    [
+        ([3.0, 7.0], (0, 2, 4, 6, 8), False),
+        ([0.0, 0.9], (0, 0.25, 0.5, 0.75, 1), False),
+        ([0.0], (0, 1), False),
+        ([2.0, 30_000.0], (1, 100, 10_000), True),
+        ([1e-3, 1e6], (1e-3, 1, 1e3, 1e6), True),
+        ([5e-7], (0, 2e-7, 4e-7, 6e-7), False),
+    ],
+)
+def test_a_scale_shows_all_values_on_round_lines(values: list[float], steps: tuple[float, ...], logarithmic: bool) -> None:
+    found = charts.scale(values)
+    assert found.steps == pytest.approx(steps)
+    assert found.logarithmic == logarithmic
+    assert all(0 <= found.part(value) <= 1 for value in values)
+
+
+def test_a_chart_has_room_for_gaps_and_nothing() -> None:
+    text = charts.Scaled("ms", 1000)
+    assert charts.chart("Latency", ["1", "2"], [charts.Series("x", (None, math.nan), ("", ""))], text) is None
+    found = charts.chart("Latency", ["1", "2", "3"], [charts.Series("x", (0.001, None, 0.002), ("1", "", "2"))], text)
+    assert found is not None
+    assert [mark.text for mark in found.grid] == ["0 ms", "0.5 ms", "1 ms", "1.5 ms", "2 ms"]
+    assert [mark.x for mark in found.lines[0].marks] == [52, 348]
+    assert found.lines[0].path == "M52 83 L348 12"
+
+
+def test_keys_of_pages_are_known_for_what_they_are() -> None:
+    assert page_of(f"{SITE}models/a/index.html") == ("a", "")
+    assert page_of(f"{SITE}releases/a/1.0+x/index.html") == ("a", "1.0+x")
+    for key in (f"{SITE}index.html", f"{SITE}models/A/index.html", f"{SITE}releases/a/../index.html", "models/a/index.html"):
+        assert page_of(key) is None
+    assert content_type(f"{SITE}x.html") == "text/html; charset=utf-8"
+    assert content_type("releases/a/1/x.html") == content_type(f"{SITE}x.bin") == ""

@@ -15,8 +15,11 @@ import pytest
 from iree.compiler import ir
 
 from pipeline.cache import Cache, LocalCache
+from pipeline.consume.evidence import Testimony
+from pipeline.consume.render import manifest_lines
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.iree import backends, compiler, mlir, tuning
+from pipeline.iree.backends.cpu import corrections
 from pipeline.iree.codegen import lowerings
 from pipeline.iree.codegen.front import front_half
 from pipeline.iree.codegen.generation import configure, generate
@@ -27,16 +30,20 @@ from pipeline.iree.spaces import Space
 from pipeline.iree.targets import Target, resolve
 from pipeline.iree.tuning import Change, Lowering, Tuned
 from pipeline.manifest.codec import decode
-from pipeline.manifest.types import Manifest
+from pipeline.manifest.types import MANIFEST_SCHEMA, TUNED_SCHEMA, Manifest, TuningInfo
+from pipeline.progress import table
 from pipeline.spec.load import load
 from pipeline.tuner import calls, rounds
 from pipeline.tuner.calls import Buffer, Call, Region
+from pipeline.tuner.deadline import Deadline
+from pipeline.tuner.kernels import Kernel
 from pipeline.tuner.search import Search
 from pipeline.tuner.trials import Trials
 from tests.project import DATA, Project
 from tests.test_compile import executables, on, present  # noqa: F401  # a fixture
 
 SHAPES = {"small": [(64, 128), (128, 64)]}
+SOON = Deadline(math.inf)
 OTHER = """
 func.func @other(%x: tensor<?x96xf32>) -> tensor<?xf32> {
   %zero = arith.constant 0.0 : f32
@@ -136,6 +143,22 @@ def test_what_is_recorded_is_generated(small: Kernels, other_tiles: Lowering, tm
     assert b"tuning" not in plain.encode().partition(b"\n")[0]  # it is kept as it was before there were records
 
 
+def test_the_pipeline_s_own_choice_of_tiles_is_not_made_of_what_is_tuned(
+    small: Kernels, other_tiles: Lowering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def correct(variant: ir.Operation, _size: int) -> None:
+        asked.append(mlir.symbol(variant.parent))
+
+    monkeypatch.setattr(corrections, "correct_configurations", correct)
+    batch = small.batches[small.of("matmul")]
+    (symbol,) = batch.keys
+    for number, changes in enumerate(((), other_tiles, (replace(other_tiles[0], index=99),))):
+        made(replace(batch, lowerings={symbol: changes} if changes else {}), tmp_path / str(number))
+    assert asked == [symbol, symbol]  # of the untuned one, and of the one whose entry is stale
+
+
 def test_a_stale_entry_is_passed_over(small: Kernels, other_tiles: Lowering, tmp_path: Path) -> None:
     batch = small.batches[small.of("matmul")]
     (symbol,) = batch.keys
@@ -160,7 +183,7 @@ def test_what_the_compiler_refuses_as_it_is_tuned_is_generated_as_it_is_without(
     folder.mkdir()
     with caplog.at_level(logging.WARNING):
         found = compiler.compile_module(DATA / "small.mlir", folder, [target], {"x86-64": ()}, cache=cache)
-    assert found.tuned == {"x86-64": ()}
+    assert found.tuned == {"x86-64": None}
     (line,) = [message for message in caplog.messages if "tuning record" in message]
     assert line.startswith("x86-64: 1 entry of its tuning record")
 
@@ -174,7 +197,10 @@ def test_the_file_says_which_entries_it_has(small: Kernels, other_tiles: Lowerin
     assert result.returncode == 0, result.stdout + result.stderr
     path = project.layout.package("small") / "manifest.json"
     first = decode(Manifest, path.read_bytes(), str(path))
-    assert first.artifacts[0].notes == (f"x86-64: 1 kernel is tuned, by entries of digest {tuning.digest([found])}",)
+    (variant,), notes = first.artifacts[0].variants, first.artifacts[0].notes
+    assert (first.schema, variant.tuning, notes) == (TUNED_SCHEMA, (TuningInfo(1, 2, tuning.digest([found])),), ())
+    assert manifest_lines(first, Testimony(()))[-1] == "    x86-64: 1 of 2 kernels tuned"
+    assert "x86-64: 1 of 2 kernels tuned" in [row[-1] for row in table("small", project.layout.verified("small", "desktop"))]
     # What is said of other kernels changes nothing that was made.
     compiled, verified = project.layout.compiled("small", "desktop"), project.layout.verified("small", "desktop")
     kept = [compiled / "module.vmfb", compiled / "compiled.json", verified / "evidence.json"]
@@ -187,7 +213,8 @@ def test_the_file_says_which_entries_it_has(small: Kernels, other_tiles: Lowerin
     record.unlink()
     assert project.doit("package:small").returncode == 0
     plain = decode(Manifest, path.read_bytes(), str(path))
-    assert plain.artifacts[0].notes == ()
+    assert (plain.schema, plain.artifacts[0].variants[0].tuning) == (MANIFEST_SCHEMA, ())
+    assert b"tuning" not in path.read_bytes()  # programs that know only schema 4 read it
     assert plain.version != first.version
 
 
@@ -270,13 +297,13 @@ def test_a_kernel_is_run_and_measured_and_wrong_numbers_are_seen(
     tmp_path: Path,
 ) -> None:
     trials = small.trials(small.of("matmul"))
-    plain, right = trials.generate([(), other_tiles], tmp_path, 2)
+    plain, right = trials.generate([(), other_tiles], tmp_path, 2, SOON)
     assert plain
     assert right
     text = tmp_path / "wrong.mlir"
     text.write_text((DATA / "small.mlir").read_text().replace("%zero = arith.constant 0.0", "%zero = arith.constant 0.001"))
     others = Kernels(text, tmp_path, small.target, SHAPES)
-    (wrong,) = others.trials(others.of("matmul")).generate([()], tmp_path / "wrong", 1)
+    (wrong,) = others.trials(others.of("matmul")).generate([()], tmp_path / "wrong", 1, SOON)
     assert wrong
     module = trials.module([plain, right, wrong], tmp_path)
     for found in rounds.measure(module, trials.call, 3, local(present), tmp_path, 3):
@@ -297,16 +324,17 @@ def test_a_lowering_whose_numbers_are_wrong_is_thrown_away_and_told(
     text = tmp_path / "wrong.mlir"
     text.write_text((DATA / "small.mlir").read_text().replace("64x128xf32", "64x8xf32").replace("128x64xf32", "8x64xf32"))
     others = Kernels(text, tmp_path, small.target, {"small": [(64, 8), (8, 64)]})
-    (fast,) = others.trials(others.of("matmul")).generate([()], tmp_path / "fast", 1)
+    (fast,) = others.trials(others.of("matmul")).generate([()], tmp_path / "fast", 1, SOON)
     dispatch, space = product
     true = Trials.generate
 
-    def generate(self: Trials, asked: Sequence[Lowering], folder: Path, cores: int) -> list[Code | None]:
-        own = true(self, [()], folder, cores)[0] if () in asked else None
+    def generate(self: Trials, asked: Sequence[Lowering], folder: Path, cores: int, until: Deadline) -> list[Code | None]:
+        own = true(self, [()], folder, cores, until)[0] if () in asked else None
         return [fast if changes else own for changes in asked]
 
     monkeypatch.setattr(Trials, "generate", generate)
-    outcome = Search(small.trials(dispatch), space, local(present), tmp_path / "search", 2).run(60)
+    kernel = Kernel("kernel_" + "0" * 32, "matmul", ("linalg.matmul",), small.trials(dispatch), space, 1e-5, 1)
+    outcome = Search(kernel, local(present), tmp_path / "search", 2).run(SOON)
     assert outcome.changes == ()
     assert len(outcome.wrong) == outcome.tried > 0
 

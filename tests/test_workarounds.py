@@ -166,31 +166,40 @@ def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, mon
     assert sorted(tiles) == [([1, 2, 0], [1, 32, 0]), ([8, 4, 0], [8, 32, 0])]
 
 
-@pytest.mark.thorough
-def test_products_of_float16_are_computed_two_rows_at_a_time(
+@pytest.mark.parametrize("type_", ["float32", pytest.param("float16", marks=pytest.mark.thorough)])
+def test_products_fill_the_registers(
     tmp_path: Path,
     present: list[Device],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    type_: str,
 ) -> None:
-    """If the compiler's own tiles were others, it would have to be measured again whether `widen_halves` is needed."""
-    tiles: list[tuple[object, object]] = []
-    widen = cpu.widen_halves
+    """If the compiler's own tiles were others, it would have to be measured again whether `fill_registers` is needed."""
+    tiles: dict[tuple[int, ...], tuple[object, object]] = {}
+    fill = cpu.fill_registers
 
-    def observed(function: ir.Operation) -> None:
+    def observed(function: ir.Operation, lanes: int, many: bool, element: type[ir.Type] = ir.F32Type) -> None:
         products = mlir.operations(function, "linalg.matmul")
         before = [cpu._tiles(p).get("vector_common_parallel") for p in products]
-        widen(function)
-        tiles.extend(zip(before, [cpu._tiles(p).get("vector_common_parallel") for p in products], strict=True))
+        fill(function, lanes, many, element)
+        for product, old in zip(products, before, strict=True):
+            if (new := cpu._tiles(product).get("vector_common_parallel")) != old:
+                tiles[tuple(ir.RankedTensorType(product.results[0].type).shape)] = (old, new)
 
-    monkeypatch.setattr(cpu, "widen_halves", observed)
+    monkeypatch.setattr(cpu, "fill_registers", observed)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # cached code would not be generated
     generator, cases = np.random.default_rng(9), Cases()
-    for name, rows, columns in (("whole", 64, 288), ("odd_columns", 64, 280), ("odd_rows", 27, 288)):
-        x, w = (generator.uniform(-1, 1, shape).astype(np.float16) for shape in ((rows, 96), (96, columns)))
+    shapes = {"whole": (64, 96, 288), "odd_columns": (64, 96, 284), "odd_rows": (27, 96, 288), "odd_sum": (12, 91, 32)}
+    for name, (rows, inner, columns) in (shapes | {"one_row": (1, 96, 128), "two_rows": (2, 96, 96)}).items():
+        x, w = (generator.uniform(-1, 1, shape).astype(type_) for shape in ((rows, inner), (inner, columns)))
         cases.add(name, "MatMul", x, constants=[w])
     assert not wrong(cases, tmp_path, present, ("x86-64-v3",))
-    assert tiles.count(([8, 8, 0], [2, 32, 0])) == 1
-    assert len(tiles) == 3
+    assert tiles == {
+        (64, 288): ([8, 8, 0], [6, 16, 0]),
+        (27, 288): ([8, 8, 0], [6, 16, 0]),
+        (12, 32): ([8, 8, 0], [6, 16, 0]),
+        (1, 128): ([1, 8, 0], [1, 64, 0]),
+        (2, 96): ([2, 8, 0], [2, 32, 0]),
+    }
 
 
 @pytest.mark.thorough

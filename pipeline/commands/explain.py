@@ -24,8 +24,8 @@ from pipeline.terminal import put, say
 class _Subject:
     """What is explained: a file's or a release's entry points, and its variants with what devices do with them.
 
-    `testimony` is what witnesses say of a release, `known` of its variants. `archive` are the weights that it needs; `lacking`
-    says why it cannot be loaded without them.
+    `testimony` is what witnesses say of a release, `known` of its variants, and `tuned` how much of each is tuned. `archive` are
+    the weights that it needs; `lacking` says why it cannot be loaded without them.
     """
 
     path: Path
@@ -36,6 +36,7 @@ class _Subject:
     archive: Path | None
     lacking: str
     known: Mapping[str, Standing] = field(default_factory=dict)
+    tuned: Mapping[str, str] = field(default_factory=dict)
     testimony: Testimony = field(default_factory=lambda: Testimony(()))
 
 
@@ -72,8 +73,8 @@ def _of_release(arguments: argparse.Namespace, found: Sequence[Device]) -> _Subj
     formats = list(dict.fromkeys(v.format for v in release.variants))
     answers = explain.explain(release.variants, found, held)
     entries, testimony = release.manifest.entries, release.testimony()
-    known = release.standings(testimony)
-    return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, testimony)
+    known, tuned = release.standings(testimony), render.tuning_lines(release.artifact)
+    return _Subject(file.path, entries, release.variants, formats, answers, archive, lacking, known, tuned, testimony)
 
 
 def _fetches(arguments: argparse.Namespace, answer: Answer) -> str:
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
         put(line)
     for answer in answers:
         fetch_it = _fetches(arguments, answer)
-        put(*render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known, fetch_it))
+        put(*render.answer_lines(answer, {v.name: v.format for v in what.variants}, what.known, what.tuned, fetch_it))
     if what.variants and not what.known:
         put("A file does not tell how its variants were verified; a release does: `vmfb explain MODEL`.")
     for line in render.entry_lines(what.entries):

@@ -10,19 +10,21 @@ from pipeline.consume.entries import describe
 from pipeline.consume.evidence import Standing, Testimony
 from pipeline.consume.inspect import Contents
 from pipeline.manifest.codec import reference_digest
-from pipeline.manifest.types import Artifact, Manifest
+from pipeline.manifest.types import Artifact, Manifest, VariantInfo
 
 Value = str | int | float | None
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of one side. `kernels`: the digest of each dispatch's code, where the file itself was looked at."""
+    """A variant of one side. `tuning`: how much of it is tuned, and by what. `kernels`: the digest of each dispatch's code,
+    where the file itself was looked at."""
 
     gates: tuple[str, ...]
     size: int
     sha256: str
     flags: tuple[str, ...] | None = None
+    tuning: str | None = None
     kernels: Mapping[str, str] | None = None
     standing: Standing | None = None
 
@@ -107,7 +109,8 @@ def of_release(manifest: Manifest, artifact: Artifact, testimony: Testimony, con
         facts[f"source of {entry.function}"] = entry.source.sha256
     facts |= {f"left out, {dropped.name}": dropped.reason for dropped in artifact.dropped}
     variants = {
-        v.name: Variant(v.gates, v.size, v.sha256, v.flags, _kernels(contents, v.name), known[v.name]) for v in artifact.variants
+        v.name: Variant(v.gates, v.size, v.sha256, v.flags, _tuning(v), _kernels(contents, v.name), known[v.name])
+        for v in artifact.variants
     }
     title = f"{manifest.model.name}@{manifest.version}"
     return Side(title, facts, variants)
@@ -129,6 +132,11 @@ def of_file(contents: Contents) -> Side:
         gates = tuple(map(str, variant.gates))
         variants[variant.name] = Variant(gates, *contents.code(variant.name), kernels=_kernels(contents, variant.name))
     return Side(str(contents.path), facts, variants, is_file=True)
+
+
+def _tuning(variant: VariantInfo) -> str:
+    said = (f"{one.tuned} of {one.kernels} kernels (record {one.sha256[:16]}…)" for one in variant.tuning)
+    return next(said, "none")
 
 
 def _signature(function: str, takes: str, gives: str) -> dict[str, Value]:
@@ -175,6 +183,8 @@ def _variant(name: str, a: Variant, b: Variant) -> Iterator[Change]:
         yield Change("gates", name, "; ".join(a.gates) or "none", "; ".join(b.gates) or "none")
     if a.flags is not None and b.flags is not None and a.flags != b.flags:
         yield Change("flags", name, " ".join(a.flags), " ".join(b.flags))
+    if a.tuning is not None and b.tuning is not None and a.tuning != b.tuning:
+        yield Change("tuned", name, a.tuning, b.tuning)
     if a.sha256 != b.sha256:
         yield Change("code", name, a.size, b.size)
     if a.standing and b.standing:

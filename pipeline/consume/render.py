@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.accuracy.text import line as accuracy_line
 from pipeline.consume.entries import Signature, describe, groups
 from pipeline.consume.evidence import Seen, Standing, Testimony
-from pipeline.iree import backends
+from pipeline.iree import backends, tuning
 from pipeline.manifest.evidence import KINDS, EvidenceDocument, RuntimeInfo, VariantProof
-from pipeline.manifest.types import Blob, EntryInfo, Identity, Index, Manifest
+from pipeline.manifest.types import Artifact, Blob, EntryInfo, Identity, Index, Manifest
 from pipeline.names import numbers
 from pipeline.plain import plain
 
@@ -125,10 +125,16 @@ def manifest_lines(manifest: Manifest, testimony: Testimony) -> list[str]:
         known = testimony.of(artifact, [entry.function for entry in manifest.entries])
         rows = [(v.name, size(v.size), v.device, standing_line(known[v.name])) for v in artifact.variants]
         lines += [f"    {line}" for line in columns(rows, right=(1,))]
+        lines += [f"    {line}" for line in tuning_lines(artifact).values()]
         lines += [f"    {line}" for line in runtime_lines(testimony.runtimes(artifact))]
         lines += [f"    {d.name}: left out, {d.reason}" for d in artifact.dropped]
         lines += [f"    note: {note}" for note in artifact.notes]
     return [plain(line) for line in lines]
+
+
+def tuning_lines(artifact: Artifact) -> dict[str, str]:
+    """By variant, how much of its code is tuned; nothing of those of which none is."""
+    return {v.name: plain(tuning.told(v.name, one.tuned, one.kernels)) for v in artifact.variants for one in v.tuning}
 
 
 def runtime_lines(known: Sequence[RuntimeInfo]) -> list[str]:
@@ -316,10 +322,11 @@ def _decision(decision: Decision, selected: bool, standing: Standing | None) -> 
     ]
 
 
-def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing], fetch: str) -> list[str]:
-    """`vmfb explain`: what one device does. `formats` are those of the variants, `known` their evidence, of a release.
-
-    `fetch` is the command that brings code for the device.
+def answer_lines(
+    answer: Answer, formats: Mapping[str, str], known: Mapping[str, Standing], tuned: Mapping[str, str], fetch: str
+) -> list[str]:
+    """`vmfb explain`: what one device does. `formats` are those of the variants; of a release, `known` is their evidence, and
+    `tuned` says how much of each is tuned. `fetch` is the command that brings code for the device.
     """
     choice = answer.choice
     device = choice.device
@@ -333,6 +340,7 @@ def answer_lines(answer: Answer, formats: Mapping[str, str], known: Mapping[str,
             lines += _decision(decision, decision.variant == choice.variant, known.get(decision.variant))
     standing = known.get(choice.variant or "")
     lines += [f"  {line}" for line in _ways(standing, device)] if standing else []
+    lines += [f"  · {said}"] if (said := tuned.get(choice.variant or "")) else []
     for kind, named in itertools.groupby(others, lambda name: backends.people(formats[name])):
         lines.append(f"  - {', '.join(named)}: for {kind}")
     if answer.unfetched:

@@ -23,7 +23,7 @@ from pipeline.iree.gates import Gate, Gated, GateError, unreachable
 from pipeline.iree.linking import link, straighten, warm_up
 from pipeline.iree.targets import Target
 from pipeline.iree.toolchain import LINK_FLAGS, CompilerRefusedError, iree_compile, iree_opt
-from pipeline.iree.tuning import Tuned, kernel_of
+from pipeline.iree.tuning import Applied, Tuned, applied, kernel_of
 
 _log = logging.getLogger(__name__)
 _BYTECODE = "--emit-mlir-bytecode"
@@ -69,15 +69,15 @@ class Placed:
 class Compiled:
     """A finished module: its variants in order of preference, and for each where the code of every dispatch is.
 
-    `flags` are those for the front half that the model itself asked for. `tuned`: for each variant, the entries of its tuning
-    record that its code is lowered by.
+    `flags` are those for the front half that the model itself asked for. `tuned`: for each variant, how much of its code is
+    lowered by its tuning record.
     """
 
     variants: tuple[Gated, ...]
     flags: tuple[str, ...]
     code: Mapping[str, tuple[Placed, ...]]
     module: vmfb.Module
-    tuned: Mapping[str, tuple[Tuned, ...]]
+    tuned: Mapping[str, Applied | None]
 
 
 def _check_whole(order: Sequence[str], codes: Sequence[link.Code], where: str) -> None:
@@ -146,15 +146,13 @@ def _tell_of_passed_over(found: Iterable[Piece]) -> None:
         _log.warning("%s: %s of its tuning record, made with another compiler, passed over: `doit tune` anew", target, entries)
 
 
-def _used(dispatches: Dispatches, code: Mapping[str, Code]) -> dict[str, tuple[Tuned, ...]]:
-    """For each target the entries of its tuning record that its code is lowered by."""
-    found: dict[str, dict[str, Tuned]] = {}
+def _tuned(dispatches: Dispatches, code: Mapping[str, Code]) -> dict[str, Applied | None]:
+    """How much of each target's code is lowered by its tuning record."""
+    found: dict[str, dict[str, Tuned | None]] = {}
     for (_, target), piece in dispatches.pieces.items():
-        mine = found.setdefault(target, {})
-        if code[piece.key].tuning == lowerings.USED:
-            entry = piece.target.tuning[kernel_of(piece.symbol)]
-            mine[entry.kernel] = entry
-    return {target: tuple(entries[name] for name in sorted(entries)) for target, entries in found.items()}
+        kernel, used = kernel_of(piece.symbol), code[piece.key].tuning == lowerings.USED
+        found.setdefault(target, {})[kernel] = piece.target.tuning[kernel] if used else None
+    return {target: applied([entry for entry in of.values() if entry], len(of)) for target, of in found.items()}
 
 
 def _narrowed(dispatches: Dispatches, code: dict[str, Code], narrow: Dispatches, others: Mapping[str, Code]) -> dict[str, Code]:
@@ -176,7 +174,7 @@ def _generate(
     narrow: Target | None,
     *,
     joined: bool = True,
-) -> tuple[Path, list[link.Code], tuple[str, ...], dict[str, tuple[Tuned, ...]]]:
+) -> tuple[Path, list[link.Code], tuple[str, ...], dict[str, Applied | None]]:
     """The `hal` phase of `source` with all code: `folder/generated.mlirbc`; the code; the front's own flags; what is tuned.
 
     `joined`: see `host.assemble`.
@@ -205,7 +203,7 @@ def _generate(
         found = link.codes(module)
     for path in (front.sources, paths["assembled"], paths["host"]):
         path.unlink()
-    return paths["generated"], found, front.flags, _used(dispatches, code)
+    return paths["generated"], found, front.flags, _tuned(dispatches, code)
 
 
 def _kernels(dispatches: Dispatches, code: Mapping[str, Code], front: FrontHalf) -> list[kernels.Kernel]:

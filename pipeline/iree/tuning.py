@@ -64,6 +64,15 @@ class Tuned:
         return self.before_ms / self.after_ms
 
 
+@dataclass(frozen=True)
+class Applied:
+    """How much of a variant's code is lowered by a record: `tuned` of its `kernels`, by entries whose `digest` is `sha256`."""
+
+    tuned: int
+    kernels: int
+    sha256: str
+
+
 Record = Mapping[str, Tuned]  # by kernel
 
 
@@ -123,7 +132,7 @@ def read(path: Path) -> Record:
 
 
 def _entry(value: dict[str, Any]) -> Tuned:
-    changes = tuple(_change(one) for one in value["changes"])
+    changes = lowering_of(value["changes"])
     texts = {name: _text(value[name]) for name in ("kernel", "name", "operations", "device", "compiler")}
     before, after, rounds = float(value["before_ms"]), float(value["after_ms"]), int(value["rounds"])
     if not _KERNEL.fullmatch(texts["kernel"]):
@@ -131,6 +140,11 @@ def _entry(value: dict[str, Any]) -> Tuned:
     if not changes or not 0 < after < 1e9 or not 0 < before < 1e9:
         raise ValueError(f"{texts['kernel']} has no changes, or no times")
     return Tuned(changes=changes, before_ms=before, after_ms=after, rounds=rounds, **texts)
+
+
+def lowering_of(value: Iterable[dict[str, Any]]) -> Lowering:
+    """The changes that JSON values say. Raises ValueError, KeyError or TypeError where they say none."""
+    return tuple(_change(one) for one in value)
 
 
 def _change(value: dict[str, Any]) -> Change:
@@ -145,7 +159,11 @@ def _text(value: object) -> str:
     return value
 
 
-def note(entries: Sequence[Tuned]) -> str:
-    """What a manifest says of a variant whose code is lowered by these entries; empty for none."""
-    kernels = f"{len(entries)} kernel{'s are' if len(entries) > 1 else ' is'}"
-    return f"{kernels} tuned, by entries of digest {digest(entries)}" if entries else ""
+def applied(entries: Sequence[Tuned], kernels: int) -> Applied | None:
+    """What there is to say of a variant of so many `kernels` whose code is lowered by these entries; None for none."""
+    return Applied(len(entries), kernels, digest(entries)) if entries else None
+
+
+def told(variant: str, tuned: int, kernels: int) -> str:
+    """How much of a variant is tuned, for people."""
+    return f"{variant}: {tuned} of {kernels} kernels tuned"

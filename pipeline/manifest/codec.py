@@ -22,6 +22,7 @@ from pipeline.manifest.types import (
     CHANNEL_SCHEMA,
     MANIFEST_SCHEMA,
     SCHEMA,
+    TUNED_SCHEMA,
     Channel,
     Identity,
     Index,
@@ -37,16 +38,17 @@ from pipeline.plain import is_plain, plain, shown
 Document = Manifest | Channel | Index | Yank | Lock | Lease | Pruning | EvidenceDocument | EvidenceIndex
 T = TypeVar("T", Manifest, Channel, Index, Yank, Lock, Lease, Pruning, EvidenceDocument, EvidenceIndex)
 
-_SCHEMAS = {
-    Manifest: MANIFEST_SCHEMA,
-    Channel: CHANNEL_SCHEMA,
-    Index: SCHEMA,
-    Yank: SCHEMA,
-    Lock: SCHEMA,
-    Lease: SCHEMA,
-    Pruning: SCHEMA,
-    EvidenceDocument: EVIDENCE_SCHEMA,
-    EvidenceIndex: EVIDENCE_INDEX_SCHEMA,
+# The newest last. Older ones than these are made one of the first.
+_SCHEMAS: dict[type, tuple[int, ...]] = {
+    Manifest: (MANIFEST_SCHEMA, TUNED_SCHEMA),
+    Channel: (CHANNEL_SCHEMA,),
+    Index: (SCHEMA,),
+    Yank: (SCHEMA,),
+    Lock: (SCHEMA,),
+    Lease: (SCHEMA,),
+    Pruning: (SCHEMA,),
+    EvidenceDocument: (EVIDENCE_SCHEMA,),
+    EvidenceIndex: (EVIDENCE_INDEX_SCHEMA,),
 }
 # What makes a document of an older schema one of this.
 _UPGRADES: dict[type, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -65,15 +67,21 @@ def encode(document: Document) -> bytes:
 
     What `decode` refuses in texts, which may be tools' words, is escaped.
     """
-    return _canonical(_plain(dataclasses.asdict(document)))
+    return _canonical(_plain(document))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return plain(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    if dataclasses.is_dataclass(value):
+        said = ((one, getattr(value, one.name)) for one in dataclasses.fields(value))
+        return {one.name: _plain(inner) for one, inner in said if inner or not one.metadata.get("optional")}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _optional(type_: Any) -> frozenset[str]:
+    """The keys that are left out where they are empty: documents of before there were such had none."""
+    return frozenset(one.name for one in dataclasses.fields(type_) if one.metadata.get("optional"))
 
 
 def _canonical(value: Any) -> bytes:
@@ -82,7 +90,7 @@ def _canonical(value: Any) -> bytes:
 
 def content_version(manifest: Manifest) -> str:
     """A version derived from everything in the manifest but its version: `c` and 32 hex digits."""
-    return _derived(_plain(dataclasses.asdict(manifest)), manifest.schema)
+    return _derived(_plain(manifest), manifest.schema)
 
 
 def _derived(manifest: dict[str, Any], schema: int) -> str:
@@ -131,19 +139,21 @@ def _reader(type_: Any, lenient: bool = False, said: bool = False) -> Callable[[
 def _object_reader(type_: Any, lenient: bool) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(type_)
     readers = {key: _digest if key == "sha256" else _reader(hint, lenient, key in _SAID) for key, hint in hints.items()}
+    required = hints.keys() - _optional(type_)
 
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             raise MisfitError("must be an object")
-        for key in sorted(hints.keys() - value.keys()):
+        for key in sorted(required - value.keys()):
             raise MisfitError("is missing", key)
-        if not lenient and len(value) > len(hints):
+        if not lenient and not value.keys() <= hints.keys():
             key = min(value.keys() - hints.keys())
             raise MisfitError(f"is not a key here, {did_you_mean(key, hints)}", f"{key:.100}")
         found = {}
         for key, reader in readers.items():
             try:
-                found[key] = reader(value[key])
+                if key in value:
+                    found[key] = reader(value[key])
             except MisfitError as error:
                 raise error.inside(key) from None
         return type_(**found)
@@ -231,14 +241,13 @@ def decode(type_: type[T], data: bytes, where: str) -> T:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"not JSON: {error}", where=where) from error
-    found, newest = value.get("schema") if isinstance(value, dict) else None, _SCHEMAS[type_]
+    found, known = value.get("schema") if isinstance(value, dict) else None, _SCHEMAS[type_]
     published = value
-    if type_ in _UPGRADES and type(found) is int and 0 < found < newest:
-        value, found = _UPGRADES[type_](copy.deepcopy(value)), newest
-    if found != newest:
-        raise PipelineError(
-            f"has schema version {shown(found)}, this program reads version {newest}", where=where, hint="upgrade vmfb-pipeline"
-        )
+    if type_ in _UPGRADES and type(found) is int and 0 < found < known[0]:
+        value, found = _UPGRADES[type_](copy.deepcopy(value)), known[0]
+    if type(found) is not int or found not in known:
+        what = f"has schema version {shown(found)}, this program reads version {known[-1]}"
+        raise PipelineError(what, where=where, hint="upgrade vmfb-pipeline")
     kind: Any = type_
     try:
         result: T = _reader(kind)(value)
@@ -279,7 +288,7 @@ def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
                     key: {"pattern": "^[0-9a-f]{64}$", "type": "string"} if key == "sha256" else _schema(hint, definitions)
                     for key, hint in hints.items()
                 },
-                "required": sorted(hints),
+                "required": sorted(hints.keys() - _optional(type_)),
                 "additionalProperties": False,
             }
         return {"$ref": f"#/$defs/{name}"}
@@ -291,12 +300,12 @@ def _schema(type_: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return _SCALARS.get(type_, {"type": "integer", "minimum": 0})
 
 
-_PUBLISHED: dict[type, tuple[str, int]] = {
-    Manifest: ("release manifest", MANIFEST_SCHEMA),
-    EvidenceDocument: ("evidence of a release", EVIDENCE_SCHEMA),
-    Channel: ("channel", CHANNEL_SCHEMA),
-    Yank: ("yanked release", SCHEMA),
-    Lock: ("lock", SCHEMA),
+_PUBLISHED: dict[type, str] = {
+    Manifest: "release manifest",
+    EvidenceDocument: "evidence of a release",
+    Channel: "channel",
+    Yank: "yanked release",
+    Lock: "lock",
 }
 
 
@@ -305,11 +314,11 @@ def json_schema(type_: type[Document]) -> bytes:
     that of evidence, `channel.schema.json` that of channels, `yank.schema.json` that of what says that a release was yanked, and
     `lock.schema.json` that of locks."""
     definitions: dict[str, Any] = {}
-    root, (title, schema) = _schema(type_, definitions), _PUBLISHED[type_]
-    definitions[type_.__name__]["properties"]["schema"] = {"const": schema}
+    root, title, known = _schema(type_, definitions), _PUBLISHED[type_], list(_SCHEMAS[type_])
+    definitions[type_.__name__]["properties"]["schema"] = {"const": known[0]} if len(known) == 1 else {"enum": known}
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"vmfb-pipeline {title}, schema {schema}",
+        "title": f"vmfb-pipeline {title}, schema {' or '.join(map(str, known))}",
         **root,
         "$defs": definitions,
     }

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pipeline.manifest.evidence import KINDS, EvidenceDocument, EvidenceIndex
 from pipeline.manifest.types import (
     DTYPES,
+    MANIFEST_SCHEMA,
     SEGMENT_LIMIT,
+    TUNED_SCHEMA,
     Artifact,
     Blob,
     Channel,
@@ -22,6 +24,7 @@ from pipeline.manifest.types import (
     Manifest,
     Pruning,
     SegmentInfo,
+    TuningInfo,
     Yank,
 )
 from pipeline.names import is_file_name, is_name, is_version
@@ -57,10 +60,18 @@ def _check_artifact(artifact: Artifact, path: str) -> None:
     _require(is_name(artifact.bundle), f"{path}.bundle", f"{artifact.bundle!r} is no name")
     names = [v.name for v in artifact.variants]
     _require(len(set(names)) == len(names), f"{path}.variants", "two have the same name")
+    for i, variant in enumerate(artifact.variants):
+        _check_tuning(variant.tuning, f"{path}.variants[{i}].tuning")
     for i, segment in enumerate(artifact.segments):
         fits = set(segment.variants) <= set(names)
         _require(fits, f"{path}.segments[{i}]", f"variants {segment.variants} are not all in the artifact")
     _check_segments(artifact.segments, artifact.blob.size, f"{path}.segments")
+
+
+def _check_tuning(tuning: Sequence[TuningInfo], path: str) -> None:
+    _require(len(tuning) <= 1, path, "is there more than once")
+    for one in tuning:
+        _require(0 < one.tuned <= one.kernels, path, f"{one.tuned} of {one.kernels} kernels cannot be tuned")
 
 
 def _check_blob(blob: Blob, path: str) -> None:
@@ -104,7 +115,15 @@ def _check_signature(entry: EntryInfo | IdentifiedEntry, path: str) -> None:
             _require(tensor.dtype in DTYPES, f"{path}.{kind}[{i}].dtype", f"{tensor.dtype!r:.100} is no type here")
 
 
+def schema_of(artifacts: Sequence[Artifact]) -> int:
+    """The schema of a manifest of these: the oldest that says all of it, for programs that know only that."""
+    tuned = any(variant.tuning for artifact in artifacts for variant in artifact.variants)
+    return TUNED_SCHEMA if tuned else MANIFEST_SCHEMA
+
+
 def _check_manifest(manifest: Manifest) -> None:
+    schema = schema_of(manifest.artifacts)
+    _require(manifest.schema == schema, "schema", f"is {manifest.schema}, and what it says is of {schema}")
     _require(is_name(manifest.model.name), "model.name", f"{manifest.model.name!r} is no name")
     _require(is_version(manifest.version), "version", f"{manifest.version!r} is no version")
     bundles = [a.bundle for a in manifest.artifacts]

@@ -5,11 +5,12 @@ Sizes, offsets and lengths are bytes; digests are SHA-256 in lower-case hex. Gat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.plain import html_table
 
 MANIFEST_SCHEMA = 4
+TUNED_SCHEMA = 5  # of manifests that say what is tuned, which older programs do not read
 CHANNEL_SCHEMA = 2
 SCHEMA = 1  # of all others but manifests and evidence
 HISTORY_LIMIT = 50  # releases that a channel remembers
@@ -148,11 +149,21 @@ class EntryInfo:
 
 
 @dataclass(frozen=True)
+class TuningInfo:
+    """How much of a variant's code is lowered by a tuning record: `tuned` of its `kernels`, by entries of digest `sha256`."""
+
+    tuned: int
+    kernels: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class VariantInfo:
     """One target's code. `flags` went into its target attribute. `size` and `sha256` are over its code in file order,
     shared code included.
 
-    `shares` names the variants that some of its code is identical with, to the byte.
+    `shares` names the variants that some of its code is identical with, to the byte. `tuning` is one where some of it is tuned,
+    and is left out where none is: only manifests of schema 5 have it.
     """
 
     name: str
@@ -165,6 +176,7 @@ class VariantInfo:
     size: int
     sha256: str
     shares: tuple[str, ...]
+    tuning: tuple[TuningInfo, ...] = field(default=(), metadata={"optional": True})
 
 
 @dataclass(frozen=True)

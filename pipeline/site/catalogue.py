@@ -3,20 +3,24 @@ a machine runs. Values in, pages out."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from pipeline import __version__
 from pipeline.consume.choose import choices
 from pipeline.iree import backends
 from pipeline.iree.device import Device
+from pipeline.iree.gates import Gated
 from pipeline.layout import SITE, bom_key, provenance_key, release_key
 from pipeline.site import documents, history, machines
 from pipeline.site import release as about
 from pipeline.site.gather import Catalogue, Model, Release
-from pipeline.site.page import DEVICES, DOCS, MODELS, Frame, Page, assets, render
+from pipeline.site.page import DEVICES, DOCS, MODELS, Frame, Page, assets, fragment, render
 
 NAME = "vmfb catalogue"
 DEVICES_TITLE = "Which one will my machine run?"
@@ -132,12 +136,25 @@ def _release(catalogue: Catalogue, model: Model, release: Release, where: Beside
         "seen": seen,
         "seen_count": count,
         "documents": [(label, key, _link(where, page, key)) for label, key in keys.items()],
+        "matrix": _matrix,
+        "known_count": len(machines.known()),
         "store_link": lambda key: _link(where, page, key),
         "is_signed": catalogue.is_signed,
         "where": where,
         "current": model.current,
         "model_path": model_path(model.name),
     }
+
+
+def _matrix(file: about.File) -> Markup:
+    """The table of which known device runs which variant of a file."""
+    return _drawn(file.bundle, file.gated, tuple((variant.name, variant.kind) for variant in file.variants))
+
+
+@functools.lru_cache(maxsize=512)
+def _drawn(bundle: str, gated: tuple[Gated, ...], variants: tuple[tuple[str, str], ...]) -> Markup:
+    """The same for all files with these gates and this evidence: most releases of a model have those of the one before."""
+    return fragment("matrix.html.j2", bundle=bundle, variants=variants, kinds=machines.matrix(gated))
 
 
 def _link(where: Beside, page: Page, key: str) -> str:

@@ -4,6 +4,7 @@ the same for others."""
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,15 +66,14 @@ def _kind(device: Device) -> str:
     return ", ".join(backends.people(format_) for format_ in sorted(device.facts.formats))
 
 
-@functools.cache
-def matrix(variants: tuple[Gated, ...]) -> tuple[Row, ...]:
-    """What each known device does with a file of these variants; files with the same gates share one."""
+def matrix(variants: Sequence[Gated]) -> list[tuple[str, list[Row]]]:
+    """What each known device does with a file of these variants, by the kind of device."""
     rows = []
     for one in known():
         accepted = [decision.accepted for decision in decide(variants, one.device.facts)]
         first = accepted.index(True) if True in accepted else -1
         rows.append(Row(one, tuple("runs" if i == first else "fits" if fits else "" for i, fits in enumerate(accepted))))
-    return tuple(rows)
+    return [(kind, list(found)) for kind, found in itertools.groupby(rows, lambda row: row.device.kind)]
 
 
 def question(files: Iterable[tuple[str, str, Sequence[Gated]]]) -> dict[str, object]:

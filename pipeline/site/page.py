@@ -70,6 +70,11 @@ def render(frame: Frame, page: Page, template: str, **values: object) -> bytes:
     return _environment().get_template(template).render(frame=frame, page=page, **values).encode()
 
 
+def fragment(template: str, **values: object) -> Markup:
+    """A part of pages, laid out by the template of this name."""
+    return Markup(_environment().get_template(template).render(**values))  # noqa: S704  # what the template escaped
+
+
 def assets() -> Mapping[str, bytes]:
     """Style and scripts, by their paths from the site's root."""
     return {f"{_ASSETS}/{path.name}": path.read_bytes() for path in sorted((_HERE / _ASSETS).iterdir())}

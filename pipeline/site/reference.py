@@ -205,7 +205,7 @@ def manifest() -> str:
         "# Manifests and other documents",
         "",
         "What a store holds beside blobs is JSON. Each kind has a JSON Schema in the package, `pipeline/manifest/`. Names and",
-        "meanings do not change; what is added makes a new `schema`. All keys are required.",
+        "meanings do not change; what is added makes a new `schema`. Keys are required where nothing else is said.",
         "",
     ]
     for file, title in _SCHEMAS.items():
@@ -216,7 +216,11 @@ def manifest() -> str:
         for name in names:
             said = document["$defs"][name]
             heading = [] if name == root else [f"### {title}: {name}", ""]
-            rows = [(_code(key), _typed(value, title, root)) for key, value in said["properties"].items()]
+            optional = said["properties"].keys() - set(said["required"])
+            rows = [
+                (_code(key), _typed(value, title, root) + ("; may be left out" if key in optional else ""))
+                for key, value in said["properties"].items()
+            ]
             lines += [*heading, said["description"], "", *_table(("key", "is"), rows)]
     return "\n".join(lines)
 
@@ -225,8 +229,8 @@ def _typed(said: Mapping[str, Any], title: str, root: str) -> str:
     if "$ref" in said:
         name = said["$ref"].rpartition("/")[2]
         return f"[{name}](#{anchor_of(title if name == root else f'{title}: {name}')})"
-    if "const" in said:
-        return _code(str(said["const"]))
+    if "const" in said or "enum" in said:
+        return " or ".join(_code(str(value)) for value in said.get("enum", [said.get("const")]))
     if "anyOf" in said:
         return " or ".join(_typed(one, title, root) for one in said["anyOf"])
     if said["type"] == "array":

@@ -3,7 +3,6 @@ templates, in the words that `vmfb` has for the same."""
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pipeline.consume.entries import groups, smallest
 from pipeline.consume.entries import sizes as dimension_sizes
 from pipeline.consume.evidence import Seen, Standing
 from pipeline.consume.fetch import needed
-from pipeline.consume.render import runtime_lines, size
+from pipeline.consume.render import runtime_lines, size, tuning_lines
 from pipeline.errors import PipelineError
 from pipeline.iree.gates import Gated
 from pipeline.layout import blob_key, release_key
@@ -82,7 +81,6 @@ class File:
     size: str
     variants: tuple[Variant, ...]
     parts: tuple[Part, ...]
-    matrix: tuple[machines.Row, ...]
     gated: tuple[Gated, ...]
     unknown: str
     runtimes: tuple[str, ...]
@@ -94,9 +92,9 @@ class File:
         return self.artifact.bundle
 
     @property
-    def kinds(self) -> list[tuple[str, list[machines.Row]]]:
-        """The rows of the matrix by the kind of device."""
-        return [(kind, list(rows)) for kind, rows in itertools.groupby(self.matrix, lambda row: row.device.kind)]
+    def tuned(self) -> list[str]:
+        """How much of which variants is tuned."""
+        return list(tuning_lines(self.artifact).values())
 
     @property
     def question(self) -> dict[str, object]:
@@ -191,7 +189,6 @@ def _file(release: Release, artifact: Artifact, address: str) -> File:
         size(artifact.blob.size),
         variants,
         tuple(_parts(artifact, hues)),
-        machines.matrix(chosen) if chosen else (),
         chosen,
         unknown,
         tuple(runtime_lines(release.testimony.runtimes(artifact))),

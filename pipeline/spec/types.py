@@ -15,6 +15,7 @@ from pipeline.iree.tuning import Record
 from pipeline.plain import public_url
 
 # numpy's names of the element types a model's inputs and outputs may have; MLIR's names for them.
+_TILE = 129  # of a kernel's loop, at most, and one more
 MLIR_DTYPES: Mapping[str, str] = {
     "float16": "f16",
     "float32": "f32",
@@ -238,8 +239,11 @@ class Dimension:
 
     @property
     def between(self) -> int:
-        """A size between the smallest and the largest, odd where `multiple` allows it, for what only even sizes hide."""
-        steps = (self.min + (self.max - self.min) // 3) // self.multiple
+        """A size between the smallest and the largest, odd where `multiple` allows it, for what only even sizes hide.
+
+        Never far from the smallest: a tile of any kernel fits in, and what is left over of one.
+        """
+        steps = (self.min + min((self.max - self.min) // 3, _TILE)) // self.multiple
         size = (steps + (steps % 2 == 0)) * self.multiple
         return size if self.min <= size <= self.max else self.max
 

@@ -19,6 +19,7 @@ from pipeline.iree.file import vmfb
 from pipeline.iree.toolchain import CODEGEN_FLAGS, LINK_FLAGS
 from pipeline.manifest import types as m
 from pipeline.manifest.codec import content_version
+from pipeline.manifest.rules import schema_of
 from pipeline.spec.types import Entry, Model, Source
 from pipeline.stages import identity as identities
 from pipeline.stages import parameters
@@ -79,6 +80,7 @@ def _variant(variant: Variant) -> m.VariantInfo:
         size=sum(length for _, length, _ in pieces),
         sha256=digest.hexdigest(),
         shares=tuple(sorted({p.owner for p in variant.code} - {variant.gated.name})),
+        tuning=(m.TuningInfo(**asdict(variant.tuning)),) if variant.tuning else (),
     )
 
 
@@ -139,7 +141,7 @@ def _artifact(model: str, bundle: str, file: File, blobs: Path) -> m.Artifact:
         variants=_with_shares([_variant(v) for v in file.compiled.variants]),
         segments=segments(file.path, module, file.compiled),
         dropped=tuple(m.DroppedInfo(d.name, d.reason) for d in file.compiled.dropped),
-        notes=(*file.compiled.told, *dict.fromkeys(told)),
+        notes=(*file.compiled.notes, *dict.fromkeys(told)),
     )
 
 
@@ -216,7 +218,7 @@ def assemble(model: Model, imported: Path, files: Mapping[str, File], blobs: Pat
     if outside:
         _archive(imported, outside, blobs)
     manifest = m.Manifest(
-        schema=m.MANIFEST_SCHEMA,
+        schema=schema_of(artifacts),
         model=described_model(model),
         version="",
         entries=tuple(_entry(e, i, rewrites[i.function], d, s, blobs) for e, i, d, s in four),

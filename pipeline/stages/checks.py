@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from pipeline.stages.testdata import Draw, TestData
 _MEASURED = 0.25  # seconds in which inferences are repeated
 _EACH_WAY = 0.2  # seconds, likewise
 _LONG = 1.0  # seconds; of what takes longer, starting kernels is no part that is worth measuring
+_WIDEST, _OTHERS = 60.0, 5.0  # seconds in which draws are begun on a software GPU in its widest guise, and in each other one
 _NUMBER = re.compile(r"(?<![\w'`])-?(\d[\d.]*(e[+-]?\d+)?|inf|nan)(?![\w'`])")
 
 
@@ -138,17 +140,27 @@ class Check:
 
 
 def run(check: Check, module: Path, device: Device, name: str) -> Run:
-    """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same."""
+    """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same.
+
+    A software GPU runs the first draw of each function, and others as long as that is quick: longest where its subgroups are
+    widest, which is fastest, for what numbers do to code hardly depends on that.
+    """
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
     # Of a real device it is worth knowing how fast it is.
     seconds = 0 if device.emulator or backends.is_software_gpu(device) else _MEASURED
+    within = (_WIDEST if _is_widest(check, device) else _OTHERS) if backends.is_software_gpu(device) else math.inf
 
     def once() -> Run:
-        return devices.run(
-            module, device, functions, inputs, check.folder, name, parameters=check.parameters, repeats=1, seconds=seconds
-        )
+        called, least = (module, device, functions, inputs, check.folder, name), len(check.data)
+        return devices.run(*called, parameters=check.parameters, seconds=seconds, repeats=1, least=least, within=within)
 
     return asked_again(once, device)
+
+
+def _is_widest(check: Check, device: Device) -> bool:
+    """Whether none of the guises of the device has wider subgroups."""
+    guises = [backends.subgroup_size(other) for other in check.devices if other.uri == device.uri]
+    return backends.subgroup_size(device) >= max(guises, default=0)
 
 
 def asked_again(once: Callable[[], Run], device: Device) -> Run:

@@ -88,7 +88,7 @@ def compile_targets(
             tuple(
                 Piece(p.dispatch, p.owner, p.segment.offset, p.segment.length, p.segment.sha256) for p in made.code[gated.name]
             ),
-            tuning.note(made.tuned[gated.name]),
+            made.tuned[gated.name],
         )
         for gated, target, attribute in zip(made.variants, targets, resolved, strict=True)
     )

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.files import write
 from pipeline.iree import backends
 from pipeline.iree.gates import Gate, Gated
+from pipeline.iree.tuning import Applied
 from pipeline.stages.record import canonical
 
 
@@ -28,7 +29,7 @@ class Piece:
 class Variant:
     """One target's code in the file, with what it was generated for and when it may be chosen.
 
-    `tuning`: how much of it is lowered by the target's tuning record, for the notes; empty if nothing is.
+    `tuning`: how much of it is lowered by the target's tuning record; None if nothing is.
     """
 
     gated: Gated
@@ -37,7 +38,12 @@ class Variant:
     flags: tuple[str, ...]
     attribute: str
     code: tuple[Piece, ...]
-    tuning: str = ""
+    tuning: Applied | None = None
+
+    def has_code_of(self, other: Variant) -> bool:
+        """Whether its kernels are those of the other one, to the byte."""
+        mine, theirs = ({(piece.dispatch, piece.sha256) for piece in one.code} for one in (self, other))
+        return mine == theirs
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,6 @@ class Compiled:
         ungated = {v.gated.format: v.code[0] for v in self.variants if not v.gated.gates}
         return {f: code for f, code in ungated.items() if (backend := backends.of_format(f)) and f in backend.warm_ups}
 
-    @property
-    def told(self) -> tuple[str, ...]:
-        """The notes, and those of what is tuned."""
-        return (*self.notes, *(f"{v.gated.name}: {v.tuning}" for v in self.variants if v.tuning))
-
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         write(path, canonical(asdict(self)))
@@ -108,5 +109,5 @@ def _variant(data: dict[str, Any]) -> Variant:
         tuple(data["flags"]),
         data["attribute"],
         tuple(Piece(**p) for p in data["code"]),
-        data["tuning"],
+        Applied(**data["tuning"]) if data["tuning"] else None,
     )

@@ -123,8 +123,18 @@ def _run_all(check: Check) -> list[Result]:
         if variant.gated.name not in {r.variant for r in results}:
             activity.say(f"{variant.gated.name}, which no device here takes")
             hosts = twins.hosts(check, check.targets[variant.gated.name])
-            results.append(twins.verify(check, variant, hosts) if hosts else _untested(check, variant))
+            results.append(_twin(check, variant, hosts, results) if hosts else _untested(check, variant))
     return results
+
+
+def _twin(check: Check, variant: Variant, hosts: Sequence[Device], results: Sequence[Result]) -> Result:
+    """What the variant's twins say, or those of a variant that has the same code, to the byte, and ran on as many devices."""
+    for other in check.compiled.variants:
+        if other.has_code_of(variant) and twins.hosts(check, check.targets[other.gated.name]) == hosts:
+            for result in results:
+                if result.variant == other.gated.name and isinstance(result, Evidence) and result.kind == "twin":
+                    return replace(result, variant=variant.gated.name)
+    return twins.verify(check, variant, hosts)
 
 
 def _tested(results: Sequence[Result]) -> set[str]:

@@ -28,8 +28,9 @@ _TOLERANCES = {"f16": 4e-3, "f32": 1e-5, "f64": 1e-13}
 _ROUND = 0.004  # seconds that a way is run for in a round, about
 _HOPELESS = 1.25  # of the first one's time, after two rounds
 _HOPELESS_AT_FIRST, _PREPARED = 3.0, 0.5  # likewise, at the first call; seconds that a driver may take to prepare it
-_LONGEST = 1.5  # seconds for all rounds of a way; three there are
-_TIMEOUT = 120.0
+_LONGEST = 1.5  # seconds for all rounds of a lowering; two there are
+_SLOW = 0.05  # seconds of a call, above which one says how long it takes
+_TIMEOUT, _PLANNED = 120.0, 0.7  # seconds of the process; the part of them in which rounds are begun
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,31 @@ class Timed:
     rounds: int
 
 
-def measure(module: Path, call: Call, count: int, ways: Sequence[Device], folder: Path, rounds: int) -> list[list[Timed]]:
+def measure(
+    module: Path, call: Call, count: int, ways: Sequence[Device], folder: Path, rounds: int, seconds: float = _TIMEOUT
+) -> list[list[Timed]]:
     """For each of `ways` to run code on the device: the `count` functions of `module`, the first of which is what others are
-    compared with.
+    compared with. In so many `seconds`: what there is no time for has fewer rounds, or none.
 
-    Raises PipelineError where the process did not end well: it is not told which of the functions it was.
+    Raises PipelineError where the process did not end well: it is not told which of the functions it was. TimedOutError where it
+    did not end in time.
     """
     asked, result = folder / "rounds.json", folder / "measured.json"
-    places = [[way.uri, way.threads] for way in ways]
-    job = {"module": str(module), "call": asdict(call), "count": count, "ways": places, "rounds": rounds}
+    places, seconds = [[way.uri, way.threads] for way in ways], min(seconds, _TIMEOUT)
+    part = _PLANNED * seconds / len(ways)
+    job = {"module": str(module), "call": asdict(call), "count": count, "ways": places, "rounds": rounds, "seconds": part}
     write(asked, json.dumps(job).encode())
     result.unlink(missing_ok=True)
     words: list[str | Path] = [sys.executable, "-m", "pipeline.tuner.rounds", asked, result]
-    ended = process.execute(words, folder / "rounds.log", timeout=_TIMEOUT, env=ways[0].environment)
+    ended = process.execute(words, folder / "rounds.log", timeout=seconds, env=ways[0].environment)
     if ended.returncode or not result.exists():
         raise PipelineError(f"running it was {ended.ending}: {process.tail(ended.log, 1).strip()}", where=str(ended.log))
     return [[Timed(**one) for one in of_way] for of_way in json.loads(result.read_bytes())]
+
+
+def expected(once: float, rounds: int) -> float:
+    """The seconds that so many rounds of a kernel take of which a call takes `once`, with looking at its numbers."""
+    return 2 * once + min(rounds * max(once, _ROUND), max(_LONGEST, 2 * once))
 
 
 def _stretches(buffer: Buffer) -> list[tuple[int, int, str]]:
@@ -157,37 +167,48 @@ def _is_finite(call: Call, outputs: Sequence[np.ndarray[Any, Any]]) -> bool:
     return True
 
 
-def _data(runner: _Runner, call: Call) -> None:
-    """Inputs of both signs; where that gives what is not finite, as of a root, positive ones."""
+def _data(runner: _Runner, call: Call) -> list[np.ndarray[Any, Any]]:
+    """Place inputs of both signs; where that gives what is not finite, as of a root, positive ones. What the first one gives."""
+    wanted: list[np.ndarray[Any, Any]] = []
     for low in (-1.0, 0.25):
         rng = np.random.default_rng(16)
         runner.place([fill(buffer, rng, low) for buffer in call.buffers])
-        if _is_finite(call, runner.outputs(0)):
-            return
+        wanted = runner.outputs(0)
+        if _is_finite(call, wanted):
+            break
+    return wanted
 
 
-def _measured(runner: _Runner, call: Call, count: int, rounds: int) -> list[Timed]:
-    _data(runner, call)
-    wanted = runner.outputs(0)
+def _measured(runner: _Runner, call: Call, count: int, rounds: int, ends: Callable[[], bool]) -> list[Timed]:
+    """What there is to measure before it `ends`: the first of them, and more as far as there is time."""
+    wanted = _data(runner, call)
     written = [buffer for buffer in call.buffers if buffer.written]
-    runner.settle()
-    once = min(runner.seconds(0, 1) for _ in range(3))
+    once = runner.seconds(0, 1)
+    if once < _SLOW:
+        runner.settle()
+        once = min(runner.seconds(0, 1) for _ in range(3))
     wrong = [""] * count
     seconds: list[list[float]] = [[] for _ in range(count)]
+    left = [0]
     for number in range(1, count):
+        if ends():
+            break
         before = time.perf_counter()
         found = runner.outputs(number)
         took = time.perf_counter() - before
         wrong[number] = next(filter(None, map(difference, written, wanted, found)), "")
         if took > _HOPELESS_AT_FIRST * once + _PREPARED:
             seconds[number].append(took)
+        elif not wrong[number]:
+            left.append(number)
     times = max(1, min(2000, round(_ROUND / once)))
-    left = [number for number in range(count) if not wrong[number] and not seconds[number]]
-    for index in range(max(3, min(rounds, round(_LONGEST / once)))):
-        for number in left if index % 2 else reversed(left):
+    for index in range(max(2, min(rounds, round(_LONGEST / once)))):
+        for number in left if index % 2 == 0 else reversed(left):
+            if seconds[0] and ends():
+                break
             seconds[number].append(runner.seconds(number, times))
         if index == 1:
-            left = [n for n in left if n == 0 or min(seconds[n]) < _HOPELESS * max(seconds[0])]
+            left = [n for n in left if n == 0 or (seconds[n] and min(seconds[n]) < _HOPELESS * max(seconds[0]))]
     return [_timed(wrong[number], seconds[number], seconds[0]) for number in range(count)]
 
 
@@ -195,6 +216,12 @@ def _timed(wrong: str, mine: Sequence[float], first: Sequence[float]) -> Timed:
     if not mine:
         return Timed(wrong, 0.0, 0.0, 0)
     return Timed(wrong, min(mine), min(mine) / min(first), len(mine))
+
+
+def _within(seconds: float) -> Callable[[], bool]:
+    """Whether so many seconds from now are over."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() > end
 
 
 def _of_json(value: dict[str, Any]) -> Call:
@@ -207,7 +234,7 @@ def main(job: Path, result: Path) -> int:
     asked = json.loads(job.read_bytes())
     call = _of_json(asked["call"])
     runners = [_Runner(Path(asked["module"]), call, uri, threads) for uri, threads in asked["ways"]]
-    found = [_measured(runner, call, asked["count"], asked["rounds"]) for runner in runners]
+    found = [_measured(runner, call, asked["count"], asked["rounds"], _within(asked["seconds"])) for runner in runners]
     write(result, json.dumps([[asdict(one) for one in of_way] for of_way in found]).encode())
     return 0
 

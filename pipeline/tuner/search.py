@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -16,14 +16,16 @@ from pipeline.errors import PipelineError
 from pipeline.files import fresh_folder
 from pipeline.iree.codegen.pieces import Code
 from pipeline.iree.device import Device
-from pipeline.iree.spaces import Space, Values
+from pipeline.iree.spaces import Values
 from pipeline.iree.tuning import Lowering
 from pipeline.tuner import rounds
+from pipeline.tuner.deadline import Deadline
+from pipeline.tuner.kernels import Kernel
+from pipeline.tuner.outcome import Outcome
 from pipeline.tuner.rounds import Timed
-from pipeline.tuner.trials import Trials
 
 _AT_ONCE = 8  # ways that are compiled and measured together
-_SLOW, _SLOW_AT_ONCE = 0.05, 3  # seconds of a call, above which they are fewer
+_SLOW = 0.05  # seconds of a call, above which measuring it once more is enough
 _ROUNDS, _SURE = 7, 21  # of measuring, at first and of those that win
 _FINALISTS = 3
 _WORTH = 0.95  # of the untuned time
@@ -32,27 +34,10 @@ _ASKED = 200  # trials for a batch, of which most may be known, or not worth the
 _HOPELESS = 3.0  # of the untuned time, as it is estimated: what is not tried
 _STALE = 3  # batches that brought nothing better end a search
 _BETTER = 0.99
-_SEARCHED = 0.85  # of the time; the rest is to measure the best again
+_START, _MAKING = 1.5, 1.0  # seconds that a process takes before it measures, and the compiler before one knows
+_MORE = 0.25  # of what the compiler takes for a lowering, for each one more at a time
+_PATIENT = 3  # times as long as measuring should take
 _SEED = 16
-
-
-@dataclass
-class Outcome:
-    """What was found of a kernel: the best lowering's `changes`, none if nothing is better, and `values`, empty where a record
-    had it; seconds of a call, without and with, by one thread where the device has threads.
-
-    `tried` ways were run, of which `wrong` ones gave other numbers: what was lowered how, and what differed; `refused` were not
-    compiled, or did not run.
-    """
-
-    changes: Lowering = ()
-    values: Values = field(default_factory=dict)
-    before: float = 0.0
-    after: float = 0.0
-    rounds: int = 0
-    tried: int = 0
-    refused: int = 0
-    wrong: list[tuple[Lowering, str]] = field(default_factory=list)
 
 
 def _part(times: Sequence[Timed]) -> float:
@@ -66,15 +51,14 @@ def _part(times: Sequence[Timed]) -> float:
 class Search:
     """The search for one kernel, on a device in `ways` to run code there: by the last of them, and the others must not lose.
 
-    Its files go into `folder`. `known` lowerings, of a record, are tried first, then `hints`, values that were the best for other
-    kernels, as far as they are in this space. `tell` is called with what part of the untuned
-    time the best one takes, after how many.
+    Its files go into `folder`. `known` lowerings, of a record or of others who searched, are tried first, then `hints`, values
+    that were the best for other kernels, as far as they are in this space. `tell` is called with what part of the untuned time
+    the best one takes, after how many. From what is known it goes another way than from nothing.
     """
 
     def __init__(
         self,
-        trials: Trials,
-        space: Space,
+        kernel: Kernel,
         ways: Sequence[Device],
         folder: Path,
         cores: int,
@@ -82,50 +66,74 @@ class Search:
         hints: Sequence[Values] = (),
         tell: Callable[[float, int], None] = lambda _part, _tried: None,
     ) -> None:
-        self._trials, self._space, self._ways, self._folder, self._cores = trials, space, ways, folder, cores
+        self._trials, self._space, self._ways, self._folder, self._cores = kernel.trials, kernel.space, ways, folder, cores
         self._say = tell
-        self._known = [changes for changes in known if changes]
+        self._deadline, self._once = Deadline.after(0), kernel.seconds / kernel.calls
+        self._known = list(dict.fromkeys(changes for changes in known if changes))
         self._hints = [
-            {name: hint[name] for name in space.knobs}
+            {name: hint[name] for name in kernel.space.knobs}
             for hint in hints
-            if all(hint.get(name) in choices for name, choices in space.knobs.items())
+            if all(hint.get(name) in choices for name, choices in kernel.space.knobs.items())
         ]
         self._values: dict[Lowering, Values] = {}
         self._seen: dict[Lowering, float] = {}
+        self._made: dict[Lowering, Code] = {}
+        self._batch_before = (0, _MAKING)  # how many lowerings beside the first were made last, and the seconds of that
         self._outcome = Outcome()
         self._numbers = itertools.count()
         self._base: Code | None = None
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            name: optuna.distributions.IntDistribution(0, len(values) - 1) for name, values in space.knobs.items()
+            name: optuna.distributions.IntDistribution(0, len(values) - 1) for name, values in kernel.space.knobs.items()
         }
 
-    def run(self, seconds: float) -> Outcome:
-        """Search for about so long. Raises PipelineError if the compiler's own code of the kernel cannot be made or run."""
-        started = time.monotonic()
+    def run(self, deadline: Deadline) -> Outcome:
+        """Search until then. Raises PipelineError if the compiler's own code of the kernel cannot be made or run in time."""
+        self._deadline = deadline
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.logging.set_verbosity(optuna.logging.ERROR)
-            sampler = optuna.samplers.TPESampler(seed=_SEED, multivariate=True, constant_liar=True)
+            seed = _SEED + zlib.crc32(repr(self._known).encode())
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         study = optuna.create_study(sampler=sampler)
         for guess in (*self._hints, *self._space.guesses):
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
-        self._measure(self._known)
-        best, stale, batch_seconds, began = self._best(), 0, 0.0, time.monotonic()
-        while stale < _STALE and self._batch(study):
-            batch_seconds = max(batch_seconds, time.monotonic() - began)
-            began = time.monotonic()
-            if began - started + batch_seconds > _SEARCHED * seconds:
-                break
+        self._measure(self._known[: max(self._room(), 1)])
+        best, stale = self._best(), 0
+        while stale < _STALE and (room := self._room()) and self._batch(study, room):
             stale = 0 if self._best() < _BETTER * best else stale + 1
             best = min(best, self._best())
         self._confirm()
         return self._outcome
 
+    def _room(self) -> int:
+        """How many lowerings can be made and measured, and the best of them again, before time is over."""
+        again = 1 if self._once > _SLOW else 2
+
+        def seconds(count: int) -> float:
+            made, took = self._batch_before
+            making = took * (1 + _MORE * count) / (1 + _MORE * made)
+            return making + self._expected(count, _ROUNDS, 1) + again * self._expected(1, _SURE, len(self._ways))
+
+        return next((count for count in range(_AT_ONCE, 0, -1) if seconds(count) <= self._deadline.left), 0)
+
+    def _expected(self, count: int, times: int, ways: int) -> float:
+        """Seconds that it takes to run so many lowerings, and the untuned one, in so many rounds."""
+        return _START + ways * (1 + count) * rounds.expected(self._once, times)
+
+    @contextmanager
+    def _counted(self, what: str) -> Iterator[None]:
+        """Add what the block takes to the outcome's seconds of this name."""
+        began = self._deadline.clock()
+        try:
+            yield
+        finally:
+            setattr(self._outcome, what, getattr(self._outcome, what) + self._deadline.clock() - began)
+
     def _best(self) -> float:
         return min([1.0, *self._seen.values()])
 
-    def _batch(self, study: optuna.Study) -> bool:
-        """Try some more; False where there is nothing new to try."""
+    def _batch(self, study: optuna.Study, room: int) -> bool:
+        """Try so many more; False where there is nothing new to try."""
         asked: dict[Lowering, list[optuna.trial.Trial]] = {}
         for _ in range(_ASKED):
             trial = study.ask(self._distributions)
@@ -140,7 +148,7 @@ class Search:
             else:
                 asked.setdefault(lowering, []).append(trial)
                 self._values[lowering] = values
-            if len(asked) == (_SLOW_AT_ONCE if self._outcome.before > _SLOW else _AT_ONCE):
+            if len(asked) == room:
                 break
         self._measure(list(asked))
         for lowering, trials in asked.items():
@@ -151,26 +159,35 @@ class Search:
     def _measure(self, asked: Sequence[Lowering]) -> None:
         """Compile, run and measure what is asked: `_seen` then has the part of the untuned time that each takes."""
         self._seen |= dict.fromkeys(asked, math.inf)
+        compiling = self._outcome.compiling
         with fresh_folder(self._folder / str(next(self._numbers))) as folder:
             first: list[Lowering] = [] if self._base else [()]
-            codes = self._trials.generate([*first, *asked], folder, self._cores)
+            with self._counted("compiling"):
+                codes = self._trials.generate([*first, *asked], folder, self._cores, self._deadline)
             if first:
                 self._base = codes.pop(0)
             made = {changes: code for changes, code in zip(asked, codes, strict=True) if code}
+            self._made |= made
             self._outcome.refused += len(asked) - len(made)
             self._time(made, folder, _ROUNDS, self._ways[-1:])
+        self._batch_before = (max(len(asked) + len(first) - 1, 0), self._outcome.compiling - compiling)
         self._say(self._best(), self._outcome.tried)
 
     def _time(
         self, made: Mapping[Lowering, Code], folder: Path, count: int, ways: Sequence[Device]
     ) -> dict[Lowering, list[Timed]]:
-        """What was measured of each; those with which the process ends badly are tried one by one."""
+        """What was measured of each, as far as there was time; those with which the process ends badly are tried one by one."""
         if self._base is None:
             raise PipelineError("the compiler does not make its code in time")
         try:
-            module = self._trials.module([self._base, *made.values()], folder)
-            measured = rounds.measure(module, self._trials.call, 1 + len(made), ways, folder, count)
+            with self._counted("compiling"):
+                module = self._trials.module([self._base, *made.values()], folder)
+            seconds = self._deadline.within(_PATIENT * self._expected(len(made), count, len(ways)))
+            with self._counted("running"):
+                measured = rounds.measure(module, self._trials.call, 1 + len(made), ways, folder, count, seconds)
         except PipelineError:
+            if made and not self._deadline.left:
+                return {}
             if len(made) > 1:
                 found: dict[Lowering, list[Timed]] = {}
                 for number, (changes, code) in enumerate(made.items()):
@@ -182,37 +199,38 @@ class Search:
             self._outcome.refused += 1
             return {}
         first, *others = zip(*measured, strict=True)
-        self._outcome.before = first[-1].seconds
+        self._outcome.before = self._once = first[-1].seconds
         found = {changes: list(times) for changes, times in zip(made, others, strict=True)}
         for changes, times in found.items():
             self._seen[changes] = _part(times)
-            self._outcome.tried += 1
+            self._outcome.tried += any(one.rounds or one.wrong for one in times)
             if wrong := next(filter(None, (one.wrong for one in times)), ""):
                 self._outcome.wrong.append((changes, wrong))
         return found
 
     def _confirm(self) -> None:
-        """Keep the best, if it is better in two more measurements, by each way to run it no worse."""
-        likely = sorted((part, number, changes) for number, (changes, part) in enumerate(self._seen.items()) if part < _WORTH)
-        finalists = [changes for _, _, changes in likely[:_FINALISTS]]
-        if not finalists:
+        """Keep the best, if it is better when measured again, and once more where it is quick; by each way to run it no worse."""
+        found = ((part, number, changes) for number, (changes, part) in enumerate(self._seen.items()) if part < _WORTH)
+        likely = sorted(found)[:_FINALISTS]
+        again, tried = 1 if self._once > _SLOW else 2, self._outcome.tried
+        while len(likely) > 1 and again * self._expected(len(likely), _SURE, len(self._ways)) > self._deadline.left:
+            likely.pop()
+        if not likely:
             return
-        with fresh_folder(self._folder / "confirm") as folder:
-            codes = self._trials.generate(finalists, folder, self._cores)
-            made = {changes: code for changes, code in zip(finalists, codes, strict=True) if code}
-            parts: dict[Lowering, list[float]] = {}
-            for number in range(2):
-                tried = self._outcome.tried
-                with fresh_folder(folder / f"again-{number}") as again:
-                    for changes, times in self._time(made, again, _SURE, self._ways).items():
-                        parts.setdefault(changes, []).append(_part(times))
-                self._outcome.tried = tried
-        sure = {changes: max(found) for changes, found in parts.items() if len(found) > 1 and max(found) < _WORTH}
+        finalists = {changes: self._made[changes] for _, _, changes in likely}
+        seen: dict[Lowering, list[list[Timed]]] = {}
+        for _ in range(again):
+            with fresh_folder(self._folder / "again") as folder:
+                for changes, times in self._time(finalists, folder, _SURE, self._ways).items():
+                    seen.setdefault(changes, []).append(times)
+        self._outcome.tried = tried
+        parts = {changes: max(map(_part, found)) for changes, found in seen.items() if len(found) == again}
+        sure = {changes: part for changes, part in parts.items() if part < _WORTH}
         if sure:
-            self._outcome.changes = min(sure, key=lambda changes: sure[changes])
-            self._outcome.values = self._values.get(self._outcome.changes, {})
-            self._outcome.after = self._outcome.before * sure[self._outcome.changes]
-            self._outcome.rounds = 2 * _SURE
+            best = self._outcome.changes = min(sure, key=lambda changes: sure[changes])
+            self._outcome.values = self._values.get(best, {})
+            self._outcome.after = self._outcome.before * sure[best]
+            self._outcome.rounds = sum(times[-1].rounds for times in seen[best])
 
 
 def _tell(study: optuna.Study, trial: optuna.trial.Trial, part: float) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from iree.compiler import ir
 
 from pipeline import process
-from pipeline.errors import PipelineError
 from pipeline.iree import mlir
 from pipeline.iree.codegen import generation, host, pieces
 from pipeline.iree.codegen.pieces import Batch, Code, Piece
@@ -20,6 +19,7 @@ from pipeline.iree.targets import Target, device
 from pipeline.iree.toolchain import CompilerCrashedError, CompilerRefusedError, iree_compile, iree_opt
 from pipeline.iree.tuning import Lowering
 from pipeline.tuner.calls import Call
+from pipeline.tuner.deadline import Deadline
 
 _SECONDS = 20.0  # that the compiler may take for one way to lower a kernel
 _STUB = "code"  # the name of a kernel's variant
@@ -38,11 +38,11 @@ class Trials:
         """The kernel's symbol."""
         return next(iter(self.batch.keys))
 
-    def generate(self, lowerings: Sequence[Lowering], folder: Path, cores: int) -> list[Code | None]:
+    def generate(self, lowerings: Sequence[Lowering], folder: Path, cores: int, deadline: Deadline) -> list[Code | None]:
         """The code by each of `lowerings` (an empty one: the compiler's own); None where it does not make it in time."""
         batches = [self._copies(lowerings[start::cores], start) for start in range(min(cores, len(lowerings)))]
         with ThreadPoolExecutor(cores) as pool:
-            futures = [pool.submit(_tolerant, one, folder / str(number)) for number, one in enumerate(batches)]
+            futures = [pool.submit(_tolerant, one, folder / str(number), deadline) for number, one in enumerate(batches)]
             made = [future.result() for future in futures]
         found: list[Code | None] = [None] * len(lowerings)
         for start, codes in enumerate(made):
@@ -89,28 +89,24 @@ class Trials:
         return folder / "trials.vmfb"
 
 
-def _tolerant(batch: Batch, folder: Path) -> Mapping[int, Code]:
+def _tolerant(batch: Batch, folder: Path, deadline: Deadline) -> Mapping[int, Code]:
     """What the compiler makes of the kernels in the batch, by their place in it; those that it does not make one by one are
     left out."""
-    try:
-        made = generation.generate_once(batch, folder, _SECONDS)
-    except (CompilerRefusedError, CompilerCrashedError, process.TimedOutError, PipelineError):
-        if len(batch.keys) == 1:
-            return {}
-        made = {}
+    made = _made(batch, folder, deadline)
+    if not made and len(batch.keys) > 1:
         for number, part in enumerate(generation.parts(batch, 1)):
-            (name,) = part.keys
-            if code := _alone(part, folder / f"alone-{number}"):
-                made[name] = code
+            made |= _made(part, folder / f"alone-{number}", deadline)
     return {number: Code.decode(made[name]) for number, name in enumerate(batch.keys) if name in made}
 
 
-def _alone(batch: Batch, folder: Path) -> bytes | None:
+def _made(batch: Batch, folder: Path, deadline: Deadline) -> dict[str, bytes]:
+    """The code of all kernels in the batch; of none where the compiler refuses one, or there is no time for it."""
+    if not deadline.left:
+        return {}
     try:
-        (made,) = generation.generate_once(batch, folder, _SECONDS).values()
+        return generation.generate_once(batch, folder, deadline.within(_SECONDS))
     except (CompilerRefusedError, CompilerCrashedError, process.TimedOutError):
-        return None
-    return made
+        return {}
 
 
 def _function(number: int, executable: str, stub: str, call: Call) -> str:

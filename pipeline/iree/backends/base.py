@@ -100,6 +100,9 @@ class Backend:
     is_slow_to_generate: ClassVar[bool] = False
     """Whether the compiler takes longer for a kernel of this backend than for one of others."""
 
+    only_chooses_tiles: ClassVar[bool] = False
+    """Whether its `correct_configurations` only chooses faster tiles: then what is tuned is left as it was found."""
+
     takes_tuning_specs: ClassVar[bool] = False
     """Whether the compiler obeys a tuning spec of its own kind, where one is given, when it chooses how kernels are lowered."""
 

@@ -131,7 +131,8 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
             (variant,) = operations(executable, "hal.executable.variant")
             if changes := batch.lowerings.get(symbol(executable)):
                 found[symbol(executable)] = lowerings.apply(variant, changes)
-            corrections.correct_configurations(variant, batch.subgroup_size)
+            if not (backend.only_chooses_tiles and found.get(symbol(executable)) == lowerings.USED):
+                corrections.correct_configurations(variant, batch.subgroup_size)
         mlir.save(module, paths["corrected"])
     compile_("corrected", "executable-configurations", "translated", "executable-targets")
     with mlir.opened(paths["translated"]) as module:

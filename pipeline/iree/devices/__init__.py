@@ -179,13 +179,16 @@ def run(
     timeout: float = 600,
     seconds: float = 0,
     repeats: int = 0,
+    least: int = 1,
+    within: float = float("inf"),
     runtime: Path | None = None,
 ) -> Run:
     """Run `entry` of `module` on `device` in a child, once for each .npz file of `inputs`; the outputs are where `outputs` says.
 
     `entry` is one function, or one for each file of inputs. `parameters` is the archive of weights that the module needs.
     A crash or refusal is `Run.error`, and so is a run that does not end within `timeout`, in half of which as many inputs are
-    run as can be. Runs each `repeats` times more, to see whether outputs vary, and the first for `seconds`, to measure.
+    run as can be: the first `least` of them in any case, the others as far as they can be begun `within` so many seconds.
+    Runs each `repeats` times more, to see whether outputs vary, and the first for `seconds`, to measure.
     `runtime` is a folder with another version of the runtime to do all this with (see `runtimes`), not on emulators.
     """
     functions = [entry] * len(inputs) if isinstance(entry, str) else entry
@@ -201,6 +204,8 @@ def run(
         "seconds": seconds,
         "repeats": repeats,
         "budget": timeout / 2,
+        "least": least,
+        "within": min(within, timeout / 2),
         "runtime": str(runtime) if runtime else None,
     }
     try:

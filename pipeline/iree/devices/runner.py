@@ -2,8 +2,9 @@
 
 Drivers crash and code for the wrong CPU dies of an illegal instruction; here that ends one process, and its ending is a
 result. A job is {"action": "devices", "driver"}, {"action": "report", "module", "parameters", "devices"} or {"action": "run",
-"module", "parameters", "device", "threads", "sets", "repeats", "budget", "seconds", "runtime"} with sets of a function, an .npz
-file of inputs and one for outputs, and the folder of the runtime that this process must have, if that is not the installed one.
+"module", "parameters", "device", "threads", "sets", "repeats", "budget", "least", "within", "seconds", "runtime"} with sets of a
+function, an .npz file of inputs and one for outputs, and the folder of the runtime that this process must have, if that is not
+the installed one.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Load the module, run a function on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
 
     Each set runs `repeats` times more, but for the first only in the first seconds: `varies` counts the sets whose outputs were
-    not the same then, and `spoiled` those whose inputs were not. When `budget` seconds
-    are over no more sets are begun; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
+    not the same then, and `spoiled` those whose inputs were not. When `budget` seconds are over no more sets are begun, and after
+    `within` seconds only the first `least`; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
     median of those runs, from arguments on the device to results on it, `spread_s` the distance of their quartiles.
     `peak_memory` is the most that this process had, in bytes.
     """
@@ -86,7 +87,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     loaded = time.perf_counter()
     done, varies, spoiled, runs = 0, 0, 0, list[float]()
     for function, inputs, outputs in job["sets"]:
-        if done and time.perf_counter() > loaded + job["budget"]:
+        if done and time.perf_counter() > loaded + job["budget" if done < job["least"] else "within"]:
             break
         given = arrays.read(Path(inputs))
         arguments = session.place(given)
@@ -96,7 +97,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         again = (
             [session.read(view) for view in session.call(function, arguments)]
             for _ in range(job["repeats"])
-            if time.perf_counter() < loaded + (_PATIENCE if done else job["budget"])
+            if time.perf_counter() < loaded + min(job["within"], _PATIENCE if done else job["within"])
         )
         spoiled += any(session.read(view).tobytes() != array.tobytes() for view, array in zip(arguments, given, strict=True))
         varies += not all(a.tobytes() == b.tobytes() for other in again for a, b in zip(found, other, strict=True))

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from pipeline.arrays import Array
 from pipeline.importers.rewrites.convolutions import whatever
-from pipeline.importers.rewrites.faster.windows import TYPES, are_known, end_of, windows_of
-from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
-from pipeline.importers.rewrites.pools import axes_of
+from pipeline.importers.rewrites.faster.windows import TYPES, are_known, end_of, row, windows_of
+from pipeline.importers.rewrites.graph import Nodes, Scope, Size, attribute
+from pipeline.importers.rewrites.pools import Axis, axes_of
 
 _LIMIT = 32 << 20  # bytes of the matrix
+_WASTE = 1.2  # times the results, at most, are computed
+_BLOCK = 8  # values, at least
 
 
 def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
@@ -32,26 +35,63 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
         return None
     if None not in x and math.prod(whatever(x[:1])) * w[1] * w[2] * axis.windows * weights.itemsize > _LIMIT:
         return None
-    nodes, type_, source = Nodes(node, scope), scope.type(node.input[0]), node.input[0]
-    batch, _, size = nodes.sizes(source)
-    length = windows_of(nodes, size, axis)
+    nodes = Nodes(node, scope)
+    if x[:2] == (1, 1) and None not in x and (block := math.gcd(axis.stride, w[2])) >= _BLOCK and axis.dilation == 1:
+        found = _of_blocks(nodes, node, scope, axis, weights, block)
+    else:
+        found = _of_taps(nodes, node, scope, axis, weights)
+    if len(node.input) > 2 and node.input[2]:
+        nodes("Add", found, nodes.shaped(node.input[2], [1, w[0], 1]), result=node.output[0])
+    else:
+        nodes("Identity", found, result=node.output[0])
+    return nodes
+
+
+def _of_blocks(nodes: Nodes, node: onnx.NodeProto, scope: Scope, axis: Axis, weights: Array, block: int) -> str:
+    """The sums of one channel: windows are whole blocks of values, which windows have in common, and are rows of the matrix."""
+    type_, count, steps = scope.type(node.input[0]), weights.shape[2] // block, axis.stride // block
+    size, source = ((axis.windows - 1) * steps + count) * block, node.input[0]
+    given = axis.before + (scope.shape(source) or ())[2] + axis.after
     if axis.before or axis.after:
         source = nodes("Pad", source, nodes.integers(0, 0, axis.before, 0, 0, axis.after), scope.add(np.zeros(()), type_))
+    if size < given:  # the last values, which no window reaches
+        source = nodes("Slice", source, nodes.integers(0), nodes.integers(size), nodes.integers(2))
+    source = nodes.shaped(source, [size // block, block])
+    parts = []
+    for first in range(count):
+        ends = nodes.integers(first + (axis.windows - 1) * steps + 1)
+        parts.append(nodes("Slice", source, nodes.integers(first), ends, nodes.integers(0), nodes.integers(steps)))
+    windows = nodes("Concat", *parts, axis=1) if count > 1 else parts[0]
+    outputs = weights.shape[0]
+    columns = row(outputs, weights.itemsize, weights.shape[2])
+    kernel = np.pad(weights[:, 0].T, [(0, 0), (0, columns - outputs)])
+    product = nodes("MatMul", windows, scope.add(np.ascontiguousarray(kernel), type_))
+    product = nodes("Slice", product, nodes.integers(0), nodes.integers(outputs), nodes.integers(1))
+    return nodes.shaped(nodes("Transpose", product, perm=[1, 0]), [1, outputs, axis.windows])
+
+
+def _of_taps(nodes: Nodes, node: onnx.NodeProto, scope: Scope, axis: Axis, weights: Array) -> str:
+    """The sums, with a matrix whose rows are the values that one place of the windows meets."""
+    type_, source, outputs = scope.type(node.input[0]), node.input[0], weights.shape[0]
+    batch, channels, size = nodes.sizes(source)
+    length, taps = windows_of(nodes, size, axis), weights.shape[2]
+    made: Size = length
+    if batch == 1 and isinstance(length, int):
+        made = row(length, weights.itemsize, channels * taps if isinstance(channels, int) else taps)
+        made = made if made <= _WASTE * length else length
+    more = axis.stride * (made - length) if isinstance(made, int) and isinstance(length, int) else 0
+    if axis.before or axis.after or more:
+        pads = nodes.integers(0, 0, axis.before, 0, 0, axis.after + more)
+        source = nodes("Pad", source, pads, scope.add(np.zeros(()), type_))
     axes, steps = nodes.integers(2), nodes.integers(axis.stride)
-    taps = []
-    for tap in range(w[2]):
-        ends = nodes.listed([end_of(nodes, tap * axis.dilation, axis, length)])
-        taps.append(nodes("Slice", source, nodes.integers(tap * axis.dilation), ends, axes, steps))
-    windows = nodes("Concat", *taps, axis=1) if len(taps) > 1 else taps[0]
-    kernel = scope.add(np.ascontiguousarray(weights.transpose(0, 2, 1)).reshape(w[0], -1), type_)
-    if batch == 1:
-        product = nodes("MatMul", kernel, nodes.shaped(windows, [w[1] * w[2], length]))
-        product = nodes.shaped(product, [1, w[0], length])
-    else:
-        product = nodes("MatMul", kernel, windows)
-    if len(node.input) > 2 and node.input[2]:
-        bias = nodes.shaped(node.input[2], [1, w[0], 1])
-        nodes("Add", product, bias, result=node.output[0])
-    else:
-        nodes("Identity", product, result=node.output[0])
-    return nodes
+    parts = []
+    for tap in range(taps):
+        ends = nodes.listed([end_of(nodes, tap * axis.dilation, axis, made)])
+        parts.append(nodes("Slice", source, nodes.integers(tap * axis.dilation), ends, axes, steps))
+    windows = nodes("Concat", *parts, axis=1) if taps > 1 else parts[0]
+    kernel = scope.add(np.ascontiguousarray(weights.transpose(0, 2, 1)).reshape(outputs, -1), type_)
+    if batch != 1:
+        return nodes("MatMul", kernel, windows)
+    product = nodes("MatMul", kernel, nodes.shaped(windows, [weights.shape[1] * taps, made]))
+    product = nodes.shaped(product, [1, outputs, made])
+    return nodes("Slice", product, nodes.integers(0), nodes.listed([length]), axes) if more else product

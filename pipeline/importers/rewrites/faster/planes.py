@@ -15,14 +15,14 @@ import onnx
 from onnx import TensorProto
 
 from pipeline.importers.rewrites.convolutions import whatever
-from pipeline.importers.rewrites.faster.windows import OF_ONE_SUM
+from pipeline.importers.rewrites.faster.windows import OF_ONE_SUM, cost_of_row
 from pipeline.importers.rewrites.graph import Nodes, Scope, attribute
 from pipeline.importers.rewrites.pools import axes_of
 
 _LIMIT = 32 << 20  # bytes of the matrix
 _WASTE = 1.5  # times the results, at most, are computed
 _FEWEST = 8  # channels that are made of float16: of 3 Vulkan code is one so large that a driver takes minutes to compile it
-_VECTORS, _PAGE = 64, 4096  # bytes: the line is whole vectors, and the distance of two rows no multiple of pages
+_VECTOR = 64  # bytes
 
 
 def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | None:
@@ -38,7 +38,8 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
     if weights is None or any(a.windows < 1 or a.before < 0 or a.after < 0 or a.stride > 1 for a in axes):
         return None
     down, across = axes
-    lines, width = _sizes(down.windows, across.windows + (across.kernel - 1) * across.dilation, min(weights.itemsize, 4))
+    width = across.windows + (across.kernel - 1) * across.dilation
+    lines, width = _sizes(down.windows, width, min(weights.itemsize, 4), weights[0].size)
     length = lines * width
     if length > _WASTE * down.windows * across.windows or w[1] * w[2] * w[3] * length * weights.itemsize > _LIMIT:
         return None
@@ -61,8 +62,7 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
     return nodes
 
 
-def _sizes(lines: int, width: int, itemsize: int) -> tuple[int, int]:
-    """The least plane of at least this size that is whole vectors, and no pages."""
-    several = ((n, m) for n in range(lines, lines + 4) for m in range(width, width + _VECTORS // itemsize))
-    good = [s for s in several if not (size := s[0] * s[1] * itemsize) % _VECTORS and (size % _PAGE or size == _PAGE)]
-    return min(good, key=lambda s: s[0] * s[1], default=(lines, width))
+def _sizes(lines: int, width: int, itemsize: int, rows: int) -> tuple[int, int]:
+    """The best plane of at least this size, for a matrix of so many rows."""
+    several = ((n, m) for n in range(lines, lines + 4) for m in range(width, width + _VECTOR // itemsize))
+    return min(several, key=lambda s: cost_of_row(s[0] * s[1], itemsize, rows))

@@ -87,10 +87,14 @@ def _written_out(
 ) -> tuple[str, list[str]]:
     """The rows and the last states of these steps, whose rows `x` has."""
     rows, last = [""] * len(places), [*states]
+    # A row is two dimensions here, and made one after it is cut out: IREE does not put that into the kernel that reads it, which
+    # then is the same for all steps.
+    pair = 1 if of.units % 2 else 2
+    x = call("Reshape", x, call("Constant", value_ints=[len(places), -1, pair]))
     for n in reversed(range(len(places))) if backwards else range(len(places)):
         # Constants where the steps are: ONNX infers no shapes in a body by values that lie outside.
         row = call("Slice", x, *(call("Constant", value_ints=[i]) for i in (n, n + 1, 0)))
-        row = call("Squeeze", row, call("Constant", value_ints=[0]))
+        row = call("Reshape", row, call("Constant", value_ints=[of.count, -1]))
         last = _kept(call, step(call, row, last), last, of, places[n])
         rows[n] = call("Unsqueeze", last[0], call("Constant", value_ints=[0]))
     return call("Concat", *rows, axis=0), last

@@ -86,6 +86,7 @@ class Cpu(Backend):
     hal_device = "local"
     any_device = '#hal.device.target<"local", [#hal.executable.target<"llvm-cpu", "embedded-elf-x86_64">]> : !hal.device'
     is_slow_to_generate = True
+    only_chooses_tiles = True
     takes_tuning_specs = True
     # The runtime learns what a CPU has when it makes its first executable; until then every query of hal.cpu answers 0.
     warm_ups: ClassVar[Mapping[str, tuple[str, ...]]] = {

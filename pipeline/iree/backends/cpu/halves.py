@@ -13,7 +13,7 @@ Integers become bfloat16 by `__truncsfbf2`, which IREE's library does not have: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from iree.compiler import ir
 
@@ -28,6 +28,10 @@ _REDUCTIONS = tuple(f"vector.reduce.{name}" for name in ("fadd", "fmul", "fmin",
 _IN_FLOAT = frozenset(
     [f"llvm.{name}" for name in _ARITHMETIC] + [f"llvm.intr.{name}" for name in (*_UNARY, *_ROUNDING, *_BINARY, *_REDUCTIONS)]
 )
+
+
+_MANY = 4  # numbers of a vector
+_OPEN = -(1 << 31)  # an index of LLVM's dialect that is an operand
 
 
 def _of(type_: ir.Type, element: str) -> ir.Type:
@@ -264,3 +268,43 @@ def make_exact(variant: ir.Operation, converts: bool) -> None:
         exact = _Exact(module, converts)
         for operation in exact.wrong():
             exact.replace(operation)
+
+
+def broadcast_from_memory(variant: ir.Operation) -> None:
+    """Hand over in memory what is converted together and then used one by one, in LLVM's dialect.
+
+    In a product of float16 each number of a row of the left matrix is multiplied by a whole row of the right one. LLVM moves it
+    there within registers, in the units that also multiply; from memory it is broadcast as it is read. Volatile, for LLVM would
+    see through this. Measured with F16C on AVX2: a product of 64x576 and 576x288 takes 0.33 instead of 0.58 ms.
+    """
+    pointer, i32 = ir.Type.parse("!llvm.ptr"), ir.IntegerType.get_signless(32)
+    for function in operations(variant, "llvm.func"):
+        for conversion in operations(function, "llvm.fpext"):
+            type_, uses = conversion.result.type, [use.owner.operation for use in conversion.result.uses]
+            if not _is_spread(type_, uses):
+                continue
+            with ir.InsertionPoint.at_block_begin(function.regions[0].blocks[0]):
+                one = ir.Operation.create("llvm.mlir.constant", [i32], attributes={"value": ir.IntegerAttr.get(i32, 1)}).result
+                place = ir.Operation.create("llvm.alloca", [pointer], [one], {"elem_type": ir.TypeAttr.get(type_)}).result
+            after = ir.InsertionPoint.after(conversion)
+            ir.Operation.create("llvm.store", [], [conversion.result, place], {"volatile_": ir.UnitAttr.get()}, ip=after)
+            for use in uses:
+                with ir.InsertionPoint(use):
+                    attributes = {
+                        "rawConstantIndices": ir.DenseI32ArrayAttr.get([_OPEN]),
+                        "elem_type": ir.TypeAttr.get(ir.F32Type.get()),
+                    }
+                    address = ir.Operation.create("llvm.getelementptr", [pointer], [place, use.operands[1]], attributes).result
+                    number = ir.Operation.create("llvm.load", [ir.F32Type.get()], [address]).result
+                use.result.replace_all_uses_with(number)
+                use.erase()
+
+
+def _is_spread(type_: ir.Type, uses: Sequence[ir.Operation]) -> bool:
+    """Whether the numbers of a vector of float32 are each used by itself, put into other vectors."""
+    if not isinstance(type_, ir.VectorType) or not isinstance(ir.VectorType(type_).element_type, ir.F32Type) or len(uses) < _MANY:
+        return False
+    return all(
+        use.name == "llvm.extractelement" and all(u.owner.operation.name == "llvm.insertelement" for u in use.result.uses)
+        for use in uses
+    )

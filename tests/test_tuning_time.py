@@ -1,0 +1,201 @@
+"""Tuning takes no longer than it may, and starts from what others found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import arrays, process
+from pipeline.cache import SharedCache
+from pipeline.compare import Tolerance
+from pipeline.iree import devices
+from pipeline.iree.codegen.pieces import Code
+from pipeline.iree.device import Device
+from pipeline.iree.gates import Facts
+from pipeline.iree.spaces import Space
+from pipeline.iree.targets import resolve
+from pipeline.iree.tuning import Change, Lowering, Tuned
+from pipeline.seal import Seal
+from pipeline.stages import tune, whole
+from pipeline.stages.testdata import Draw, TestData
+from pipeline.store.open import open_store
+from pipeline.tuner import rounds
+from pipeline.tuner.calls import Call
+from pipeline.tuner.deadline import Deadline
+from pipeline.tuner.finds import Finds
+from pipeline.tuner.kernels import Kernel
+from pipeline.tuner.rounds import Timed
+from pipeline.tuner.search import Search
+from tests.test_compile import executables
+
+KERNEL, OTHER = "kernel_" + "a" * 32, "kernel_" + "b" * 32
+DEVICE = Device("vulkan", "a slow one", "vulkan", "a driver", True, Facts("a slow one", frozenset(), {}))
+
+
+@dataclass
+class Clock:
+    """Time as it passes by what is done."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lowering(number: int) -> Lowering:
+    return (Change(0, "linalg.matmul", "lowering_config", "before", f"after {number}"),)
+
+
+def entry(number: int, speed: float, kernel: str = KERNEL) -> Tuned:
+    return Tuned(kernel, "k", "linalg.matmul", lowering(number), speed, 1.0, 3, "CPU", "3.13.0")
+
+
+class Slow:
+    """A kernel that takes seconds, whatever is done with it: a stand-in for Trials. What it is lowered by is in its code."""
+
+    def __init__(self, clock: Clock, compiling: float) -> None:
+        self.clock, self.compiling = clock, compiling
+        self.call, self.kernel = Call((), (), ()), KERNEL
+
+    def generate(self, asked: Sequence[Lowering], folder: Path, cores: int, deadline: Deadline) -> list[Code]:
+        self.clock.now += deadline.within(self.compiling)
+        return [Code("", "", "", 0.0, one[0].after.encode() if one else b"") for one in asked]
+
+    def module(self, codes: Sequence[Code], folder: Path) -> Path:
+        return folder
+
+
+def searched(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: float, call: float, known: Sequence[Lowering] = ()) -> Any:
+    """A search of `seconds` for a kernel of which a call takes so long: its outcome, what it took, what was measured."""
+    clock, measured = Clock(), list[int]()
+
+    def measure(module: Path, of: Call, count: int, ways: Sequence[Device], own: Path, times: int, limit: float) -> Any:
+        took = 3 * count * call
+        clock.now += min(took, limit)
+        if took > limit:
+            raise process.TimedOutError("it did not end in time")
+        measured.append(count)
+        return [[Timed("", call if number == 0 else call / 2, 1.0 if number == 0 else 0.5, 3) for number in range(count)]]
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    space = Space({"v": list(range(100))}, lambda values: lowering(values["v"]))
+    trials: Any = Slow(clock, 4.0)
+    kernel = Kernel(KERNEL, "k", ("linalg.matmul",), trials, space, 2 * call, 2)
+    outcome = Search(kernel, [DEVICE], folder, 2, known).run(Deadline(seconds, clock))
+    return outcome, clock.now, measured
+
+
+@pytest.mark.parametrize("call", [0.001, 0.3, 1.0, 4.0])
+def test_a_search_ends_in_time_and_finds_what_there_was_time_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: float
+) -> None:
+    outcome, took, measured = searched(monkeypatch, tmp_path / "search", 100, call)
+    assert took <= 100
+    assert outcome.changes
+    assert outcome.before == call
+    assert outcome.compiling + outcome.running == pytest.approx(took)
+    assert measured[0] == 1  # the untuned one alone, which says how slow it is
+
+
+def test_a_kernel_that_cannot_even_be_measured_in_time_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(process.TimedOutError):
+        searched(monkeypatch, tmp_path / "search", 10, 30.0)
+
+
+def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    outcome, took, measured = searched(monkeypatch, tmp_path / "search", 10, 0.2, [lowering(7)])
+    assert outcome.changes == lowering(7)
+    assert took <= 10
+    assert max(measured) == 2
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TestData:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    found = TestData(folder, "main", (Draw("given", (Tolerance(0.0, 1e-4),)),), ("y",), (True,), {})
+    for path in (found.inputs_of(found.draws[0]), found.outputs_of(found.draws[0])):
+        arrays.write(path, [np.ones(3, np.float32)])
+    return found
+
+
+@pytest.mark.parametrize(("budget", "runs"), [(1000, 4), (70, 2), (45, 0)])
+def test_a_slow_model_is_looked_at_as_often_as_there_is_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: TestData, budget: float, runs: int
+) -> None:
+    clock, ran = Clock(), list[str]()
+
+    def run(module: Path, way: Device, entry: str, inputs: list[Path], folder: Path, name: str, **limits: Any) -> devices.Run:
+        clock.now += min(30.0, limits["timeout"])
+        if limits["timeout"] < 30:
+            return devices.Run("it did not end in time", slow=True)
+        ran.append(module.name)
+        arrays.write(devices.outputs(folder, name), [np.ones(3, np.float32)])
+        return devices.Run("", latency_s=2.0 if module.name == whole.PLAIN else 1.5)
+
+    monkeypatch.setattr(devices, "run", run)
+    modules = {kind: tmp_path / kind for kind in (whole.PLAIN, whole.TUNED)}
+    faster, said = whole.Comparison(modules, [DEVICE], [data], None, tmp_path).run(Deadline(budget, clock))
+    assert clock.now <= budget
+    assert faster == (runs > 0)
+    assert len(ran) == runs or not faster
+    assert ("2000.000 ms without, 1500.000 ms tuned" in said[0]) == faster
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> SharedCache:
+    return SharedCache(open_store(str(tmp_path / "shared")), True, Seal("pieces", b"what the builders share"))
+
+
+def test_what_one_found_another_starts_from(shared: SharedCache) -> None:
+    target = resolve(*executables("x86-64"))
+    Finds(shared, target).add(entry(1, 1.5))
+    Finds(shared, target).add(entry(2, 2.0))
+    for number in range(3, 9):
+        Finds(shared, target).add(entry(number, 1.1))
+    here = Finds(shared, target)
+    assert here.of(KERNEL) == []  # nobody asked yet
+    here.fetch([KERNEL, OTHER])
+    assert here.of(KERNEL) == [lowering(number) for number in (2, 1, 3, 4)]
+    assert here.of(OTHER) == []
+    elsewhere = Finds(shared, replace(target, attribute="another"))
+    elsewhere.fetch([KERNEL])
+    assert elsewhere.of(KERNEL) == []
+    alone = Finds(None, target)
+    alone.add(entry(1, 1.5))
+    assert alone.of(KERNEL) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"[3]", b'[{"changes": [], "speed": "x"}]', b'[{"changes": [{}], "speed": 1}]'])
+def test_what_is_no_find_is_as_if_it_were_not_there(shared: SharedCache, damage: bytes) -> None:
+    finds = Finds(shared, resolve(*executables("x86-64")))
+    shared.put(finds._key(KERNEL), damage)
+    finds.fetch([KERNEL])
+    assert finds.of(KERNEL) == []
+    finds.add(entry(1, 1.5))
+    assert finds.of(KERNEL) == [lowering(1)]
+
+
+def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
+    trials: Any = None
+    kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
+    assert tune._share(kernels, is_known=False, left=100) == 75
+    assert tune._share(kernels, is_known=False, left=12) == 10
+    assert tune._share(kernels, is_known=True, left=4) == 4
+    assert tune._share(kernels, is_known=False, left=5) > 5  # no time left
+
+
+def test_a_deadline_is_of_its_clock() -> None:
+    clock = Clock(5.0)
+    deadline = Deadline(15.0, clock)
+    assert (deadline.left, deadline.within(3), deadline.within(30)) == (10, 3, 10)
+    assert (deadline.sooner(4).left, deadline.sooner(40).left, deadline.before(2).left) == (4, 10, 8)
+    clock.now = 20
+    assert (deadline.left, deadline.sooner(4).left) == (0, 0)
+    assert Deadline(math.inf).left == math.inf
