@@ -111,6 +111,7 @@ def test_a_kernel_that_cannot_even_be_measured_in_time_is_left(monkeypatch: pyte
 def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     outcome, took, measured = searched(monkeypatch, tmp_path / "search", 10, 0.2, [lowering(7)])
     assert outcome.changes == lowering(7)
+    assert outcome.known == 0.5
     assert took <= 10
     assert max(measured) == 2
 
@@ -125,15 +126,16 @@ def data(tmp_path: Path) -> TestData:
     return found
 
 
-@pytest.mark.parametrize(("budget", "runs"), [(1000, 4), (70, 2), (45, 0)])
+@pytest.mark.parametrize(("budget", "runs"), [(1000, 4), (70, 2), (45, 0), (130, 3)])
 def test_a_slow_model_is_looked_at_as_often_as_there_is_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: TestData, budget: float, runs: int
 ) -> None:
     clock, ran = Clock(), list[str]()
 
     def run(module: Path, way: Device, entry: str, inputs: list[Path], folder: Path, name: str, **limits: Any) -> devices.Run:
-        clock.now += min(30.0, limits["timeout"])
-        if limits["timeout"] < 30:
+        takes = 30.0 if len(ran) < 2 else 50.0  # longer than one knew
+        clock.now += min(takes, limits["timeout"])
+        if limits["timeout"] < takes:
             return devices.Run("it did not end in time", slow=True)
         ran.append(module.name)
         arrays.write(devices.outputs(folder, name), [np.ones(3, np.float32)])

@@ -13,6 +13,7 @@ class Outcome:
     """What was found of a kernel: the best lowering's `changes`, none if nothing is better, and `values`, empty where a record
     had it; seconds of a call, without and with, by one thread where the device has threads.
 
+    `known` is what part of the untuned time the first lowering takes that was known before; None where that was not measured.
     `tried` ways were run, of which `wrong` ones gave other numbers: what was lowered how, and what differed; `refused` were not
     compiled, or did not run. `compiling` and `running` are the seconds that this took.
     """
@@ -22,6 +23,7 @@ class Outcome:
     before: float = 0.0
     after: float = 0.0
     rounds: int = 0
+    known: float | None = None
     tried: int = 0
     refused: int = 0
     wrong: list[tuple[Lowering, str]] = field(default_factory=list)
