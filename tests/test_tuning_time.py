@@ -25,7 +25,7 @@ from pipeline.seal import Seal
 from pipeline.stages import tune, whole
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.store.open import open_store
-from pipeline.tuner import rounds
+from pipeline.tuner import rounds, search
 from pipeline.tuner.calls import Call
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.finds import Finds
@@ -114,6 +114,18 @@ def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch:
     assert outcome.known == 0.5
     assert took <= 10
     assert max(measured) == 2
+
+
+def timed(*ratios: float) -> list[Timed]:
+    return [Timed("", ratio, ratio, 3) for ratio in ratios]
+
+
+def test_by_several_threads_the_best_counts_and_by_one_the_worst() -> None:
+    assert search._part(timed(2.0, 0.5), timed(1.0, 0.6)) == 0.6
+    assert search._part(timed(2.0, 0.5), timed(1.2, 0.6)) == math.inf
+    assert search._part(timed(0.7)) == 0.7
+    assert search._part([Timed("other numbers", 1.0, 0.5, 3)]) == math.inf
+    assert search._part([Timed("", 0.0, 0.0, 0)]) == math.inf
 
 
 @pytest.fixture

@@ -40,12 +40,15 @@ _PATIENT = 3  # times as long as measuring should take
 _SEED = 16
 
 
-def _part(times: Sequence[Timed]) -> float:
-    """What part of the untuned time a lowering takes, by the last of the ways to run it; infinite for one that is wrong, or much
-    slower by another."""
-    if any(one.wrong or not one.rounds for one in times) or any(one.ratio > _NO_WORSE for one in times[:-1]):
+def _part(*seen: Sequence[Timed]) -> float:
+    """What part of the untuned time a lowering takes, by the last of the ways to run it, the worst of the times it was measured;
+    infinite for one that is wrong, or slower by another way whenever it was measured: there other work on the machine counts."""
+    if any(one.wrong or not one.rounds for times in seen for one in times):
         return math.inf
-    return times[-1].ratio
+    *others, last = zip(*seen, strict=True)
+    if any(min(one.ratio for one in way) > _NO_WORSE for way in others):
+        return math.inf
+    return max(one.ratio for one in last)
 
 
 class Search:
@@ -248,7 +251,7 @@ class Search:
                 seen.append(self._run(module, len(finalists), folder, _SURE, self._ways))
         if not seen:
             return
-        parts = {changes: max(map(_part, times)) for changes, *times in zip(finalists, *seen, strict=True)}
+        parts = {changes: _part(*times) for changes, *times in zip(finalists, *seen, strict=True)}
         best = min(finalists, key=lambda changes: parts[changes])
         if parts[best] < _WORTH:
             self._outcome.changes, self._outcome.values = best, self._values.get(best, {})
