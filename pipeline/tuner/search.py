@@ -48,7 +48,8 @@ def _part(*seen: Sequence[Timed]) -> float:
     *others, last = zip(*seen, strict=True)
     if any(min(one.ratio for one in way) > _NO_WORSE for way in others):
         return math.inf
-    return max(one.ratio for one in last)
+    part: float = max(one.ratio for one in last)
+    return part
 
 
 class Search:
