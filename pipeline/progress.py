@@ -291,7 +291,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
             return
         rows = [row for label, folder in self._verified() for row in table(label, folder)]
         published = [(_published(receipt), receipt["differs"]) for receipt in self._receipts()]
-        failed = {f["task"].name: "".join(f["exception"].traceback) or f["exception"].message for f in self.failures}
+        failed = {f["task"].name: f["message"] for f in self.failures}
         try:
             jobsummary.append(jobsummary.lines(head, [_HEADINGS, *rows], published, failed))
         except OSError as error:

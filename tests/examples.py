@@ -31,7 +31,7 @@ from tests.project import ROOT
 from tests.waiting import FOREVER
 
 ANY = "…"
-_PATIENCE = "  still at work:"  # said on a machine that is busy
+_PATIENCE = re.compile(r"(?:  |vmfb \w+: )still at work[:,] ")  # said on a machine that is busy
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Shell:
             timeout=FOREVER,
             check=False,
         )
-        said = [line for line in done.stdout.rstrip("\n").split("\n") if not line.startswith(_PATIENCE)]
+        said = [line for line in done.stdout.rstrip("\n").split("\n") if not _PATIENCE.match(line)]
         return said if any(said) else [], done.returncode
 
 

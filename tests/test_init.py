@@ -161,6 +161,27 @@ def test_what_is_there_stays(project: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (project / "dodo.py").exists()
 
 
+def test_a_folder_may_have_files_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".gitignore").write_text("mine\n")
+    (tmp_path / "README.md").write_text("mine")
+    for _ in range(2):
+        assert cli.main(["init", str(tmp_path), "--ci", "none"]) == 0
+        assert ".gitignore is there already, and stays: see to it that it has /out/, " in capsys.readouterr().err
+    assert (tmp_path / ".gitignore").read_text() == "mine\n"
+    assert (tmp_path / "dodo.py").is_file()
+
+
+@pytest.mark.parametrize("place", ["/proc/mine", "file/mine"])
+def test_where_nothing_can_be_written_it_says_so(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert cli.main(["init", place]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("error: "), "Traceback" in said.err) == ("", 1, False)
+
+
 def test_after_a_kill_it_is_written_to_its_end(project: Path) -> None:
     (project / "dodo.py").unlink()
     (project / ".github" / "workflows" / "release.yaml").unlink()

@@ -23,6 +23,7 @@ _FILES = {
     "targets/models/made/example.py": "example.py",
     "targets/bundles/release.yaml": "release.yaml",
 }
+_SHARED = ".gitignore"  # which a folder may have for other reasons
 _LAST = {"dodo.py": "dodo.py"}  # with it, doit has something to do
 CI = {
     "github": {".github/workflows/release.yaml": "workflow.yaml"},
@@ -40,13 +41,18 @@ def run(arguments: argparse.Namespace) -> None:
     files |= {folder / name: (_FROM / source).read_bytes().replace(b"VERSION", version) for name, source in named.items()}
     with disk_errors(str(folder)):
         there = [path for path, data in files.items() if path.exists() and not (path.is_file() and path.read_bytes() == data)]
+    kept = [path for path in there if path == folder / _SHARED and path.is_file()]
+    there = [path for path in there if path not in kept]
     if there:
         what = f"{there[0].relative_to(folder)} is there already: this begins a new project, and changes none"
         raise PipelineError(what, where=str(folder), hint="give the name of a folder that is not there: `vmfb init models`")
     for path, data in files.items():
-        write(path, data)
-        put(path)
+        if path not in kept:
+            write(path, data)
+            put(path)
+    for path in kept:
+        say(f"note: {path} is there already, and stays: see to it that it has {', '.join(files[path].decode().split())}")
     steps = [f"cd {shlex.quote(arguments.folder)}"] if arguments.folder != "." else []
     steps += [] if importlib.util.find_spec("doit") else ["pip install 'vmfb-pipeline[build]'"]
-    does = "builds, verifies and publishes the example; put your own into targets/models/"
+    does = "builds, verifies and publishes the example; `doit add MODEL.onnx` adds a model of yours"
     say(f"next: {' && '.join([*steps, 'doit'])}, which {does}")

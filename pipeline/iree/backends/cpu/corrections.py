@@ -34,6 +34,10 @@ def _vector_bytes(variant: ir.Operation) -> int:
     return int(found[1]) if found else 0
 
 
+def _is_arm64(variant: ir.Operation) -> bool:
+    return 'target_triple = "aarch64-' in str(variant.attributes["target"])
+
+
 def _is_x86(variant: ir.Operation) -> bool:
     return 'target_triple = "x86_64-' in str(variant.attributes["target"])
 
@@ -52,7 +56,7 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     """At `executable-configurations`: the tiles of products."""
     lanes = _vector_bytes(variant) // 4
     for function in operations(variant, "func.func"):
-        if lanes > 1:
+        if lanes > 1 and (_is_x86(variant) or _is_arm64(variant)):
             fill_registers(function, lanes, _has_avx2(variant))
         if _has_avx2(variant) and _converts_halves(variant):
             fill_registers(function, lanes, True, ir.F16Type)
@@ -135,40 +139,30 @@ def fill_registers(function: ir.Operation, lanes: int, many: bool, element: type
         return
     (product,), tiles = products, _tiles(products[0])
     rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
-    old, cached = tiles.get("vector_common_parallel", []), tiles.get("cache_parallel", [])
-    if (
-        len(old) < 3
-        or old[-1]
-        or len(cached) != len(old)
-        or tiles.get("distribution") != cached
-        or "vector_reduction" not in tiles
-    ):
+    old, groups = tiles.get("vector_common_parallel", []), tiles.get("distribution", [])
+    if len(old) < 3 or old[-1] or len(groups) != len(old) or "vector_reduction" not in tiles:
         return
-    if rows >= _TALL and not many:
+    if tiles.get("cache_parallel", groups) != groups or (rows >= _TALL and not many):
         return
     configured = [o for o in _configured(function) if o != product]
     if any(_tiles(o).get("vector_common_parallel") != old[:-1] or _transposes(o) for o in configured):
         return
-    if any(_tiles(o).get("cache_parallel", cached[:-1]) != cached[:-1] for o in configured):
+    if any(_tiles(o).get("cache_parallel", groups[:-1]) != groups[:-1] for o in configured):
         return
     tall = min(rows, _TALL)
     most = lanes * _VECTORS[tall - 1]
     wide = next((n for n in (most, most // 2, most // 4) if n >= 2 * lanes and not columns % n), 0)
-    before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), cached[-3:-1], strict=True))
+    before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), groups[-3:-1], strict=True))
     if not wide or (group := _of_group((rows, columns), tall, wide, before)) is None:
         return
-    outer = [*old[:-3], *(new if size else 0 for new, size in zip(group, cached[-3:-1], strict=True))]
-    inner = [*old[:-3], tall, wide]
+    outer = [*groups[:-3], *(new if size else 0 for new, size in zip(group, groups[-3:-1], strict=True))]
+    inner, steps = [*old[:-3], tall, wide], _STEPS if element is ir.F16Type else 1
     for other in configured:
-        given = _tiles(other)
-        new = {"cache_parallel": outer} if "cache_parallel" in given else {}
-        new["vector_common_parallel"] = inner
-        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(given | new))
-    tiles |= {"cache_parallel": [*outer, 0], "distribution": [*outer, 0]}
-    tiles |= {
-        "vector_common_parallel": [*inner, 0],
-        "vector_reduction": [0] * len(inner) + [_STEPS if element is ir.F16Type else 1],
-    }
+        new = {"cache_parallel": outer, "vector_common_parallel": inner}
+        made = {name: new.get(name, sizes) for name, sizes in _tiles(other).items()}
+        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(made))
+    tiles |= {name: [*outer, 0] for name in ("cache_parallel", "distribution") if name in tiles}
+    tiles |= {"vector_common_parallel": [*inner, 0], "vector_reduction": [0] * len(inner) + [steps]}
     product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
