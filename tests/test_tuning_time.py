@@ -199,10 +199,10 @@ def test_what_is_no_find_is_as_if_it_were_not_there(shared: SharedCache, damage:
 def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
     trials: Any = None
     kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
-    assert tune._share(kernels, is_known=False, left=100) == 75
-    assert tune._share(kernels, is_known=False, left=12) == 10
-    assert tune._share(kernels, is_known=True, left=4) == 4
-    assert tune._share(kernels, is_known=False, left=5) > 5  # no time left
+    assert tune._share(kernels, least=10, left=100) == 75
+    assert tune._share(kernels, least=10, left=12) == 10
+    assert tune._share(kernels, least=4, left=4) == 4
+    assert tune._share(kernels, least=10, left=5) > 5  # no time left
 
 
 def test_a_deadline_is_of_its_clock() -> None:

@@ -102,7 +102,9 @@ class Search:
         study = optuna.create_study(sampler=sampler)
         for guess in (*self._hints, *self._space.guesses):
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
+        began = deadline.clock()
         self._measure(self._known[: max(self._room(), 1)])
+        self._outcome.least = deadline.clock() - began + self._needed(1)
         if self._known and math.isfinite(part := self._seen[self._known[0]]):
             self._outcome.known = part
         best, stale = self._best(), 0
@@ -124,12 +126,13 @@ class Search:
     def _room(self) -> int:
         """How many lowerings can be made and measured, and the best of them again, before time is over."""
 
-        def seconds(count: int) -> float:
-            made, took = self._batch_before
-            making = took * (1 + _MORE * count) / (1 + _MORE * made)
-            return making + self._expected(count, _ROUNDS, 1) + self._sure(1)
+        return next((count for count in range(_AT_ONCE, 0, -1) if self._needed(count) <= self._deadline.left), 0)
 
-        return next((count for count in range(_AT_ONCE, 0, -1) if seconds(count) <= self._deadline.left), 0)
+    def _needed(self, count: int) -> float:
+        """Seconds that it takes to make and measure so many lowerings, and the best of them again."""
+        made, took = self._batch_before
+        making = took * (1 + _MORE * count) / (1 + _MORE * made)
+        return making + self._expected(count, _ROUNDS, 1) + self._sure(1)
 
     def _expected(self, count: int, times: int, ways: int) -> float:
         """Seconds that it takes to run so many lowerings, and the untuned one, in so many rounds."""
