@@ -25,7 +25,7 @@ from pipeline.seal import Seal
 from pipeline.stages import tune, whole
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.store.open import open_store
-from pipeline.tuner import rounds
+from pipeline.tuner import rounds, search
 from pipeline.tuner.calls import Call
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.finds import Finds
@@ -116,6 +116,18 @@ def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch:
     assert max(measured) == 2
 
 
+def timed(*ratios: float) -> list[Timed]:
+    return [Timed("", ratio, ratio, 3) for ratio in ratios]
+
+
+def test_by_several_threads_the_best_counts_and_by_one_the_worst() -> None:
+    assert search._part(timed(2.0, 0.5), timed(1.0, 0.6)) == 0.6
+    assert search._part(timed(2.0, 0.5), timed(1.2, 0.6)) == math.inf
+    assert search._part(timed(0.7)) == 0.7
+    assert search._part([Timed("other numbers", 1.0, 0.5, 3)]) == math.inf
+    assert search._part([Timed("", 0.0, 0.0, 0)]) == math.inf
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> TestData:
     folder = tmp_path / "data"
@@ -187,10 +199,10 @@ def test_what_is_no_find_is_as_if_it_were_not_there(shared: SharedCache, damage:
 def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
     trials: Any = None
     kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
-    assert tune._share(kernels, is_known=False, left=100) == 75
-    assert tune._share(kernels, is_known=False, left=12) == 10
-    assert tune._share(kernels, is_known=True, left=4) == 4
-    assert tune._share(kernels, is_known=False, left=5) > 5  # no time left
+    assert tune._share(kernels, least=10, left=100) == 75
+    assert tune._share(kernels, least=10, left=12) == 10
+    assert tune._share(kernels, least=4, left=4) == 4
+    assert tune._share(kernels, least=10, left=5) > 5  # no time left
 
 
 def test_a_deadline_is_of_its_clock() -> None:

@@ -255,8 +255,9 @@ def _search(job: _Job, hottest: Hottest, finds: Finds, deadline: Deadline) -> _F
     found = _Found(hottest.seconds)
     kernels = [kernel for kernel in hottest.kernels if not kernel.is_fixed]
     finds.fetch(kernel.kernel for kernel in kernels)
+    least = _LEAST
     for number, kernel in enumerate(kernels):
-        share = _share(kernels[number:], bool(finds.of(kernel.kernel)), deadline.left)
+        share = _share(kernels[number:], _LEAST_KNOWN if finds.of(kernel.kernel) else least, deadline.left)
         if share > deadline.left:
             found.leave(kernel, "no time left")
             continue
@@ -268,16 +269,17 @@ def _search(job: _Job, hottest: Hottest, finds: Finds, deadline: Deadline) -> _F
             found.leave(kernel, f"left as it is: {error.what.splitlines()[0]}")
         else:
             found.add(kernel, outcome, job.device, bool(record))
+            least = max(_LEAST, outcome.least)  # this machine may have other work
     for kernel in hottest.kernels:
         if kernel.is_fixed:
             found.leave(kernel, "nothing to choose")
     return found
 
 
-def _share(kernels: Sequence[Kernel], is_known: bool, left: float) -> float:
+def _share(kernels: Sequence[Kernel], least: float, left: float) -> float:
     """Seconds for the first of the kernels that wait: its part of what is left, but no less than brings something."""
     part = left * kernels[0].seconds / sum(kernel.seconds for kernel in kernels)
-    return max(part, _LEAST_KNOWN if is_known else _LEAST)
+    return max(part, least)
 
 
 def _outcome(

@@ -15,7 +15,8 @@ class Outcome:
 
     `known` is what part of the untuned time the first lowering takes that was known before; None where that was not measured.
     `tried` ways were run, of which `wrong` ones gave other numbers: what was lowered how, and what differed; `refused` were not
-    compiled, or did not run. `compiling` and `running` are the seconds that this took.
+    compiled, or did not run. `compiling` and `running` are the seconds that this took,
+    `least` those that trying a single one takes.
     """
 
     changes: Lowering = ()
@@ -29,3 +30,4 @@ class Outcome:
     wrong: list[tuple[Lowering, str]] = field(default_factory=list)
     compiling: float = 0.0
     running: float = 0.0
+    least: float = 0.0

@@ -40,12 +40,16 @@ _PATIENT = 3  # times as long as measuring should take
 _SEED = 16
 
 
-def _part(times: Sequence[Timed]) -> float:
-    """What part of the untuned time a lowering takes, by the last of the ways to run it; infinite for one that is wrong, or much
-    slower by another."""
-    if any(one.wrong or not one.rounds for one in times) or any(one.ratio > _NO_WORSE for one in times[:-1]):
+def _part(*seen: Sequence[Timed]) -> float:
+    """What part of the untuned time a lowering takes, by the last of the ways to run it, the worst of the times it was measured;
+    infinite for one that is wrong, or slower by another way whenever it was measured: there other work on the machine counts."""
+    if any(one.wrong or not one.rounds for times in seen for one in times):
         return math.inf
-    return times[-1].ratio
+    *others, last = zip(*seen, strict=True)
+    if any(min(one.ratio for one in way) > _NO_WORSE for way in others):
+        return math.inf
+    part: float = max(one.ratio for one in last)
+    return part
 
 
 class Search:
@@ -98,7 +102,9 @@ class Search:
         study = optuna.create_study(sampler=sampler)
         for guess in (*self._hints, *self._space.guesses):
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
+        began = deadline.clock()
         self._measure(self._known[: max(self._room(), 1)])
+        self._outcome.least = deadline.clock() - began + self._needed(1)
         if self._known and math.isfinite(part := self._seen[self._known[0]]):
             self._outcome.known = part
         best, stale = self._best(), 0
@@ -120,12 +126,13 @@ class Search:
     def _room(self) -> int:
         """How many lowerings can be made and measured, and the best of them again, before time is over."""
 
-        def seconds(count: int) -> float:
-            made, took = self._batch_before
-            making = took * (1 + _MORE * count) / (1 + _MORE * made)
-            return making + self._expected(count, _ROUNDS, 1) + self._sure(1)
+        return next((count for count in range(_AT_ONCE, 0, -1) if self._needed(count) <= self._deadline.left), 0)
 
-        return next((count for count in range(_AT_ONCE, 0, -1) if seconds(count) <= self._deadline.left), 0)
+    def _needed(self, count: int) -> float:
+        """Seconds that it takes to make and measure so many lowerings, and the best of them again."""
+        made, took = self._batch_before
+        making = took * (1 + _MORE * count) / (1 + _MORE * made)
+        return making + self._expected(count, _ROUNDS, 1) + self._sure(1)
 
     def _expected(self, count: int, times: int, ways: int) -> float:
         """Seconds that it takes to run so many lowerings, and the untuned one, in so many rounds."""
@@ -248,7 +255,7 @@ class Search:
                 seen.append(self._run(module, len(finalists), folder, _SURE, self._ways))
         if not seen:
             return
-        parts = {changes: max(map(_part, times)) for changes, *times in zip(finalists, *seen, strict=True)}
+        parts = {changes: _part(*times) for changes, *times in zip(finalists, *seen, strict=True)}
         best = min(finalists, key=lambda changes: parts[changes])
         if parts[best] < _WORTH:
             self._outcome.changes, self._outcome.values = best, self._values.get(best, {})
