@@ -14,6 +14,7 @@ from doit.cmd_base import Command
 from pipeline.errors import PipelineError, disk_errors, permitted
 from pipeline.files import sha256_file, staged, write
 from pipeline.names import RULE, is_name
+from pipeline.plain import plain
 from pipeline.terminal import prepare_streams, put, say
 
 TARGETS = Path("targets")
@@ -39,9 +40,9 @@ def _opened(path: Path) -> Any:
 
 def _weights(model: Any) -> list[str]:
     """The files beside a model that keep its weights."""
-    from onnx.external_data_helper import uses_external_data
+    from pipeline.importers import weights
 
-    tensors = (tensor for tensor in model.graph.initializer if uses_external_data(tensor))
+    tensors = (tensor for tensor in weights.constants(model) if weights.is_outside(tensor))
     found = dict.fromkeys(one.value for tensor in tensors for one in tensor.external_data if one.key == "location")
     for name in found:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -49,6 +50,12 @@ def _weights(model: Any) -> list[str]:
                 f"keeps weights in {name!r}, which is not beside it", hint="save it anew, with its weights beside it"
             )
     return list(found)
+
+
+def _dtype(name: str) -> str:
+    """The type that a spec gives an input of this one: numpy's, or the next that numpy has."""
+    wider = {"bfloat16": "float32", "int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"}
+    return "float32" if name.startswith("float8") else wider.get(name, name)
 
 
 def _inputs(model: Any) -> Iterator[str]:
@@ -60,10 +67,10 @@ def _inputs(model: Any) -> Iterator[str]:
         if value.name in own:
             continue
         tensor = value.type.tensor_type
-        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "float32"
+        dtype = _dtype(str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type or onnx.TensorProto.FLOAT)))
         low, high = next((pair for kind, pair in _RANGES.items() if kind in dtype), ("", ""))
         sizes = [str(d.dim_value) if d.dim_value > 0 else "1" for d in tensor.shape.dim]
-        opened = [d.dim_param or "?" for d in tensor.shape.dim if d.dim_value <= 0]
+        opened = [plain(d.dim_param) or "?" for d in tensor.shape.dim if d.dim_value <= 0]
         drawn = f", low: {low}, high: {high}" if low else ""
         if opened:
             yield f"  # {', '.join(opened)} is open in the file: 1, another size, or a range like {{min: 1, max: 512}}"

@@ -59,12 +59,13 @@ class ResultReporter(Reporter):
         super().complete_run()
         for name in self._begun:
             self._note(self._tasks[name], "interrupted")
-        published = [step for step in self._steps.values() if step.name.startswith("publish:")]
+        steps = [self._steps[name] for name in self._tasks if name in self._steps]  # in the order of the plan
+        published = [step for step in steps if step.name.startswith("publish:")]
         there = [step for step in published if step.outcome in ("done", "up to date")]
         releases = [result.release(self._target(step.name), step.outcome) for step in there]
         seconds = time.monotonic() - self._started
         errors, ended = list(map(str, self.runtime_errors)), not process.interrupted()
-        self._document.write(result.document(self._steps.values(), releases, errors, seconds, ended))
+        self._document.write(result.document(steps, releases, errors, seconds, ended))
         self._document.flush()
 
     def _target(self, name: str) -> Path:

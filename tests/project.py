@@ -94,7 +94,7 @@ class Project:
 
     def environment(self, **variables: str) -> dict[str, str]:
         """The environment of a run that finds this repository's package and nobody's store."""
-        inherited = {k: v for k, v in os.environ.items() if k != "PIPELINE_STORE"}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("PIPELINE_STORE", "GITHUB_STEP_SUMMARY")}
         return {**inherited, "PYTHONPATH": str(ROOT), **variables}
 
     def doit(self, *arguments: str, timeout: float = FOREVER, **variables: str) -> subprocess.CompletedProcess[str]:

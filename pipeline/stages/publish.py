@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import activity
+from pipeline.consume.render import size
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
 from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
@@ -102,10 +103,11 @@ def publish(
     claim = Claim(store, manifest.model.name, manifest.version, blobs)
 
     def send() -> int:
-        missing = [blob for blob in blobs.values() if upload_blob(store, blob, package / "blobs" / blob.sha256)]
-        for blob in missing:
-            note(f"sent {blob.name}, {blob.size} bytes")
-        return len(missing)
+        sent = 0
+        for number, blob in enumerate(blobs.values(), 1):
+            note(f"{number} of {len(blobs)} files: {blob.name}, {size(blob.size)}")
+            sent += upload_blob(store, blob, package / "blobs" / blob.sha256)
+        return sent
 
     sent, created = 0, False
     if is_there and points(store, manifest, channel, data):
