@@ -128,6 +128,12 @@ def test_lines_and_single_channels(seed: int) -> None:
     assert ("MatMul" in kinds) != alone
 
 
+def test_single_channels_stay_where_lines_are_read_in_order() -> None:
+    x, w = array(1, 8, 20, 40), array(8, 1, 3, 3)
+    assert "Transpose" not in require_same(model("Conv", x, w, strides=[2, 1], group=8), x)
+    assert "Transpose" in require_same(model("Conv", x, w, strides=[1, 2], group=8), x)
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "pads"), [(400, 64, 16, [0, 0]), (407, 48, 24, [5, 9]), (96, 32, 32, [8, 8])]
 )

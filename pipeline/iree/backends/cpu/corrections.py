@@ -16,6 +16,7 @@ _STEPS = 8  # of the sums of a product of float16: so many values of a row are c
 # Of products of float32, with 16 registers: the rows that are computed at a time, and in how many vectors if they are 1, 2, … 6.
 _TALL, _VECTORS = 6, (8, 4, 4, 2, 2, 2)
 _GROUP = 6144  # results, at most, of a work-group
+_READ = 2  # how many multiplications it takes to read a value, where a work-group's matrices do not lie in the nearest cache
 _MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
 
 
@@ -170,14 +171,15 @@ def _of_group(shape: tuple[int, int], tall: int, wide: int, before: int) -> tupl
     """The results of a matrix of this shape that a work-group computes in tiles of `tall` × `wide`, where so many were `before`.
 
     They divide the shape: IREE makes nothing good of what is left over. In a tile of fewer rows sums wait for each other, each
-    tile is begun anew, and with fewer groups threads may have nothing to do.
+    tile is begun anew, narrow groups read more for each result, and with few of them threads may have nothing to do.
     """
 
     def worth(group: tuple[int, int]) -> tuple[float, int]:
         groups = math.prod(n // m for n, m in zip(shape, group, strict=True))
         whole, rest = divmod(group[0], tall)
         used = group[0] / (whole * tall + (max(rest, tall - 1) if rest else 0) + 1)
-        return min(1, groups / before) ** 0.25 * used, math.prod(group)
+        read = 1 + _READ * sum(1 / n for n in group)
+        return min(1, groups / before) ** 0.25 * used / read, math.prod(group)
 
     every = [(m, n) for m in _divisors(shape[0]) for n in _divisors(shape[1]) if not n % wide and m * n <= _GROUP]
     return max(every, key=worth, default=None)
