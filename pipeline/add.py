@@ -13,6 +13,7 @@ from doit.cmd_base import Command
 
 from pipeline.errors import PipelineError, disk_errors, permitted
 from pipeline.files import sha256_file, staged, write
+from pipeline.manifest.types import DTYPES
 from pipeline.names import RULE, is_name
 from pipeline.plain import plain
 from pipeline.terminal import prepare_streams, put, say
@@ -58,7 +59,7 @@ def _dtype(name: str) -> str:
     return "float32" if name.startswith("float8") else wider.get(name, name)
 
 
-def _inputs(model: Any) -> Iterator[str]:
+def _inputs(model: Any, path: Path) -> Iterator[str]:
     """A line of YAML for each input, and a comment where something has to be decided."""
     import onnx
 
@@ -66,8 +67,11 @@ def _inputs(model: Any) -> Iterator[str]:
     for value in model.graph.input:
         if value.name in own:
             continue
-        tensor = value.type.tensor_type
-        dtype = _dtype(str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type or onnx.TensorProto.FLOAT)))
+        tensor, known = value.type.tensor_type, onnx.TensorProto.DataType.values()
+        is_known = value.type.HasField("tensor_type") and tensor.elem_type in known
+        dtype = _dtype(str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type or onnx.TensorProto.FLOAT))) if is_known else ""
+        if dtype not in DTYPES:
+            raise PipelineError(f"its input {value.name!r} is of a type that no spec can give", where=str(path))
         low, high = next((pair for kind, pair in _RANGES.items() if kind in dtype), ("", ""))
         sizes = [str(d.dim_value) if d.dim_value > 0 else "1" for d in tensor.shape.dim]
         opened = [plain(d.dim_param) or "?" for d in tensor.shape.dim if d.dim_value <= 0]
@@ -93,7 +97,7 @@ def spec(model: Any, name: str, file: Path, data: dict[str, str]) -> str:
         "format: onnx",
         f"source: {source}",
         "inputs: # test data is drawn from low up to high; `file: x.npy` gives other",
-        *_inputs(model),
+        *_inputs(model, file),
         f"bundles: [{_bundle()}]",
     ]
     return "\n".join(lines) + "\n"
@@ -122,12 +126,12 @@ def add(path: Path, name: str = "") -> list[Path]:
     with disk_errors(str(folder)):
         moved = {target: source for target, source in files.items() if target.resolve() != source.resolve()}
         for target in (said, *moved):
-            if target.exists():
+            if target.exists() or said in files:
                 raise PipelineError("is there already", where=str(target), hint="doit add MODEL.onnx NAME, or rename the file")
+        text = spec(model, name, path, {one: sha256_file(path.parent / one) for one in names})  # reads all before any is copied
         for target, source in moved.items():
             _copy(source, target)
-        data = {one: sha256_file(folder / one) for one in names}
-        write(said, spec(model, name, kept, data).encode())
+        write(said, text.encode())
     return [*moved, said]
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.names import is_name, is_version
 from pipeline.terminal import put
 
 SHELLS = ("bash", "zsh", "fish")
@@ -93,5 +94,8 @@ def _known(arguments: argparse.Namespace) -> list[tuple[str, tuple[str, ...], li
     with suppress(PipelineError, OSError):
         url = getattr(arguments, "store", None) or default_store()
         index = Resolver(Remote(url, offline="://" in url), Cache()).index()
-        return [(m.name, m.versions, [channel.channel for channel in m.channels]) for m in index.models]
+        return [
+            (m.name, tuple(filter(is_version, m.versions)), [c.channel for c in m.channels if is_name(c.channel)])
+            for m in index.models
+        ]
     return []

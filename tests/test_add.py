@@ -67,6 +67,33 @@ def test_what_is_no_model_is_refused(project: Project, tmp_path: Path, data: byt
     assert list((project.targets / "models").iterdir()) == []
 
 
+def test_weights_that_are_away_leave_nothing_half_done(project: Project, tmp_path: Path) -> None:
+    path = _model(tmp_path / "m.onnx", "m.weights")
+    (tmp_path / "m.weights").rename(tmp_path / "away")
+    with pytest.raises(PipelineError, match="No such file"):
+        add(path)
+    assert list((project.targets / "models").iterdir()) == []
+    (tmp_path / "away").rename(tmp_path / "m.weights")
+    assert len(add(path)) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        helper.make_tensor_value_info("x", TensorProto.STRING, [2]),
+        helper.make_tensor_value_info("x", 99, [2]),
+        helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None),
+    ],
+)
+def test_an_input_that_no_spec_can_give_is_refused(project: Project, tmp_path: Path, value: onnx.ValueInfoProto) -> None:
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "odd", [value], [output])
+    (tmp_path / "odd.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(PipelineError, match="its input 'x' is of a type that no spec can give"):
+        add(tmp_path / "odd.onnx")
+    assert list((project.targets / "models").iterdir()) == []
+
+
 def test_nothing_is_written_over(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _model(tmp_path / "m.onnx")
     add(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,11 @@ import pytest
 
 from pipeline import cli
 from pipeline.completion import SHELLS
+from pipeline.completion import releases as releases_of
+from pipeline.consume.resolve import Resolver
+from pipeline.layout import INDEX_KEY
+from pipeline.manifest.codec import decode
+from pipeline.manifest.types import Index
 from pipeline.store.open import open_store
 from tests import releases, web
 from tests.project import ROOT
@@ -68,6 +75,17 @@ def test_of_a_server_what_was_last_seen_is_offered(store: Path, tmp_path: Path, 
         assert server.seen == []
         assert cli.main(["list", url]) == 0
     assert offered("vmfb fetch n", tmp_path, PIPELINE_STORE=url) == ["noise"]
+
+
+def test_of_an_index_only_names_are_offered(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = json.loads((store / INDEX_KEY).read_text())
+    (model,) = index["models"]
+    forged = {**model, "versions": ["1; touch here", *model["versions"]]}
+    forged["channels"] = [{"channel": "$(touch here)", "version": "1"}, *model["channels"]]
+    monkeypatch.setattr(Resolver, "index", lambda _: decode(Index, json.dumps({**index, "models": [forged]}).encode(), "here"))
+    given = argparse.Namespace(store=str(store))
+    assert releases_of("noise@", given) == [f"noise@{version}" for version in model["versions"]]
+    assert releases_of("noise:", given) == ["noise:latest"]
 
 
 def test_every_shell_has_its_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

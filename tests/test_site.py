@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,15 +27,17 @@ from hypothesis import strategies as st
 
 from pipeline import progress
 from pipeline.consume import choose, facts
+from pipeline.consume.evidence import Testimony
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 from pipeline.layout import SITE, Layout, content_type, page_of, release_key
 from pipeline.manifest.codec import encode
-from pipeline.manifest.types import Manifest
+from pipeline.manifest.types import Blob, Manifest, Parameters, SegmentInfo
 from pipeline.site import catalogue, charts, machines
 from pipeline.site import release as about
-from pipeline.site.gather import gather
+from pipeline.site.commands import commands
+from pipeline.site.gather import Release, gather
 from pipeline.stages import fsck, site
 from pipeline.stages.prune import Asked, prune
 from pipeline.store.directory import DirectoryStore
@@ -99,13 +102,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _hostile(manifest: Manifest) -> Manifest:
     """With hostile names wherever a manifest takes any text."""
     entry, artifact = manifest.entries[0], manifest.artifacts[0]
+    segments = (replace(artifact.segments[0], kind=BAD), *artifact.segments[1:])
+    blob = Blob("weights.irpa", "5" * 64, 1)
+    weights = Parameters("$(touch here)", blob, (SegmentInfo("data", 0, 1, "5" * 64, ()),))
     entry = replace(
         entry,
         source=replace(entry.source, location=BAD),
         inputs=tuple(replace(tensor, name=BAD) for tensor in entry.inputs),
         outputs=tuple(replace(tensor, name=BAD) for tensor in entry.outputs),
     )
-    return replace(manifest, version="1", entries=(entry,), artifacts=(replace(artifact, notes=(BAD,)),))
+    artifact = replace(artifact, segments=segments, notes=(BAD,))
+    return replace(manifest, version="1", entries=(entry,), artifacts=(artifact,), parameters=(weights,))
 
 
 def pages(root: Path) -> list[Path]:
@@ -179,6 +186,15 @@ def test_whatever_a_manifest_may_say_has_pages(data: st.DataObject) -> None:
         text = dict(made_of)[catalogue.model_path("small")].decode()
     assert "<script>alert" not in text
     assert found.models[0].releases or found.models[0].problems
+
+
+def test_commands_run_nothing_that_a_manifest_says() -> None:
+    hostile = _hostile(shelf.manifest("small"))
+    release = Release(hostile, "0" * 64, Testimony((), ()), "")
+    said = dict(commands(release, hostile.artifacts[0], "https://models.example.org/$(touch here)"))
+    assert "--parameters=$(touch here)=weights.irpa" in shlex.split(said["IREE's own tools"])
+    for how in ("vmfb", "IREE's own tools", "curl"):
+        assert "$(" not in re.sub(r"'[^']*'", "", said[how]), how  # what is between such quotes is text
 
 
 def test_pages_say_all_without_scripts(root: Path, running: Browser) -> None:
@@ -477,6 +493,9 @@ def test_a_report_that_cannot_be_written_changes_nothing(tmp_path: Path, capsys:
         ([2.0, 30_000.0], (1, 100, 10_000), True),
         ([1e-3, 1e6], (1e-3, 1, 1e3, 1e6), True),
         ([5e-7], (0, 2e-7, 4e-7, 6e-7), False),
+        ([5e-324, 1.79e308], (1e-300, 1e-150, 1, 1e150, 1e300), True),  # as a forged document may have it
+        ([0.0, 5e-324], (0, 2.5e-301, 5e-301, 7.5e-301, 1e-300), False),
+        ([1.79e308], (0, 2.5e299, 5e299, 7.5e299, 1e300), False),
     ],
 )
 def test_a_scale_shows_all_values_on_round_lines(values: list[float], steps: tuple[float, ...], logarithmic: bool) -> None:

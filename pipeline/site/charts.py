@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 360, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 26
 HUES = 8  # lines that can be told apart; the others are in the table
 _STEPS = 4  # lines of the grid, at most
+_LEAST, _MOST = 1e-300, 1e300  # values on a scale: what is beyond, as only a forged document has it, is drawn there
 _WIDE = 60.0  # times the smallest value, from where on a scale of powers of ten tells more
 
 
@@ -64,6 +65,7 @@ class Scale:
 
     def part(self, value: float) -> float:
         """Where the value is, from 0 at the lower end to 1."""
+        value = _drawn(value)
         if self.logarithmic:
             return (math.log10(value) - math.log10(self.low)) / (math.log10(self.high) - math.log10(self.low))
         return (value - self.low) / (self.high - self.low)
@@ -71,6 +73,7 @@ class Scale:
 
 def scale(values: Sequence[float]) -> Scale:
     """A scale on which all these values, of which there is one at least, can be seen."""
+    values = [_drawn(value) for value in values]
     top, positive = max(values), [value for value in values if value > 0]
     if top <= 0:
         return Scale(0.0, 1.0, False, (0.0, 1.0))
@@ -81,6 +84,10 @@ def scale(values: Sequence[float]) -> Scale:
     step = _nice(top / _STEPS)
     count = math.ceil(top / step - 1e-9)
     return Scale(0.0, step * count, False, tuple(step * number for number in range(count + 1)))
+
+
+def _drawn(value: float) -> float:
+    return min(max(value, _LEAST), _MOST) if value > 0 else value
 
 
 def _nice(step: float) -> float:

@@ -36,7 +36,7 @@ def commands(release: Release, artifact: Artifact, address: str) -> Iterator[tup
         f"vmfb run {name}{bundle}{entry} --check",
     )
     yield "Python", _python(release, artifact, address, several)
-    weights = "".join(f" \\\n    --parameters={p.scope}=weights.irpa" for p in manifest.parameters)
+    weights = "".join(f" \\\n    --parameters={shlex.quote(p.scope)}=weights.irpa" for p in manifest.parameters)
     inputs = "".join(f" \\\n    --input={shlex.quote(_input(tensor, first))}" for tensor in first.inputs)
     file = shlex.quote(artifact.blob.name)
     run = f"iree-run-module --device=local-task --module={file} --function={shlex.quote(first.function)}{weights}{inputs}"

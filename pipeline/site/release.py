@@ -245,9 +245,11 @@ def _parts(artifact: Artifact, hues: dict[str, int]) -> Iterator[Part]:
     totals: dict[tuple[str, tuple[str, ...]], int] = {}
     for segment in artifact.segments:
         totals[segment.kind, segment.variants] = totals.get((segment.kind, segment.variants), 0) + segment.length
-    order = ["head", "data", "code", "directory"]
+    order = {
+        kind: place for place, kind in enumerate(("head", "data", "code", "directory"))
+    }  # others, which manifests may say, last
     names = list(hues)
-    places = sorted(totals, key=lambda one: (order.index(one[0]), [names.index(v) for v in one[1] if v in hues]))
+    places = sorted(totals, key=lambda one: (order.get(one[0], len(order)), [names.index(v) for v in one[1] if v in hues]))
     x = 0.0
     for kind, users in places:
         count = totals[kind, users]

@@ -143,7 +143,7 @@ def run(check: Check, module: Path, device: Device, name: str) -> Run:
     """Run the module on all draws, each twice where that is quick: what a race makes is seldom the same.
 
     A software GPU runs the first draw of each function, and others as long as that is quick: longest where its subgroups are
-    widest, which is fastest, for what numbers do to code hardly depends on that.
+    widest, which is fastest, for what numbers do to code hardly depends on that. What takes longer than that runs once.
     """
     functions, inputs = [case.data.function for case in check.cases], [case.inputs for case in check.cases]
     # Of a real device it is worth knowing how fast it is.

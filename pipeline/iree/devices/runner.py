@@ -75,10 +75,11 @@ def report(job: dict[str, Any]) -> list[dict[str, Any]]:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Load the module, run a function on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
 
-    Each set runs `repeats` times more, but for the first only in the first seconds: `varies` counts the sets whose outputs were
-    not the same then, and `spoiled` those whose inputs were not. When `budget` seconds are over no more sets are begun, and after
-    `within` seconds only the first `least`; `done` is how many were. The first set runs again for `seconds`: `latency_s` is the
-    median of those runs, from arguments on the device to results on it, `spread_s` the distance of their quartiles.
+    Each set runs `repeats` times more, but for the first only in the first seconds, and none after `within`: `varies` counts the
+    sets whose outputs were not the same then, and `spoiled` those whose inputs were not. When `budget` seconds are over no more
+    sets are begun, and after `within` seconds only the first `least`; `done` is how many were. The first set runs again for
+    `seconds`: `latency_s` is the median of those runs, from arguments on the device to results on it, `spread_s` the distance of
+    their quartiles.
     `peak_memory` is the most that this process had, in bytes.
     """
     device = _opened(job["device"], job["runtime"]) if job["runtime"] else open_device(job["device"], job["threads"])
