@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from pipeline import arrays, process
 from pipeline.cache import SharedCache
 from pipeline.compare import Tolerance
-from pipeline.iree import devices
+from pipeline.iree import devices, tuning
 from pipeline.iree.codegen.pieces import Code
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
@@ -194,6 +195,24 @@ def test_what_is_no_find_is_as_if_it_were_not_there(shared: SharedCache, damage:
     assert finds.of(KERNEL) == []
     finds.add(entry(1, 1.5))
     assert finds.of(KERNEL) == [lowering(1)]
+
+
+def test_what_is_measured_is_what_builds_would_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of the package stay in builds, so they stay in the model that is measured; those of the project go."""
+    packaged, made = "kernel_" + "c" * 32, list[set[str]]()
+    own = {OTHER: entry(2, 1.5, OTHER)}
+    (target,) = executables("x86-64")
+    target = replace(target, tuning={packaged: entry(3, 1.5, packaged), **own}, record=tmp_path / "x86-64.json")
+    tuning.save(target.record, own)
+    monkeypatch.setattr(whole.Comparison, "run", lambda *_: (True, ["faster"]))
+    untuned = SimpleNamespace(parameters=None)
+    job: Any = SimpleNamespace(target=target, ways=[DEVICE], data=[], folder=tmp_path, untuned=untuned)
+    job.compile = lambda _kind, asked: made.append({*asked.tuning})
+    found = tune._Found(1.0, entries=[entry(1, 2.0)], lost=[OTHER, packaged])
+    said = tune._kept(job, found, Finds(None, resolve(target)), Deadline.after(60))
+    assert made == [{KERNEL, packaged}]
+    assert {*tuning.read(target.record)} == {KERNEL}
+    assert said == ["faster", f"1 entry into {target.record}", f"1 entry out of {target.record}"]
 
 
 def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:

@@ -225,9 +225,10 @@ def _kept(job: _Job, found: _Found, finds: Finds, deadline: Deadline) -> list[st
 
     Entries by which kernels are not faster are removed in any case, where they are the project's own.
     """
-    faster, lines = _compared(job, found, deadline) if found.entries else (False, ["nothing faster was found"])
-    entries, record = found.entries if faster else [], tuning.read(job.target.record)
-    lost = [kernel for kernel in found.lost if kernel in record]
+    own = tuning.read(job.target.record)
+    lost = [kernel for kernel in found.lost if kernel in own]  # those of the package stay, whatever was seen here
+    faster, lines = _compared(job, found.entries, lost, deadline) if found.entries else (False, ["nothing faster was found"])
+    entries, record = found.entries if faster else [], tuning.read(job.target.record)  # which took its time
     if not entries and not lost:
         return [*lines, "the record stays as it was"] if found.entries else lines
     with disk_errors(str(job.target.record)):
@@ -242,10 +243,11 @@ def _count(entries: Sequence[object]) -> str:
     return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
 
 
-def _compared(job: _Job, found: _Found, deadline: Deadline) -> tuple[bool, list[str]]:
-    """Whether the whole model is right and faster with what was found, and what to say of that."""
+def _compared(job: _Job, found: Sequence[Tuned], lost: Sequence[str], deadline: Deadline) -> tuple[bool, list[str]]:
+    """Whether the whole model is right and faster as builds would make it with what was found, and without the kernels that have
+    `lost`; and what to say of that."""
     activity.say(f"{job.target.name}: the whole model, with and without", deadline.left)
-    job.compile(whole.TUNED, replace(job.target, tuning=tuning.updated(job.target.tuning, found.entries, found.lost)))
+    job.compile(whole.TUNED, replace(job.target, tuning=tuning.updated(job.target.tuning, found, lost)))
     modules = {kind: job.folder / kind / "module.vmfb" for kind in (whole.PLAIN, whole.TUNED)}
     return whole.Comparison(modules, job.ways, job.data, job.untuned.parameters, job.folder).run(deadline)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.errors import PipelineError
-from pipeline.layout import channel_key, channel_of
+from pipeline.layout import channel_key
 from pipeline.machine import now
 from pipeline.manifest.codec import decode, encode
 from pipeline.manifest.types import HISTORY_LIMIT, Channel, PastRelease
@@ -32,13 +32,6 @@ def read_channel(found: Object | None, model: str, channel: str, url: str) -> Ch
 def find_channel(source: Source, model: str, channel: str) -> Channel | None:
     """What a channel of the store points to. Raises PipelineError as `read_channel` does."""
     return read_channel(source.get(channel_key(model, channel)), model, channel, source.url)
-
-
-def channels_of(store: Store, model: str = "") -> Iterator[Channel]:
-    """The channels of a model, or of all; of those that cannot be read, and have a channel's key, PipelineError."""
-    for key in store.keys(f"channels/{model}/" if model else "channels/"):
-        if (named := channel_of(key)) and (channel := find_channel(store, *named)):
-            yield channel
 
 
 def move_channel(store: Store, pointer: Channel, allowed: Callable[[Channel | None], None], rolled_back: bool = False) -> bool:
