@@ -13,9 +13,9 @@ from doit.cmd_base import Command
 
 from pipeline.errors import PipelineError, disk_errors, permitted
 from pipeline.files import sha256_file, staged, write
-from pipeline.manifest.types import DTYPES
 from pipeline.names import RULE, is_name
 from pipeline.plain import plain
+from pipeline.spec.types import MLIR_DTYPES
 from pipeline.terminal import prepare_streams, put, say
 
 TARGETS = Path("targets")
@@ -70,7 +70,7 @@ def _inputs(model: Any, path: Path) -> Iterator[str]:
         tensor, known = value.type.tensor_type, onnx.TensorProto.DataType.values()
         is_known = value.type.HasField("tensor_type") and tensor.elem_type in known
         dtype = _dtype(str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type or onnx.TensorProto.FLOAT))) if is_known else ""
-        if dtype not in DTYPES:
+        if dtype not in MLIR_DTYPES:
             raise PipelineError(f"its input {value.name!r} is of a type that no spec can give", where=str(path))
         low, high = next((pair for kind, pair in _RANGES.items() if kind in dtype), ("", ""))
         sizes = [str(d.dim_value) if d.dim_value > 0 else "1" for d in tensor.shape.dim]

@@ -82,6 +82,7 @@ def test_weights_that_are_away_leave_nothing_half_done(project: Project, tmp_pat
     [
         helper.make_tensor_value_info("x", TensorProto.STRING, [2]),
         helper.make_tensor_value_info("x", 99, [2]),
+        helper.make_tensor_value_info("x", TensorProto.COMPLEX64, [2]),
         helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None),
     ],
 )

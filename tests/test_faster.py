@@ -175,6 +175,12 @@ def test_few_results_of_a_plane_are_summed_up_by_lines(outputs: int, type_: str,
     assert faster(made).count("MatMul") == products
 
 
+def test_windows_of_one_line_take_longer_rows_too() -> None:
+    """32 lines of 30 make rows of 960, and 976 lie better: what is more is cut off."""
+    x, w = array(1, 32, 32, 30), array(8, 32, 1, 2)
+    assert "MatMul" in require_same(model("Conv", x, w), x)
+
+
 def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
     for width, size in ((64, 64 * 67), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
         made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)

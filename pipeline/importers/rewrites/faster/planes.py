@@ -91,7 +91,7 @@ def _by_lines(nodes: Nodes, scope: Scope, plane: _Plane, weights: Array) -> str:
     found = ""
     for i in range(plane.down.kernel):
         part = matrix
-        if plane.down.kernel > 1:
+        if span > plane.length:
             part = nodes("Slice", matrix, nodes.integers(i * step), nodes.integers(i * step + plane.length), nodes.integers(1))
         kernel = np.ascontiguousarray(weights[:, :, i].transpose(0, 2, 1)).reshape(len(weights), -1)
         term = nodes("MatMul", _constant(scope, kernel), part)
