@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.plain import plain
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
-_LINES = 40  # of a step's error; its log has all of it
+_LINES, _WIDTH = 40, 500  # of a step's error; its log has all of it
 _ROWS = 500  # GitHub shows 1 MiB
 
 
@@ -29,7 +29,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _quoted(text: str) -> list[str]:
     """Lines between fences that they cannot close."""
-    lines = [plain(line) for line in text.rstrip().split("\n")]
+    lines = [plain(line)[:_WIDTH] for line in text.rstrip().split("\n")]
     shown = lines[:_LINES] + (["…"] if len(lines) > _LINES else [])
     fence = "`" * max(3, *(len(run) + 1 for line in shown for run in re.findall("`+", line) or [""]))
     return [fence, *shown, fence, ""]

@@ -111,5 +111,7 @@ def test_markdown_shows_text_as_it_is() -> None:
     assert jobsummary.cell("a|b <i> `x`\x1b[1m_") == r"a\|b \<i\> \`x\`" + "\\\\x1b" + r"\[1m\_"
     found = jobsummary.lines("1 failed", [("variant",)], [], {"fetch:x": "```\nnot the end"})
     assert found[4:8] == ["````", "```", "not the end", "````"]
+    found = jobsummary.lines("1 failed", [("variant",)], [], {"fetch:x": "long " * (1 << 20)})
+    assert sum(map(len, found)) < 1000  # GitHub leaves out a page of more than 1 MiB
     rows = [("variant",), *((str(n),) for n in range(1000))]
     assert jobsummary.table(rows)[-1] == "… and 500 rows more"
