@@ -128,6 +128,12 @@ def test_lines_and_single_channels(seed: int) -> None:
     assert ("MatMul" in kinds) != alone
 
 
+def test_single_channels_stay_where_lines_are_read_in_order() -> None:
+    x, w = array(1, 8, 20, 40), array(8, 1, 3, 3)
+    assert "Transpose" not in require_same(model("Conv", x, w, strides=[2, 1], group=8), x)
+    assert "Transpose" in require_same(model("Conv", x, w, strides=[1, 2], group=8), x)
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "pads"), [(400, 64, 16, [0, 0]), (407, 48, 24, [5, 9]), (96, 32, 32, [8, 8])]
 )
@@ -163,13 +169,19 @@ def test_planes(seed: int) -> None:
     assert kinds == [] if kernel == [1, 1] else "MatMul" in kinds
 
 
+@pytest.mark.parametrize(("outputs", "type_", "products"), [(16, "float32", 3), (17, "float32", 1), (16, "float16", 1)])
+def test_few_results_of_a_plane_are_summed_up_by_lines(outputs: int, type_: str, products: int) -> None:
+    made = model("Conv", array(1, 8, 30, 30, type_=type_), array(outputs, 8, 3, 3, type_=type_), pads=[1] * 4)
+    assert faster(made).count("MatMul") == products
+
+
 def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
     for width, size in ((64, 64 * 67), (62, 64 * 65), (30, 65 * 32), (13, 64 * 15)):  # 64 lines of 64 would be pages
         made = model("Conv", array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4)
         faster(made)
-        (product,) = (node for node in made.graph.node if node.op_type == "MatMul")
-        (shape,) = (v.type.tensor_type.shape for v in made.graph.value_info if v.name == product.output[0])
-        assert shape.dim[1].dim_value == size
+        products = {node.output[0] for node in made.graph.node if node.op_type == "MatMul"}
+        found = {v.type.tensor_type.shape.dim[1].dim_value for v in made.graph.value_info if v.name in products}
+        assert found == {size}
         assert require_same(model("Conv", x := array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4), x)
 
 
@@ -303,15 +315,18 @@ def test_they_are_right_where_they_run(tmp_path: Path, present: list[Device]) ->
     cases = Cases()
     cases.add("shuffle", "ConvTranspose", array(1, 8, 20), constants=[array(8, 6, 5), array(6)], strides=[3], pads=[1, 1])
     cases.add("plane", "ConvTranspose", array(1, 4, 6, 7), constants=[array(4, 3, 4, 4)], strides=[2, 2], pads=[1, 1, 1, 1])
-    halves = [array(8, 4, 3, 3, type_="float16")]
-    cases.add("convolution", "Conv", array(1, 4, 6, 30), constants=[array(3, 4, 3, 3), array(3)], pads=[1] * 4)
+    halves = [array(8, 4, 2, 2, type_="float16")]
+    cases.add("convolution", "Conv", array(1, 4, 6, 30), constants=[array(3, 4, 2, 2), array(3)], pads=[1] * 4)
     cases.add("halves", "Conv", array(1, 4, 6, 30, type_="float16"), constants=halves, pads=[1] * 4)
-    cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 5), array(6)], pads=[2, 2])
-    cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 3)], strides=[2], dilations=[2])
+    cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 2), array(6)], pads=[2, 2])
+    cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 2)], strides=[2], dilations=[2])
     cases.add("single", "Conv", array(1, 8, 20, 20), constants=[array(8, 1, 3, 3), array(8)], pads=[1] * 4, group=8)
     cases.add("short", "Conv", array(1, 8, 9, 9), constants=[array(8, 1, 3, 3)], strides=[2, 2], group=8)
     cases.add("row", "MatMul", array(1, 128), constants=[array(128, 200)])
-    cases.add("steps", "GRU", array(66, 1, 4), constants=[array(1, 9, 4), array(1, 9, 3)], hidden_size=3, linear_before_reset=1)
+    cases.add("blocks", "Conv", array(1, 1, 100), constants=[array(5, 1, 32)], strides=[16])
+    cases.add("gemm", "Gemm", array(2, 128), constants=[array(200, 128), array(200)], transB=1)
+    # An even number of units: all steps have the same kernels.
+    cases.add("steps", "GRU", array(66, 1, 4), constants=[array(1, 12, 4), array(1, 12, 4)], hidden_size=4, linear_before_reset=1)
     assert not wrong(cases, tmp_path, present, ("vulkan-any", "x86-64-v3", "x86-64"))
 
 

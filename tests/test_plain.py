@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, progress, terminal, why
+from pipeline import cli, exits, progress, terminal, why
 from pipeline.errors import ManyProblemsError, PipelineError
 from pipeline.files import write
 from pipeline.manifest import codec
@@ -209,7 +209,7 @@ def test_a_mistyped_store_tells_no_secret(
     monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     for command in (["list", url], ["fetch", "noise", "--store", url], ["attest", "noise", "--store", url]):
-        assert cli.main(command) == 1
+        assert cli.main(command) in (exits.NOT_DONE, exits.AWAY)
     captured = capsys.readouterr()
     assert SECRET not in captured.out + captured.err
     for opened in (open_store, open_source, open_file):
@@ -230,7 +230,7 @@ def test_a_mistyped_endpoint_tells_no_secret(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    assert cli.main(["list", "s3://bucket"]) == 1
+    assert cli.main(["list", "s3://bucket"]) in (exits.NOT_DONE, exits.AWAY)
     said = capsys.readouterr().err
     assert "error: s3://bucket" in said
     assert SECRET not in said

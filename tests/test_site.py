@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +33,7 @@ from pipeline.layout import SITE, Layout, content_type, page_of, release_key
 from pipeline.manifest.codec import encode
 from pipeline.manifest.types import Manifest
 from pipeline.site import catalogue, charts, machines
+from pipeline.site import release as about
 from pipeline.site.gather import gather
 from pipeline.stages import fsck, site
 from pipeline.stages.prune import Asked, prune
@@ -187,7 +191,7 @@ def test_pages_say_all_without_scripts(root: Path, running: Browser) -> None:
         row = tab.page.locator(".matrix tr", has_text="NVIDIA GeForce RTX 3060").first
         assert "nvidia-ampere" in row.inner_text()
         assert not tab.page.locator(".ask").first.is_visible()
-        tab.page.get_by_role("navigation").get_by_role("link", name="Which one runs here?").click()
+        tab.page.get_by_role("navigation").get_by_role("link", name="Devices").click()
         tab.page.get_by_role("link", name="rtx-3060").click()
         assert "nvidia-ampere" in tab.page.locator("tbody tr").first.inner_text()
 
@@ -218,6 +222,25 @@ def test_a_model_page_has_commands_history_and_every_release(root: Path, running
         tab.page.locator("#releases ~ .scroll a").nth(1).click()
         assert "There is a release that is current" in tab.text(".notice")
         assert tab.said == []
+
+
+def test_commands_of_a_page_do_what_they_say(built: Project, tmp_path: Path) -> None:
+    """In an order in which each finds what it needs: curl brings the file that IREE's own tools run."""
+    servers.command("curl", "apt-get install curl")
+    with serve(built.layout.store) as web:
+        (model,) = gather(open_source(web.url)).models
+        assert model.current
+        commands = dict(about.files(model.current, web.url)[0].commands)
+        assert list(commands) == ["vmfb", "Python", "IREE's own tools", "curl"]
+        environment = built.environment(VMFB_CACHE=str(tmp_path / "cache"))
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+        for how in ("curl", "IREE's own tools", "vmfb", "Python"):
+            shell = [sys.executable, "-c"] if how == "Python" else ["bash", "-euo", "pipefail", "-c"]
+            done = subprocess.run(
+                [*shell, commands[how]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, (how, done.stderr)
+    assert (tmp_path / "manifest.json").exists()
 
 
 # Which one will my machine run?
@@ -339,6 +362,7 @@ def test_pages_beside_the_releases_are_no_strangers_and_know_what_went(tmp_path:
     assert "1 model, 3 releases" in said
     first = list((tmp_path / "store" / "site" / "releases").rglob("*.html"))
     assert len(first) == 3
+    assert not any(str(tmp_path) in path.read_text("utf-8") for path in first)
     site.run(url, True, tmp_path / "site", tmp_path / "made")
     assert "0 pages changed" in (said := (tmp_path / "made" / "report.txt").read_text())
     assert "0 files sent" in said

@@ -248,14 +248,14 @@ def test_a_record_of_no_target_is_a_problem(tmp_path: Path) -> None:
         load(project.targets)
 
 
-def test_records_are_read_as_they_were_written_and_merged(tmp_path: Path) -> None:
+def test_records_are_read_as_they_were_written_and_updated(tmp_path: Path) -> None:
     change = (Change(1, "linalg.matmul", "lowering_config", "a", "b"),)
     slow, fast = (entry("kernel_" + "a" * 32, change, after_ms=ms) for ms in (1.5, 1.0))
-    second, newer = entry("kernel_" + "b" * 32, change), entry("kernel_" + "a" * 32, change, after_ms=1.9, compiler="4.0.0")
-    record = tuning.merged({slow.kernel: slow}, [fast, second])
+    second = entry("kernel_" + "b" * 32, change)
+    record = tuning.updated({slow.kernel: slow}, [fast, second], [])
     assert record == {fast.kernel: fast, second.kernel: second}
-    assert tuning.merged({fast.kernel: fast}, [slow]) == {fast.kernel: fast}
-    assert tuning.merged({fast.kernel: fast}, [newer]) == {newer.kernel: newer}  # the older compiler's is of no use
+    assert tuning.updated({fast.kernel: fast}, [slow], []) == {fast.kernel: slow}  # it was compared with the other one
+    assert tuning.updated(record, [], [fast.kernel]) == {second.kernel: second}
     path = tmp_path / "x86-64.json"
     tuning.save(path, record)
     assert tuning.read(path) == record

@@ -25,7 +25,7 @@ from pipeline.seal import Seal
 from pipeline.stages import tune, whole
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.store.open import open_store
-from pipeline.tuner import rounds
+from pipeline.tuner import rounds, search
 from pipeline.tuner.calls import Call
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.finds import Finds
@@ -111,8 +111,21 @@ def test_a_kernel_that_cannot_even_be_measured_in_time_is_left(monkeypatch: pyte
 def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     outcome, took, measured = searched(monkeypatch, tmp_path / "search", 10, 0.2, [lowering(7)])
     assert outcome.changes == lowering(7)
+    assert outcome.known == 0.5
     assert took <= 10
     assert max(measured) == 2
+
+
+def timed(*ratios: float) -> list[Timed]:
+    return [Timed("", ratio, ratio, 3) for ratio in ratios]
+
+
+def test_by_several_threads_the_best_counts_and_by_one_the_worst() -> None:
+    assert search._part(timed(2.0, 0.5), timed(1.0, 0.6)) == 0.6
+    assert search._part(timed(2.0, 0.5), timed(1.2, 0.6)) == math.inf
+    assert search._part(timed(0.7)) == 0.7
+    assert search._part([Timed("other numbers", 1.0, 0.5, 3)]) == math.inf
+    assert search._part([Timed("", 0.0, 0.0, 0)]) == math.inf
 
 
 @pytest.fixture
@@ -125,15 +138,16 @@ def data(tmp_path: Path) -> TestData:
     return found
 
 
-@pytest.mark.parametrize(("budget", "runs"), [(1000, 4), (70, 2), (45, 0)])
+@pytest.mark.parametrize(("budget", "runs"), [(1000, 4), (70, 2), (45, 0), (130, 3)])
 def test_a_slow_model_is_looked_at_as_often_as_there_is_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: TestData, budget: float, runs: int
 ) -> None:
     clock, ran = Clock(), list[str]()
 
     def run(module: Path, way: Device, entry: str, inputs: list[Path], folder: Path, name: str, **limits: Any) -> devices.Run:
-        clock.now += min(30.0, limits["timeout"])
-        if limits["timeout"] < 30:
+        takes = 30.0 if len(ran) < 2 else 50.0  # longer than one knew
+        clock.now += min(takes, limits["timeout"])
+        if limits["timeout"] < takes:
             return devices.Run("it did not end in time", slow=True)
         ran.append(module.name)
         arrays.write(devices.outputs(folder, name), [np.ones(3, np.float32)])
@@ -185,10 +199,10 @@ def test_what_is_no_find_is_as_if_it_were_not_there(shared: SharedCache, damage:
 def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
     trials: Any = None
     kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
-    assert tune._share(kernels, is_known=False, left=100) == 75
-    assert tune._share(kernels, is_known=False, left=12) == 10
-    assert tune._share(kernels, is_known=True, left=4) == 4
-    assert tune._share(kernels, is_known=False, left=5) > 5  # no time left
+    assert tune._share(kernels, least=10, left=100) == 75
+    assert tune._share(kernels, least=10, left=12) == 10
+    assert tune._share(kernels, least=4, left=4) == 4
+    assert tune._share(kernels, least=10, left=5) > 5  # no time left
 
 
 def test_a_deadline_is_of_its_clock() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,10 @@ def digest(entries: Iterable[Tuned]) -> str:
     return sha256_bytes(json.dumps(sorted((e.kernel, [asdict(c) for c in e.changes]) for e in entries)).encode())
 
 
-def merged(old: Record, new: Iterable[Tuned]) -> Record:
-    """Both; of a kernel that both have, the entry that gained more. Those of a compiler that chooses otherwise now give way."""
-    result = dict(old)
-    for entry in new:
-        known = result.get(entry.kernel)
-        if known is None or known.compiler != entry.compiler or entry.speed > known.speed:
-            result[entry.kernel] = entry
-    return result
+def updated(record: Record, found: Iterable[Tuned], lost: Collection[str]) -> Record:
+    """The record with what was found, which was compared with what it had, and without the kernels that have `lost` by it."""
+    kept = {kernel: entry for kernel, entry in record.items() if kernel not in lost}
+    return kept | {entry.kernel: entry for entry in found}
 
 
 def encode(target: str, record: Record) -> bytes:

@@ -19,6 +19,7 @@ from pipeline.iree.gates import Gated
 from pipeline.layout import SITE, bom_key, provenance_key, release_key
 from pipeline.site import documents, history, machines
 from pipeline.site import release as about
+from pipeline.site.commands import SOMEWHERE
 from pipeline.site.gather import Catalogue, Model, Release
 from pipeline.site.page import DEVICES, DOCS, MODELS, Frame, Page, assets, fragment, render
 
@@ -47,8 +48,8 @@ def beside(url: str, folder: Path) -> Beside:
 
 
 def published(url: str) -> Beside:
-    """Of pages that are put into the store at `url`."""
-    return Beside("../" * SITE.count("/"), url, published=True)
+    """Of pages that are put into the store at `url`. A folder's path is nobody's business: it is served, or copied."""
+    return Beside("../" * SITE.count("/"), url if "://" in url else SOMEWHERE, published=True)
 
 
 def model_path(model: str) -> str:
@@ -68,7 +69,8 @@ def pages(catalogue: Catalogue, where: Beside) -> Iterator[tuple[str, bytes]]:
     frame = Frame(
         NAME,
         (MODELS, DEVICES, DOCS),
-        f"Made by vmfb-pipeline {__version__} from the manifests and the evidence in {where.address}.",
+        f"Made by vmfb-pipeline {__version__} from the manifests and the evidence in "
+        f"{'the store that this page is in' if where.published else where.address}.",
     )
     for model in catalogue.models:
         for release in model.releases:

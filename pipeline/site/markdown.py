@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,8 +58,10 @@ def html(source: str, link: Callable[[str], str | None]) -> Text:
     tokens = parse(source)
     result = Text()
     _anchor(tokens, result)
-    for token in tokens:
+    for index, token in enumerate(tokens):
         _link(token.children or [], link)
+        if token.type == "th_open" and not tokens[index + 1].content:
+            token.tag = tokens[index + 2].tag = "td"  # an empty corner is the head of nothing
     renderer = _renderer(result)
     result.body = Markup(renderer.renderer.render(tokens, renderer.options, {}))  # noqa: S704  # text in it is escaped
     return result
@@ -96,13 +99,17 @@ def _link(children: list[Token], link: Callable[[str], str | None]) -> None:
 def _renderer(text: Text) -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     above = [""]  # the heading over a table names it
+    named: Counter[str] = Counter()  # each table otherwise
 
     def heading(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         above[0] = plain(tokens[index + 1])
         return str(self.renderToken(tokens, index, options, env))
 
     def table(_self: Any, _tokens: Sequence[Token], _index: int, _options: Any, _env: Any) -> str:
-        return f'<div class="scroll" role="region" aria-label="Table: {escape(above[0] or text.title)}" tabindex="0">\n<table>\n'
+        name = above[0] or text.title
+        named[name] += 1
+        label = f"{name}, {named[name]}" if named[name] > 1 else name
+        return f'<div class="scroll" role="region" aria-label="Table: {escape(label)}" tabindex="0">\n<table>\n'
 
     def table_end(_self: Any, _tokens: Sequence[Token], _index: int, _options: Any, _env: Any) -> str:
         return "</table>\n</div>\n"

@@ -29,7 +29,7 @@ class Place:
 
 
 MODELS = Place("models", "Models", "index.html")
-DEVICES = Place("devices", "Which one runs here?", "devices/index.html")
+DEVICES = Place("devices", "Devices", "devices/index.html")
 DOCS = Place("docs", "Documentation", "docs/index.html")
 
 

@@ -40,6 +40,7 @@ from pipeline.tuner.outcome import Outcome
 REPORT = "report.txt"
 _LEAST, _LEAST_KNOWN = 10.0, 4.0  # seconds for a kernel; with fewer nothing is found, or what is known is not confirmed
 _HINTS = 6  # of the last kernels' best, that are tried for the next one
+_LOST = 0.98  # of the untuned time, above which what a record has does not count as faster
 _TOLD = 3  # of the ways to lower a kernel that were wrong
 _WHOLE = 0.2  # of the time, to look at the whole model
 _COMPILING = 0.1  # likewise, to compile it as it is tuned
@@ -76,11 +77,12 @@ class _Job:
 
 @dataclass
 class _Found:
-    """What came of a target whose kernels take a run so many `seconds`: entries for its record, rows of a table, a line each,
-    what was the best for kernels, and the seconds of making and of running code."""
+    """What came of a target whose kernels take a run so many `seconds`: entries for its record, kernels that are not faster by
+    what it has, rows of a table, a line each, what was the best for kernels, and the seconds of making and of running code."""
 
     seconds: float
     entries: list[Tuned] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     hints: list[Values] = field(default_factory=list)
@@ -91,8 +93,8 @@ class _Found:
         """A kernel that was not searched."""
         self._row(kernel, kernel.seconds / kernel.calls, "", "", why)
 
-    def add(self, kernel: Kernel, outcome: Outcome, device: Device) -> None:
-        """What came of a kernel."""
+    def add(self, kernel: Kernel, outcome: Outcome, device: Device, is_recorded: bool) -> None:
+        """What came of a kernel, of which the record may have an entry."""
         self.compiling += outcome.compiling
         self.running += outcome.running
         for changes, what in outcome.wrong[:_TOLD]:
@@ -105,6 +107,9 @@ class _Found:
             entry = _entry(kernel, outcome, device)
             self.entries.append(entry)
             after, gained = f"{entry.after_ms:.3f}", f"{entry.speed:.2f}×"
+        elif is_recorded and outcome.known is not None and outcome.known > _LOST:
+            self.lost.append(kernel.kernel)
+            gained = "not faster any more by what the record has"
         self._row(kernel, outcome.before, after, str(outcome.tried), gained)
         if outcome.values:
             self.hints = [*(hint for hint in self.hints if hint != outcome.values), outcome.values]
@@ -205,39 +210,54 @@ def _tuned(job: _Job, deadline: Deadline) -> list[str]:
     budget = deadline.left
     hottest = kernels.find(job.untuned, resolve(replace(job.target, tuning={})), job.ways[-1], job.folder, deadline)
     looking = max(_WHOLE * budget, min(_COMPILING * budget + whole.expected(hottest.seconds, len(job.ways)), budget / 2))
-    found = _search(job, hottest, deadline.before(looking))
+    finds = Finds(shared(), resolve(job.target))
+    found = _search(job, hottest, finds, deadline.before(looking))
     head = ("kernel", "before ms", "after ms", "of a run", "tried", "")
     lines = [*columns([head, *found.rows]), *found.lines]
     lines += [f"{hottest.unknown} more: how the model calls them is only known when it runs"] if hottest.unknown else []
     lines.append(f"{found.compiling:.0f} s making code, {found.running:.0f} s running it")
-    lines += _kept(job, found.entries, deadline) if found.entries else ["nothing faster was found"]
+    lines += _kept(job, found, finds, deadline)
     return [f"{job.origin.model.name} for {job.target.name} on {job.device.title}", *(f"  {line}" for line in lines)]
 
 
-def _kept(job: _Job, entries: Sequence[Tuned], deadline: Deadline) -> list[str]:
-    """Put what was found into the record, if the whole model is right and faster with it; what to say of that."""
-    activity.say(f"{job.target.name}: the whole model, with and without", deadline.left)
-    job.compile(whole.TUNED, replace(job.target, tuning=tuning.merged(job.target.tuning, entries)))
-    modules = {kind: job.folder / kind / "module.vmfb" for kind in (whole.PLAIN, whole.TUNED)}
-    compared = whole.Comparison(modules, job.ways, job.data, job.untuned.parameters, job.folder)
-    faster, said = compared.run(deadline)
-    if not faster:
-        return [*said, "the record stays as it was"]
+def _kept(job: _Job, found: _Found, finds: Finds, deadline: Deadline) -> list[str]:
+    """Put what was found into the record, if the whole model is right and faster with it; what to say of that.
+
+    Entries by which kernels are not faster are removed in any case, where they are the project's own.
+    """
+    faster, lines = _compared(job, found, deadline) if found.entries else (False, ["nothing faster was found"])
+    entries, record = found.entries if faster else [], tuning.read(job.target.record)
+    lost = [kernel for kernel in found.lost if kernel in record]
+    if not entries and not lost:
+        return [*lines, "the record stays as it was"] if found.entries else lines
     with disk_errors(str(job.target.record)):
-        tuning.save(job.target.record, tuning.merged(tuning.read(job.target.record), entries))
-    finds = Finds(shared(), resolve(job.target))
+        tuning.save(job.target.record, tuning.updated(record, entries, lost))
     for entry in entries:
         finds.add(entry)
-    return [*said, f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'} into {job.target.record}"]
+    lines += [f"{_count(entries)} into {job.target.record}"] if entries else []
+    return [*lines, f"{_count(lost)} out of {job.target.record}"] if lost else lines
 
 
-def _search(job: _Job, hottest: Hottest, deadline: Deadline) -> _Found:
+def _count(entries: Sequence[object]) -> str:
+    return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+
+
+def _compared(job: _Job, found: _Found, deadline: Deadline) -> tuple[bool, list[str]]:
+    """Whether the whole model is right and faster with what was found, and what to say of that."""
+    activity.say(f"{job.target.name}: the whole model, with and without", deadline.left)
+    job.compile(whole.TUNED, replace(job.target, tuning=tuning.updated(job.target.tuning, found.entries, found.lost)))
+    modules = {kind: job.folder / kind / "module.vmfb" for kind in (whole.PLAIN, whole.TUNED)}
+    return whole.Comparison(modules, job.ways, job.data, job.untuned.parameters, job.folder).run(deadline)
+
+
+def _search(job: _Job, hottest: Hottest, finds: Finds, deadline: Deadline) -> _Found:
     """Search each kernel for as long as its part of a run says."""
-    found, finds = _Found(hottest.seconds), Finds(shared(), resolve(job.target))
+    found = _Found(hottest.seconds)
     kernels = [kernel for kernel in hottest.kernels if not kernel.is_fixed]
     finds.fetch(kernel.kernel for kernel in kernels)
+    least = _LEAST
     for number, kernel in enumerate(kernels):
-        share = _share(kernels[number:], bool(finds.of(kernel.kernel)), deadline.left)
+        share = _share(kernels[number:], _LEAST_KNOWN if finds.of(kernel.kernel) else least, deadline.left)
         if share > deadline.left:
             found.leave(kernel, "no time left")
             continue
@@ -248,17 +268,18 @@ def _search(job: _Job, hottest: Hottest, deadline: Deadline) -> _Found:
         except PipelineError as error:
             found.leave(kernel, f"left as it is: {error.what.splitlines()[0]}")
         else:
-            found.add(kernel, outcome, job.device)
+            found.add(kernel, outcome, job.device, bool(record))
+            least = max(_LEAST, outcome.least)  # this machine may have other work
     for kernel in hottest.kernels:
         if kernel.is_fixed:
             found.leave(kernel, "nothing to choose")
     return found
 
 
-def _share(kernels: Sequence[Kernel], is_known: bool, left: float) -> float:
+def _share(kernels: Sequence[Kernel], least: float, left: float) -> float:
     """Seconds for the first of the kernels that wait: its part of what is left, but no less than brings something."""
     part = left * kernels[0].seconds / sum(kernel.seconds for kernel in kernels)
-    return max(part, _LEAST_KNOWN if is_known else _LEAST)
+    return max(part, least)
 
 
 def _outcome(

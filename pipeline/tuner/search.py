@@ -7,7 +7,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
@@ -40,12 +40,16 @@ _PATIENT = 3  # times as long as measuring should take
 _SEED = 16
 
 
-def _part(times: Sequence[Timed]) -> float:
-    """What part of the untuned time a lowering takes, by the last of the ways to run it; infinite for one that is wrong, or much
-    slower by another."""
-    if any(one.wrong or not one.rounds for one in times) or any(one.ratio > _NO_WORSE for one in times[:-1]):
+def _part(*seen: Sequence[Timed]) -> float:
+    """What part of the untuned time a lowering takes, by the last of the ways to run it, the worst of the times it was measured;
+    infinite for one that is wrong, or slower by another way whenever it was measured: there other work on the machine counts."""
+    if any(one.wrong or not one.rounds for times in seen for one in times):
         return math.inf
-    return times[-1].ratio
+    *others, last = zip(*seen, strict=True)
+    if any(min(one.ratio for one in way) > _NO_WORSE for way in others):
+        return math.inf
+    part: float = max(one.ratio for one in last)
+    return part
 
 
 class Search:
@@ -79,6 +83,7 @@ class Search:
         self._seen: dict[Lowering, float] = {}
         self._made: dict[Lowering, Code] = {}
         self._batch_before = (0, _MAKING)  # how many lowerings beside the first were made last, and the seconds of that
+        self._linking = 0.0  # seconds that the last module took
         self._outcome = Outcome()
         self._numbers = itertools.count()
         self._base: Code | None = None
@@ -97,7 +102,11 @@ class Search:
         study = optuna.create_study(sampler=sampler)
         for guess in (*self._hints, *self._space.guesses):
             study.enqueue_trial({name: self._space.knobs[name].index(value) for name, value in guess.items()})
+        began = deadline.clock()
         self._measure(self._known[: max(self._room(), 1)])
+        self._outcome.least = deadline.clock() - began + self._needed(1)
+        if self._known and math.isfinite(part := self._seen[self._known[0]]):
+            self._outcome.known = part
         best, stale = self._best(), 0
         while stale < _STALE and (room := self._room()) and self._batch(study, room):
             stale = 0 if self._best() < _BETTER * best else stale + 1
@@ -105,16 +114,25 @@ class Search:
         self._confirm()
         return self._outcome
 
+    @property
+    def _again(self) -> int:
+        """How often what seems best is measured again."""
+        return 1 if self._once > _SLOW else 2
+
+    def _sure(self, count: int) -> float:
+        """Seconds that it takes to measure so many lowerings again."""
+        return self._linking + self._again * self._expected(count, _SURE, len(self._ways))
+
     def _room(self) -> int:
         """How many lowerings can be made and measured, and the best of them again, before time is over."""
-        again = 1 if self._once > _SLOW else 2
 
-        def seconds(count: int) -> float:
-            made, took = self._batch_before
-            making = took * (1 + _MORE * count) / (1 + _MORE * made)
-            return making + self._expected(count, _ROUNDS, 1) + again * self._expected(1, _SURE, len(self._ways))
+        return next((count for count in range(_AT_ONCE, 0, -1) if self._needed(count) <= self._deadline.left), 0)
 
-        return next((count for count in range(_AT_ONCE, 0, -1) if seconds(count) <= self._deadline.left), 0)
+    def _needed(self, count: int) -> float:
+        """Seconds that it takes to make and measure so many lowerings, and the best of them again."""
+        made, took = self._batch_before
+        making = took * (1 + _MORE * count) / (1 + _MORE * made)
+        return making + self._expected(count, _ROUNDS, 1) + self._sure(1)
 
     def _expected(self, count: int, times: int, ways: int) -> float:
         """Seconds that it takes to run so many lowerings, and the untuned one, in so many rounds."""
@@ -150,7 +168,8 @@ class Search:
                 self._values[lowering] = values
             if len(asked) == room:
                 break
-        self._measure(list(asked))
+        if asked:
+            self._measure(list(asked))
         for lowering, trials in asked.items():
             for trial in trials:
                 _tell(study, trial, self._seen[lowering])
@@ -180,11 +199,7 @@ class Search:
         if self._base is None:
             raise PipelineError("the compiler does not make its code in time")
         try:
-            with self._counted("compiling"):
-                module = self._trials.module([self._base, *made.values()], folder)
-            seconds = self._deadline.within(_PATIENT * self._expected(len(made), count, len(ways)))
-            with self._counted("running"):
-                measured = rounds.measure(module, self._trials.call, 1 + len(made), ways, folder, count, seconds)
+            measured = self._run(self._module(made, folder), len(made), folder, count, ways)
         except PipelineError:
             if made and not self._deadline.left:
                 return {}
@@ -198,9 +213,7 @@ class Search:
                 raise
             self._outcome.refused += 1
             return {}
-        first, *others = zip(*measured, strict=True)
-        self._outcome.before = self._once = first[-1].seconds
-        found = {changes: list(times) for changes, times in zip(made, others, strict=True)}
+        found = dict(zip(made, measured, strict=True))
         for changes, times in found.items():
             self._seen[changes] = _part(times)
             self._outcome.tried += any(one.rounds or one.wrong for one in times)
@@ -208,29 +221,46 @@ class Search:
                 self._outcome.wrong.append((changes, wrong))
         return found
 
+    def _module(self, made: Mapping[Lowering, Code], folder: Path) -> Path:
+        """A module that runs the untuned kernel and these."""
+        assert self._base is not None
+        began = self._deadline.clock()
+        with self._counted("compiling"):
+            module = self._trials.module([self._base, *made.values()], folder)
+        self._linking = self._deadline.clock() - began
+        return module
+
+    def _run(self, module: Path, count: int, folder: Path, times: int, ways: Sequence[Device]) -> list[list[Timed]]:
+        """What was measured, in each way, of the `count` lowerings in a module."""
+        seconds = self._deadline.within(_PATIENT * self._expected(count, times, len(ways)))
+        with self._counted("running"):
+            measured = rounds.measure(module, self._trials.call, 1 + count, ways, folder, times, seconds)
+        first, *others = zip(*measured, strict=True)
+        self._outcome.before = self._once = first[-1].seconds
+        return [list(of_each_way) for of_each_way in others]
+
     def _confirm(self) -> None:
-        """Keep the best, if it is better when measured again, and once more where it is quick; by each way to run it no worse."""
+        """Keep the best, if it is better when measured again, twice where there is time; by each way to run it no worse."""
         found = ((part, number, changes) for number, (changes, part) in enumerate(self._seen.items()) if part < _WORTH)
         likely = sorted(found)[:_FINALISTS]
-        again, tried = 1 if self._once > _SLOW else 2, self._outcome.tried
-        while len(likely) > 1 and again * self._expected(len(likely), _SURE, len(self._ways)) > self._deadline.left:
+        while len(likely) > 1 and self._sure(len(likely)) > self._deadline.left:
             likely.pop()
         if not likely:
             return
-        finalists = {changes: self._made[changes] for _, _, changes in likely}
-        seen: dict[Lowering, list[list[Timed]]] = {}
-        for _ in range(again):
-            with fresh_folder(self._folder / "again") as folder:
-                for changes, times in self._time(finalists, folder, _SURE, self._ways).items():
-                    seen.setdefault(changes, []).append(times)
-        self._outcome.tried = tried
-        parts = {changes: max(map(_part, found)) for changes, found in seen.items() if len(found) == again}
-        sure = {changes: part for changes, part in parts.items() if part < _WORTH}
-        if sure:
-            best = self._outcome.changes = min(sure, key=lambda changes: sure[changes])
-            self._outcome.values = self._values.get(best, {})
-            self._outcome.after = self._outcome.before * sure[best]
-            self._outcome.rounds = sum(times[-1].rounds for times in seen[best])
+        finalists = [changes for _, _, changes in likely]
+        seen: list[list[list[Timed]]] = []
+        with fresh_folder(self._folder / "again") as folder, suppress(PipelineError):  # with fewer, or none, in time
+            module = self._module({changes: self._made[changes] for changes in finalists}, folder)
+            while len(seen) < self._again and self._deadline.left:
+                seen.append(self._run(module, len(finalists), folder, _SURE, self._ways))
+        if not seen:
+            return
+        parts = {changes: _part(*times) for changes, *times in zip(finalists, *seen, strict=True)}
+        best = min(finalists, key=lambda changes: parts[changes])
+        if parts[best] < _WORTH:
+            self._outcome.changes, self._outcome.values = best, self._values.get(best, {})
+            self._outcome.after = self._outcome.before * parts[best]
+            self._outcome.rounds = sum(one[finalists.index(best)][-1].rounds for one in seen)
 
 
 def _tell(study: optuna.Study, trial: optuna.trial.Trial, part: float) -> None:

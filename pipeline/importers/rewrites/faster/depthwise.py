@@ -1,7 +1,8 @@
 """Convolutions of single channels: the sum of the values, moved by each place of the window, times a weight for each channel.
 
 That is one kernel, which reads whole vectors. 64 channels of 56 × 56 and a window of 3 × 3 take 0.21 instead of 2.2 ms; where
-lines are short or the window moves by more than one, with the channels last: 96 of 14 × 14 and 5 × 5 take 0.10 instead of 0.32.
+lines are short or the window moves along them by more than one, with the channels last: 96 of 14 × 14 and 5 × 5 take 0.10 instead
+of 0.32. 128 of 24 × 80 and 3 × 3, every other line, after a HardSwish take 0.15 ms, and with the channels last 1.9.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
     nodes, type_, count, source = Nodes(node, scope), scope.type(node.input[0]), len(axes), node.input[0]
     given = nodes.sizes(source)
     lengths = [windows_of(nodes, size, axis) for size, axis in zip(given[2:], axes, strict=True)]
-    last = axes[-1].windows < _SHORT or any(a.stride > 1 for a in axes)  # the channels
+    last = axes[-1].windows < _SHORT or axes[-1].stride > 1  # the channels
     at = 1 if last else 2
     if last:
         source = nodes("Transpose", source, perm=[0, *range(2, 2 + count), 1])

@@ -31,9 +31,10 @@ def cost_of_row(size: int, itemsize: int, rows: int) -> float:
     return size * (_COMMON[common] if size * itemsize * rows > _SMALL else 1.0)
 
 
-def row(size: int, itemsize: int, rows: int) -> int:
-    """The best row of at least this size."""
-    return min(range(size, size + 8 * _VECTOR // itemsize), key=lambda n: cost_of_row(n, itemsize, rows))
+def row(size: int, itemsize: int, rows: int, most: int | None = None) -> int:
+    """The best row of at least this size, and at `most` of that."""
+    end = size + 8 * _VECTOR // itemsize if most is None else min(most + 1, size + 8 * _VECTOR // itemsize)
+    return min(range(size, end), key=lambda n: cost_of_row(n, itemsize, rows), default=size)
 
 
 def are_known(node: onnx.NodeProto, sizes: Sequence[int | None]) -> bool:

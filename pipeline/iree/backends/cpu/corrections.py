@@ -16,6 +16,7 @@ _STEPS = 8  # of the sums of a product of float16: so many values of a row are c
 # Of products of float32, with 16 registers: the rows that are computed at a time, and in how many vectors if they are 1, 2, … 6.
 _TALL, _VECTORS = 6, (8, 4, 4, 2, 2, 2)
 _GROUP = 6144  # results, at most, of a work-group
+_READ = 2  # how many multiplications it takes to read a value, where a work-group's matrices do not lie in the nearest cache
 _MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
 
 
@@ -32,6 +33,10 @@ def _has_avx2(variant: ir.Operation) -> bool:
 def _vector_bytes(variant: ir.Operation) -> int:
     found = re.search(r"native_vector_size = (\d+)", str(variant.attributes["target"]))
     return int(found[1]) if found else 0
+
+
+def _is_arm64(variant: ir.Operation) -> bool:
+    return 'target_triple = "aarch64-' in str(variant.attributes["target"])
 
 
 def _is_x86(variant: ir.Operation) -> bool:
@@ -52,7 +57,7 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     """At `executable-configurations`: the tiles of products."""
     lanes = _vector_bytes(variant) // 4
     for function in operations(variant, "func.func"):
-        if lanes > 1:
+        if lanes > 1 and (_is_x86(variant) or _is_arm64(variant)):
             fill_registers(function, lanes, _has_avx2(variant))
         if _has_avx2(variant) and _converts_halves(variant):
             fill_registers(function, lanes, True, ir.F16Type)
@@ -135,40 +140,30 @@ def fill_registers(function: ir.Operation, lanes: int, many: bool, element: type
         return
     (product,), tiles = products, _tiles(products[0])
     rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
-    old, cached = tiles.get("vector_common_parallel", []), tiles.get("cache_parallel", [])
-    if (
-        len(old) < 3
-        or old[-1]
-        or len(cached) != len(old)
-        or tiles.get("distribution") != cached
-        or "vector_reduction" not in tiles
-    ):
+    old, groups = tiles.get("vector_common_parallel", []), tiles.get("distribution", [])
+    if len(old) < 3 or old[-1] or len(groups) != len(old) or "vector_reduction" not in tiles:
         return
-    if rows >= _TALL and not many:
+    if tiles.get("cache_parallel", groups) != groups or (rows >= _TALL and not many):
         return
     configured = [o for o in _configured(function) if o != product]
     if any(_tiles(o).get("vector_common_parallel") != old[:-1] or _transposes(o) for o in configured):
         return
-    if any(_tiles(o).get("cache_parallel", cached[:-1]) != cached[:-1] for o in configured):
+    if any(_tiles(o).get("cache_parallel", groups[:-1]) != groups[:-1] for o in configured):
         return
     tall = min(rows, _TALL)
     most = lanes * _VECTORS[tall - 1]
     wide = next((n for n in (most, most // 2, most // 4) if n >= 2 * lanes and not columns % n), 0)
-    before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), cached[-3:-1], strict=True))
+    before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), groups[-3:-1], strict=True))
     if not wide or (group := _of_group((rows, columns), tall, wide, before)) is None:
         return
-    outer = [*old[:-3], *(new if size else 0 for new, size in zip(group, cached[-3:-1], strict=True))]
-    inner = [*old[:-3], tall, wide]
+    outer = [*groups[:-3], *(new if size else 0 for new, size in zip(group, groups[-3:-1], strict=True))]
+    inner, steps = [*old[:-3], tall, wide], _STEPS if element is ir.F16Type else 1
     for other in configured:
-        given = _tiles(other)
-        new = {"cache_parallel": outer} if "cache_parallel" in given else {}
-        new["vector_common_parallel"] = inner
-        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(given | new))
-    tiles |= {"cache_parallel": [*outer, 0], "distribution": [*outer, 0]}
-    tiles |= {
-        "vector_common_parallel": [*inner, 0],
-        "vector_reduction": [0] * len(inner) + [_STEPS if element is ir.F16Type else 1],
-    }
+        new = {"cache_parallel": outer, "vector_common_parallel": inner}
+        made = {name: new.get(name, sizes) for name, sizes in _tiles(other).items()}
+        other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(made))
+    tiles |= {name: [*outer, 0] for name in ("cache_parallel", "distribution") if name in tiles}
+    tiles |= {"vector_common_parallel": [*inner, 0], "vector_reduction": [0] * len(inner) + [steps]}
     product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
 
 
@@ -176,14 +171,15 @@ def _of_group(shape: tuple[int, int], tall: int, wide: int, before: int) -> tupl
     """The results of a matrix of this shape that a work-group computes in tiles of `tall` × `wide`, where so many were `before`.
 
     They divide the shape: IREE makes nothing good of what is left over. In a tile of fewer rows sums wait for each other, each
-    tile is begun anew, and with fewer groups threads may have nothing to do.
+    tile is begun anew, narrow groups read more for each result, and with few of them threads may have nothing to do.
     """
 
     def worth(group: tuple[int, int]) -> tuple[float, int]:
         groups = math.prod(n // m for n, m in zip(shape, group, strict=True))
         whole, rest = divmod(group[0], tall)
         used = group[0] / (whole * tall + (max(rest, tall - 1) if rest else 0) + 1)
-        return min(1, groups / before) ** 0.25 * used, math.prod(group)
+        read = 1 + _READ * sum(1 / n for n in group)
+        return min(1, groups / before) ** 0.25 * used / read, math.prod(group)
 
     every = [(m, n) for m in _divisors(shape[0]) for n in _divisors(shape[1]) if not n % wide and m * n <= _GROUP]
     return max(every, key=worth, default=None)
