@@ -63,8 +63,9 @@ def _completer(action: argparse.Action, files: Callable[..., Any]) -> Callable[.
 
     def machines(prefix: str, **_: object) -> list[str]:
         from pipeline.consume import facts
+        from pipeline.iree import backends
 
-        return ["auto", "local", "vulkan", *facts.known_machines(), *files(prefix)]
+        return ["auto", *backends.words(), *facts.known_machines(), *files(prefix)]
 
     def channels(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
         return sorted({channel for _, _, names in _known(parsed_args) for channel in names})

@@ -48,6 +48,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PIPELINE_CACHE_DIR", str(shared / "pieces"))
         patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
         patch.setenv("VMFB_TRUST_DIR", str(base / "trust"))  # nobody's own either
+        patch.setattr("pipeline.terminal.SILENCE", 600.0)  # what a slow machine would add to what is compared
         patch.setenv("VMFB_CACHE", str(base / "fetched"))
         patch.delenv("VMFB_REQUIRE_SIGNED", raising=False)
         for name in ("CACHE", "CACHE_KEY", "CACHE_READ_ONLY", "CACHE_SIZE", "KEYS", "SCHEDULER", "WITNESSES"):

@@ -222,7 +222,7 @@ def test_files_of_older_releases_and_of_others_are_refused(small: Small, tmp_pat
     assert "made by an older release of this pipeline: its variants cannot be forced" in refusal(older, 0, tmp_path / "out")
     assert "it is no file of this pipeline" in refusal(FACTS, 0, tmp_path / "out")
     (tmp_path / "text").write_text("not a vmfb")
-    assert "not a vmfb" in refusal(tmp_path / "text", 0, tmp_path / "out")
+    assert "is no vmfb" in refusal(tmp_path / "text", 0, tmp_path / "out")
     assert "No such file" in refusal(tmp_path / "none", 0, tmp_path / "out")
 
 

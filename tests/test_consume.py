@@ -182,10 +182,10 @@ def test_inspect_needs_only_the_file(fat: Path, vulkan_only: Path, capsys: pytes
 
 def test_bad_input_is_one_message(tmp_path: Path, fat: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x").write_text("[]")
-    assert "not a vmfb" in vmfb(capsys, "inspect", tmp_path / "x", code=1)
+    assert "is no vmfb" in vmfb(capsys, "inspect", tmp_path / "x", code=1)
     assert "cannot be read" in vmfb(capsys, "explain", tmp_path / "nothing", code=1)
     assert "is no file of device facts" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "x", code=1)
-    assert "or one of a100-server, adreno" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "nothing", code=1)
+    assert "`vmfb devices --known` lists names" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "nothing", code=1)
     (tmp_path / "deep").write_text("[" * 100_000)
     assert "is no file of device facts" in vmfb(capsys, "explain", fat, "--pretend", tmp_path / "deep", code=1)
     endless = {

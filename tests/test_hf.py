@@ -212,7 +212,7 @@ def test_no_hub_no_network_and_no_library_are_one_message(
     from huggingface_hub import constants
 
     def refused(*words: str) -> str:
-        assert vmfb(*words, "--store", URL) == 1
+        assert vmfb(*words, "--store", URL) in (1, 75)  # 75: it is away
         said = capsys.readouterr().err
         assert "Traceback" not in said and "hf_s3cr3t" not in said
         return said
