@@ -17,11 +17,14 @@ from tests import servers
 from tests.project import Project
 from tests.publishing import Package, make_package
 
-# Each takes half a minute or more there, and is the same in a folder.
+# Each takes half a minute or more there, all its forms together, and is the same in a folder.
 _LONG_IN_A_BUCKET = (
     "test_a_failure_at_any_step_leaves_no_half_release_and_can_be_repeated",
+    "test_damage_is_found_and_repaired",
+    "test_eight_publishers_at_once",
     "test_witnesses_that_write_at_once_and_are_killed_lose_nothing_and_leave_no_half",
 )
+_LONG_FILES = ("test_life.py",)  # the same of whole files
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
@@ -35,7 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "test_rights.py",
         ):
             item.add_marker(pytest.mark.thorough)
-        if "seaweedfs" in item.name and getattr(item, "originalname", "") in _LONG_IN_A_BUCKET:
+        long = getattr(item, "originalname", "") in _LONG_IN_A_BUCKET or item.path.name in _LONG_FILES
+        if "seaweedfs" in item.name and long and "a blob has other bytes" not in item.name:
             item.add_marker(pytest.mark.thorough)
 
 

@@ -206,6 +206,7 @@ def test_a_misspelt_variable_is_refused(built: Project) -> None:
     assert "cannot be a version" in built.doit("publish", "version=../up").stderr
 
 
+@pytest.mark.thorough
 def test_the_output_is_the_same_whoever_builds_it(built: Project, tmp_path: Path) -> None:
     other = Project(tmp_path / "a-longer-name" / "deeper", "small")
     assert other.doit("-n", "2").returncode == 0

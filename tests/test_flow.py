@@ -382,6 +382,7 @@ def test_a_model_without_control_flow_stays_as_it_is() -> None:
     assert [dim.dim_value for dim in tiled.graph.output[0].type.tensor_type.shape.dim] == [9]
 
 
+@pytest.mark.thorough
 def test_iree_compiles_them(tmp_path: Path, present: list[Device]) -> None:  # noqa: F811
     """In one model, for time."""
     parts = [
