@@ -19,6 +19,7 @@ from pipeline.spec.types import MLIR_DTYPES
 from pipeline.terminal import prepare_streams, put, say
 
 TARGETS = Path("targets")
+_OPEN = "is open in the file"
 _RANGES = {"float": ("-1.0", "1.0"), "int": ("0", "2")}  # of test data: below `high`
 
 
@@ -77,7 +78,7 @@ def _inputs(model: Any, path: Path) -> Iterator[str]:
         opened = [plain(d.dim_param) or "?" for d in tensor.shape.dim if d.dim_value <= 0]
         drawn = f", low: {low}, high: {high}" if low else ""
         if opened:
-            yield f"  # {', '.join(opened)} is open in the file: 1, another size, or a range like {{min: 1, max: 512}}"
+            yield f"  # {', '.join(opened)} {_OPEN}: 1, another size, or a range like {{min: 1, max: 512}}"
         yield f"  - {{name: {json.dumps(value.name)}, shape: [{', '.join(sizes)}], dtype: {dtype}{drawn}}}"
 
 
@@ -118,6 +119,8 @@ def add(path: Path, name: str = "") -> list[Path]:
     name = name or re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("._-")
     if not is_name(name):
         raise PipelineError(f"{name!r} cannot name a model: {RULE}", hint="doit add MODEL.onnx NAME")
+    if not path.is_file():
+        raise PipelineError("there is no such file", where=str(path))
     model = _opened(path)
     folder = TARGETS / "models"
     said, kept = folder / f"{name}.yaml", folder / path.name
@@ -152,6 +155,9 @@ class Add(Command):  # type: ignore[misc]  # doit is untyped
             with permitted():
                 written = add(Path(words[0]), *words[1:])
             put(*written)
+            left = [line for line in written[-1].read_text("utf-8").splitlines() if _OPEN in line]
+            for line in left:
+                say(f"note: {line.strip(' #').partition(':')[0]}, and 1 in the spec until you say what it is to be")
             say(f"next: look at {written[-1]}, then doit publish:{written[-1].stem}")
         except PipelineError as error:
             say(*f"error: {error}".split("\n"))

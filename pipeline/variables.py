@@ -43,7 +43,10 @@ OWN = (
 # Those of others, which mean here what they mean there.
 COMMON = (
     Variable(
-        "AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL_S3, …", "credentials, region and server for s3://…", "AWS's usual chain", True
+        "AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL_S3",
+        "credentials, region and server for s3://…, as others of AWS's are",
+        "AWS's usual chain",
+        True,
     ),
     Variable("AWS_ENDPOINT_URL", "server for s3://…, where AWS_ENDPOINT_URL_S3 is not set", "AWS", consumer=True),
     Variable(

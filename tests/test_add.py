@@ -39,8 +39,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-def test_a_model_that_was_added_is_built_up_to_its_test_data(project: Project, tmp_path: Path) -> None:
+def test_a_model_that_was_added_is_built_up_to_its_test_data(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert Add().execute({}, [str(_model(tmp_path / "My Lookup.onnx"))]) == 0
+    assert "note: N is open in the file, and 1 in the spec until you say" in capsys.readouterr().err
     text = (project.targets / "models" / "my-lookup.yaml").read_text()
     assert "# N is open in the file" in text
     done = project.doit("reference:my-lookup")
@@ -102,7 +105,7 @@ def test_nothing_is_written_over(project: Project, tmp_path: Path, capsys: pytes
         add(path)
     with pytest.raises(PipelineError, match="cannot name a model"):
         add(path, "No name")
-    with pytest.raises(PipelineError, match="No such file"):
+    with pytest.raises(PipelineError, match="there is no such file"):
         add(tmp_path / "nowhere.onnx")
     project.targets.rename(tmp_path / "elsewhere")
     assert Add().execute({}, [str(path)]) == 1

@@ -72,8 +72,8 @@ def of_machine(name: str) -> list[Device]:
         return from_json(json.loads(path.read_bytes()), str(path))
     except OSError as error:
         near = closest(name, known_machines())
-        known = f"did you mean {near!r}?" if near else "`vmfb devices --known` lists names of machines"
-        hint = f"{known}; or give a file of `vmfb devices --json`"
+        known = f"did you mean {near!r}?" if near else "`vmfb devices --known` lists names of machines;"
+        hint = f"{known} or give a file of `vmfb devices --json`"
         raise PipelineError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, RecursionError) as error:
         raise PipelineError(f"is no file of device facts: {error}", where=str(path)) from error

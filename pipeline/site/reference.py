@@ -264,7 +264,7 @@ def variables() -> str:
     def rows(known: Sequence[Variable]) -> list[tuple[str, str, str, str]]:
         return [
             (
-                _code(v.name.replace(", ", "`, `").replace("`…", "…")),
+                _code(v.name.replace(", ", "`, `")),
                 v.about,
                 v.default,
                 "`vmfb`, `doit`" if v.consumer else "`doit`",
