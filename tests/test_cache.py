@@ -229,6 +229,7 @@ def test_an_audit_finds_what_is_whole_but_wrong_and_replaces_it(
     assert Code.decode(mended).data == code.data
 
 
+@pytest.mark.thorough
 def test_doit_audit_tells_what_it_checked_and_what_is_wrong(again: Project) -> None:
     folder = again.root / "cache"
     result = again.doit("audit", "sample=3", PIPELINE_CACHE_DIR=str(folder))

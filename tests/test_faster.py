@@ -320,7 +320,10 @@ def test_weights_that_are_not_known_stay() -> None:
 # With 66 steps a layer is a loop of 64 of them, all written out, and takes minutes to compile.
 @pytest.mark.parametrize(
     ("steps", "targets"),
-    [(6, ("vulkan-any", "x86-64-v3")), pytest.param(66, ("vulkan-any", "x86-64-v3", "x86-64"), marks=pytest.mark.thorough)],
+    [
+        pytest.param(6, ("vulkan-any", "x86-64-v3"), marks=pytest.mark.thorough),
+        pytest.param(66, ("vulkan-any", "x86-64-v3", "x86-64"), marks=pytest.mark.thorough),
+    ],
 )
 def test_they_are_right_where_they_run(
     steps: int,

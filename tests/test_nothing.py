@@ -96,6 +96,7 @@ def published(server: Liar) -> set[str]:
     return {key for key in server.objects if LEASES not in key}
 
 
+@pytest.mark.thorough
 def test_a_bucket_is_asked_whether_the_release_is_there(again: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     with liar() as server, liar() as other:
         servers.use_aws(monkeypatch, server.endpoint)

@@ -92,6 +92,7 @@ def reduced(project: Project) -> tuple[onnx.ModelProto, str]:
 CHAIN = [helper.make_node("Relu", ["x"], ["r"], "first"), helper.make_node("Sigmoid", ["r"], ["s"], "second")]
 
 
+@pytest.mark.thorough
 def test_a_crash_of_the_compiler_is_told_by_operator_and_node_and_written_as_its_smallest_part(tmp_path: Path) -> None:
     pick = helper.make_node("GatherND", ["s", "none"], ["g"], "pick")  # no indices at all
     nodes = [*CHAIN, pick, helper.make_node("Tanh", ["s"], ["y"], "last")]

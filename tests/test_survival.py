@@ -31,6 +31,7 @@ def test_a_store_that_cannot_be_written_leaves_the_build_whole(again: Project) -
     assert again.doit().returncode == 0
 
 
+@pytest.mark.thorough
 def test_no_space_left_is_one_message_and_the_next_run_goes_on(tmp_path: Path) -> None:
     apart = ["unshare", "--user", "--map-root-user", "--mount"]  # whoever one is, mounts are allowed there
     if subprocess.run([*apart, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, check=False).returncode:

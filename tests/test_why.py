@@ -109,6 +109,7 @@ def test_a_step_says_what_it_is_doing_until_it_ends() -> None:
     assert activity.text("compile:x") == ""
 
 
+@pytest.mark.thorough
 def test_the_end_says_where_the_code_came_from(again: Project, tmp_path: Path) -> None:
     edit(again.targets / "executables" / "x86-64-v3.yaml", about="changed", flags=["--iree-llvmcpu-loop-interleaving"])
     run = again.doit("compile", PIPELINE_CACHE_DIR=str(tmp_path / "pieces"))
