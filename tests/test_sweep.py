@@ -30,7 +30,7 @@ REFUSED = Outcome("a-net", "refused", "GRU is not supported", {"fetch": 1.0, "im
 def test_all_specs_load(tmp_path: Path) -> None:
     """What a script makes has no digest, for that may depend on tools; and the script must be there."""
     project = Project(tmp_path)
-    for name in sweep.names():
+    for name in sweep.swept():
         spec = yaml.safe_load((MODELS / f"{name}.yaml").read_text())
         if script := spec["source"].get("script"):
             spec["source"] = {"kind": "script", "script": str(MODELS / script), "sha256": NONE}
@@ -43,7 +43,7 @@ def test_all_specs_load(tmp_path: Path) -> None:
 
 
 def test_names_are_chosen_by_a_pattern() -> None:
-    assert sweep.names("^silero-vad-(half|fixed)$") == ["silero-vad-fixed", "silero-vad-half"]
+    assert sweep.swept("^silero-vad-(half|fixed)$") == ["silero-vad-fixed", "silero-vad-half"]
 
 
 def test_outcomes_are_read_back_but_for_half_a_line(tmp_path: Path) -> None:

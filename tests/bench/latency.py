@@ -46,11 +46,12 @@ from pipeline.stages import import_, parameters
 from pipeline.stages.origin import Origin
 from tests.bench.fat import _machine
 from tests.bench.latency_models import MADE
-from tests.bench.sweep.case import make_project
+from tests.bench.sweep.case import make_project, swept
 from tests.project import Project
 
 REAL = (
-    "attacut-c", "khmersm", "pp-ocr-rec", "silero-vad-fixed", "wake-alexa", "wake-embedding", "wake-melspectrogram",
+    "attacut-c", "attention-f16", "khmersm", "pp-ocr-rec", "silero-vad-fixed", "wake-alexa", "wake-embedding",
+    "wake-melspectrogram",
 )  # fmt: skip
 SECONDS, BATCH = 0.5, 0.005  # of one measurement, and of the runs in it of which the mean counts
 Measure = Callable[[], float]
@@ -66,8 +67,8 @@ class Compiled:
 
 
 def project_of(name: str, folder: Path, target: str) -> Project:
-    """A project with the one model: of the sweep, or a made one."""
-    if name in REAL:
+    """A project with the one model: of the sweep, of the package, or a made one."""
+    if name not in MADE:
         return make_project(folder, name, [target])
     project = Project(folder, bundle={"targets": [target]})
     models = project.targets / "models"
@@ -185,6 +186,7 @@ def main() -> None:
     """Measure and print, model by model; a table at the end."""
     parser = argparse.ArgumentParser(description="Measure the pipeline's CPU code against ONNX Runtime.")
     parser.add_argument("--names", default="", metavar="REGEX", help="only models whose name has this")
+    parser.add_argument("--sweep", action="store_true", help="all models of the sweep instead of the table's")
     parser.add_argument("--target", default="x86-64-v3", help="what the code is for (default: x86-64-v3)")
     parser.add_argument("--rounds", type=int, default=5, help="how often to measure each in turn (default: 5)")
     parser.add_argument("--plain", action="store_true", help="measure also what is not rewritten for speed")
@@ -195,7 +197,7 @@ def main() -> None:
         folder = arguments.keep or Path(place)
         device = next(d for d in devices.find(Path(place)) if d.uri == "local-task")
         print(f"{_machine()}, onnxruntime {onnxruntime.__version__}; {arguments.target}", flush=True)
-        for name in sorted((*REAL, *MADE)):
+        for name in sorted(swept() if arguments.sweep else (*REAL, *MADE)):
             if not re.search(arguments.names, name):
                 continue
             root = folder / name

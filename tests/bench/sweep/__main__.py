@@ -10,7 +10,6 @@ never on a time.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 import threading
@@ -20,18 +19,13 @@ from pathlib import Path
 from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.tasks import end_on_signals
-from tests.bench.sweep.case import MODELS
+from tests.bench.sweep.case import swept
 from tests.bench.sweep.measure import Outcome
 from tests.bench.sweep.table import table
 
 DEFAULT = Path(__file__).resolve().parents[3] / "out" / "sweep"
 # All of the bundle `desktop` but nvidia-ampere, whose code is amd-rdna3's where no matrix cores are used; a twin takes longest.
 TARGETS = ("amd-rdna3", "vulkan-any", "x86-64-v4", "x86-64-v3", "x86-64")
-
-
-def names(pattern: str = "") -> list[str]:
-    """The sweep's models whose name the pattern finds."""
-    return sorted(path.stem for path in MODELS.glob("*.yaml") if re.search(pattern, path.stem))
 
 
 def read(path: Path) -> dict[str, Outcome]:
@@ -94,7 +88,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=DEFAULT, metavar="FOLDER", help=f"default: {DEFAULT}")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     arguments = parser.parse_args()
-    wanted = names(arguments.names)
+    wanted = swept(arguments.names)
     end_on_signals()
     try:
         if not arguments.table:

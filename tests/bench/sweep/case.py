@@ -7,6 +7,7 @@ what is known, so that a process that is stopped leaves that.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +23,10 @@ from pipeline.files import sha256_file, write
 from pipeline.plan import Target, steps
 from pipeline.spec.load import load
 from pipeline.tasks import end_on_signals
-from tests.project import Project
+from tests.project import ROOT, Project
 
 MODELS = Path(__file__).with_name("models")
+OWN = ROOT / "targets" / "models"
 BUNDLE = "desktop"
 STAGES = ("fetch", "import", "reference", "compile", "verify", "package", "publish")
 
@@ -43,17 +45,23 @@ class Built:
         return Built(**json.loads(path.read_bytes())) if path.exists() else Built()
 
 
+def swept(pattern: str = "") -> list[str]:
+    """The names of the sweep's models that have `pattern`, a regular expression."""
+    return sorted(path.stem for path in MODELS.glob("*.yaml") if re.search(pattern, path.stem))
+
+
 def make_project(root: Path, name: str, targets: Sequence[str]) -> Project:
-    """A project whose only model is `name` of the sweep, for these targets. One that fails is left out.
+    """A project whose only model is `name` of the sweep, or of the package, for these targets. One that fails is left out.
 
     What a script makes depends on tools and perhaps on the CPU: it is made here, and its digest is no part of the spec.
     """
     project = Project(root, bundle={"targets": list(targets), "on_failure": "drop"})
     folder = project.targets / "models"
-    spec = yaml.safe_load((MODELS / f"{name}.yaml").read_text())
+    models = MODELS if name in swept() else OWN
+    spec = yaml.safe_load((models / f"{name}.yaml").read_text())
     if "script" in spec["source"]:
         file = folder / "made.onnx"
-        process.run([sys.executable, MODELS / spec["source"]["script"], file], root / "script.log")
+        process.run([sys.executable, models / spec["source"]["script"], file], root / "script.log")
         spec["source"] = {"kind": "path", "path": file.name, "sha256": sha256_file(file)}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     return project
