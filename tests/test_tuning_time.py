@@ -26,11 +26,12 @@ from pipeline.seal import Seal
 from pipeline.stages import tune, whole
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.store.open import open_store
-from pipeline.tuner import rounds, search
+from pipeline.tuner import passes, rounds, search
 from pipeline.tuner.calls import Call
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.finds import Finds
 from pipeline.tuner.kernels import Kernel
+from pipeline.tuner.makers import Here, Makers
 from pipeline.tuner.rounds import Timed
 from pipeline.tuner.search import Search
 from tests.test_compile import executables
@@ -64,7 +65,7 @@ class Slow:
         self.clock, self.compiling = clock, compiling
         self.call, self.kernel = Call((), (), ()), KERNEL
 
-    def generate(self, asked: Sequence[Lowering], folder: Path, cores: int, deadline: Deadline) -> list[Code]:
+    def generate(self, asked: Sequence[Lowering], folder: Path, makers: Makers, deadline: Deadline) -> list[Code]:
         self.clock.now += deadline.within(self.compiling)
         return [Code("", "", "", 0.0, one[0].after.encode() if one else b"") for one in asked]
 
@@ -88,7 +89,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: float, call
     space = Space({"v": list(range(100))}, lambda values: lowering(values["v"]))
     trials: Any = Slow(clock, 4.0)
     kernel = Kernel(KERNEL, "k", ("linalg.matmul",), trials, space, 2 * call, 2)
-    outcome = Search(kernel, [DEVICE], folder, 2, known).run(Deadline(seconds, clock))
+    outcome = Search(kernel, [DEVICE], folder, Here(2), known).run(Deadline(seconds, clock))
     return outcome, clock.now, measured
 
 
@@ -218,10 +219,10 @@ def test_what_is_measured_is_what_builds_would_make(tmp_path: Path, monkeypatch:
 def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
     trials: Any = None
     kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
-    assert tune._share(kernels, least=10, left=100) == 75
-    assert tune._share(kernels, least=10, left=12) == 10
-    assert tune._share(kernels, least=4, left=4) == 4
-    assert tune._share(kernels, least=10, left=5) > 5  # no time left
+    assert passes.share(kernels, least=10, left=100) == 75
+    assert passes.share(kernels, least=10, left=12) == 10
+    assert passes.share(kernels, least=4, left=4) == 4
+    assert passes.share(kernels, least=10, left=5) > 5  # no time left
 
 
 def test_a_deadline_is_of_its_clock() -> None:
