@@ -276,6 +276,17 @@ def test_every_guess_is_in_the_space_and_parses(product: tuple[str, Space]) -> N
     assert space.lower({}) == ()  # the compiler's own choice
 
 
+def test_a_cpu_with_twice_the_registers_is_tried_with_larger_tiles(small: Kernels, tmp_path: Path) -> None:
+    rows = {}
+    for name in ("x86-64-v3", "x86-64-v4"):
+        target = resolve(*executables(name))
+        kernels = Kernels(DATA / "small.mlir", tmp_path, target, SHAPES)
+        space = space_of(kernels.batches[small.of("matmul")], target, tmp_path / name)
+        lanes = 8 if name == "x86-64-v3" else 16
+        rows[name] = max(-(-one["v1"] // lanes) * one["v0"] for one in space.guesses[::2][:4])
+    assert rows["x86-64-v3"] <= 16 < rows["x86-64-v4"] <= 32
+
+
 def test_how_a_model_calls_its_kernels_follows_from_the_shapes(tmp_path: Path) -> None:
     source = tmp_path / "other.mlir"
     source.write_text(OTHER)

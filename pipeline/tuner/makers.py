@@ -57,31 +57,35 @@ class Here:
 class There:
     """The workers of the cluster whose scheduler is at `address`; `here`, what they do not do.
 
-    A cluster that fails is not asked again. Raises PipelineError if it cannot be asked at all, as a build does.
+    Raises PipelineError if it cannot be asked at all, as a build does.
     """
 
     def __init__(self, address: str, here: Here) -> None:
         from pipeline.iree.codegen.cluster import Cluster  # distributed takes a second to import
 
         self._here, self._cluster, self._lost = here, Cluster(address), False
-        self._workers = self._cluster.cores()
+        self._cluster.cores()
+
+    @property
+    def _threads(self) -> int:
+        return 0 if self._lost else self._cluster.threads
 
     @property
     def cores(self) -> int:
-        """Threads of all workers, when this was last asked; of this machine where there are none any more."""
-        return self._here.cores if self._lost else self._workers
+        """Threads of all workers; cores of this machine where there are none any more."""
+        return self._threads or self._here.cores
 
     @property
     def are_elsewhere(self) -> bool:
-        """Whether the cluster still works."""
-        return not self._lost
+        """Whether there is a worker."""
+        return self._threads > 0
 
     def make(self, batches: Sequence[Batch], folder: Path, deadline: Deadline) -> list[Made]:
-        """See Makers."""
+        """See Makers. A cluster that failed is not asked again."""
         found: dict[int, Made] = {}
-        if not self._lost:
+        if self._threads:
             try:
-                found = self._made_there(batches, deadline)
+                self._make_there(batches, deadline, found)
             except PipelineError as error:
                 if process.interrupted():
                     raise
@@ -91,18 +95,15 @@ class There:
         found |= dict(zip(left, self._here.make([batches[number] for number in left], folder, deadline), strict=True))
         return [found[number] for number in range(len(batches))]
 
-    def _made_there(self, batches: Sequence[Batch], deadline: Deadline) -> dict[int, Made]:
-        """What workers made of batches, by their numbers; nothing of what did not come in time, or is not authentic."""
-        most = max(len(batch.keys) for batch in batches)
-        patience = deadline.within(_SECONDS * (1 + most) + _SENT)  # a batch that fails is tried one by one
-        generate = functools.partial(attempted, seconds=deadline.within(_SECONDS * (1 + most)))
-        numbers, found = {id(batch): number for number, batch in enumerate(batches)}, dict[int, Made]()
-        for batch, result in self._cluster.run(batches, None, generate, patience):
+    def _make_there(self, batches: Sequence[Batch], deadline: Deadline, found: dict[int, Made]) -> None:
+        """Have workers make batches: what is `found` by their numbers, without those of which nothing came, or not in time."""
+        seconds = deadline.within(_SECONDS * (1 + max(len(batch.keys) for batch in batches)))  # if it is tried one by one
+        numbers = {id(batch): number for number, batch in enumerate(batches)}
+        generate = functools.partial(attempted, seconds=seconds)
+        for batch, result in self._cluster.run(batches, None, generate, seconds + _SENT):
             found[numbers[id(batch)]] = result()
-        if deadline.left and len(found) < len(batches):
-            raise PipelineError(f"it did not answer within {patience:.0f} s")
-        self._workers = self._cluster.threads or self._workers
-        return found
+        if len(found) < len(batches):
+            raise PipelineError(f"it did not answer within {seconds + _SENT:.0f} s")
 
 
 def find(cores: int) -> Makers:
