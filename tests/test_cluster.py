@@ -233,7 +233,7 @@ def test_a_search_has_its_code_made_by_workers_and_goes_on_without_them(
     assert not (tmp_path / "there").exists()  # nothing was made here
     dask.processes[0].kill()
     wait_for(lambda: not crew.are_elsewhere)
-    assert (crew.cores, made("here", crew)) == (1, made("alone", makers.Here(2)))
+    assert (crew.cores, made("here", crew)) == (1, made("alone", makers.Here(1)))
     assert [one is None for one in there] == [False, False, True]
     assert there == made("as there", makers.Here(2))
 

@@ -41,7 +41,7 @@ _STALE = 3  # batches that brought nothing better end a search
 _BETTER = 0.99
 _START, _MAKING = 1.5, 1.0  # seconds that a process takes before it measures, and the compiler before one knows
 _MORE = 0.25  # of what the compiler takes for a lowering, for each one more at a time
-_PATIENT = 3  # times as long as measuring should take
+_PATIENT, _PATIENCE = 3, 30.0  # times as long as measuring should take, or seconds: other work may keep it from starting
 _SEED = 16
 
 
@@ -96,6 +96,7 @@ class Search:
         self._seen: dict[Lowering, float] = {}
         self._made: dict[Lowering, Code] = {}
         self._batch_before = (0, _MAKING)  # how many lowerings beside the first were made last, and the seconds of that
+        self._pace = 1.0  # how many times as long as on a quiet machine measuring took last
         self._linking = 0.0  # seconds that the last module took
         self._outcome = Outcome()
         self._numbers = itertools.count()
@@ -184,7 +185,7 @@ class Search:
 
     def _expected(self, count: int, times: int, ways: int) -> float:
         """Seconds that it takes to run so many lowerings, and the untuned one, in so many rounds."""
-        return _START + ways * (1 + count) * rounds.expected(self._once, times)
+        return self._pace * (_START + ways * (1 + count) * rounds.expected(self._once, times))
 
     @contextmanager
     def _counted(self, what: str) -> Iterator[None]:
@@ -299,9 +300,11 @@ class Search:
 
     def _run(self, module: Path, count: int, folder: Path, times: int, ways: Sequence[Device]) -> list[list[Timed]]:
         """What was measured, in each way, of the `count` lowerings in a module."""
-        seconds = self._deadline.within(_PATIENT * self._expected(count, times, len(ways)))
+        expected, began = self._expected(count, times, len(ways)), self._deadline.clock()
+        seconds = self._deadline.within(max(_PATIENT * expected, _PATIENCE))
         with self._counted("running"):
             measured = rounds.measure(module, self._trials.call, 1 + count, ways, folder, times, seconds)
+        self._pace = max(1.0, self._pace * (self._deadline.clock() - began) / expected)
         first, *others = zip(*measured, strict=True)
         self._outcome.before = self._once = first[-1].seconds
         return [list(of_each_way) for of_each_way in others]
