@@ -112,6 +112,7 @@ class Search:
         PipelineError if the compiler's own code of the kernel cannot be made or run in time.
         """
         self._deadline, self._outcome.ended = deadline, False
+        self._pace = max(1.0, self._pace / 2)  # what kept the machine busy may be over
         if self._study is None:
             self._study = self._begun()
             began = deadline.clock()
