@@ -112,6 +112,7 @@ def configure(batch: Batch, folder: Path, timeout: float) -> Path:
     return output
 
 
+@mlir.one_context()
 def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
     """Generate the batch, or raise what the compiler does: nothing is tried again. It may take `timeout` seconds."""
     found: dict[str, str] = {}
@@ -125,7 +126,7 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
 
     def compile_(source: str, from_: str, output: str, to: str, *, linked: bool = False) -> None:
         step = [f"--compile-from={from_}", f"--compile-to={to}", *_flags(batch, linked=linked)]
-        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log", left())
+        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{'together' if linked else output}.log", left())
 
     configured = configure(batch, folder, timeout)
     with mlir.opened(configured) as module:

@@ -119,14 +119,14 @@ def _read(data: bytes) -> _File:
 
 
 def joins(variant: ir.Operation) -> bool:
-    """Whether LLVM makes the same of a translated kernel whatever is compiled with it: one function that calls none.
+    """Whether LLVM makes the same of a translated kernel whatever is compiled with it: one function that calls no other.
 
-    A function that several kernels call is inlined or not by how many do.
+    A function that several kernels call is inlined or not by how many do, unless it always is.
     """
     exports = operations(variant, "hal.executable.export")
-    functions = operations(variant, "llvm.func")
-    called = [function for function in functions if not symbol(function).startswith("llvm.")]
-    return len(exports) == 1 and [symbol(function) for function in called] == [symbol(exports[0])]
+    functions = [function for function in operations(variant, "llvm.func") if not symbol(function).startswith("llvm.")]
+    kept = [symbol(function) for function in functions if "always_inline" not in function.attributes]
+    return len(exports) == 1 and kept == [symbol(exports[0])]
 
 
 def apart(data: bytes) -> dict[str, bytes]:
