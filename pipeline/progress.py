@@ -169,6 +169,8 @@ def _write(*lines: str) -> None:
 
 
 def _published(receipt: dict[str, Any]) -> str:
+    if not (receipt["blobs_sent"] or receipt["manifest_created"] or receipt["channel_moved"]):
+        return f"unchanged: {receipt['release']} has it, in {receipt['store']}, channel {receipt['channel']}"
     return f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}"
 
 

@@ -60,8 +60,9 @@ def test_a_changed_flag_compiles_again(again: Project) -> None:
 
 
 def test_a_version_can_be_given_and_never_changes(again: Project) -> None:
-    assert again.doit("publish", "version=1.2.0").returncode == 0
+    assert "published small@1.2.0 to" in again.doit("publish", "version=1.2.0").stdout
     assert (again.layout.store / "releases/small/1.2.0/manifest.json").exists()
+    assert "unchanged: small@1.2.0 has it, in out/store, channel latest" in again.doit().stdout
     spec = again.targets / "models/small.yaml"
     spec.write_text(spec.read_text().replace("the test model", "another description of"))
     result = again.doit("publish", "version=1.2.0")

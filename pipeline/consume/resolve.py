@@ -18,13 +18,14 @@ from pipeline.consume.reference import Reference
 from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, channel_key, provenance_key, release_key
+from pipeline.layout import INDEX_KEY, TRUST, channel_key, provenance_key, release_key
 from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import Channel, Index, Lock, Manifest, Yank
 from pipeline.names import did_you_mean, is_version
 from pipeline.plain import without_secrets
+from pipeline.platforms import is_own
 from pipeline.store.base import BrokenTransferError, Source
 from pipeline.store.open import address_of, open_source
 from pipeline.store.yanks import YankedError, told
@@ -109,6 +110,15 @@ class Remote:
         """Whether what it says is verified here."""
         return self._anchor is not None
 
+    def _is_own_folder(self) -> bool:
+        """Whether it is a folder into which nobody else can put anything, and which nobody signs."""
+        folder = Path(self._address.to_open)
+        try:
+            is_folder = "://" not in self._address.to_open and folder.is_dir()
+            return is_folder and is_own(folder.stat()) and not (folder / TRUST).exists()
+        except OSError:
+            return False
+
     @property
     def notes(self) -> list[str]:
         """What a user is to know of what the store says, before it is used."""
@@ -116,6 +126,8 @@ class Remote:
         between = "whoever is between here and there"
         if self._anchor:
             return [f"{self.url} comes by http: {between} sees what is fetched, and may hold it back"] if is_open else []
+        if self._is_own_folder():
+            return []
         more = f", and comes by http: {between} may change it" if is_open else ""
         return [without_secrets(f"{self.url} is not signed, as far as is known here (`vmfb trust add`){more}")]
 
