@@ -38,7 +38,7 @@ def open_remote(arguments: argparse.Namespace) -> Remote:
 
 
 def tell_notes(arguments: argparse.Namespace, remote: Remote) -> None:
-    """Say what is to be known of what the store says, once, unless `quiet`: when it has said it, for errors are not about that."""
+    """Say what is to be known of what the store says, once, unless `quiet`. When it has said it: errors are not about that."""
     if not getattr(arguments, "quiet", False) and not getattr(arguments, "noted", False):
         arguments.noted = True  # a command may name two releases
         for note in remote.notes:

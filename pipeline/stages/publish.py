@@ -13,7 +13,17 @@ from pipeline import activity
 from pipeline.consume.render import size
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import BOM, INDEX_KEY, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
+from pipeline.layout import (
+    BOM,
+    INDEX_KEY,
+    PACKAGED_EVIDENCE,
+    PROVENANCE,
+    blob_key,
+    bom_key,
+    channel_key,
+    provenance_key,
+    release_key,
+)
 from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, encode, is_derived
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex

@@ -28,6 +28,12 @@
         code.textContent = code.textContent.replaceAll(beside.dataset.address, store).replaceAll("https://…", store);
   }
 
+  // Pages without their store beside them, on a web server: links to its files would lead nowhere.
+  if (!beside && location.protocol.startsWith("http")) {
+    const root = new URL("..", document.currentScript.src).href;
+    for (const link of document.querySelectorAll('a[href^="../"]')) if (!link.href.startsWith(root)) link.removeAttribute("href");
+  }
+
   // A button that copies, on each command.
   if (navigator.clipboard)
     for (const box of document.querySelectorAll(".command")) {
