@@ -183,14 +183,14 @@ _HEADINGS = ("model / bundle", "variant", "verified", "max error (of allowed)", 
 
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
-    """`rows` under headings, columns aligned, lines cut at `width`."""
+    """`rows` under headings, columns aligned, lines cut at `width`; 0, where lines may have any length, as in logs: not at all."""
     rows = [_HEADINGS, *(tuple(map(plain, row)) for row in rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
         cells = [cell.rjust(w) if i in (3, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
         line = "  ".join([*cells, row[-1]]).rstrip()
-        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
+        lines.append(line if not width or len(line) <= width else f"{line[: width - 1]}…")
     return "\n".join(lines)
 
 
@@ -335,7 +335,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         verified = self._verified()
         rows = [row for label, folder in verified for row in table(label, folder)]
         if rows:
-            width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
+            width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 0
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
             _write("", *render(rows, width).split("\n"), *(line for lack in lacks for line in lack.split("\n")), "")
         write_out(sys.stdout, self._code())

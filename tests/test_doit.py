@@ -84,8 +84,11 @@ def test_a_selection_that_selects_nothing_fails(built: Project) -> None:
 
 
 def test_where_no_project_is_that_is_said(built: Project, tmp_path: Path) -> None:
-    (built.root / "below").mkdir(exist_ok=True)
-    for folder, hint in ((tmp_path, "`vmfb init models` begins one"), (built.root / "below", f"the project is in {built.root}")):
+    below = built.root / "below"
+    below.mkdir(exist_ok=True)
+    for folder in (below, tmp_path):
+        shutil.copy(ROOT / "pyproject.toml", folder)  # the plugins of doit, whatever package is installed
+    for folder, hint in ((tmp_path, "`vmfb init models` begins one"), (below, f"the project is in {built.root}")):
         for words in ((), ("list",), ("explain", "publish:small")):
             done = subprocess.run(built.command(*words), cwd=folder, env=built.environment(), capture_output=True, text=True)
             assert done.returncode == 3

@@ -442,6 +442,22 @@ def test_urls_that_are_none_are_refused(url: str, capsys: pytest.CaptureFixture[
     assert "is no store" in capsys.readouterr().err
 
 
+def test_what_is_no_store_and_looks_like_one_is_told_what_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = tmp_path / "project"
+    (project / "out").mkdir(parents=True)
+    (project / "dodo.py").touch()
+    for said, hint in (
+        ("file:///srv/store", "give /srv/store"),
+        ("s3:/bucket/x", "give s3://bucket/x"),
+        (str(project), "run `doit` there, then give its out/store"),
+    ):
+        assert cli.main(["list", "--store", said]) == 1
+        assert hint in capsys.readouterr().err
+    (project / "out" / "store").mkdir()
+    assert cli.main(["list", "--store", str(project)]) == 1
+    assert f"a project publishes to {project}/out/store: give that" in capsys.readouterr().err
+
+
 # The cache
 
 

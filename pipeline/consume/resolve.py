@@ -106,6 +106,14 @@ class Remote:
         return TrustedSource(source, self._anchor) if self._anchor else source
 
     @property
+    def likely(self) -> str:
+        """What to do where it is no store: of a project's folder, to take that project's."""
+        own = Path(self.url, DEFAULT_STORE)
+        if "://" in self.url or not Path(self.url, "dodo.py").is_file():
+            return "check the URL"
+        return f"a project publishes to {own}: give that" if own.is_dir() else "run `doit` there, then give its out/store"
+
+    @property
     def is_signed(self) -> bool:
         """Whether what it says is verified here."""
         return self._anchor is not None
@@ -202,9 +210,8 @@ class Resolver:
         """What the store holds."""
         index = self._index or self._moving(Index, INDEX_KEY, "the list of models")
         if index is None:
-            raise PipelineError(
-                "there is no index.json: no store, or nothing was published to it", where=self.remote.url, hint="check the URL"
-            )
+            what = "there is no index.json: no store, or nothing was published to it"
+            raise PipelineError(what, where=self.remote.url, hint=self.remote.likely)
         return index
 
     def _unknown(self, reference: Reference) -> PipelineError:

@@ -313,7 +313,7 @@ def counts(release: Release) -> dict[str, int]:
 
 
 def _together(artifact: Artifact) -> Iterator[list[str]]:
-    """The variants that a machine may fetch: one for its CPU, one for a GPU beside it; or one alone, where there is none for CPUs."""
+    """The variants that a machine may fetch: one for its CPU, and one for a GPU beside it; one alone, where none is for CPUs."""
     cpus = [variant.name for variant in artifact.variants if backends.cpu_code([variant.format])]
     for variant in artifact.variants:
         if variant.name in cpus or not cpus:

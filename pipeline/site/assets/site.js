@@ -31,7 +31,9 @@
   // Pages without their store beside them, on a web server: links to its files would lead nowhere.
   if (!beside && location.protocol.startsWith("http")) {
     const root = new URL("..", document.currentScript.src).href;
-    for (const link of document.querySelectorAll('a[href^="../"]')) if (!link.href.startsWith(root)) link.removeAttribute("href");
+    const depth = location.href.slice(root.length).split(/[?#]/)[0].split("/").length - 1;
+    const ups = (link) => link.getAttribute("href").match(/^(\.\.\/)*/)[0].length / 3;
+    for (const link of document.querySelectorAll('a[href^="../"]')) if (ups(link) > depth) link.removeAttribute("href");
   }
 
   // A button that copies, on each command.
