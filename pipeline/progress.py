@@ -183,7 +183,7 @@ _HEADINGS = ("model / bundle", "variant", "verified", "max error (of allowed)", 
 
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
-    """`rows` under headings, columns aligned, lines cut at `width`; 0, where lines may have any length, as in logs: not at all."""
+    """`rows` under headings, columns aligned, lines cut at `width`; 0, as in logs: they may have any length."""
     rows = [_HEADINGS, *(tuple(map(plain, row)) for row in rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
