@@ -318,10 +318,12 @@ def test_weights_that_are_not_known_stay() -> None:
 
 
 # With 66 steps a layer is a loop of 64 of them, all written out, and takes minutes to compile.
+# Weights of products have more than 256 bytes: IREE puts less into the kernels, as an array for each place that reads it, and
+# such a kernel takes lavapipe minutes to compile.
 @pytest.mark.parametrize(
     ("steps", "targets"),
     [
-        pytest.param(6, ("vulkan-any", "x86-64-v3"), marks=pytest.mark.thorough),
+        (6, ("vulkan-any", "x86-64-v3")),
         pytest.param(66, ("vulkan-any", "x86-64-v3", "x86-64"), marks=pytest.mark.thorough),
     ],
 )
@@ -334,8 +336,8 @@ def test_they_are_right_where_they_run(
     cases = Cases()
     cases.add("shuffle", "ConvTranspose", array(1, 8, 20), constants=[array(8, 6, 5), array(6)], strides=[3], pads=[1, 1])
     cases.add("plane", "ConvTranspose", array(1, 4, 6, 7), constants=[array(4, 3, 4, 4)], strides=[2, 2], pads=[1, 1, 1, 1])
-    halves = [array(8, 4, 2, 2, type_="float16")]
-    cases.add("convolution", "Conv", array(1, 4, 6, 30), constants=[array(3, 4, 2, 2), array(3)], pads=[1] * 4)
+    halves = [array(12, 4, 2, 2, type_="float16")]
+    cases.add("convolution", "Conv", array(1, 4, 6, 30), constants=[array(12, 4, 2, 2), array(12)], pads=[1] * 4)
     cases.add("halves", "Conv", array(1, 4, 6, 30, type_="float16"), constants=halves, pads=[1] * 4)
     cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 2), array(6)], pads=[2, 2])
     cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 2)], strides=[2], dilations=[2])
@@ -345,8 +347,8 @@ def test_they_are_right_where_they_run(
     cases.add("blocks", "Conv", array(1, 1, 100), constants=[array(5, 1, 32)], strides=[16])
     cases.add("gemm", "Gemm", array(2, 128), constants=[array(200, 128), array(200)], transB=1)
     # An even number of units: all steps have the same kernels.
-    weights = [array(1, 12, 4), array(1, 12, 4)]
-    cases.add("steps", "GRU", array(steps, 1, 4), constants=weights, hidden_size=4, linear_before_reset=1)
+    weights = [array(1, 18, 4), array(1, 18, 6)]
+    cases.add("steps", "GRU", array(steps, 1, 4), constants=weights, hidden_size=6, linear_before_reset=1)
     assert not wrong(cases, tmp_path, present, targets)
 
 
