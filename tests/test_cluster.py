@@ -17,12 +17,15 @@ from pipeline.cache import Cache, LocalCache, SharedCache
 from pipeline.errors import PipelineError
 from pipeline.iree.codegen import cluster
 from pipeline.iree.codegen.pieces import Batch
+from pipeline.iree.targets import resolve
 from pipeline.store.open import open_store
+from pipeline.tuner import makers
 from tests import servers
 from tests.cluster import Dask
-from tests.project import ROOT, Project
-from tests.test_compile import DESKTOP
+from tests.project import DATA, ROOT, Project
+from tests.test_compile import DESKTOP, executables
 from tests.test_pieces import SMALL, build, cold  # noqa: F401  # a fixture
+from tests.test_tune import SHAPES, SOON, Kernels, space_of
 from tests.waiting import FOREVER, wait_for
 
 
@@ -189,7 +192,7 @@ def test_what_a_worker_forges_is_generated_here(
             return self.done
 
     dask.worker("one")
-    monkeypatch.setattr(cluster.Cluster, "_submit", lambda self, batch, url: Worker(batch))
+    monkeypatch.setattr(cluster.Cluster, "_submit", lambda self, batch, url, generate: Worker(batch))
     here = cache_at(tmp_path / "cache")
     build(SMALL, tmp_path, DESKTOP, here)
     assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()
@@ -199,15 +202,52 @@ def test_what_a_worker_forges_is_generated_here(
 
 def test_a_target_that_is_refused_on_a_worker_is_named(dask: Dask, tmp_path: Path) -> None:
     from pipeline.iree import compiler
-    from pipeline.iree.targets import resolve
     from pipeline.spec.types import Executable
-    from tests.project import DATA
 
     dask.worker("one")
     plain = Executable("plain", Path("plain.yaml"), "", "vulkan-spirv", "vp_android_baseline_2022", (), {}, (), None)
     with pytest.raises(compiler.RefusedError, match="plain: ") as caught:
         compiler.compile_module(DATA / "half.mlir", tmp_path, [resolve(plain)], {"plain": ()}, cache=cache_at(tmp_path / "cache"))
     assert "worker tcp://127" in str(caught.value.reasons["plain"])
+
+
+def test_a_search_has_its_code_made_by_workers_and_goes_on_without_them(
+    dask: Dask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = Kernels(DATA / "small.mlir", tmp_path, resolve(*executables("x86-64")), SHAPES)
+    product = small.of("matmul")
+    other = space_of(small.batches[product], small.target, tmp_path / "space").lower({"v0": 2, "v1": 16})
+    assert other
+    for name in ("one", "two"):
+        dask.worker(name)
+    crew = makers.find(1)
+
+    def made(place: str, who: makers.Makers) -> list[tuple[str, bytes] | None]:
+        codes = small.trials(product).generate([(), other], tmp_path / place, who, SOON)
+        return [(code.stub, code.data) if code else None for code in codes]
+
+    there = made("there", crew)
+    assert (crew.cores, crew.are_elsewhere) == (2, True)
+    assert not (tmp_path / "there").exists()  # nothing was made here
+    dask.processes[0].kill()
+    wait_for(lambda: not crew.are_elsewhere)
+    assert (crew.cores, made("here", crew)) == (1, made("alone", makers.Here(1)))
+    assert None not in there
+    assert there == made("as there", makers.Here(2))
+
+
+def test_a_search_does_not_wait_for_a_cluster_that_does_not_answer(
+    dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = Kernels(DATA / "small.mlir", tmp_path, resolve(*executables("x86-64")), SHAPES)
+    trials = small.trials(small.of("matmul"))
+    dask.worker("one")
+    crew = makers.find(1)
+    monkeypatch.setattr(makers, "_SENT", -60.0)  # as if all that time had passed
+    (code,) = trials.generate([()], tmp_path / "there", crew, SOON)
+    assert code
+    assert "the search goes on without the cluster: it did not answer" in caplog.text
+    assert not crew.are_elsewhere
 
 
 def test_nothing_to_do_does_not_contact_a_cluster(built: Project) -> None:

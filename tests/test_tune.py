@@ -37,6 +37,7 @@ from pipeline.tuner import calls, rounds
 from pipeline.tuner.calls import Buffer, Call, Region
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.kernels import Kernel
+from pipeline.tuner.makers import Here, Makers
 from pipeline.tuner.search import Search
 from pipeline.tuner.trials import Trials
 from tests.project import DATA, Project
@@ -275,6 +276,17 @@ def test_every_guess_is_in_the_space_and_parses(product: tuple[str, Space]) -> N
     assert space.lower({}) == ()  # the compiler's own choice
 
 
+def test_a_cpu_with_twice_the_registers_is_tried_with_larger_tiles(small: Kernels, tmp_path: Path) -> None:
+    rows = {}
+    for name in ("x86-64-v3", "x86-64-v4"):
+        target = resolve(*executables(name))
+        kernels = Kernels(DATA / "small.mlir", tmp_path, target, SHAPES)
+        space = space_of(kernels.batches[small.of("matmul")], target, tmp_path / name)
+        lanes = 8 if name == "x86-64-v3" else 16
+        rows[name] = max(-(-one["v1"] // lanes) * one["v0"] for one in space.guesses[::2][:4])
+    assert rows["x86-64-v3"] <= 16 < rows["x86-64-v4"] <= 32
+
+
 def test_how_a_model_calls_its_kernels_follows_from_the_shapes(tmp_path: Path) -> None:
     source = tmp_path / "other.mlir"
     source.write_text(OTHER)
@@ -297,13 +309,13 @@ def test_a_kernel_is_run_and_measured_and_wrong_numbers_are_seen(
     tmp_path: Path,
 ) -> None:
     trials = small.trials(small.of("matmul"))
-    plain, right = trials.generate([(), other_tiles], tmp_path, 2, SOON)
+    plain, right = trials.generate([(), other_tiles], tmp_path, Here(2), SOON)
     assert plain
     assert right
     text = tmp_path / "wrong.mlir"
     text.write_text((DATA / "small.mlir").read_text().replace("%zero = arith.constant 0.0", "%zero = arith.constant 0.001"))
     others = Kernels(text, tmp_path, small.target, SHAPES)
-    (wrong,) = others.trials(others.of("matmul")).generate([()], tmp_path / "wrong", 1, SOON)
+    (wrong,) = others.trials(others.of("matmul")).generate([()], tmp_path / "wrong", Here(1), SOON)
     assert wrong
     module = trials.module([plain, right, wrong], tmp_path)
     for found in rounds.measure(module, trials.call, 3, local(present), tmp_path, 3):
@@ -324,17 +336,17 @@ def test_a_lowering_whose_numbers_are_wrong_is_thrown_away_and_told(
     text = tmp_path / "wrong.mlir"
     text.write_text((DATA / "small.mlir").read_text().replace("64x128xf32", "64x8xf32").replace("128x64xf32", "8x64xf32"))
     others = Kernels(text, tmp_path, small.target, {"small": [(64, 8), (8, 64)]})
-    (fast,) = others.trials(others.of("matmul")).generate([()], tmp_path / "fast", 1, SOON)
+    (fast,) = others.trials(others.of("matmul")).generate([()], tmp_path / "fast", Here(1), SOON)
     dispatch, space = product
     true = Trials.generate
 
-    def generate(self: Trials, asked: Sequence[Lowering], folder: Path, cores: int, until: Deadline) -> list[Code | None]:
-        own = true(self, [()], folder, cores, until)[0] if () in asked else None
+    def generate(self: Trials, asked: Sequence[Lowering], folder: Path, makers: Makers, until: Deadline) -> list[Code | None]:
+        own = true(self, [()], folder, makers, until)[0] if () in asked else None
         return [fast if changes else own for changes in asked]
 
     monkeypatch.setattr(Trials, "generate", generate)
     kernel = Kernel("kernel_" + "0" * 32, "matmul", ("linalg.matmul",), small.trials(dispatch), space, 1e-5, 1)
-    outcome = Search(kernel, local(present), tmp_path / "search", 2).run(SOON)
+    outcome = Search(kernel, local(present), tmp_path / "search", Here(2)).run(SOON)
     assert outcome.changes == ()
     assert len(outcome.wrong) == outcome.tried > 0
 

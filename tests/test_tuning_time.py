@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,17 +24,23 @@ from pipeline.iree.spaces import Space
 from pipeline.iree.targets import resolve
 from pipeline.iree.tuning import Change, Lowering, Tuned
 from pipeline.seal import Seal
+from pipeline.spec.load import load
 from pipeline.stages import tune, whole
 from pipeline.stages.testdata import Draw, TestData
 from pipeline.store.open import open_store
-from pipeline.tuner import rounds, search
+from pipeline.tuner import passes, rounds, search
 from pipeline.tuner.calls import Call
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.finds import Finds
 from pipeline.tuner.kernels import Kernel
+from pipeline.tuner.makers import Here, Makers
+from pipeline.tuner.outcome import Outcome
 from pipeline.tuner.rounds import Timed
 from pipeline.tuner.search import Search
+from pipeline.tuner.trace import Trace
+from tests.project import Project
 from tests.test_compile import executables
+from tests.waiting import FOREVER
 
 KERNEL, OTHER = "kernel_" + "a" * 32, "kernel_" + "b" * 32
 DEVICE = Device("vulkan", "a slow one", "vulkan", "a driver", True, Facts("a slow one", frozenset(), {}))
@@ -63,21 +70,34 @@ class Slow:
     def __init__(self, clock: Clock, compiling: float) -> None:
         self.clock, self.compiling = clock, compiling
         self.call, self.kernel = Call((), (), ()), KERNEL
+        self.meeting: threading.Barrier | None = None
 
-    def generate(self, asked: Sequence[Lowering], folder: Path, cores: int, deadline: Deadline) -> list[Code]:
+    def generate(self, asked: Sequence[Lowering], folder: Path, makers: Makers, deadline: Deadline) -> list[Code]:
         self.clock.now += deadline.within(self.compiling)
+        if self.meeting and asked != [()]:
+            self.meeting.wait(FOREVER)
+            self.meeting = None
         return [Code("", "", "", 0.0, one[0].after.encode() if one else b"") for one in asked]
 
     def module(self, codes: Sequence[Code], folder: Path) -> Path:
+        self.linked = codes
         return folder
 
 
-def searched(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: float, call: float, known: Sequence[Lowering] = ()) -> Any:
-    """A search of `seconds` for a kernel of which a call takes so long: its outcome, what it took, what was measured."""
+def searched(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    seconds: float,
+    call: float,
+    known: Sequence[Lowering] = (),
+    starting: float = 0,
+) -> Any:
+    """A search of `seconds` for a kernel of which a call takes so long, and a process its time to begin: its outcome, what it
+    took, what was measured."""
     clock, measured = Clock(), list[int]()
 
     def measure(module: Path, of: Call, count: int, ways: Sequence[Device], own: Path, times: int, limit: float) -> Any:
-        took = 3 * count * call
+        took = starting + 3 * count * call
         clock.now += min(took, limit)
         if took > limit:
             raise process.TimedOutError("it did not end in time")
@@ -88,7 +108,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: float, call
     space = Space({"v": list(range(100))}, lambda values: lowering(values["v"]))
     trials: Any = Slow(clock, 4.0)
     kernel = Kernel(KERNEL, "k", ("linalg.matmul",), trials, space, 2 * call, 2)
-    outcome = Search(kernel, [DEVICE], folder, 2, known).run(Deadline(seconds, clock))
+    outcome = Search(kernel, [DEVICE], folder, Here(2), known).run(Deadline(seconds, clock))
     return outcome, clock.now, measured
 
 
@@ -104,6 +124,14 @@ def test_a_search_ends_in_time_and_finds_what_there_was_time_for(
     assert measured[0] == 1  # the untuned one alone, which says how slow it is
 
 
+def test_what_won_is_measured_again_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where a process takes long to begin, and a search has to know that before it spends what is left on trying more."""
+    outcome, took, _ = searched(monkeypatch, tmp_path / "search", 100, 0.001, starting=8.0)
+    assert took <= 100
+    assert outcome.changes
+    assert outcome.rounds == 6  # twice
+
+
 def test_a_kernel_that_cannot_even_be_measured_in_time_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(process.TimedOutError):
         searched(monkeypatch, tmp_path / "search", 10, 30.0)
@@ -115,6 +143,86 @@ def test_what_is_known_is_confirmed_where_there_is_no_time_for_more(monkeypatch:
     assert outcome.known == 0.5
     assert took <= 10
     assert max(measured) == 2
+
+
+def search_of(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, speed: Callable[[int], float], wrong: Sequence[int] = (), **more: Any
+) -> tuple[Search, Slow]:
+    """A search among forty lowerings of these speeds, of which some are wrong; no time passes."""
+
+    def measure(module: Path, of: Call, count: int, *_: Any) -> Any:
+        numbers = [int(code.data.split()[-1]) for code in trials.linked[1:]]
+        parts = [("", 1.0), *(("other numbers" if n in wrong else "", 1 / speed(n)) for n in numbers)]
+        return [[Timed(problem, part, part, 3) for problem, part in parts]]
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    monkeypatch.setattr(search, "_ASKED", 20)  # each of which takes the library a while
+    trials: Any = Slow(Clock(), 0.0)
+    space = Space({"v": list(range(40))}, lambda values: lowering(values["v"]))
+    kernel = Kernel(KERNEL, "k", (), trials, space, 1e-5, 1)
+    return Search(kernel, [DEVICE], folder, **{"makers": Here(2), **more}), trials
+
+
+def test_a_search_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one, _ = search_of(monkeypatch, tmp_path / "one", lambda number: 1 + number / 100)
+    first = replace(one.run(Deadline(math.inf), [{"v": 20}]))
+    assert first.ended
+    assert first.before / first.after >= 1.2
+    second = one.run(Deadline(math.inf), [{"v": 39}, {"other": 1}])
+    assert second.changes == lowering(39)
+    assert second.before / second.after == pytest.approx(1.39)
+    assert second.tried > first.tried
+    assert len(one._seen) == second.tried  # each was tried once
+
+
+def test_what_is_made_elsewhere_is_made_while_others_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    crew = SimpleNamespace(cores=9, are_elsewhere=True)
+    one, trials = search_of(monkeypatch, tmp_path / "one", lambda number: 1 + number / 100, makers=crew)
+    trials.meeting = threading.Barrier(3)
+    outcome = one.run(Deadline(math.inf))
+    assert trials.meeting is None
+    assert outcome.changes
+    assert len(one._seen) == outcome.tried
+
+
+def test_an_entry_whose_numbers_are_wrong_is_thrown_away_and_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: SharedCache
+) -> None:
+    """Whether it is the project's own, or the package's, or somebody else's who shares the cache."""
+    one, _ = search_of(monkeypatch, tmp_path / "one", lambda number: 1.0, [5])
+    one._known = [lowering(5)]
+    outcome = one.run(Deadline(math.inf))
+    assert [changes for changes, _ in outcome.wrong] == [lowering(5)]
+    (target,) = executables("x86-64")
+    for packaged in (False, True):
+        found, trials = tune._Found(1.0), SimpleNamespace()
+        kernel: Any = SimpleNamespace(kernel=KERNEL, name="k", seconds=1.0, calls=1)
+        found.add(kernel, outcome, DEVICE, lowering(5))
+        assert (found.wrong, found.lost, found.entries) == ([KERNEL], [], [])
+        assert "thrown away, for its numbers are wrong (other numbers)" in found.lines[0]
+        record, theirs = tmp_path / str(packaged) / "x86-64.json", tmp_path / "package" / "x86-64.json"
+        tuning.save(theirs if packaged else record, {KERNEL: entry(5, 2.0)})
+        files = (theirs,) if packaged else (record,)
+        target = replace(target, tuning={KERNEL: entry(5, 2.0)}, record=record, tuning_files=files)
+        job: Any = SimpleNamespace(target=target, folder=tmp_path, trials=trials)
+        said = tune._kept(job, found, Finds(None, resolve(target)), Deadline.after(60))
+        assert said == ["nothing faster was found", f"1 entry out of {record}"]
+        assert [one.changes for one in tuning.read(record).values()] == ([()] if packaged else [])
+    finds = Finds(shared, resolve(target))
+    finds.add(entry(5, 2.0))
+    finds.add(entry(6, 1.5))
+    finds.remove(KERNEL, [lowering(5)])
+    others = Finds(shared, resolve(target))
+    others.fetch([KERNEL])
+    assert finds.of(KERNEL) == others.of(KERNEL) == [lowering(6)]
+
+
+def test_an_entry_without_changes_leaves_a_kernel_as_the_compiler_lowers_it(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    before = load(project.targets).executables["x86-64-v3"]
+    kernel = next(iter(before.tuning))
+    tuning.save(before.record, {kernel: before.tuning[kernel].voided})
+    assert {*before.tuning} - {*load(project.targets).executables["x86-64-v3"].tuning} == {kernel}
 
 
 def timed(*ratios: float) -> list[Timed]:
@@ -218,10 +326,68 @@ def test_what_is_measured_is_what_builds_would_make(tmp_path: Path, monkeypatch:
 def test_time_goes_to_kernels_as_a_run_does_and_less_of_it_to_what_is_known() -> None:
     trials: Any = None
     kernels = [Kernel(KERNEL, "k", (), trials, Space({}, lambda _: None), seconds, 1) for seconds in (3.0, 0.9, 0.1)]
-    assert tune._share(kernels, least=10, left=100) == 75
-    assert tune._share(kernels, least=10, left=12) == 10
-    assert tune._share(kernels, least=4, left=4) == 4
-    assert tune._share(kernels, least=10, left=5) > 5  # no time left
+    assert passes.share(kernels, least=10, left=100) == 75
+    assert passes.share(kernels, least=10, left=12) == 10
+    assert passes.share(kernels, least=4, left=4) == 4
+    assert passes.share(kernels, least=10, left=5) > 5  # no time left
+
+
+@dataclass
+class Runs:
+    """Searches of kernels that find something better each time, for so many times."""
+
+    clock: Clock
+    better: int
+    asked: list[tuple[str, float]] = field(default_factory=list)
+
+    def begin(self, kernel: Kernel) -> Any:
+        outcome, runs = Outcome(changes=lowering(1), before=1.0, after=1.0), self
+
+        class One:
+            def run(self, deadline: Deadline, hints: Sequence[Any]) -> Outcome:
+                runs.asked.append((kernel.kernel, deadline.left))
+                runs.clock.now += deadline.left if outcome.after > 1 - runs.better / 100 else deadline.left / 2
+                outcome.ended = outcome.after <= 1 - runs.better / 100
+                outcome.after -= 0 if outcome.ended else 0.01
+                return outcome
+
+        return One()
+
+
+def passes_of(budget: float, better: int = 1000) -> tuple[list[tuple[str, float]], float]:
+    """Which kernel was searched for how long, and when all was over."""
+    trials: Any = None
+    space = Space({}, lambda _: None)
+    kernels = [Kernel(name, "k", (), trials, space, seconds, 1) for name, seconds in ((KERNEL, 3.0), (OTHER, 1.0))]
+    runs = Runs(Clock(), better)
+    passes.run(kernels, runs.begin, lambda _: False, Deadline(budget, runs.clock))
+    return runs.asked, runs.clock.now
+
+
+def test_a_longer_search_begins_as_a_shorter_one() -> None:
+    short, long = passes_of(360)[0], passes_of(3600)[0]
+    assert short == long[: len(short)] == [(KERNEL, 90), (OTHER, 30), (KERNEL, 180), (OTHER, 60)]
+    assert sum(seconds for _, seconds in long) == 3600
+
+
+def test_a_search_ends_where_nothing_better_comes() -> None:
+    asked, ended = passes_of(3600, better=1)
+    assert len(asked) == 4
+    assert ended < 360
+
+
+def test_the_trace_tells_what_was_found_by_when() -> None:
+    clock, used = Clock(), Clock()
+    trace = Trace({KERNEL: 0.6, OTHER: 0.3}, clock, used)
+    for seconds, kernel, part, tried in ((10, KERNEL, 0.5, 8), (100, OTHER, 1.0, 8), (130, KERNEL, 0.4, 16)):
+        clock.now, used.now = seconds, seconds * 2
+        trace.note(kernel, part, tried)
+    assert [*trace.lines()] == [
+        "after 10 s (20 s of CPU): 8 tried, its kernels 1.429×",
+        "after 100 s (200 s of CPU): 16 tried, its kernels 1.429×",
+        "after 130 s (260 s of CPU): 24 tried, its kernels 1.562×",
+    ]
+    assert trace.encode().splitlines()[-1] == b"130.0,260.0,24,0.6400"
 
 
 def test_a_deadline_is_of_its_clock() -> None:

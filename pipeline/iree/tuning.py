@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Tuned:
     """A kernel's entry: `changes` of what the compiler chose, and what was measured.
 
     `name` is what a model calls the kernel, `operations` what it computes. Milliseconds are of one call, on `device`, the best of
-    so many `rounds`, by one thread where that has several.
+    so many `rounds`, by one thread where that has several. Without changes it says that the kernel stays as the compiler lowers
+    it, whatever the package's own record has.
     """
 
     kernel: str
@@ -62,6 +63,11 @@ class Tuned:
     def speed(self) -> float:
         """How many times as fast it is as without."""
         return self.before_ms / self.after_ms
+
+    @property
+    def voided(self) -> Tuned:
+        """The entry by which a project does without this one."""
+        return replace(self, changes=(), after_ms=self.before_ms)
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,8 @@ def _entry(value: dict[str, Any]) -> Tuned:
     before, after, rounds = float(value["before_ms"]), float(value["after_ms"]), int(value["rounds"])
     if not _KERNEL.fullmatch(texts["kernel"]):
         raise ValueError(f"{texts['kernel']!r:.60} names no kernel")
-    if not changes or not 0 < after < 1e9 or not 0 < before < 1e9:
-        raise ValueError(f"{texts['kernel']} has no changes, or no times")
+    if not 0 < after < 1e9 or not 0 < before < 1e9:
+        raise ValueError(f"{texts['kernel']} has no times")
     return Tuned(changes=changes, before_ms=before, after_ms=after, rounds=rounds, **texts)
 
 

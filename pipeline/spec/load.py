@@ -59,6 +59,7 @@ def _tuned(root: Path, targets: Mapping[str, Executable], problems: Problems) ->
                 record |= tuning.read(path)
             except PipelineError as error:
                 problems.add(path, "", f"{error.what}: {error.hint}")
+        record = {kernel: entry for kernel, entry in record.items() if entry.changes}
         result[name] = replace(target, tuning=record, tuning_files=found, record=root / _TUNING / f"{name}.json")
     for path in sorted((root / _TUNING).glob("*.json")):  # one whose target could not be read has its own report
         if path.stem not in targets and not is_file(str(root / "executables" / f"{path.stem}.yaml")):

@@ -21,7 +21,6 @@ from pipeline.iree import backends, devices, toolchain, tuning
 from pipeline.iree.device import Device
 from pipeline.iree.devices import ways
 from pipeline.iree.gates import Gated, decide
-from pipeline.iree.spaces import Values
 from pipeline.iree.targets import resolve
 from pipeline.iree.tuning import Lowering, Tuned
 from pipeline.names import did_you_mean
@@ -31,19 +30,19 @@ from pipeline.stages import parameters, record, testdata, whole
 from pipeline.stages.compiled import Compiled
 from pipeline.stages.origin import Origin
 from pipeline.stages.testdata import TestData
-from pipeline.tuner import kernels
+from pipeline.tuner import kernels, makers, passes
 from pipeline.tuner.deadline import Deadline
 from pipeline.tuner.finds import Finds
 from pipeline.tuner.kernels import Hottest, Kernel, Untuned
 from pipeline.tuner.outcome import Outcome
+from pipeline.tuner.trace import Trace
 
-REPORT = "report.txt"
-_LEAST, _LEAST_KNOWN = 10.0, 4.0  # seconds for a kernel; with fewer nothing is found, or what is known is not confirmed
-_HINTS = 6  # of the last kernels' best, that are tried for the next one
+REPORT, TRACE = "report.txt", "trace.csv"
 _LOST = 0.98  # of the untuned time, above which what a record has does not count as faster
 _TOLD = 3  # of the ways to lower a kernel that were wrong
 _WHOLE = 0.2  # of the time, to look at the whole model
 _COMPILING = 0.1  # likewise, to compile it as it is tuned
+_LOOKING = 120.0  # seconds that either takes at most, of models that are quick
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,15 @@ class _Job:
 @dataclass
 class _Found:
     """What came of a target whose kernels take a run so many `seconds`: entries for its record, kernels that are not faster by
-    what it has, rows of a table, a line each, what was the best for kernels, and the seconds of making and of running code."""
+    what it has, those whose numbers are `wrong` by that, rows of a table, a line each, and the
+    seconds of making and of running code."""
 
     seconds: float
     entries: list[Tuned] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    hints: list[Values] = field(default_factory=list)
     compiling: float = 0.0
     running: float = 0.0
 
@@ -93,7 +93,7 @@ class _Found:
         """A kernel that was not searched."""
         self._row(kernel, kernel.seconds / kernel.calls, "", "", why)
 
-    def add(self, kernel: Kernel, outcome: Outcome, device: Device, is_recorded: bool) -> None:
+    def add(self, kernel: Kernel, outcome: Outcome, device: Device, recorded: Lowering) -> None:
         """What came of a kernel, of which the record may have an entry."""
         self.compiling += outcome.compiling
         self.running += outcome.running
@@ -103,16 +103,17 @@ class _Found:
         if len(outcome.wrong) > _TOLD:
             self.lines.append(f"{kernel.name}: {len(outcome.wrong) - _TOLD} more were wrong")
         after = gained = ""
+        if recorded and any(changes == recorded for changes, _ in outcome.wrong):
+            self.wrong.append(kernel.kernel)
+            gained = "wrong by what the record has"
         if outcome.changes:
             entry = _entry(kernel, outcome, device)
             self.entries.append(entry)
             after, gained = f"{entry.after_ms:.3f}", f"{entry.speed:.2f}×"
-        elif is_recorded and outcome.known is not None and outcome.known > _LOST:
+        elif recorded and outcome.known is not None and outcome.known > _LOST:
             self.lost.append(kernel.kernel)
             gained = "not faster any more by what the record has"
         self._row(kernel, outcome.before, after, str(outcome.tried), gained)
-        if outcome.values:
-            self.hints = [*(hint for hint in self.hints if hint != outcome.values), outcome.values]
 
     def _row(self, kernel: Kernel, before: float, after: str, tried: str, said: str) -> None:
         self.rows.append((kernel.name, f"{before * 1e3:.3f}", after, f"{kernel.seconds / self.seconds:.0%}", tried, said))
@@ -209,7 +210,8 @@ def _tuned(job: _Job, deadline: Deadline) -> list[str]:
     activity.say(f"{job.target.name}: measuring its kernels")
     budget = deadline.left
     hottest = kernels.find(job.untuned, resolve(replace(job.target, tuning={})), job.ways[-1], job.folder, deadline)
-    looking = max(_WHOLE * budget, min(_COMPILING * budget + whole.expected(hottest.seconds, len(job.ways)), budget / 2))
+    compiling = min(_COMPILING * budget, _LOOKING)
+    looking = max(min(_WHOLE * budget, _LOOKING), min(compiling + whole.expected(hottest.seconds, len(job.ways)), budget / 2))
     finds = Finds(shared(), resolve(job.target))
     found = _search(job, hottest, finds, deadline.before(looking))
     head = ("kernel", "before ms", "after ms", "of a run", "tried", "")
@@ -227,12 +229,15 @@ def _kept(job: _Job, found: _Found, finds: Finds, deadline: Deadline) -> list[st
     """
     own = tuning.read(job.target.record)
     lost = [kernel for kernel in found.lost if kernel in own]  # those of the package stay, whatever was seen here
+    lost += found.wrong
     faster, lines = _compared(job, found.entries, lost, deadline) if found.entries else (False, ["nothing faster was found"])
     entries, record = found.entries if faster else [], tuning.read(job.target.record)  # which took its time
+    elsewhere = {name for path in job.target.tuning_files if path != job.target.record for name in tuning.read(path)}
+    voided = [job.target.tuning[kernel].voided for kernel in found.wrong if kernel in elsewhere]
     if not entries and not lost:
         return [*lines, "the record stays as it was"] if found.entries else lines
     with disk_errors(str(job.target.record)):
-        tuning.save(job.target.record, tuning.updated(record, entries, lost))
+        tuning.save(job.target.record, tuning.updated(record, [*voided, *entries], lost))
     for entry in entries:
         finds.add(entry)
     lines += [f"{_count(entries)} into {job.target.record}"] if entries else []
@@ -254,49 +259,39 @@ def _compared(job: _Job, found: Sequence[Tuned], lost: Sequence[str], deadline: 
 
 def _search(job: _Job, hottest: Hottest, finds: Finds, deadline: Deadline) -> _Found:
     """Search each kernel for as long as its part of a run says."""
-    found = _Found(hottest.seconds)
-    kernels = [kernel for kernel in hottest.kernels if not kernel.is_fixed]
-    finds.fetch(kernel.kernel for kernel in kernels)
-    least = _LEAST
-    for number, kernel in enumerate(kernels):
-        share = _share(kernels[number:], _LEAST_KNOWN if finds.of(kernel.kernel) else least, deadline.left)
-        if share > deadline.left:
-            found.leave(kernel, "no time left")
-            continue
-        what = f"{job.target.name}: kernel {number + 1} of {len(kernels)}, {kernel.name}"
-        record = [entry.changes] if (entry := job.target.tuning.get(kernel.kernel)) else []
-        try:
-            outcome = _outcome(job, kernel, [*record, *finds.of(kernel.kernel)], found.hints, deadline.sooner(share), what)
-        except PipelineError as error:
-            found.leave(kernel, f"left as it is: {error.what.splitlines()[0]}")
+    from pipeline.tuner.search import Search  # with a library that takes a second to import
+
+    found, every = _Found(hottest.seconds), [kernel for kernel in hottest.kernels if not kernel.is_fixed]
+    finds.fetch(kernel.kernel for kernel in every)
+    crew, trace = makers.find(ways.cores()), Trace({kernel.kernel: kernel.seconds / hottest.seconds for kernel in every})
+
+    def begin(kernel: Kernel) -> Search:
+        what = f"{job.target.name}: kernel {every.index(kernel) + 1} of {len(every)}, {kernel.name}"
+
+        def tell(part: float, tried: int) -> None:
+            trace.note(kernel.kernel, part, tried)
+            activity.say(f"{what}: {tried} tried, best {part:.0%}", deadline.left)
+
+        tell(1.0, 0)
+        known = [*_recorded(job, kernel), *finds.of(kernel.kernel)]
+        return Search(kernel, job.ways, _made(job.folder / kernel.kernel), crew, known, tell)
+
+    searched = passes.run(every, begin, lambda kernel: bool(finds.of(kernel.kernel)), deadline)
+    for kernel, one in zip(every, searched, strict=True):
+        shutil.rmtree(job.folder / kernel.kernel, ignore_errors=True)
+        if one.outcome is None:
+            found.leave(kernel, one.problem)
         else:
-            found.add(kernel, outcome, job.device, bool(record))
-            least = max(_LEAST, outcome.least)  # this machine may have other work
+            found.add(kernel, one.outcome, job.device, next(iter(_recorded(job, kernel)), ()))
+            finds.remove(kernel.kernel, (changes for changes, _ in one.outcome.wrong))
     for kernel in hottest.kernels:
         if kernel.is_fixed:
             found.leave(kernel, "nothing to choose")
+    found.lines += trace.lines()
+    write(job.folder / TRACE, trace.encode())
     return found
 
 
-def _share(kernels: Sequence[Kernel], least: float, left: float) -> float:
-    """Seconds for the first of the kernels that wait: its part of what is left, but no less than brings something."""
-    part = left * kernels[0].seconds / sum(kernel.seconds for kernel in kernels)
-    return max(part, least)
-
-
-def _outcome(
-    job: _Job, kernel: Kernel, known: Sequence[Lowering], hints: Sequence[Values], deadline: Deadline, what: str
-) -> Outcome:
-    """What a search for the kernel finds, which starts from what is `known`. `what`: this, for people."""
-    from pipeline.tuner.search import Search  # with a library that takes a second to import
-
-    own = _made(job.folder / kernel.kernel)
-
-    def tell(part: float, tried: int) -> None:
-        activity.say(f"{what}: {tried} tried, best {part:.0%}", deadline.left)
-
-    tell(1.0, 0)
-    try:
-        return Search(kernel, job.ways, own, ways.cores(), known, hints[-_HINTS:], tell).run(deadline)
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
+def _recorded(job: _Job, kernel: Kernel) -> list[Lowering]:
+    """What the record has of a kernel, if anything."""
+    return [entry.changes] if (entry := job.target.tuning.get(kernel.kernel)) else []

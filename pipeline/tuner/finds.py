@@ -55,6 +55,17 @@ class Finds:
             self._shared.put(self._key(entry.kernel), _encoded(kept))
             self._known[entry.kernel] = kept
 
+    def remove(self, kernel: str, wrong: Iterable[Lowering]) -> None:
+        """Keep nobody else starting from lowerings whose numbers were wrong here."""
+        bad = {*wrong}
+        if not self._shared or not bad & {*self._known.get(kernel, {})}:
+            return
+        self.fetch([kernel])
+        kept = {changes: speed for changes, speed in self._known.get(kernel, {}).items() if changes not in bad}
+        self._shared.condemn(self._key(kernel))
+        self._shared.put(self._key(kernel), _encoded(kept))
+        self._known[kernel] = kept
+
 
 def _encoded(known: Mapping[Lowering, float]) -> bytes:
     said = [{"changes": [asdict(change) for change in changes], "speed": speed} for changes, speed in known.items()]

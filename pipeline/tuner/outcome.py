@@ -16,7 +16,7 @@ class Outcome:
     `known` is what part of the untuned time the first lowering takes that was known before; None where that was not measured.
     `tried` ways were run, of which `wrong` ones gave other numbers: what was lowered how, and what differed; `refused` were not
     compiled, or did not run. `compiling` and `running` are the seconds that this took,
-    `least` those that trying a single one takes.
+    `least` those that trying a single one takes. `ended`: by what was tried last there is nothing better to find.
     """
 
     changes: Lowering = ()
@@ -31,3 +31,4 @@ class Outcome:
     compiling: float = 0.0
     running: float = 0.0
     least: float = 0.0
+    ended: bool = False

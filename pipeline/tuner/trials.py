@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from iree.compiler import ir
 
-from pipeline import process
+from pipeline.files import sha256_bytes
 from pipeline.iree import mlir
-from pipeline.iree.codegen import generation, host, pieces
+from pipeline.iree.codegen import host, pieces
 from pipeline.iree.codegen.pieces import Batch, Code, Piece
 from pipeline.iree.compiler import HOST_PASSES
 from pipeline.iree.mlir import operations, symbol
 from pipeline.iree.targets import Target, device
-from pipeline.iree.toolchain import CompilerCrashedError, CompilerRefusedError, iree_compile, iree_opt
+from pipeline.iree.toolchain import iree_compile, iree_opt
 from pipeline.iree.tuning import Lowering
 from pipeline.tuner.calls import Call
 from pipeline.tuner.deadline import Deadline
+from pipeline.tuner.makers import Makers
 
-_SECONDS = 20.0  # that the compiler may take for one way to lower a kernel
 _STUB = "code"  # the name of a kernel's variant
 
 
@@ -38,16 +38,14 @@ class Trials:
         """The kernel's symbol."""
         return next(iter(self.batch.keys))
 
-    def generate(self, lowerings: Sequence[Lowering], folder: Path, cores: int, deadline: Deadline) -> list[Code | None]:
+    def generate(self, lowerings: Sequence[Lowering], folder: Path, makers: Makers, deadline: Deadline) -> list[Code | None]:
         """The code by each of `lowerings` (an empty one: the compiler's own); None where it does not make it in time."""
-        batches = [self._copies(lowerings[start::cores], start) for start in range(min(cores, len(lowerings)))]
-        with ThreadPoolExecutor(cores) as pool:
-            futures = [pool.submit(_tolerant, one, folder / str(number), deadline) for number, one in enumerate(batches)]
-            made = [future.result() for future in futures]
+        cores = min(makers.cores, len(lowerings))
+        batches = [self._copies(lowerings[start::cores], start) for start in range(cores)]
         found: list[Code | None] = [None] * len(lowerings)
-        for start, codes in enumerate(made):
-            for number, code in codes.items():
-                found[start + number * cores] = code
+        for start, (batch, made) in enumerate(zip(batches, makers.make(batches, folder, deadline), strict=True)):
+            for number, key in enumerate(batch.keys.values()):
+                found[start + number * cores] = Code.decode(made[key]) if key in made else None
         return found
 
     def _copies(self, lowerings: Sequence[Lowering], number: int) -> Batch:
@@ -64,8 +62,8 @@ class Trials:
             kernel.erase()
             source = mlir.to_bytes(module)
         changed = {name: changes for name, changes in zip(names, lowerings, strict=True) if changes}
-        same = {name: name for name in names}
-        return replace(self.batch, keys=same, names=same, source=source, lowerings=changed)
+        keys = {name: _key(self.batch, name, changes) for name, changes in zip(names, lowerings, strict=True)}
+        return replace(self.batch, keys=keys, names={name: name for name in names}, source=source, lowerings=changed)
 
     def module(self, codes: Sequence[Code], folder: Path) -> Path:
         """A vmfb with a function for each of `codes`, `run_0` and so on: it calls the kernel so often, with the buffers given."""
@@ -89,24 +87,10 @@ class Trials:
         return folder / "trials.vmfb"
 
 
-def _tolerant(batch: Batch, folder: Path, deadline: Deadline) -> Mapping[int, Code]:
-    """What the compiler makes of the kernels in the batch, by their place in it; those that it does not make one by one are
-    left out."""
-    made = _made(batch, folder, deadline)
-    if not made and len(batch.keys) > 1:
-        for number, part in enumerate(generation.parts(batch, 1)):
-            made |= _made(part, folder / f"alone-{number}", deadline)
-    return {number: Code.decode(made[name]) for number, name in enumerate(batch.keys) if name in made}
-
-
-def _made(batch: Batch, folder: Path, deadline: Deadline) -> dict[str, bytes]:
-    """The code of all kernels in the batch; of none where the compiler refuses one, or there is no time for it."""
-    if not deadline.left:
-        return {}
-    try:
-        return generation.generate_once(batch, folder, deadline.within(_SECONDS))
-    except (CompilerRefusedError, CompilerCrashedError, process.TimedOutError):
-        return {}
+def _key(batch: Batch, name: str, changes: Lowering) -> str:
+    """A key of the code that a kernel has under this name, lowered so: a worker of a cluster gives code back by it."""
+    made_of = ["trial", *batch.keys.values(), name, *(asdict(change) for change in changes)]
+    return sha256_bytes(json.dumps(made_of).encode())
 
 
 def _function(number: int, executable: str, stub: str, call: Call) -> str:

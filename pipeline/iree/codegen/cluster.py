@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import logging
+import math
 import os
 import queue
 import socket
@@ -60,8 +61,11 @@ def _require_seal() -> Seal:
     raise PipelineError(what, hint=f"{seal.MAKE_KEY}, on the workers too")
 
 
-def work(batch: Batch, cache_url: str, key_name: str) -> Done | Unfit:
-    """Generate `batch`, on a worker that has the key of this name. A worker that was killed may have done it all but tell."""
+Generate = Callable[[Batch, Path], dict[str, bytes]]
+
+
+def work(batch: Batch, cache_url: str, key_name: str, generate: Generate) -> Done | Unfit:
+    """`generate` the batch, on a worker that has the key of this name. A worker that was killed may have done it all but tell."""
     from distributed import get_worker
 
     here = get_worker().address
@@ -79,7 +83,7 @@ def work(batch: Batch, cache_url: str, key_name: str) -> Done | Unfit:
         return Done(tuple(keys), {})
     with tempfile.TemporaryDirectory(prefix="pieces-") as folder:
         try:
-            made = generation.generate(batch, Path(folder))
+            made = generate(batch, Path(folder))
         except PipelineError as error:  # its log is gone with the folder
             raise type(error)(error.what, where=f"worker {here} on {socket.gethostname()}") from None
     left = shared.put_many(made) if shared else made
@@ -202,36 +206,49 @@ class Cluster:
         """How many batches can run at a time. Raises PipelineError if there is no worker, nor comes one."""
         while True:
             self._check()
-            if workers := self._workers():
-                return sum(workers.values())
+            if threads := self.threads:
+                return threads
             time.sleep(0.2)
 
-    def _submit(self, batch: Batch, cache_url: str) -> Any:
+    @property
+    def threads(self) -> int:
+        """How many batches could run at a time just now."""
+        return sum(self._workers().values())
+
+    def _submit(self, batch: Batch, cache_url: str, generate: Generate) -> Any:
         fit = list(self._workers()) if self._unfit else None
         key = f"pieces-{batch.target}-{uuid.uuid4().hex}"  # no name would make Dask look at every byte
-        return self._client.submit(work, batch, cache_url, self._seal.name, key=key, workers=fit, allow_other_workers=False)
+        return self._client.submit(
+            work, batch, cache_url, self._seal.name, generate, key=key, workers=fit, allow_other_workers=False
+        )
 
     def _refuse(self, unfit: Unfit) -> None:
         if unfit.worker not in self._unfit:
             self._unfit[unfit.worker] = unfit.lacks
             _log.warning("the worker %s has %s: it is left out", unfit.worker, unfit.lacks)
 
-    def run(self, batches: Sequence[Batch], cache: Cache) -> Iterator[tuple[Batch, Any]]:
-        """What each batch made, as it ends: the batch, and a call that returns key → code or raises PipelineError."""
-        url = cache.shared.store.url if cache.shared else ""
+    def run(
+        self, batches: Sequence[Batch], cache: Cache | None, generate: Generate = generation.generate, seconds: float = math.inf
+    ) -> Iterator[tuple[Batch, Any]]:
+        """What each batch made, as it ends: the batch, and a call that returns key → code or raises PipelineError.
+
+        Without a `cache` nothing is kept. What has not ended in so many `seconds` is given up.
+        """
+        end = time.monotonic() + seconds
+        url = cache.shared.store.url if cache and cache.shared else ""
         url = url if url.startswith("s3://") else ""  # a folder here is none over there
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         waiting: dict[Any, Batch] = {}
 
         def submit(batch: Batch) -> None:
-            future = self._submit(batch, url)
+            future = self._submit(batch, url, generate)
             waiting[future] = batch
             future.add_done_callback(ended.put)
 
         for batch in batches:
             submit(batch)
         try:
-            while waiting:
+            while waiting and time.monotonic() < end:
                 self._check()
                 try:
                     future = ended.get(timeout=1)
@@ -254,7 +271,7 @@ class Cluster:
         except (OSError, CancelledError) as error:
             raise PipelineError(f"the Dask scheduler went away: {error}", where=self.address, hint=_HINT) from error
 
-    def _code(self, future: Any, done: Done | None, batch: Batch, cache: Cache) -> dict[str, bytes]:
+    def _code(self, future: Any, done: Done | None, batch: Batch, cache: Cache | None) -> dict[str, bytes]:
         if done is None:
             error = future.exception()
             if isinstance(error, PipelineError):
@@ -264,6 +281,8 @@ class Cluster:
         opened = {key: self._seal.opened(key, entry) for key, entry in done.made.items() if key in asked}
         made = {key: data for key, data in opened.items() if data is not None}
         warn_of_strangers(f"a worker of {self.address}", len(opened) - len(made), len(opened))
+        if cache is None:
+            return made
         cache.put(made)
         stored = [key for key in done.stored if key in asked]
         found = cache.shared.get_many(stored) if cache.shared and stored else {}

@@ -42,6 +42,7 @@ _RV64GC = (
 )
 
 _NARROWEST = 16  # bytes of a vector, where nothing else is said
+_WIDEST = 64  # of AVX-512, by which x86-64 has twice as many registers
 
 # Every query the runtime of IREE 3.13 answers (runtime/src/iree/schemas/cpu_feature_bits.inl).
 QUERIES: Mapping[str, frozenset[str]] = {
@@ -136,7 +137,9 @@ class Cpu(Backend):
         from pipeline.iree.backends.cpu import space
 
         vector = re.search(r"native_vector_size = (\d+)", attribute)
-        return space.of(places, max(1, int(vector[1] if vector else _NARROWEST) // element_bytes), seconds)
+        size = int(vector[1] if vector else _NARROWEST)
+        registers = 16 if "x86_64" in attribute and size < _WIDEST else 32
+        return space.of(places, max(1, size // element_bytes), registers, seconds)
 
     def lean(self, attribute: str) -> str:
         # IREE links its C library, all of it, into every kernel before LLVM optimizes it, and another library besides. Without

@@ -15,6 +15,8 @@ _CPU = "#iree_cpu.lowering_config<"
 _PEELING = "enable_loop_peeling"
 _LARGEST = 32  # vectors of a tile that is computed in registers; more only spill
 _GUESSES = 4
+_ROWS = (1, 2, 4, 6, 8, 12, 14, 24)  # of a tile, that are guessed: the more registers, the more
+_OPERANDS = 4  # registers that are not for what is summed up
 _GROUP_CYCLES = 1500  # that a work group takes to be begun and ended, where several threads share them
 _SHARED = 2e-4  # seconds that a call takes one thread, above which others are to help
 _MASKED = 1.7  # how much longer masked vectors take
@@ -23,15 +25,16 @@ _COMBINATIONS = 20000
 _UNKNOWN = 100  # taken for the extent of a loop that is not known
 
 
-def of(places: Sequence[Place], lanes: int, seconds: float) -> Space | None:
-    """The space of a kernel with these places, on a CPU with so many lanes; None for one that there is nothing to choose in.
+def of(places: Sequence[Place], lanes: int, registers: int, seconds: float) -> Space | None:
+    """The space of a kernel with these places, on a CPU with so many lanes in each of so many vector registers; None for one that
+    there is nothing to choose in.
 
     A kernel that takes a thread long keeps about as many work groups as it has: others may have more cores than this machine.
     """
     roots = [place for place in places if "distribution = [" in place.attributes.get("lowering_config", "")]
     if len(roots) != 1 or "distribution" not in _lists(roots[0]):
         return None
-    return _Tiles(places, roots[0], lanes, seconds > _SHARED).space()
+    return _Tiles(places, roots[0], lanes, registers, seconds > _SHARED).space()
 
 
 class _Tiles:
@@ -42,8 +45,9 @@ class _Tiles:
     `peel`: whether what is left over of loops is computed apart.
     """
 
-    def __init__(self, found: Sequence[Place], root: Place, lanes: int, shared: bool) -> None:
-        self._found, self._root, self._lanes, self._shared = found, root, lanes, shared
+    def __init__(self, found: Sequence[Place], root: Place, lanes: int, registers: int, shared: bool) -> None:
+        self._found, self._root, self._shared = found, root, shared
+        self._lanes, self._registers = lanes, registers
         self._lists = {place.index: _lists(place) for place in found}
         mine = self._lists[root.index]
         self._distribution = mine["distribution"]
@@ -155,7 +159,7 @@ class _Tiles:
         now, lanes, last = self._now(), self._lanes, max(self._loops, default=-1)
         good: dict[str, tuple[int, ...]] = {name: (0, 1) if name == "peel" else (1, 4, lanes, 2 * lanes) for name in self._knobs}
         for loop in self._loops:
-            good[f"v{loop}"] = (lanes, 2 * lanes, 4 * lanes) if loop == last else (1, 2, 4, 6, 8)
+            good[f"v{loop}"] = (lanes, 2 * lanes, 4 * lanes) if loop == last else _ROWS[: 5 if self._registers < 32 else None]
             good[f"d{loop}"] = (0, 16, 32, 64, 128)
         good["cache"] = ()
         options = [[v for v in values if v in good[name] or v == now[name]] for name, values in self._knobs.items()]
@@ -183,7 +187,8 @@ class _Tiles:
         registers = rows * vectors
         depth = math.prod(size for name, size in values.items() if name.startswith(f"r{self._root.index}"))
         tile = float(max(rows * vectors, 4) + rows + vectors)  # few accumulators wait for each other
-        tile *= 1 + max(0, registers - 12) / 6  # what does not fit into registers is stored and loaded again
+        spilled = max(0, registers - (self._registers - _OPERANDS))  # what does not fit is stored and loaded again
+        tile *= 1 + spilled / 6
         if depth > 1 and vectors > 1:
             tile *= _WIDE
         tile *= 1 + 0.02 * abs(math.log2(max(depth, 1)) - 2)
