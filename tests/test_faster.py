@@ -17,6 +17,7 @@ from pipeline.files import sha256_file
 from pipeline.importers.child import FASTER
 from pipeline.importers.onnxruntime import session
 from pipeline.importers.rewrites import REWRITES
+from pipeline.importers.rewrites.faster import planes
 from pipeline.importers.rewrites.graph import inferred
 from pipeline.importers.rewrites.proof import without_names
 from pipeline.iree import compiler
@@ -169,6 +170,27 @@ def test_planes(seed: int) -> None:
     assert kinds == [] if kernel == [1, 1] else "MatMul" in kinds
 
 
+@pytest.mark.parametrize("strip", [1 << 20, 20_000])
+@pytest.mark.parametrize("seed", range(15))
+def test_planes_whose_windows_lie_apart(monkeypatch: pytest.MonkeyPatch, seed: int, strip: int) -> None:
+    """In strips, too, each with a matrix of its own."""
+    monkeypatch.setattr(planes, "_STRIP", strip)
+    random = np.random.default_rng(seed)
+    kernel, strides, dilations = ([int(n) for n in random.integers(1, most, 2)] for most in (6, 4, 3))
+    x, w = array(1, 6, *(int(n) for n in random.integers(80, 130, 2))), array(int(random.integers(1, 40)), 6, *kernel)
+    given = {"pads": [int(n) for n in random.integers(0, 3, 4)], "dilations": dilations}
+    made = model("Conv", x, w, strides=strides, **given)
+    kinds = require_same(made, x)
+    assert "MatMul" in kinds or max(kernel + strides) == 1
+
+
+@pytest.mark.parametrize(("strip", "products"), [(1 << 20, 1), (200_000, 2)])
+def test_a_large_matrix_is_made_of_strips(monkeypatch: pytest.MonkeyPatch, strip: int, products: int) -> None:
+    monkeypatch.setattr(planes, "_STRIP", strip)
+    x, w = array(1, 8, 60, 60), array(32, 8, 3, 3)
+    assert require_same(model("Conv", x, w, pads=[1] * 4, strides=[2, 2]), x).count("MatMul") == products
+
+
 @pytest.mark.parametrize(("outputs", "type_", "products"), [(16, "float32", 3), (17, "float32", 1), (16, "float16", 1)])
 def test_few_results_of_a_plane_are_summed_up_by_lines(outputs: int, type_: str, products: int) -> None:
     made = model("Conv", array(1, 8, 30, 30, type_=type_), array(outputs, 8, 3, 3, type_=type_), pads=[1] * 4)
@@ -247,12 +269,12 @@ def test_a_gemm_of_several_rows_keeps_its_factors() -> None:
         model("MatMul", array(1, 128, type_="float16"), array(128, 200, type_="float16")),
         model("MatMul", array(1, 128), array(128, 256)),  # whole vectors
         model("Gemm", array(8, 128), array(200, 128), transB=1),
-        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3), strides=[2, 1]),
+        model("Conv", array(1, 8, 9, 9), array(4, 8, 3, 3), strides=[2, 1]),  # more than half would be computed in vain
         model("Conv", array(2, 8, 9, 9), array(4, 8, 3, 3)),
         model("Conv", array(1, 8, 9, 9), array(4, 8, 1, 1)),
         model("Conv", array(1, 8, 9, 9, type_="float16"), array(4, 8, 3, 3, type_="float16")),  # so few results
         model("Conv", array(1, 8, 9, 4), array(4, 8, 3, 3), pads=[1] * 4),  # half as much again would be computed in vain
-        model("Conv", array(1, 64, 200, 200), array(4, 64, 3, 3)),  # so large a matrix
+        model("Conv", array(1, 512, 400, 400), array(4, 512, 3, 3)),  # so large a matrix
         model("Conv", array(1, 8, 9), array(4, 4, 3), group=2),
         model("Conv", array(1, 8, 9, type_="float16"), array(4, 8, 3, type_="float16")),  # whose sums would be rounded
         model("Conv", array(1, 8, 9, 9), array(8, 1, 9, 9), group=8),  # so many places
