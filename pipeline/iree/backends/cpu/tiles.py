@@ -57,7 +57,7 @@ def of_few_rows(shape: Shape, lanes: int, before: int) -> Tiles | None:
 def of_32(shape: Shape, lanes: int, before: int) -> Tiles | None:
     """The same with 32 registers and masks, for AVX-512: a tile that divides its group is worth more than a large one.
 
-    Measured on a Zen 4, which makes 59 billion multiplications a second on one thread: any tile of at least eight sums that leaves
+    Measured on a Zen 4, which makes 59 billion multiplications a second a thread: any tile of at least eight sums that leaves
     nothing over reaches 58, of float16 49. Where rows are left over 15 to 42, with columns 27 to 46, 14 columns of 16 make 50,
     and of vectors that are no power of two none but one alone is of use: 48 columns make 2.
     """
