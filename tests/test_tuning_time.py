@@ -370,6 +370,15 @@ def test_a_longer_search_begins_as_a_shorter_one() -> None:
     assert sum(seconds for _, seconds in long) == 3600
 
 
+def test_the_last_kernel_has_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tick(self: Clock) -> float:
+        self.now += 1e-6
+        return self.now
+
+    monkeypatch.setattr(Clock, "__call__", tick)
+    assert [kernel for kernel, _ in passes_of(360)[0]] == [KERNEL, OTHER, KERNEL, OTHER]
+
+
 def test_a_search_ends_where_nothing_better_comes() -> None:
     asked, ended = passes_of(3600, better=1)
     assert len(asked) == 4

@@ -49,8 +49,9 @@ def run(
         for place, number in enumerate(waiting):
             kernel = kernels[number]
             enough = _LEAST_KNOWN if number not in searches and is_known(kernel) else least
-            part = share([kernels[other] for other in waiting[place:]], enough, until.left)
-            if part > until.left:
+            left = until.left  # which is less a moment later
+            part = share([kernels[other] for other in waiting[place:]], enough, left)
+            if part > left:
                 continue
             ran, before = True, _part(found[number])
             try:
