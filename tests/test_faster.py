@@ -170,6 +170,17 @@ def test_planes(seed: int) -> None:
     assert kinds == [] if kernel == [1, 1] else "MatMul" in kinds
 
 
+@pytest.mark.parametrize(("size", "type_"), [((1, 1), "float32"), ((3, 2), "float32"), ((5,), "float16")])
+def test_one_window_is_a_row(size: tuple[int, ...], type_: str) -> None:
+    x, w, b = (array(*shape, type_=type_) for shape in ((2, 6, *size), (24, 6, *size), (24,)))
+    made = model("Conv", x, w, b)
+    if type_ == "float32":
+        require_same(made, x)
+    else:
+        faster(made)
+    assert [node.op_type for node in made.graph.node] == ["Reshape", "MatMul", "Add", "Reshape"]
+
+
 @pytest.mark.parametrize("strip", [1 << 20, 20_000])
 @pytest.mark.parametrize("seed", range(15))
 def test_planes_whose_windows_lie_apart(monkeypatch: pytest.MonkeyPatch, seed: int, strip: int) -> None:

@@ -16,8 +16,8 @@ _READ = 2  # how many multiplications it takes to read a value, where a work-gro
 _TALL, _VECTORS = 6, (8, 4, 4, 2, 2, 2)
 # With 32 registers: the vectors of 1, 2, … 5 rows, and how many rows there may be in two and in one.
 _VECTORS_OF_32, _IN_TWO, _IN_ONE = (8, 8, 8, 4, 4), range(5, 13), range(13, 25)
-# There, rows at a time where some are left over, and in how many tiles' time such rows and columns, masked, are computed.
-_SOME, _ROWS_LEFT, _COLUMNS_LEFT = 8, 2.4, 1.5
+# There, rows at a time where some are left over, in how many tiles' time those are computed, and in how many vectors' columns.
+_SOME, _ROWS_LEFT, _COLUMNS_LEFT = 8, 2.4, 3
 FEW = 5  # rows, at most, of which there are tiles for every CPU
 
 Shape = tuple[int, int]
@@ -57,15 +57,15 @@ def of_few_rows(shape: Shape, lanes: int, before: int) -> Tiles | None:
 def of_32(shape: Shape, lanes: int, before: int) -> Tiles | None:
     """The same with 32 registers and masks, for AVX-512: a tile that divides its group is worth more than a large one.
 
-    Measured on a Zen 4, which makes 59 billion multiplications a second a thread: any tile of at least eight sums that leaves
-    nothing over reaches 58, of float16 49. Where rows are left over 15 to 42, with columns 27 to 46, 14 columns of 16 make 50,
-    and of vectors that are no power of two none but one alone is of use: 48 columns make 2.
+    Measured on a Zen 4, which makes 59 billion multiplications a second on one thread: any tile of at least eight sums that
+    leaves nothing over reaches 58, of float16 49. Where rows are left over 15 to 42, columns 27 to 49; 14 columns of 16 make
+    50, and of those that are no power of two only such as one vector holds are of use: 48 columns make 2.
     """
 
     def used(tiles: Tiles) -> float:
         (tall, wide), (rows, columns) = tiles.tile, tiles.group
         lines = rows // tall + (_ROWS_LEFT if rows % tall else 0)
-        vectors = (columns // wide + (_COLUMNS_LEFT if columns % wide else 0)) * -(-wide // lanes)
+        vectors = columns // wide * -(-wide // lanes) + (_COLUMNS_LEFT if columns % wide else 0)
         return rows * columns / (lines * tall * vectors * lanes)
 
     every = [
@@ -89,7 +89,7 @@ def _tiles_of_32(shape: Shape, lanes: int) -> Iterator[Shape]:
     if several or not alone:
         yield tall, 2 * lanes
     yield tall, lanes
-    yield from [(tall, part)] if (part := max(n for n in _divisors(columns) if n < lanes)) > lanes // 2 else []
+    yield from [(tall, part)] if (part := max(n for n in _divisors(columns) if n < lanes)) > lanes * 3 // 4 else []
 
 
 def _whole(columns: int, most: int, least: int) -> int:
