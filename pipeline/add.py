@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from doit.cmd_base import Command
-
-from pipeline.errors import PipelineError, disk_errors, permitted
+from pipeline.dialogue import Alone
+from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_file, staged, write
 from pipeline.names import RULE, is_name
 from pipeline.plain import plain
 from pipeline.spec.types import MLIR_DTYPES
-from pipeline.terminal import prepare_streams, put, say
+from pipeline.terminal import put, say
 
 TARGETS = Path("targets")
 _OPEN = "is open in the file"
@@ -128,9 +128,12 @@ def add(path: Path, name: str = "") -> list[Path]:
     files = {kept: path} | {folder / one: path.parent / one for one in names}
     with disk_errors(str(folder)):
         moved = {target: source for target, source in files.items() if target.resolve() != source.resolve()}
-        for target in (said, *moved):
-            if target.exists() or said in files:
-                raise PipelineError("is there already", where=str(target), hint="doit add MODEL.onnx NAME, or rename the file")
+        taken = [target for target in moved if target.exists()]
+        if said.exists() or said in files or taken:
+            hint = "rename your file, and add it again" if taken else f"doit add {shlex.quote(str(path))} NAME, with another name"
+            raise PipelineError(
+                "is there already", where=", ".join(map(str, [said] * said.exists() + taken)) or str(said), hint=hint
+            )
         text = spec(model, name, path, {one: sha256_file(path.parent / one) for one in names})  # reads all before any is copied
         for target, source in moved.items():
             _copy(source, target)
@@ -138,7 +141,7 @@ def add(path: Path, name: str = "") -> list[Path]:
     return [*moved, said]
 
 
-class Add(Command):  # type: ignore[misc]  # doit is untyped
+class Add(Alone):
     """The command."""
 
     name = "add"
@@ -146,20 +149,13 @@ class Add(Command):  # type: ignore[misc]  # doit is untyped
     doc_usage = "MODEL.onnx [NAME]"
     doc_description = "The file goes into targets/models, and what is to be decided stands there as comments."
 
-    def execute(self, _options: dict[str, Any], words: Sequence[str]) -> int:
+    def act(self, words: Sequence[str]) -> None:
         """Print what was written, and what to do next."""
-        prepare_streams()
-        try:
-            if not 1 <= len(words) <= 2:
-                raise PipelineError("say which file: doit add MODEL.onnx [NAME]")
-            with permitted():
-                written = add(Path(words[0]), *words[1:])
-            put(*written)
-            left = [line for line in written[-1].read_text("utf-8").splitlines() if _OPEN in line]
-            for line in left:
-                say(f"note: {line.strip(' #').partition(':')[0]}, and 1 in the spec until you say what it is to be")
-            say(f"next: look at {written[-1]}, then doit publish:{written[-1].stem}")
-        except PipelineError as error:
-            say(*f"error: {error}".split("\n"))
-            return 1
-        return 0
+        if not 1 <= len(words) <= 2:
+            raise PipelineError("say which file: doit add MODEL.onnx [NAME]")
+        written = add(Path(words[0]), *words[1:])
+        put(*written)
+        left = [line for line in written[-1].read_text("utf-8").splitlines() if _OPEN in line]
+        for line in left:
+            say(f"note: {line.strip(' #').partition(':')[0]}, and 1 in the spec until you say what it is to be")
+        say(f"next: look at {written[-1]}, then doit publish:{written[-1].stem}")

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from doit.cmd_base import Command
-
-from pipeline.errors import ManyProblemsError, PipelineError, permitted
+from pipeline.dialogue import Alone, count
+from pipeline.errors import PipelineError
 from pipeline.files import write
 from pipeline.spec.keys import SPECS
 from pipeline.spec.load import load
 from pipeline.spec.schema import beside, shipped
-from pipeline.terminal import prepare_streams, put, say
+from pipeline.terminal import put, say
 
 TARGETS = Path("targets")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def summary(targets: Path) -> str:
@@ -32,7 +26,7 @@ def summary(targets: Path) -> str:
         (sum(bool(target.tuning_files) for target in spec.executables.values()), "tuned target"),
         (len(spec.channels), "channel"),
     ]
-    return ", ".join(_count(number, what) for number, what in counts if number)
+    return ", ".join(count(number, what) for number, what in counts if number)
 
 
 def renew_schemas(targets: Path) -> list[Path]:
@@ -47,7 +41,7 @@ def renew_schemas(targets: Path) -> list[Path]:
     return [beside(targets, name) for name in old]
 
 
-class Check(Command):  # type: ignore[misc]  # doit is untyped
+class Check(Alone):
     """The command."""
 
     name = "check"
@@ -55,20 +49,11 @@ class Check(Command):  # type: ignore[misc]  # doit is untyped
     doc_usage = ""
     doc_description = "Exit code 0: all is good; 1: there are mistakes, a line for each, with its file and place."
 
-    def execute(self, _options: dict[str, Any], words: Sequence[str]) -> int:
-        """Print what is wrong, or how much is right."""
-        prepare_streams()
-        try:
-            if words:
-                raise PipelineError(f"{words[0]}: it takes no words", hint="run it in the project's folder")
-            with permitted():
-                told = summary(TARGETS)
-                for path in renew_schemas(TARGETS):
-                    say(f"{path} was of another release: written anew")
-                put(f"{told}: all good")
-        except PipelineError as error:
-            say(*f"error: {error}".split("\n"))
-            if isinstance(error, ManyProblemsError):
-                say(_count(len(error.problems), "mistake"))
-            return 1
-        return 0
+    def act(self, words: Sequence[str]) -> None:
+        """Print how much is right. Raises ManyProblemsError with what is wrong."""
+        if words:
+            raise PipelineError(f"{words[0]}: it takes no words", hint="run it in the project's folder")
+        told = summary(TARGETS)
+        for path in renew_schemas(TARGETS):
+            say(f"{path} was of another release: written anew")
+        put(f"{told}: all good")

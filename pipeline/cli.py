@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline import __version__, colors, completion, exits, variables
 from pipeline.consume.lock import DEFAULT_FILE
@@ -166,6 +166,12 @@ def _add_trust(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 class _Parser(argparse.ArgumentParser):
     """What it says of arguments is said as all else is."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message, and what to say instead where one command's word was given to another."""
+        if "unrecognized arguments" in message and "--pretend" in message:
+            message += ": other machines are for `vmfb explain --pretend`, and for `vmfb fetch --device`"
+        super().error(message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message("\n".join(plain_lines(message or "")), file)

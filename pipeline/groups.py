@@ -32,7 +32,11 @@ GROUPS: Mapping[str, str] = {
 }
 # What may be said after steps: NAME=VALUE. Steps, what it means, and what is meant without it.
 WORDS: Mapping[str, tuple[str, str, str]] = {
-    "version": ("publish, promote, reproduce, rollback, yank", "the release's version", "derived from the content"),
+    "version": (
+        "publish, promote, reproduce, rollback, yank",
+        "the release's version",
+        "that by which a channel knows the content, or derived from it",
+    ),
     "channel": ("publish, promote, rollback", "the channel that moves", "latest"),
     "model": ("all but those that build", "the model that it is about", "every model, where that makes sense"),
     "reason": ("yank", "why the release is not to be used", ""),

@@ -46,7 +46,7 @@ _TRUST_STEPS = {
 
 @dataclass(frozen=True)
 class Target:
-    """Where and as what to publish. An empty version is derived from the content."""
+    """Where and as what to publish. An empty version is that by which a channel knows the content, or derived from it."""
 
     store: str
     version: str = ""

@@ -24,7 +24,7 @@ from pipeline.manifest.evidence import KINDS
 from pipeline.plain import plain, plain_lines
 from pipeline.snapshot import Snapshot
 from pipeline.stages.witnesses import answers
-from pipeline.terminal import say
+from pipeline.terminal import say, write_out
 
 _HEARTBEAT = 30.0
 REPORTING = (
@@ -69,16 +69,14 @@ class _StatusLine:
     def say(self, text: str) -> None:
         with self._lock:
             lines = (colors.painted(line, self._out) for line in plain_lines(text))
-            self._out.write(("\r\x1b[K" if self._live else "") + "\n".join(lines) + "\n")
-            self._out.flush()
+            write_out(self._out, ("\r\x1b[K" if self._live else "") + "\n".join(lines) + "\n")
 
     def close(self) -> None:
         self._stop.set()
         if self._thread:
             self._thread.join()
         if self._live:
-            self._out.write("\r\x1b[K")
-            self._out.flush()
+            write_out(self._out, "\r\x1b[K")
 
     def _text(self) -> str:
         now = time.monotonic()
@@ -94,8 +92,7 @@ class _StatusLine:
                 text = plain(self._text())
                 if text:
                     width = (os.get_terminal_size(self._out.fileno()).columns or _COLUMNS) if self._live else 500
-                    self._out.write(f"\r\x1b[K  {text}"[: width + 4] if self._live else f"  still at work: {text}\n")
-                    self._out.flush()
+                    write_out(self._out, f"\r\x1b[K  {text}"[: width + 4] if self._live else f"  still at work: {text}\n")
 
 
 def _error(proof: dict[str, Any]) -> str:
@@ -165,10 +162,12 @@ def table(name: str, verified: Path) -> list[tuple[str, ...]]:
 
 
 def _write(*lines: str) -> None:
-    sys.stdout.write("".join(f"{colors.painted(plain(line))}\n" for line in lines))
+    write_out(sys.stdout, "".join(f"{colors.painted(plain(line))}\n" for line in lines))
 
 
 def _published(receipt: dict[str, Any]) -> str:
+    if not (receipt["blobs_sent"] or receipt["manifest_created"] or receipt["channel_moved"]):
+        return f"unchanged: {receipt['release']} has it, in {receipt['store']}, channel {receipt['channel']}"
     return f"published {receipt['release']} to {receipt['store']}, channel {receipt['channel']}"
 
 
@@ -184,14 +183,14 @@ _HEADINGS = ("model / bundle", "variant", "verified", "max error (of allowed)", 
 
 
 def render(rows: list[tuple[str, ...]], width: int) -> str:
-    """`rows` under headings, columns aligned, lines cut at `width`."""
+    """`rows` under headings, columns aligned, lines cut at `width`; 0, as in logs: they may have any length."""
     rows = [_HEADINGS, *(tuple(map(plain, row)) for row in rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
         cells = [cell.rjust(w) if i in (3, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=False))]
         line = "  ".join([*cells, row[-1]]).rstrip()
-        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
+        lines.append(line if not width or len(line) <= width else f"{line[: width - 1]}…")
     return "\n".join(lines)
 
 
@@ -262,7 +261,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         ]
         said = ", ".join(f"{n} {what}" for n, what in counts if n)
         if said:
-            sys.stdout.write(f"{said} in {seconds:.1f} s\n")
+            _write(f"{said} in {seconds:.1f} s")
             self._tell_job(f"{said} in {seconds:.1f} s")
         self._summarize(seconds)
         if self._quiet and not (self._ran or self.failures or self._blocked or process.interrupted()):
@@ -336,9 +335,9 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]  # doit is untyped
         verified = self._verified()
         rows = [row for label, folder in verified for row in table(label, folder)]
         if rows:
-            width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 200
+            width = (os.get_terminal_size().columns or _COLUMNS) if sys.stdout.isatty() else 0
             lacks = [line for label, folder in verified for line in left_out(label, folder)]
             _write("", *render(rows, width).split("\n"), *(line for lack in lacks for line in lack.split("\n")), "")
-        sys.stdout.write(self._code())
+        write_out(sys.stdout, self._code())
         for receipt in self._receipts():
             _write(_published(receipt), *(f"  {line}" for line in receipt["differs"]))

@@ -105,6 +105,17 @@ def give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def write_out(out: Any, text: str) -> None:
+    """Write to `out`, standard output, for a run that goes on where nobody reads it any more."""
+    try:
+        out.write(text)
+        out.flush()
+    except OSError as error:
+        if not platforms.is_closed_pipe(error):
+            raise
+        give_up_output()
+
+
 def flush() -> None:
     """Write what is in the buffer of standard output. Raises as `put` does."""
     with _output_errors():

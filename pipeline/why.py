@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 from doit.cmd_base import DoitCmdBase
 from doit.exceptions import InvalidCommand
 
+from pipeline.dialogue import WithSteps
 from pipeline.plain import plain, without_secrets
 from pipeline.store.published import lacks
-from pipeline.terminal import give_up_output
 
 _FILES = {
     "missing_target": "it has not made {}, or that was removed",
@@ -41,7 +40,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
-class Explain(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
+class Explain(WithSteps, DoitCmdBase):  # type: ignore[misc]  # doit is untyped
     """The command."""
 
     name = "explain"
@@ -58,17 +57,10 @@ class Explain(DoitCmdBase):  # type: ignore[misc]  # doit is untyped
         will_run: set[str] = set()
         for wanted in pos_args:
             if wanted not in tasks:
-                close = difflib.get_close_matches(wanted, tasks, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else "`doit list --all` shows them"
-                raise InvalidCommand(f"there is no step {wanted!r}: {hint}")
-            try:
-                for name in _in_order(wanted, before):
-                    if tasks[name].actions:
-                        self._explain(tasks[name], tasks, will_run.intersection(before[name]), will_run)
-                self.outstream.flush()
-            except BrokenPipeError:  # who asked has read enough
-                give_up_output()
-                break
+                raise InvalidCommand(not_found=wanted)
+            for name in _in_order(wanted, before):
+                if tasks[name].actions:
+                    self._explain(tasks[name], tasks, will_run.intersection(before[name]), will_run)
         return 0
 
     def _explain(self, task: Any, tasks: Mapping[str, Any], runs_before: set[str], will_run: set[str]) -> None:

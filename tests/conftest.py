@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import locked
 from pipeline.store.base import Store
 from pipeline.store.open import open_store
 from tests import servers
 from tests.project import Project
 from tests.publishing import Package, make_package
+from tests.waiting import FOREVER
 
 # Each takes half a minute or more there, all its forms together, and is the same in a folder.
 _LONG_IN_A_BUCKET = (
@@ -43,13 +45,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thorough)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache for this session of tests: nobody's own is read, filled or asked."""
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of this session of tests share."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # those that run at once generate no code twice
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(common: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches for this session of tests: nobody's own is read, filled or asked, and those that run at once do no work twice."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_CACHE_DIR", str(shared / "pieces"))
+        patch.setenv("PIPELINE_CACHE_DIR", str(common / "pieces"))
+        patch.setenv("MESA_SHADER_CACHE_DIR", str(common / "shaders"))  # for users without a home, too
         patch.setenv("PIPELINE_RUNTIMES", "none")  # but in the tests that are about them
         patch.setenv("VMFB_TRUST_DIR", str(base / "trust"))  # nobody's own either
         patch.setattr("pipeline.terminal.SILENCE", 600.0)  # what a slow machine would add to what is compared
@@ -104,12 +113,17 @@ def package(tmp_path: Path) -> Package:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("built"), "small")
-    result = project.doit()
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "published small@" in result.stdout
-    return project
+def built(common: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project that the first process that asks has built: it takes a minute."""
+    made = common / "built"
+    with locked(common / "built.lock", "another process builds it", FOREVER):
+        if not made.exists():
+            project = Project(tmp_path_factory.mktemp("making"), "small")
+            result = project.doit()
+            assert result.returncode == 0, result.stdout + result.stderr
+            assert "published small@" in result.stdout
+            project.root.rename(made)
+    return Project.at(Path(shutil.copytree(made, tmp_path_factory.mktemp("built") / "project")))
 
 
 @pytest.fixture

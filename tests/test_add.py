@@ -101,7 +101,12 @@ def test_an_input_that_no_spec_can_give_is_refused(project: Project, tmp_path: P
 def test_nothing_is_written_over(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _model(tmp_path / "m.onnx")
     add(path)
-    with pytest.raises(PipelineError, match="is there already"):
+    with pytest.raises(PipelineError, match=r"m\.yaml, .*m\.onnx: is there already\n.*rename your file"):
+        add(path)
+    with pytest.raises(PipelineError, match=r"models/m\.onnx: is there already\n.*rename your file"):
+        add(path, "other")  # its file goes by its own name
+    (project.targets / "models" / "m.onnx").unlink()
+    with pytest.raises(PipelineError, match=r"m\.yaml: is there already\n.*doit add .*m\.onnx NAME, with another name"):
         add(path)
     with pytest.raises(PipelineError, match="cannot name a model"):
         add(path, "No name")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +62,9 @@ def test_a_changed_flag_compiles_again(again: Project) -> None:
 
 
 def test_a_version_can_be_given_and_never_changes(again: Project) -> None:
-    assert again.doit("publish", "version=1.2.0").returncode == 0
+    assert "published small@1.2.0 to" in again.doit("publish", "version=1.2.0").stdout
     assert (again.layout.store / "releases/small/1.2.0/manifest.json").exists()
+    assert "unchanged: small@1.2.0 has it, in out/store, channel latest" in again.doit().stdout
     spec = again.targets / "models/small.yaml"
     spec.write_text(spec.read_text().replace("the test model", "another description of"))
     result = again.doit("publish", "version=1.2.0")
@@ -72,7 +75,38 @@ def test_a_version_can_be_given_and_never_changes(again: Project) -> None:
 
 def test_a_selection_that_selects_nothing_fails(built: Project) -> None:
     assert built.doit("nosuch:*").returncode != 0
-    assert built.doit("nosuch").returncode != 0
+    for word, hint in (("publihs", "'publish'"), ("small", "'publish:small'"), ("verify:smal:desktop", "'verify:small:desktop'")):
+        for words in ((word,), ("explain", word)):
+            done = built.doit(*words)
+            assert done.returncode == 3
+            assert f"there is no step, file or command {word!r}: did you mean {hint}?" in done.stderr
+    assert "`doit list --all` shows all steps" in built.doit("qqq").stderr
+
+
+def test_where_no_project_is_that_is_said(built: Project, tmp_path: Path) -> None:
+    below = built.root / "below"
+    below.mkdir(exist_ok=True)
+    for folder in (below, tmp_path):
+        shutil.copy(ROOT / "pyproject.toml", folder)  # the plugins of doit, whatever package is installed
+    for folder, hint in ((tmp_path, "`vmfb init models` begins one"), (below, f"the project is in {built.root}")):
+        for words in ((), ("list",), ("explain", "publish:small")):
+            done = subprocess.run(built.command(*words), cwd=folder, env=built.environment(), capture_output=True, text=True)
+            assert done.returncode == 3
+            assert f"{folder}: there is no dodo.py, so no project is here" in done.stderr
+            assert hint in done.stderr
+
+
+@pytest.mark.parametrize("words", [("publish:small",), ("list", "--all"), ("explain", "publish:small"), ("check",)])
+def test_who_reads_no_more_is_no_error(again: Project, words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    (again.layout.published("small")).unlink()  # there is something to do
+    done = subprocess.run(
+        again.command(*words), cwd=again.root, env=again.environment(), stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert again.layout.published("small").exists() == (words[0] == "publish:small")  # the run went on
 
 
 def test_the_list_of_tasks_reads_well(built: Project) -> None:

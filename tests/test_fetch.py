@@ -442,6 +442,22 @@ def test_urls_that_are_none_are_refused(url: str, capsys: pytest.CaptureFixture[
     assert "is no store" in capsys.readouterr().err
 
 
+def test_what_is_no_store_and_looks_like_one_is_told_what_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = tmp_path / "project"
+    (project / "out").mkdir(parents=True)
+    (project / "dodo.py").touch()
+    for said, hint in (
+        ("file:///srv/store", "give /srv/store"),
+        ("s3:/bucket/x", "give s3://bucket/x"),
+        (str(project), "run `doit` there, then give its out/store"),
+    ):
+        assert cli.main(["list", "--store", said]) == 1
+        assert hint in capsys.readouterr().err
+    (project / "out" / "store").mkdir()
+    assert cli.main(["list", "--store", str(project)]) == 1
+    assert f"a project publishes to {project}/out/store: give that" in capsys.readouterr().err
+
+
 # The cache
 
 
@@ -805,13 +821,19 @@ def test_a_runtime_that_nobody_tried_is_told_once_and_before_anything_comes(
 
     releases.make(tmp_path / "package", 1 << 20, 1 << 16, compiler="99.1.0")
     publish(tmp_path / "package", open_store(str(tmp_path / "store")))
+    assert cli.main(["fetch", "nosie", "--store", str(tmp_path / "store")]) == 1
+    assert "is not signed" not in capsys.readouterr().err
     assert cli.main(["fetch", "noise", "--store", str(tmp_path / "store")]) == 0
-    first, _, said = capsys.readouterr().err.partition("\n")
-    assert "is not signed" in first
+    said = capsys.readouterr().err  # of a folder of one's own nothing is said
     assert said.startswith("noise@c")
     assert said.count("is made for IREE's runtime 99.1; here is 3.13.0, untested") == 1
+    (tmp_path / "store").chmod(0o777)
     assert cli.main(["fetch", "noise", "--store", str(tmp_path / "store"), "--device", "avx512-server"]) == 0
-    assert "untested" not in capsys.readouterr().err  # for another machine
+    said = capsys.readouterr().err
+    assert said.startswith("note: ") and said.count("is not signed") == 1
+    assert "untested" not in said  # for another machine
+    assert cli.main(["fetch", "nosie", "--store", str(tmp_path / "store")]) == 1
+    assert "is not signed" not in capsys.readouterr().err  # an error is not about that
 
 
 def test_output_goes_where_it_is_told(

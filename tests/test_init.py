@@ -81,12 +81,16 @@ def test_the_action_and_the_workflow_for_others_do_the_same(released: tuple[Proj
     (line,) = _lines(action)
     assert [step["run"] for step in workflow if "run" in step] == [step["run"] for step in action if "run" in step]
     output = tmp_path / "output"
-    given = {"PUBLISH": "true", "STORE": "", "VERSION": "1.3.0", "CHANNEL": "beta"}
+    given = {"PUBLISH": "true", "STORE": "", "VERSION": "1.3.0", "CHANNEL": "beta", "NAME": "mine"}
     _shell(line, released[0], RUNNER_TEMP=str(tmp_path), GITHUB_OUTPUT=str(output), **given)
     said = dict(line.split("=", 1) for line in output.read_text().splitlines())
     (release,) = json.loads(said["releases"])
     assert (release["version"], release["channel"], release["outcome"]) == ("1.3.0", "beta", "done")
     assert json.loads(Path(said["result"]).read_text())["outcome"] == "done"
+    assert Path(said["result"]).name == "mine.json"
+    for steps in (action, workflow):  # what a run keeps has the name of the call, or another call would be in its way
+        kept = [step["with"] for step in steps if step.get("uses", "").startswith(("actions/cache/", "actions/upload-artifact"))]
+        assert all("${{ inputs.name }}" in one.get("key", one.get("name", "")) for one in kept)
 
 
 def test_the_workflow_for_gitlab_publishes(released: tuple[Project, Path], tmp_path: Path) -> None:
@@ -164,9 +168,11 @@ def test_what_is_there_stays(project: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_folder_may_have_files_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".gitignore").write_text("mine\n")
     (tmp_path / "README.md").write_text("mine")
-    for _ in range(2):
+    for number in range(2):
         assert cli.main(["init", str(tmp_path), "--ci", "none"]) == 0
-        assert ".gitignore is there already, and stays: see to it that it has /out/, " in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert ".gitignore is there already, and stays: see to it that it has /out/, " in said.err
+        assert bool(said.out) == (number == 0)  # what is there was not written again
     assert (tmp_path / ".gitignore").read_text() == "mine\n"
     assert (tmp_path / "dodo.py").is_file()
 
@@ -236,3 +242,4 @@ def test_what_cannot_be_extended(tmp_path: Path, files: dict[str, object], says:
         load(_targets(tmp_path, **files))
     assert says in str(error.value)
     assert "mine.yaml" in str(error.value) or "a.yaml" in str(error.value)
+    assert "is missing" not in str(error.value) or "models__mine" in files  # what the other one would have said

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pipeline.errors import PipelineError
 from pipeline.importers import onnx as importer
 from pipeline.iree import backends, compiler, devices, mlir, toolchain
 from pipeline.iree.backends.base import Corrections
-from pipeline.iree.backends.cpu import elf
+from pipeline.iree.backends.cpu import elf, objects
 from pipeline.iree.codegen import front
 from pipeline.iree.codegen.batches import plan
 from pipeline.iree.codegen.generation import generate, patience
@@ -275,6 +276,89 @@ def test_pieces_are_the_same_alone_and_together(taken_apart: tuple[Path, list[Ta
     assert codes[0] == codes[1]
 
 
+def kernel_of_constants(name: str, first: int, second: int) -> str:
+    """Two of the constants that other kernels have too, in some order, a number that is in a pool, and conversions, which call
+    functions on x86-64."""
+    half, words = 0.5 + first, [f"dense<{[float(n + one) for n in range(48)]}> : tensor<48xf32>" for one in (first, second)]
+    return f"""
+  %{name}a = arith.constant {words[0]}
+  %{name}b = arith.constant {words[1]}
+  %{name}h = arith.constant {half} : f32
+  %{name}e = tensor.empty() : tensor<48x48xf32>
+  %{name} = linalg.generic {{indexing_maps = [affine_map<(i, j) -> (i)>, affine_map<(i, j) -> (j)>, affine_map<(i, j) -> (i, j)>,
+      affine_map<(i, j) -> (i, j)>], iterator_types = ["parallel", "parallel"]}} ins(%{name}a, %{name}b, %x : tensor<48xf32>,
+      tensor<48xf32>, tensor<48x48xf32>) outs(%{name}e : tensor<48x48xf32>) {{
+    ^bb0(%a: f32, %b: f32, %c: f32, %d: f32):
+      %p = arith.mulf %a, %c : f32
+      %q = arith.addf %p, %b : f32
+      %r = arith.mulf %q, %{name}h : f32
+      %s = arith.truncf %r : f32 to f16
+      %t = arith.extf %s : f16 to f32
+      linalg.yield %t : f32
+  }} -> tensor<48x48xf32>"""
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v4", "aarch64"])
+def test_constants_that_kernels_share_do_not_tell_what_they_were_compiled_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(
+        toolchain, "iree_compile", lambda source, *more: called.append(source.stem) or iree_compile(source, *more)
+    )
+    called: list[str] = []
+    kernels = {"k": (0, 1), "l": (1, 0), "m": (1, 2), "n": (2, 0)}
+    text = "".join(kernel_of_constants(called, *constants) for called, constants in kernels.items())
+    type_ = "tensor<48x48xf32>"
+    results = ", ".join(f"%{called}" for called in kernels)
+    source = (
+        f"func.func @main(%x: {type_}) -> ({', '.join([type_] * 4)}) {{{text}\n  return {results} : {', '.join([type_] * 4)}\n}}"
+    )
+    (given := tmp_path / "given.mlir").write_text(source)
+    (target,) = map(resolve, executables(name))
+    front_ = front.front_half(given, tmp_path, [target], (), LocalCache(tmp_path / "cache", 1 << 30))
+    made = []
+    with mlir.opened(front_.sources) as module:
+        dispatches = Dispatches(module, [target], ())
+        pieces = list(dispatches.pieces.values())
+        assert len(pieces) == 4
+        for batches in ([pieces], [pieces[2:], pieces[1::-1]], [[piece] for piece in pieces]):
+            some = {}
+            for number, batch in enumerate(batches):
+                some |= generate(dispatches.batch(batch), tmp_path / f"{len(made)}-{number}")
+            made.append({key: Code.decode(data).data for key, data in some.items()})
+    assert made[0] == made[1] == made[2]
+    assert "lean" in called
+    assert "finished" not in called
+
+
+@pytest.fixture(scope="module")
+def object_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The object file of two kernels, one of which calls fmodf."""
+    folder, kept = tmp_path_factory.mktemp("object"), []
+    (source := folder / "calls.mlir").write_text(CALLS)
+    with pytest.MonkeyPatch.context() as patch:
+        apart = objects.apart
+        patch.setattr(objects, "apart", lambda data: kept.append(data) or apart(data))
+        build(source, folder, ["x86-64-v3"], cache_at(folder / "cache"))
+    (data,) = kept
+    return data
+
+
+def test_an_object_file_is_taken_apart_or_refused(object_file: bytes, tmp_path: Path) -> None:
+    made = objects.apart(object_file)
+    assert len(made) == 2
+    linked = toolchain.link(made, tmp_path / "log")
+    assert len(linked) == 1  # the other calls what is in the C library
+    assert backends.named("llvm-cpu").recognize(next(iter(linked.values()))) == "embedded-elf-x86_64"
+    chance = random.Random(1)
+    damaged = [b"", b"\x7fELF", bytes(500), *(object_file[: chance.randrange(len(object_file))] for _ in range(100))]
+    for at in chance.choices(range(len(object_file)), k=300):
+        damaged.append(object_file[:at] + bytes([chance.randrange(256)]) + object_file[at + 1 :])
+    for one in damaged:
+        with suppress(objects.NotTakenApartError):
+            objects.apart(one)
+
+
 def whole(module: ir.Module, targets: list[Target]) -> Dispatches:
     """Give the module's dispatches all variants, not yet generated, named as their pieces are."""
     dispatches = Dispatches(module, targets, ())
@@ -471,6 +555,6 @@ def test_a_kernel_without_the_c_library_has_the_same_bytes(tmp_path: Path, monke
 def test_where_the_lean_way_fails_the_other_is_taken(
     cold: tuple[Path, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "_LEAN_LINKER", "exit 1  # {folder}\n")
+    monkeypatch.setattr(toolchain, "_KEEP", "exit 1\n")
     build(SMALL, tmp_path, DESKTOP, cache_at(tmp_path / "cache"))
     assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()

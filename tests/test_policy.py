@@ -102,6 +102,10 @@ def test_what_cannot_be_compared_is_said_and_stops_nothing(tmp_path: Path) -> No
     none = "desktop: there is no present release that can be read: nothing to compare with"
     assert policy.remarks({OTHERS: STRICT}, after, None) == [f"{none} (slower: 10%, larger: 10%, less_exact: 2x)"]
     assert policy.remarks({OTHERS: STRICT}, after, after) == []
+    again = replace(before, manifest=replace(before.manifest, version="1.1"))  # the same file by another name, measured again
+    again = replace(again, testimony=release(tmp_path, proof("gpu"), proof("cpu", latency=0.1)).testimony)
+    assert (told(STRICT, again, before), policy.remarks({"desktop": STRICT}, again, before)) == ([], [])
+    assert policy.told(again, before) == ["desktop is the very file of noise@1"]
     assert policy.remarks({"desktop": replace(STRICT, slower=None, larger=None, less_exact=None)}, after, before) == []
 
 

@@ -22,7 +22,7 @@ from pipeline import __version__, cli
 from pipeline.consume.cache import Cache
 from pipeline.consume.resolve import Remote
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_bytes, sha256_file
+from pipeline.files import sha256_bytes, sha256_file, write
 from pipeline.iree.file import choice
 from pipeline.layout import Layout, blob_key, bom_key, provenance_key, release_key
 from pipeline.manifest import provenance
@@ -253,6 +253,10 @@ def test_the_commit_is_told_and_whether_all_is_in_it(tmp_path: Path) -> None:
     _git(tmp_path, "commit", "--quiet", "-m", "one")
     commit = _git(tmp_path, "rev-parse", "HEAD")
     assert origins.checkout(tmp_path) == origins.Checkout(commit, clean=True)
+    own = tmp_path / "own" / "dodo.py"
+    write(own, b"")
+    assert origins.checkout(own.parent) is None  # of which the repository around it knows nothing
+    own.unlink()
     (tmp_path / "new.yaml").write_text("two")
     assert origins.checkout(tmp_path) == origins.Checkout(commit, clean=False)
     for clean, told in ((True, commit), (False, f"{commit}, with changes that are in no commit")):

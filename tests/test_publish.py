@@ -180,6 +180,20 @@ def test_an_explicit_version_is_the_one_published(store: Store, package: Package
     assert store.get(release_key(MODEL, manifest_of(folder).version)) is None
 
 
+def test_content_that_was_given_a_version_keeps_it(store: Store, package: Package) -> None:
+    one, two = package("one"), package("two")
+    publish(one, store, version="1.0")
+    spy = Spy(store)
+    receipt = publish(one, spy)  # as `doit` does, where nothing is said
+    assert (receipt["release"], receipt["channel_moved"], pointed_at(store)) == ("tiny@1.0", False, "1.0")
+    assert {name for name, _ in spy.writes} <= {"create"}
+    assert publish(two, store)["release"] == f"tiny@{manifest_of(two).version}"
+    assert publish(one, store)["release"] == "tiny@1.0"  # the channel had it
+    assert publish(one, store, channel="beta")["release"] == "tiny@1.0"  # another has it
+    assert publish(one, store, version="2.0")["release"] == "tiny@2.0"  # it was said
+    assert store.get(release_key(MODEL, manifest_of(one).version)) is None
+
+
 @pytest.mark.parametrize("names", [{"version": "../1"}, {"version": "a/b"}, {"channel": "../x"}, {"channel": ""}])
 def test_a_version_or_channel_that_cannot_be_part_of_a_key_is_refused(
     store: Store, package: Package, names: dict[str, str]
@@ -220,7 +234,8 @@ def test_of_two_publishers_that_race_for_a_channel_the_loser_sees_it_and_moves_i
     packages = package("one"), package("two")
     spies = Spy(store, after=meet), Spy(store, after=meet)
     with ThreadPoolExecutor(2) as pool:
-        receipts = list(pool.map(publish, packages, spies))
+        versions = [manifest_of(folder).version for folder in packages]  # or the channel would be read before, to find one
+        receipts = list(pool.map(publish, packages, spies, versions))
     assert [r["channel_moved"] for r in receipts] == [True, True]
     moves = [spy.writes.count(("replace", LATEST)) for spy in spies]
     assert sorted(moves) == [1, 2]

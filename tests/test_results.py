@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, exits, jobsummary
+from pipeline import cli, exits, jobsummary, progress
 from pipeline.commands import devices
 from pipeline.result import asked_for
 from tests.project import Project, manifest
@@ -115,3 +115,9 @@ def test_markdown_shows_text_as_it_is() -> None:
     assert sum(map(len, found)) < 1000  # GitHub leaves out a page of more than 1 MiB
     rows = [("variant",), *((str(n),) for n in range(1000))]
     assert jobsummary.table(rows)[-1] == "… and 500 rows more"
+
+
+def test_what_is_not_for_a_terminal_is_not_cut() -> None:
+    row = ("model", "x86-64", "untested", "", "9 kB", "", "because " * 100 + "of that")
+    assert progress.render([row], 0).endswith("of that")
+    assert progress.render([row], 120).endswith("…")

@@ -123,6 +123,13 @@ def test_unknown_devices_are_told_with_those_that_are_here(capsys: pytest.Captur
     assert "there is no device 'H100' here" in text
     assert "local-task" in text
     assert "there is no device ''" in vmfb(capsys, "fetch", "small", "--device", "", code=1)
+    for command in ("run", "explain"):
+        said = vmfb(capsys, command, "small", "--device", "rtx-3060", code=1)
+        assert "it is another machine: `vmfb explain MODEL --pretend rtx-3060`" in said
+    assert "→ --device vulkan" in vmfb(capsys, "explain", "small", "--pretend", "vulkan", code=1)
+    with pytest.raises(SystemExit):
+        cli.main(["fetch", "small", "--pretend", "rtx-3060"])
+    assert "other machines are for `vmfb explain --pretend`, and for `vmfb fetch --device`" in capsys.readouterr().err
 
 
 def test_without_a_cache_that_can_be_written_to_what_needs_none_works(

@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 from pipeline import progress
 from pipeline.consume import choose, facts
 from pipeline.consume.evidence import Testimony
+from pipeline.consume.fetch import needed
+from pipeline.consume.render import size
 from pipeline.errors import PipelineError
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
@@ -195,6 +197,16 @@ def test_commands_run_nothing_that_a_manifest_says() -> None:
     assert "--parameters=$(touch here)=weights.irpa" in shlex.split(said["IREE's own tools"])
     for how in ("vmfb", "IREE's own tools", "curl"):
         assert "$(" not in re.sub(r"'[^']*'", "", said[how]), how  # what is between such quotes is text
+
+
+def test_what_is_fetched_for_a_gpu_is_with_the_code_for_the_cpu() -> None:
+    made = shelf.manifest("small")
+    (artifact,) = made.artifacts
+    pairs = [[v.name, cpu] for v in artifact.variants for cpu in ("x86-64-v4", "x86-64-v3", "x86-64") if "x86" not in v.name]
+    most = max(sum(s.length for s in needed(artifact, pair)) for pair in pairs)
+    alone = max(sum(s.length for s in needed(artifact, [v.name])) for v in artifact.variants)
+    assert most > alone
+    assert about.sizes(Release(made, "0" * 64, Testimony((), ()), "")).endswith(f"to {size(most)}")
 
 
 def test_pages_say_all_without_scripts(root: Path, running: Browser) -> None:
@@ -369,7 +381,10 @@ def test_pages_are_accessible_and_fit(root: Path, built: Project, running: Brows
 # Beside the releases
 
 
-def test_pages_beside_the_releases_are_no_strangers_and_know_what_went(tmp_path: Path, running: Browser) -> None:
+def test_pages_beside_the_releases_are_no_strangers_and_know_what_went(
+    tmp_path: Path, running: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     url = str(tmp_path / "store")
     for seed in range(3):
         made, _ = releases.release(DirectoryStore(tmp_path / "store"), tmp_path / f"package-{seed}", seed=seed)
@@ -399,6 +414,15 @@ def test_pages_beside_the_releases_are_no_strangers_and_know_what_went(tmp_path:
         assert tab.said == []
         tab.page.get_by_role("link", name="provenance.json").click()
         assert "in-toto" in tab.text("body")
+    page = tmp_path / "site/models/noise/index.html"
+    assert str(tmp_path) not in page.read_text("utf-8")  # nobody's business
+    with serve(tmp_path / "site") as web, browser.tab(running) as tab:  # without the store
+        tab.open(f"{web.url}/models/noise/index.html")
+        dead = tab.page.locator('a[href*="store/"]')
+        assert (dead.count(), tab.said) == (0, [])
+    with browser.tab(running) as tab:
+        tab.open(page)
+        assert tab.page.locator('a[href*="store/"]').count() >= 2
 
 
 def test_what_nobody_signed_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

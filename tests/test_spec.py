@@ -62,6 +62,9 @@ MISTAKES = [
     ("models/magika.yaml", "high: 257", "high: -3", "inputs[0].high: must be above low"),
     ("models/magika.yaml", "[1, 2048]", "[1, -1]", "inputs[0].shape[1]: must be a whole number of 1 to 2147483647"),
     ("models/magika.yaml", "int32", "int23", "inputs[0].dtype: 'int23' is unknown: did you mean 'int32'?"),
+    ("models/magika.yaml", "int32", "int", "inputs[0].dtype: 'int' is unknown: did you mean 'int32'?"),
+    ("models/magika.yaml", "int32", "float", "inputs[0].dtype: 'float' is unknown: did you mean 'float32'?"),
+    ("models/magika.yaml", "int32", "f16", "inputs[0].dtype: 'f16' is unknown: did you mean 'float16'?"),
     ("models/magika.yaml", "sha256: fe", "sha256: FE", "source.sha256: must be 64 lower-case hex digits"),
     ("models/magika.yaml", "[desktop]", "[desktop, desktop]", "bundles[1]: 'desktop' stands twice"),
     ("models/magika.yaml", "[desktop]", "[]", "bundles: must not be empty"),
@@ -104,6 +107,11 @@ def test_a_mistake_names_its_place_and_remedy(targets: Path, file: str, old: str
     assert complaint in problems(targets)
 
 
+def test_a_tab_is_named(targets: Path) -> None:
+    edit(targets / "models/magika.yaml", "format: onnx", "format:\n\tonnx")
+    assert ": YAML is indented with spaces, write them instead of the tab" in problems(targets)
+
+
 OPEN = "tokens, shape: [{name: T, min: 1, max: 128}, 128]"
 
 
@@ -111,6 +119,7 @@ DIMENSIONS = [
     ("{name: T, min: 1}", "inputs[0].shape[0].max: is missing"),
     ("{name: T, min: 0, max: 9}", "inputs[0].shape[0].min: must be 1 or more"),
     ("{name: T, min: 9, max: 9}", "inputs[0].shape[0].max: must be above min, which is 9: give a fixed size as a number"),
+    ("{name: T, min: 9, max: 3}", "inputs[0].shape[0].max: must be above min, which is 9: the smallest size is min, the largest"),
     ("{name: T, min: 3, max: 9, multiple: 2}", "inputs[0].shape[0].multiple: min and max must be multiples of 2"),
     ("{name: T, min: 1, max: 9, mutliple: 2}", "inputs[0].shape[0].mutliple: is not a key here: did you mean 'multiple'?"),
     ("{name: 3, min: 1, max: 9}", "inputs[0].shape[0].name: must be text, not 3"),

@@ -55,6 +55,11 @@ def check_of(folder: Path, *variants: Variant, found: Sequence[Device] = (CPU, *
     )
 
 
+def test_a_device_with_several_guises_is_named_once() -> None:
+    assert verify.named_once([CPU, *WIDTHS]) == "CPU (a CPU), llvmpipe with subgroups of 4, 8, 16 lanes"
+    assert verify.named_once([CPU, WIDTHS[0]]) == "CPU (a CPU), llvmpipe"
+
+
 @pytest.fixture
 def twinned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The variants whose twins were run: a stand-in says that they are right."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,17 +41,6 @@ def edit(path: Path, **changes: object) -> None:
 def test_nothing_changed(current: Project) -> None:
     steps = ["fetch:small", "import:small", "reference:small", "compile:small:desktop", "verify:small:desktop"]
     assert explained(current) == {step: [] for step in [*steps, "package:small", "publish:small"]}
-
-
-def test_who_reads_no_more_is_no_error(current: Project) -> None:
-    words, environment = current.command("explain", "publish:small"), current.environment()
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=current.root, env=environment, stdout=pipe, stderr=pipe, text=True) as explains:
-        assert explains.stdout
-        assert explains.stderr
-        explains.stdout.close()
-        assert explains.stderr.read() == ""
-    assert explains.returncode == 0
 
 
 def test_a_changed_target_is_named_by_its_place(current: Project) -> None:

@@ -163,43 +163,60 @@ def narrow_products(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[comp
 def test_products_of_odd_width_are_computed_in_whole_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the compiler's own tiles are wide, `widen_product` is no longer needed."""
     _, tiles = narrow_products(tmp_path, monkeypatch)
-    assert sorted(tiles) == [([1, 2, 0], [1, 32, 0]), ([8, 4, 0], [8, 32, 0])]
+    assert sorted(tiles) == [([1, 2, 0], [1, 32, 0]), ([8, 32, 0], [8, 32, 0])]
 
 
+LEVELS: dict[str, dict[tuple[int, ...], object]] = {
+    "x86-64-v3": {
+        (64, 288): [6, 16, 0],
+        (27, 288): [6, 16, 0],
+        (12, 32): [6, 16, 0],
+        (1, 128): [1, 64, 0],
+        (2, 64): [2, 32, 0],
+    },
+    "x86-64-v4": {
+        (64, 284): [8, 32, 0],
+        (27, 288): [9, 16, 0],
+        (12, 32): [12, 16, 0],
+        (16, 196): [8, 14, 0],
+        (37, 100): [8, 32, 0],
+        (1, 128): [1, 128, 0],
+        (2, 64): [2, 64, 0],
+    },
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("type_", ["float32", pytest.param("float16", marks=pytest.mark.thorough)])
 def test_products_fill_the_registers(
     tmp_path: Path,
     present: list[Device],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     type_: str,
+    level: str,
 ) -> None:
     """If the compiler's own tiles were others, it would have to be measured again whether `fill_registers` is needed."""
-    tiles: dict[tuple[int, ...], tuple[object, object]] = {}
+    tiles: dict[tuple[int, ...], object] = {}
     fill = cpu.fill_registers
 
-    def observed(function: ir.Operation, lanes: int, many: bool, element: type[ir.Type] = ir.F32Type) -> None:
+    def observed(function: ir.Operation, lanes: int, choose: cpu.Choose, element: type[ir.Type] = ir.F32Type) -> None:
         products = mlir.operations(function, "linalg.matmul")
         before = [cpu._tiles(p).get("vector_common_parallel") for p in products]
-        fill(function, lanes, many, element)
+        fill(function, lanes, choose, element)
         for product, old in zip(products, before, strict=True):
             if (new := cpu._tiles(product).get("vector_common_parallel")) != old:
-                tiles[tuple(ir.RankedTensorType(product.results[0].type).shape)] = (old, new)
+                tiles[tuple(ir.RankedTensorType(product.results[0].type).shape)] = new
 
     monkeypatch.setattr(cpu, "fill_registers", observed)
     monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "cache"))  # cached code would not be generated
     generator, cases = np.random.default_rng(9), Cases()
     shapes = {"whole": (64, 96, 288), "odd_columns": (64, 96, 284), "odd_rows": (27, 96, 288), "odd_sum": (12, 91, 32)}
-    for name, (rows, inner, columns) in (shapes | {"one_row": (1, 96, 128), "two_rows": (2, 96, 96)}).items():
+    shapes |= {"parts": (16, 64, 196), "odd": (37, 40, 100)}
+    for name, (rows, inner, columns) in (shapes | {"one_row": (1, 96, 128), "two_rows": (2, 96, 64)}).items():
         x, w = (generator.uniform(-1, 1, shape).astype(type_) for shape in ((rows, inner), (inner, columns)))
         cases.add(name, "MatMul", x, constants=[w])
-    assert not wrong(cases, tmp_path, present, ("x86-64-v3",))
-    assert tiles == {
-        (64, 288): ([8, 8, 0], [6, 16, 0]),
-        (27, 288): ([8, 8, 0], [6, 16, 0]),
-        (12, 32): ([8, 8, 0], [6, 16, 0]),
-        (1, 128): ([1, 8, 0], [1, 64, 0]),
-        (2, 96): ([2, 8, 0], [2, 32, 0]),
-    }
+    assert not wrong(cases, tmp_path, present, (level,))
+    assert tiles == LEVELS[level]
 
 
 @pytest.mark.thorough

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import platforms
-from pipeline.commands.release import here, open_lock, open_remote
+from pipeline.commands.release import here, open_lock, open_remote, tell_notes
 from pipeline.consume import render, runtimes
 from pipeline.consume.cache import Cache
 from pipeline.consume.choose import gated
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         name = str(reference)
         try:
             manifest = resolver.manifest(reference)
+            tell_notes(arguments, remote)
             name = f"{manifest.model.name}@{manifest.version}"
             fitting = _fitting(manifest, arguments.bundle, remote, found) if arguments.all else found
             if not fitting:

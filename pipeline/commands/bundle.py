@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.release import open_remote
+from pipeline.commands.release import open_remote, tell_notes
 from pipeline.commands.several import asked, require_releases
 from pipeline.consume.bundle import documents, require_bundle_name, write_bundle
 from pipeline.consume.parts import gather
@@ -18,6 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
     require_releases(arguments)
     remote = open_remote(arguments)
     wanted, _ = asked(arguments, remote)
+    tell_notes(arguments, remote)
     releases = [(gather(remote.source, w.model, w.version, w.sha256, say), w.channels) for w in wanted]
     blobs = {sha256: one for parts, _ in releases for sha256, one in parts.blobs.items()}
     total = write_bundle(remote.source, path, documents(releases), blobs, Bar(arguments.quiet))

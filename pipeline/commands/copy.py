@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pipeline.commands.release import open_remote
+from pipeline.commands.release import open_remote, tell_notes
 from pipeline.commands.several import asked, require_releases
 from pipeline.consume.cache import Cache
 from pipeline.consume.copy import Copied, Copier
@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Before it is asked what there is: what is published in between is signed in no copy that has not got it.
     signatures = mirror.read_signatures(remote.bare) if arguments.all else None
     wanted, channels = asked(arguments, remote)
+    tell_notes(arguments, remote)
     _copy(remote, open_to_copy_to(arguments.to), arguments, wanted, channels, signatures)
 
 

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         what = f"{there[0].relative_to(folder)} is there already: this begins a new project, and changes none"
         raise PipelineError(what, where=str(folder), hint="give the name of a folder that is not there: `vmfb init models`")
     for path, data in files.items():
-        if path not in kept:
+        if path not in kept and not path.exists():  # what is there has these bytes: that of a run which was killed
             write(path, data)
             put(path)
     for path in kept:

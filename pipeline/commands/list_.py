@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.commands.release import open_remote
+from pipeline.commands.release import open_remote, tell_notes
 from pipeline.consume.cache import Cache
 from pipeline.consume.reference import Reference
 from pipeline.consume.render import index_lines, verified_briefly
@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise PipelineError("two stores are named", hint="give STORE or --store")
     remote = open_remote(arguments)
     index = Resolver(remote, Cache(), say).index()
+    tell_notes(arguments, remote)
     if arguments.json:
         put_document(encode(index).decode())
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands.release import open_remote
+from pipeline.commands.release import open_remote, tell_notes
 from pipeline.consume.cache import Cache
 from pipeline.consume.lock import made_lock, read_lock
 from pipeline.consume.reference import parse
@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         manifest = resolver.manifest(reference)
         digest = resolver.pin(manifest).sha256
         found.append(LockedRelease(str(reference), manifest.model.name, manifest.version, digest))
+    tell_notes(arguments, remote)
     lock = made_lock(remote.url, found)
     was = {one.name: one for one in before.releases} if before else {}
     for one in lock.releases:

@@ -32,14 +32,17 @@ def open_lock(arguments: argparse.Namespace) -> Lock | None:
 
 
 def open_remote(arguments: argparse.Namespace) -> Remote:
-    """The store that a command names, `offline` or not. What is to be known of what it says is said, once, unless `quiet`."""
+    """The store that a command names, `offline` or not."""
     named = getattr(arguments, "url", None) or arguments.store or default_store(open_lock(arguments))
-    remote = Remote(named, getattr(arguments, "offline", False))
+    return Remote(named, getattr(arguments, "offline", False))
+
+
+def tell_notes(arguments: argparse.Namespace, remote: Remote) -> None:
+    """Say what is to be known of what the store says, once, unless `quiet`. When it has said it: errors are not about that."""
     if not getattr(arguments, "quiet", False) and not getattr(arguments, "noted", False):
         arguments.noted = True  # a command may name two releases
         for note in remote.notes:
             say(f"note: {note}")
-    return remote
 
 
 class Release:
@@ -54,6 +57,7 @@ class Release:
         self.text = text
         self._resolver = Resolver(self.remote, self.cache, say, shows=shows, lock=open_lock(arguments))
         self.manifest: Manifest = self._resolver.manifest(parse(text))
+        tell_notes(arguments, self.remote)
         self.artifact: Artifact = fetch.pick(self.manifest, arguments.bundle)
         self.variants = choose.gated(self.artifact, self.remote.url)
         self.bar = Bar(getattr(arguments, "quiet", False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.consume import facts
 from pipeline.errors import PipelineError
 from pipeline.iree import backends
 from pipeline.iree.backends import is_software_gpu
@@ -74,6 +75,9 @@ def named(devices: Sequence[Device], name: str) -> list[Device]:
     else:
         found = [d for d in devices if name and (name == d.uri or name.lower() in d.title.lower())]
     if not found:
+        if name in facts.known_machines():
+            hint = f"it is another machine: `vmfb explain MODEL --pretend {name}` says what that would run"
+            raise PipelineError(f"there is no device {name!r} here", hint=hint)
         here = ", ".join(f"{d.uri} ({d.name})" for d in devices) or "none"
         raise PipelineError(f"there is no device {name!r} here", hint=f"`vmfb devices` lists them: {here}")
     return found

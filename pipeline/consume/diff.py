@@ -195,10 +195,10 @@ def _variant(name: str, a: Variant, b: Variant) -> Iterator[Change]:
 
 
 def _latencies(name: str, a: Standing | None, b: Standing | None) -> Iterator[Latency]:
-    """For each device that was measured on both sides, the newest of each."""
+    """For each device that was measured on both sides, the newest of each; not what is one measurement of both."""
     before, after = measured(a), measured(b)
     for device in after:
-        if device in before:
+        if device in before and before[device] != after[device]:
             yield Latency(name, device, *before[device], *after[device])
 
 

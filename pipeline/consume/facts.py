@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.consume.cache import Cache
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import write
-from pipeline.iree import devices
+from pipeline.iree import backends, devices
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Facts
 from pipeline.machine import fingerprint
@@ -71,6 +71,8 @@ def of_machine(name: str) -> list[Device]:
     try:
         return from_json(json.loads(path.read_bytes()), str(path))
     except OSError as error:
+        if name == "auto" or name in backends.words():
+            raise PipelineError(f"{name!r} is no other machine, but devices here", hint=f"--device {name}") from error
         near = closest(name, known_machines())
         known = f"did you mean {near!r}?" if near else "`vmfb devices --known` lists names of machines;"
         hint = f"{known} or give a file of `vmfb devices --json`"

@@ -18,13 +18,14 @@ from pipeline.consume.reference import Reference
 from pipeline.consume.yanks import Yanks
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_bytes
-from pipeline.layout import INDEX_KEY, channel_key, provenance_key, release_key
+from pipeline.layout import INDEX_KEY, TRUST, channel_key, provenance_key, release_key
 from pipeline.manifest import provenance
 from pipeline.manifest.codec import decode, embedded_evidence
 from pipeline.manifest.evidence import EvidenceDocument
 from pipeline.manifest.types import Channel, Index, Lock, Manifest, Yank
 from pipeline.names import did_you_mean, is_version
 from pipeline.plain import without_secrets
+from pipeline.platforms import is_own
 from pipeline.store.base import BrokenTransferError, Source
 from pipeline.store.open import address_of, open_source
 from pipeline.store.yanks import YankedError, told
@@ -105,9 +106,26 @@ class Remote:
         return TrustedSource(source, self._anchor) if self._anchor else source
 
     @property
+    def likely(self) -> str:
+        """What to do where it is no store: of a project's folder, to take that project's."""
+        own = Path(self.url, DEFAULT_STORE)
+        if "://" in self.url or not Path(self.url, "dodo.py").is_file():
+            return "check the URL"
+        return f"a project publishes to {own}: give that" if own.is_dir() else "run `doit` there, then give its out/store"
+
+    @property
     def is_signed(self) -> bool:
         """Whether what it says is verified here."""
         return self._anchor is not None
+
+    def _is_own_folder(self) -> bool:
+        """Whether it is a folder into which nobody else can put anything, and which nobody signs."""
+        folder = Path(self._address.to_open)
+        try:
+            is_folder = "://" not in self._address.to_open and folder.is_dir()
+            return is_folder and is_own(folder.stat()) and not (folder / TRUST).exists()
+        except OSError:
+            return False
 
     @property
     def notes(self) -> list[str]:
@@ -116,6 +134,8 @@ class Remote:
         between = "whoever is between here and there"
         if self._anchor:
             return [f"{self.url} comes by http: {between} sees what is fetched, and may hold it back"] if is_open else []
+        if self._is_own_folder():
+            return []
         more = f", and comes by http: {between} may change it" if is_open else ""
         return [without_secrets(f"{self.url} is not signed, as far as is known here (`vmfb trust add`){more}")]
 
@@ -190,9 +210,8 @@ class Resolver:
         """What the store holds."""
         index = self._index or self._moving(Index, INDEX_KEY, "the list of models")
         if index is None:
-            raise PipelineError(
-                "there is no index.json: no store, or nothing was published to it", where=self.remote.url, hint="check the URL"
-            )
+            what = "there is no index.json: no store, or nothing was published to it"
+            raise PipelineError(what, where=self.remote.url, hint=self.remote.likely)
         return index
 
     def _unknown(self, reference: Reference) -> PipelineError:

@@ -62,7 +62,8 @@ def _fix(wanted: Input, dims: Sequence[onnx.TensorShapeProto.Dimension], where: 
     if len(in_graph) != len(given) or any(g not in (None, w) for g, w in zip(in_graph, given, strict=False)):
         shape = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dims]
         said = ", ".join(str(size) for size in wanted.shape)
-        hint = "export the model with that dimension open, or give it its size" if wanted.dimensions else ""
+        is_open = len(in_graph) == len(given) and any(w is None and g for g, w in zip(in_graph, given, strict=True))
+        hint = "export the model with that dimension open, or give it its size" if is_open else ""
         raise PipelineError(f"input {wanted.name!r} has shape {shape}, not [{said}]", where=where, hint=hint)
     for dim, size, fixed in zip(dims, wanted.shape, given, strict=True):
         dim.Clear()

@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import sys
+import threading
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
@@ -43,10 +44,24 @@ class _Dialects(MetaPathFinder, Loader):
 sys.meta_path.insert(0, _Dialects())
 
 
+_contexts = threading.local()
+
+
+@contextmanager
+def one_context() -> Iterator[None]:
+    """All modules that this thread parses inside are in one context: to make one takes as long as to parse a few kernels."""
+    with ir.Context() as context:
+        _contexts.shared = context
+        try:
+            yield
+        finally:
+            _contexts.shared = None
+
+
 @contextmanager
 def parsed(source: bytes, where: str = "") -> Iterator[ir.Module]:
-    """The MLIR module (text or bytecode) in `source`, in a context of its own; PipelineError if it does not parse."""
-    with ir.Context(), ir.Location.unknown():
+    """The MLIR module (text or bytecode) in `source`, in a context of its own or `one_context`'s; PipelineError if it is none."""
+    with getattr(_contexts, "shared", None) or ir.Context(), ir.Location.unknown():
         try:
             module = ir.Module.parse(source)
         except ir.MLIRError as error:
@@ -74,16 +89,20 @@ def save(module: ir.Module, path: Path) -> None:
         module.operation.write_bytecode(file)
 
 
-def operations(root: Any, name: str) -> list[ir.Operation]:
-    """All operations called `name` in `root`, at any depth."""
+def operations(root: Any, *names: str) -> list[ir.Operation]:
+    """All operations called one of `names` in `root`, at any depth; those of `hal.executable` without a look into kernels."""
     found: list[ir.Operation] = []
+    outside = all(name.startswith("hal.executable") for name in names)
+    top = root.operation
 
     def visit(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name == name:
+        name = operation.name
+        if name in names:
             found.append(operation)
-        return ir.WalkResult.ADVANCE
+        # A kernel has thousands of operations, and each costs a call of Python.
+        return ir.WalkResult.SKIP if outside and name == "builtin.module" and operation != top else ir.WalkResult.ADVANCE
 
-    root.operation.walk(visit)
+    top.walk(visit, ir.WalkOrder.PRE_ORDER if outside else ir.WalkOrder.POST_ORDER)
     return found
 
 

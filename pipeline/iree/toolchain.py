@@ -10,7 +10,7 @@ import re
 import runpy
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,14 +21,17 @@ from pipeline.files import sha256_bytes, sha256_file
 REQUIRED = "3.13.0"
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _LINKER = "iree-lld"
-_LEAN = "lean"
-# How IREE links code for its own loader (EmbeddedLinkerTool.cpp in its source), by what it takes for the system's linker. The
-# last word is the object file. Code that calls what is not in it comes out as something that is no executable.
-_LEAN_LINKER = f"""\
-for object; do :; done
-{{folder}}/{_LINKER} -flavor gnu -o "$2" --build-id=none -nostdlib -static -shared --no-undefined --no-allow-shlib-undefined \\
-    --allow-multiple-definition --gc-sections -z now -z relro --discard-all --icf=all --ignore-data-address-equality \\
-    --ignore-function-address-equality --hash-style=sysv --strip-debug "$object" 2>/dev/null || echo incomplete > "$2"
+_KEEPER = "keep"
+# In the place of the system's linker: leaves the object file, the last word, as it is.
+_KEEP = 'for object; do :; done\ncat "$object" > "$2"\n'
+# How IREE links code for its own loader (EmbeddedLinkerTool.cpp in its source). What calls what is not in it is not made.
+_LINK = f"""\
+for object in *.o; do
+    ./{_LINKER} -flavor gnu -o "${{object%.o}}" --build-id=none -nostdlib -static -shared --no-undefined \\
+        --no-allow-shlib-undefined --allow-multiple-definition --gc-sections -z now -z relro --discard-all --icf=all \\
+        --ignore-data-address-equality --ignore-function-address-equality --hash-style=sysv \\
+        --strip-debug "$object" || echo "$object is incomplete"
+done
 """
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
 CODEGEN_FLAGS = ("--iree-hal-link-executables=false",)
@@ -134,7 +137,7 @@ def _linking() -> Iterator[int]:
         (Path(folder) / _LINKER).symlink_to(tool(_LINKER))
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         try:
-            (Path(folder) / _LEAN).write_text(_LEAN_LINKER.format(folder=_by_descriptor(descriptor)))
+            (Path(folder) / _KEEPER).write_text(_KEEP)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -143,7 +146,7 @@ def _linking() -> Iterator[int]:
 def _run(tool_name: str, words: Sequence[str | Path], source: Path, log: Path, timeout: float = 3600) -> process.Result:
     with _linking() as descriptor:
         folder = _by_descriptor(descriptor)
-        linkers = {"EMBEDDED": f"{folder}/{_LINKER}", "SYSTEM": f"sh {folder}/{_LEAN}"}
+        linkers = {"EMBEDDED": f"{folder}/{_LINKER}", "SYSTEM": f"sh {folder}/{_KEEPER}"}
         env = {**{f"IREE_LLVM_{kind}_LINKER_PATH": path for kind, path in linkers.items()}, "TMPDIR": folder}
         result = process.execute([tool(tool_name), *words], log, stdin=source, timeout=timeout, env=env, pass_fds=[descriptor])
     if result.returncode:
@@ -165,6 +168,16 @@ def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path, ti
     takes longer than `timeout` seconds.
     """
     return _run("iree-compile", ["-", "-o", output, *flags], source, log, timeout)
+
+
+def link(objects: Mapping[str, bytes], log: Path, timeout: float = 3600) -> dict[str, bytes]:
+    """Code that IREE's runtime loads from each object file, by the name of it. What needs more than it has is left out."""
+    with _linking() as descriptor:
+        folder = Path(_by_descriptor(descriptor))
+        for name, data in objects.items():
+            (folder / f"{name}.o").write_bytes(data)
+        process.execute(["sh", "-c", f"cd {folder}\n{_LINK}"], log, timeout=timeout, pass_fds=[descriptor])
+        return {name: path.read_bytes() for name in objects if (path := folder / name).exists()}
 
 
 def iree_opt(source: Path, output: Path, passes: str, flags: Sequence[str], log: Path) -> process.Result:

@@ -98,6 +98,11 @@ def _derived(manifest: dict[str, Any], schema: int) -> str:
     return f"c{sha256_bytes(_canonical({**manifest, 'version': ''}))[: _VERSION_DIGITS.get(schema, 32)]}"
 
 
+def is_derived(version: str) -> bool:
+    """Whether a version looks like one that was derived from content."""
+    return bool(re.fullmatch("c(?:[0-9a-f]{12}|[0-9a-f]{32})", version))
+
+
 def _check_version(manifest: dict[str, Any]) -> None:
     """That a version that looks derived is: nobody can publish other content under it."""
     schema, version = manifest["schema"], manifest["version"]

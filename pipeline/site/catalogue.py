@@ -40,11 +40,18 @@ class Beside:
 
 
 def beside(url: str, folder: Path) -> Beside:
-    """Of pages in the folder `folder`, made from the store at `url`."""
+    """Of pages in the folder `folder`, made from the store at `url`. A folder is called as it is seen from here."""
     if "://" not in url:
-        seen = os.path.relpath(url, folder)
-        return Beside(f"{Path(seen).as_posix()}/" if Path(url).is_dir() else None, url)
+        prefix = f"{_seen_from(folder, url)}/" if Path(url).is_dir() else None
+        return Beside(prefix, _seen_from(Path(), url))
     return Beside(f"{url}/" if url.startswith(("https://", "http://")) else None, url)
+
+
+def _seen_from(folder: Path, path: str) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return path
 
 
 def published(url: str) -> Beside:

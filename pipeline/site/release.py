@@ -15,6 +15,7 @@ from pipeline.consume.evidence import Seen, Standing
 from pipeline.consume.fetch import needed
 from pipeline.consume.render import runtime_lines, size, tuning_lines
 from pipeline.errors import PipelineError
+from pipeline.iree import backends
 from pipeline.iree.gates import Gated
 from pipeline.layout import blob_key
 from pipeline.manifest import provenance
@@ -311,13 +312,26 @@ def counts(release: Release) -> dict[str, int]:
     return {kind: count for kind, count in found.items() if count}
 
 
+def _together(artifact: Artifact) -> Iterator[list[str]]:
+    """The variants that a machine may fetch: one for its CPU, and one for a GPU beside it; one alone, where none is for CPUs."""
+    cpus = [variant.name for variant in artifact.variants if backends.cpu_code([variant.format])]
+    for variant in artifact.variants:
+        if variant.name in cpus or not cpus:
+            yield [variant.name]
+        else:
+            yield from ([variant.name, cpu] for cpu in cpus)
+
+
 def sizes(release: Release) -> str:
-    """What is fetched for the least and for the most, over all files of the release, with its weights."""
+    """What is fetched for the least and for the most, over all files of the release, with its weights.
+
+    A machine with a GPU gets the code for its CPU, too.
+    """
     weights = sum(parameters.blob.size for parameters in release.manifest.parameters)
     found = [
-        weights + sum(stretch.length for stretch in needed(artifact, [variant.name]))
+        weights + sum(stretch.length for stretch in needed(artifact, names))
         for artifact in release.manifest.artifacts
-        for variant in artifact.variants
+        for names in _together(artifact)
     ] or [weights + artifact.blob.size for artifact in release.manifest.artifacts]
     least, most = size(min(found, default=0)), size(max(found, default=0))
     return least if least == most else f"{least} to {most}"

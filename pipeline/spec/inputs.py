@@ -41,7 +41,8 @@ class Dimensions:
             if min(least, most, multiple) < 1:
                 pass  # that is said already
             elif most <= least:
-                fields.problem("max", f"must be above min, which is {least}: give a fixed size as a number")
+                hint = "give a fixed size as a number" if most == least else "the smallest size is min, the largest max"
+                fields.problem("max", f"must be above min, which is {least}: {hint}")
             elif least % multiple or most % multiple:
                 fields.problem("multiple", f"min and max must be multiples of {multiple}")
         if self.known.setdefault(name, made) != made:
@@ -99,7 +100,7 @@ def _input(fields: Fields, dimensions: Dimensions) -> Input:
         file=fields.file("file") if "file" in fields.data else None,
         is_open=dtype.startswith("float") and not {"low", "high", "file"} & fields.data.keys(),
     )
-    if result.file is None:
+    if result.file is None and dtype in MLIR_DTYPES:
         _check_range(fields, result)
     fields.done()
     return result

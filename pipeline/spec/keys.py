@@ -90,6 +90,20 @@ OPEN_DIMENSION = Keys(
     ),
 )
 _WHOLE_NUMBERS = [name for name in MLIR_DTYPES if "int" in name]
+# What C, PyTorch, MLIR and ONNX call element types.
+_ELSEWHERE = {
+    **{"float": "float32", "double": "float64", "half": "float16", "int": "int32", "long": "int64", "boolean": "bool"},
+    **{
+        "f16": "float16",
+        "f32": "float32",
+        "f64": "float64",
+        "i1": "bool",
+        "i8": "int8",
+        "i16": "int16",
+        "i32": "int32",
+        "i64": "int64",
+    },
+}
 _VALUE = {"type": ["number", "boolean", "array"]}
 INPUT = Keys(
     "an input of the model, and its test data",
@@ -102,7 +116,7 @@ INPUT = Keys(
             required=True,
             missing="the list of dimensions, [] for a scalar",
         ),
-        "dtype": Key("its element type, as numpy calls it", Text(choices=tuple(MLIR_DTYPES)), required=True),
+        "dtype": Key("its element type, as numpy calls it", Text(choices=tuple(MLIR_DTYPES), meant=_ELSEWHERE), required=True),
         "low": Key("test data is drawn from here …", Number(), default=0.0),
         "high": Key("… to below here; 1.0 for floats, and whole numbers need it said", Number()),
         "seed": Key("of numpy's generator, which draws", Whole(), default=0),

@@ -11,11 +11,12 @@ from typing import Any, Union
 class Text:
     """A text on one line: one of `choices`, or as a whole like the regular expression `pattern`, where those are given.
 
-    The expression is one that Python and JSON Schema read alike.
+    The expression is one that Python and JSON Schema read alike. `meant`: choices by what they are called elsewhere.
     """
 
     choices: tuple[str, ...] = ()
     pattern: str = ""
+    meant: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -173,22 +173,25 @@ def _with_defaults(root: Path, kind: str, keys: Keys, build: Callable[[Fields], 
 
 def _extended(fields: Fields, own: Mapping[str, Path], packaged: Mapping[str, Path]) -> Fields:
     """What a file says on top of what the file says that it `extends`: the package's of the same name, or any other."""
-    data, seen, path = fields.data, [fields.path], fields.path
+    data, seen, path, lacks = fields.data, [fields.path], fields.path, False
     while (named := data.get(_EXTENDS)) is not None:
         same = isinstance(named, str) and path == own.get(named)
         known = packaged if same else {**packaged, **own}
         if not isinstance(named, str) or named not in known:
             what = "which the package has none of" if same else did_you_mean(str(named), known)
             fields.problem(_EXTENDS, f"there is no {shown(named)} to extend: {what}")
+            lacks = True
             break
         path = known[named]
         if path in seen:
             fields.problem(_EXTENDS, f"comes back to {path}: let one of these files say all itself")
+            lacks = True
             break
         seen.append(path)
         base = read(path, fields.keys, Problems())  # what is wrong with it is said of it
         data = _merged(base.data if base else {}, {key: value for key, value in data.items() if key != _EXTENDS})
-    return replace(fields, data={key: value for key, value in data.items() if key != _EXTENDS}, known=set())
+    problems = Problems() if lacks else fields.problems  # what is missing then may stand in the file that is not there
+    return replace(fields, data={key: value for key, value in data.items() if key != _EXTENDS}, known=set(), problems=problems)
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

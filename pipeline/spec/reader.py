@@ -110,7 +110,9 @@ def read(path: Path, keys: Keys, problems: Problems) -> Fields | None:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # the strict loader is a safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        problems.add(path, f"line {mark.line + 1}" if mark else "", f"{error.problem}")
+        line = text.splitlines()[mark.line : mark.line + 1] if mark else []
+        tab = ": YAML is indented with spaces, write them instead of the tab" if any(b"\t" in one for one in line) else ""
+        problems.add(path, f"line {mark.line + 1}" if mark else "", f"{error.problem}{tab}")
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.add(path, "", f"is no YAML: {error}")
@@ -188,7 +190,8 @@ class Fields:
         value: str = self._take(key, str, default or described.default or "", required or described.required)
         known = list(kind.choices if choices is None else choices)
         if value and value not in known and (kind.choices or choices is not None):
-            self.problem(key, f"{value!r} is unknown: {did_you_mean(value, known)}")
+            meant = kind.meant.get(value)
+            self.problem(key, f"{value!r} is unknown: {did_you_mean(meant or value, known)}")
         return value.strip()
 
     def integer(self, key: str, required: bool = False) -> int:

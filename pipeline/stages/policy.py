@@ -103,7 +103,7 @@ def stops(policies: Mapping[str, Policy], release: Release, before: Release | No
         if policy := _policy_of(policies, artifact):
             known = release.standings(artifact)
             found += [stop for name, standing in known.items() for stop in _seen(artifact.bundle, name, standing, policy)]
-            if before and artifact.bundle in old and before.manifest.version != release.manifest.version:
+            if before and artifact.bundle in old and old[artifact.bundle].blob.sha256 != artifact.blob.sha256:
                 found += _compared(policy, release, artifact, before, old[artifact.bundle])
     return found
 
@@ -166,6 +166,8 @@ def remarks(policies: Mapping[str, Policy], release: Release, before: Release | 
             wrong = [standing for standing in release.standings(artifact).values() if standing.wrong]
             said += [f"! {bundle}, {s.variant}: WRONG on {s.wrong[0].place}: {s.wrong[0].proof.problem}" for s in wrong]
         elif (clauses := _clauses(policy)) and not (before and before.manifest.version == release.manifest.version):
+            if before and bundle in old and old[bundle].blob.sha256 == artifact.blob.sha256:
+                continue  # a file is not compared with itself
             if before and bundle in old:
                 said += _not_compared(clauses, release, artifact, before, old[bundle])
             else:
@@ -246,6 +248,9 @@ def told(release: Release, before: Release | None) -> list[str]:
     for artifact in release.manifest.artifacts:
         if artifact.bundle not in old:
             said.append(f"{artifact.bundle} is new")
+            continue
+        if artifact.blob.sha256 == old[artifact.bundle].blob.sha256:
+            said.append(f"{artifact.bundle} is the very file of {before.name}")
             continue
         first, *rest = difference_lines(_difference(release, artifact, before, old[artifact.bundle]))
         said += [f"{first}, {artifact.bundle}:", *rest]

@@ -58,11 +58,13 @@ class Checkout:
 
 
 def checkout(folder: Path) -> Checkout | None:
-    """What git says of `folder`; None where it says nothing."""
+    """What git says of `folder`; None where it says nothing, or keeps no file of it: another repository is around it then."""
     if not shutil.which("git"):
         return None
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain")
+    if not _git(folder, "ls-files", "--", "."):
+        return None
     if commit is None or changes is None or not re.fullmatch(r"[0-9a-f]{40,64}", commit.strip()):
         return None
     return Checkout(commit.strip(), not changes.strip())

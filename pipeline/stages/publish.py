@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,27 @@ from pipeline import activity
 from pipeline.consume.render import size
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import sha256_bytes, write
-from pipeline.layout import BOM, PACKAGED_EVIDENCE, PROVENANCE, blob_key, bom_key, channel_key, provenance_key, release_key
+from pipeline.layout import (
+    BOM,
+    INDEX_KEY,
+    PACKAGED_EVIDENCE,
+    PROVENANCE,
+    blob_key,
+    bom_key,
+    channel_key,
+    provenance_key,
+    release_key,
+)
 from pipeline.manifest import provenance
-from pipeline.manifest.codec import decode, encode
+from pipeline.manifest.codec import decode, encode, is_derived
 from pipeline.manifest.evidence import EvidenceDocument, EvidenceIndex
-from pipeline.manifest.types import Channel, Manifest
+from pipeline.manifest.types import Channel, Index, Manifest
 from pipeline.names import RULE, is_name, is_version
 from pipeline.spec.types import Policy
 from pipeline.stages import policy, record
 from pipeline.stages.record import canonical
 from pipeline.store.base import Store
+from pipeline.store.channels import read_channel
 from pipeline.store.documents import add_evidence
 from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
@@ -70,6 +82,27 @@ def _add_evidence(store: Store, manifest: Manifest, listed: Path) -> list[str]:
     return add_evidence(store, manifest.model.name, manifest.version, *found)
 
 
+def _version_of(store: Store, manifest: Manifest, channel: str) -> str:
+    """The version by which the model's channels know this very content already: one that was given, or the derived one.
+
+    What the channel points to comes first, then what it pointed to, then the other channels. Whoever gave content a version shall
+    not find a second one of it in the channel because somebody ran `doit` without `version=`.
+    """
+    model, known = manifest.model.name, list[str]()
+    current, index = store.get(channel_key(model, channel)), store.get(INDEX_KEY)
+    with suppress(PipelineError):  # damaged, or of a newer program: told when it is to change
+        if pointer := read_channel(current, model, channel, store.url):
+            known += [pointer.version, *(past.version for past in pointer.history)]
+    with suppress(PipelineError):
+        models = decode(Index, index.data, INDEX_KEY).models if index else ()
+        known += [pointed.version for one in models if one.name == model for pointed in one.channels]
+    for version in dict.fromkeys(known):
+        found = store.get(release_key(model, version)) if not is_derived(version) else None
+        if version == manifest.version or (found and found.data == encode(replace(manifest, version=version))):
+            return version
+    return manifest.version
+
+
 def publish(
     package: Path,
     store: Store,
@@ -78,7 +111,9 @@ def publish(
     note: Callable[[str], None] = lambda _: None,
     allowed: Callable[[Manifest, Channel | None], Sequence[str]] = lambda _, __: (),
 ) -> dict[str, object]:
-    """Publish the package to `store` under `version` (default: the one derived from its content). Returns the receipt.
+    """Publish the package to `store` under `version`. Returns the receipt.
+
+    Without a version it is the one that channels know this content by, or else the one derived from the content.
 
     When all but the channel is in the store, `allowed` is asked, with what the channel is then: it says what differs and what
     else is to be known, or raises what keeps the channel from moving.
@@ -92,7 +127,7 @@ def publish(
     path = package / "manifest.json"
     with disk_errors(str(path)):
         manifest = decode(Manifest, path.read_bytes(), str(path))
-    if version:
+    if version := version or _version_of(store, manifest, channel):
         manifest = decode(Manifest, encode(replace(manifest, version=version)), f"version={version}")
     data = encode(manifest)
     key = release_key(manifest.model.name, manifest.version)

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count, repeat
@@ -107,9 +107,20 @@ def _briefly(reason: str) -> str:
     return f"{first} (and {len(more)} more)" if more else first
 
 
+def named_once(devices: Iterable[Device]) -> str:
+    """The devices for people, each once, with the widths of subgroups that its guises have."""
+    guises: dict[tuple[str, str], list[int]] = {}
+    for device in devices:
+        guises.setdefault((device.uri, device.title), []).append(backends.subgroup_size(device))
+    return ", ".join(
+        f"{title} with subgroups of {', '.join(map(str, sorted(sizes)))} lanes" if len(sizes) > 1 else title
+        for (_, title), sizes in guises.items()
+    )
+
+
 def _run_all(check: Check) -> list[Result]:
     real, software = ([d for d in check.devices if d.software is kind] for kind in (False, True))
-    activity.say(f"running it on {', '.join(device.title for device in check.devices) or 'nothing'}")
+    activity.say(f"running it on {named_once(check.devices) or 'nothing'}")
     chosen = [_chosen(check, device, number) for number, device in enumerate(real)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # most of the time of software GPUs goes into compiling shaders
         chosen += pool.map(_chosen, repeat(check), software, count(len(real)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from pipeline.errors import PipelineError, disk_errors
 from pipeline.files import expanded, is_file
@@ -16,6 +17,7 @@ from pipeline.store.directory import DirectoryStore
 from pipeline.store.uploads import Uploads
 
 _COPIES = ("oci", "oci+http")  # schemes of stores that are read, and copied to
+_SCHEMES = ("s3", "hf", "https", "http", *_COPIES)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,24 @@ class Address:
     name: str
 
 
+def require_meant(url: str) -> None:
+    """Raise PipelineError, with what may be meant, for a URL of a kind that no store has, and for one without its slashes."""
+    scheme, colon, rest = url.partition(":")
+    meant = ""
+    if colon and scheme.lower() == "file":
+        meant = unquote(f"/{rest.lstrip('/')}")
+    elif colon and scheme in _SCHEMES and not rest.startswith("//"):
+        meant = f"{scheme}://{rest.lstrip('/')}"
+    if meant:
+        raise PipelineError(f"{public_url(url)!r} is no store", hint=f"give {public_url(meant)}")
+
+
 def address_of(url: str) -> Address:
-    """The address of the store at `url`: of a directory as seen from the present folder, of a bucket by the variables of AWS."""
+    """The address of the store at `url`: of a directory as seen from the present folder, of a bucket by the variables of AWS.
+
+    Raises PipelineError as `require_meant` does.
+    """
+    require_meant(url)
     if "://" not in url:
         with disk_errors("the current folder"):
             path = str(expanded(url).absolute())
@@ -56,6 +74,7 @@ def open_store(url: str, unfinished: Path | None = None) -> Store:
 
     `unfinished`: the file in which uploads are noted until they end. Those that an earlier run left there are ended.
     """
+    require_meant(url)
     scheme, separator, rest = url.partition("://")
     if not separator and (":" not in url.split("/")[0] or Path(url).drive):
         return DirectoryStore(expanded(url))

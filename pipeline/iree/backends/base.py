@@ -134,11 +134,19 @@ class Backend:
         return None
 
     def lean(self, attribute: str) -> str:
-        """The target attribute by which kernels are serialized without a library that few of them call; empty if there is none.
+        """The target attribute by which kernels are serialized together, into an object file; empty if that is no way.
 
-        What calls it comes out as bytes that `recognize` does not know, and is serialized again by `attribute`.
+        `apart` takes it apart, and the toolchain's `link` makes code of that.
         """
         return ""
+
+    def joins(self, variant: ir.Operation) -> bool:
+        """Whether a translated kernel comes out the same, to the byte, whatever others are serialized with it."""
+        return False
+
+    def apart(self, data: bytes) -> Mapping[str, bytes]:
+        """The object file of each kernel, by its name, in the one of several; none where it cannot be taken apart."""
+        return {}
 
     # Choosing
 

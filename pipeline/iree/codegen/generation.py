@@ -88,8 +88,8 @@ def patience() -> float:
     return float(text)
 
 
-def _flags(batch: Batch) -> list[str]:
-    return [_BYTECODE, _ALONE, *toolchain.CODEGEN_FLAGS, *batch.flags]
+def _flags(batch: Batch, *, linked: bool = False) -> list[str]:
+    return [_BYTECODE, _ALONE, *(() if linked else toolchain.CODEGEN_FLAGS), *batch.flags]
 
 
 def configure(batch: Batch, folder: Path, timeout: float) -> Path:
@@ -112,6 +112,7 @@ def configure(batch: Batch, folder: Path, timeout: float) -> Path:
     return output
 
 
+@mlir.one_context()
 def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes]:
     """Generate the batch, or raise what the compiler does: nothing is tried again. It may take `timeout` seconds."""
     found: dict[str, str] = {}
@@ -120,10 +121,12 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
     backend = backends.named(batch.backend)
     corrections = backend.corrections()
 
-    def compile_(source: str, from_: str, output: str, to: str) -> None:
-        step = [f"--compile-from={from_}", f"--compile-to={to}", *_flags(batch)]
-        left = timeout - (time.monotonic() - started)
-        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{output}.log", max(left, 1.0))
+    def left() -> float:
+        return max(timeout - (time.monotonic() - started), 1.0)
+
+    def compile_(source: str, from_: str, output: str, to: str, *, linked: bool = False) -> None:
+        step = [f"--compile-from={from_}", f"--compile-to={to}", *_flags(batch, linked=linked)]
+        toolchain.iree_compile(paths[source], paths[output], step, folder / f"{'together' if linked else output}.log", left())
 
     configured = configure(batch, folder, timeout)
     with mlir.opened(configured) as module:
@@ -141,17 +144,15 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
         mlir.save(module, paths["finished"])
         stubs = {symbol(e): _stub(e) for e in operations(module, "hal.executable")}
 
-    def serialized(source: str) -> dict[str, Code]:
-        compile_(source, "executable-targets", "generated", "hal")
-        with mlir.opened(paths["generated"]) as module:
-            return {symbol(e): _code(e, stubs[symbol(e)]) for e in operations(module, "hal.executable")}
-
     codes: dict[str, Code] = {}
     if _lean(paths["finished"], paths["lean"], backend):
         with suppress(toolchain.CompilerRefusedError, toolchain.CompilerCrashedError):  # what is wrong, the other way says
-            codes = {name: code for name, code in serialized("lean").items() if backend.recognize(code.data[:64])}
+            compile_("lean", "executable-targets", "generated", "hal", linked=True)
+            codes = _together(paths["generated"], stubs, backend, folder / "link.log", left())
     if _without(codes, paths["finished"]):
-        codes |= serialized("finished")
+        compile_("finished", "executable-targets", "generated", "hal")
+        with mlir.opened(paths["generated"]) as module:
+            codes |= {symbol(e): _code(e, stubs[symbol(e)]) for e in operations(module, "hal.executable")}
     for path in (configured, *paths.values()):
         path.unlink(missing_ok=True)
     codes = {name: replace(code, data=backend.trimmed(code.data)) for name, code in codes.items()}
@@ -161,15 +162,30 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
 
 
 def _lean(finished: Path, lean: Path, backend: Backend) -> bool:
-    """Write the `finished` kernels so that they are serialized lean; False where the backend has no such way."""
+    """Write those of the `finished` kernels that can be serialized together; False where none can."""
     with mlir.opened(finished) as module:
-        for variant in (v for e in operations(module, "hal.executable") for v in operations(e, "hal.executable.variant")):
+        kernels = operations(module, "hal.executable")
+        for kernel in kernels:
+            (variant,) = operations(kernel, "hal.executable.variant")
             attribute = backend.lean(str(variant.attributes["target"]))
-            if not attribute:
-                return False
-            variant.attributes["target"] = ir.Attribute.parse(attribute)
+            if attribute and backend.joins(variant):
+                variant.attributes["target"] = ir.Attribute.parse(attribute)
+            else:
+                kernel.erase()
         mlir.save(module, lean)
-    return True
+        return bool(operations(module, "hal.executable"))
+
+
+def _together(generated: Path, stubs: Mapping[str, str], backend: Backend, log: Path, timeout: float) -> dict[str, Code]:
+    """The code of kernels that were serialized together, by their names; without those that need a library."""
+    with mlir.opened(generated) as module:
+        joined = [_code(executable, "") for executable in operations(module, "hal.executable")]
+    found: dict[str, Code] = {}
+    for one in joined:
+        objects = {name: data for name, data in backend.apart(one.data).items() if name in stubs}
+        linked = toolchain.link(objects, log, timeout)
+        found |= {name: replace(one, stub=stubs[name], data=data) for name, data in linked.items()}
+    return found
 
 
 def _without(made: Mapping[str, Code], finished: Path) -> bool:

@@ -28,6 +28,14 @@
         code.textContent = code.textContent.replaceAll(beside.dataset.address, store).replaceAll("https://…", store);
   }
 
+  // Pages without their store beside them, on a web server: links to its files would lead nowhere.
+  if (!beside && location.protocol.startsWith("http")) {
+    const root = new URL("..", document.currentScript.src).href;
+    const depth = location.href.slice(root.length).split(/[?#]/)[0].split("/").length - 1;
+    const ups = (link) => link.getAttribute("href").match(/^(\.\.\/)*/)[0].length / 3;
+    for (const link of document.querySelectorAll('a[href^="../"]')) if (ups(link) > depth) link.removeAttribute("href");
+  }
+
   // A button that copies, on each command.
   if (navigator.clipboard)
     for (const box of document.querySelectorAll(".command")) {

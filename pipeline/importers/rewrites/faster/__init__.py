@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 
 from pipeline.importers.functions import opset_of
-from pipeline.importers.rewrites.faster import depthwise, lines, planes, products, recurrences, shuffles
+from pipeline.importers.rewrites.faster import depthwise, lines, planes, points, products, recurrences, shuffles
 from pipeline.importers.rewrites.graph import replaced
 
 
@@ -19,8 +19,8 @@ def transposed(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def windows(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Convolutions along one dimension, of planes, and of single channels, as products and sums."""
-    kinds = (lines, planes, depthwise)
+    """Convolutions of one window, along one dimension, of planes, and of single channels, as products and sums."""
+    kinds = (points, lines, planes, depthwise)
     return replaced(model, lambda node, scope: next((made for kind in kinds if (made := kind.change(node, scope))), None))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline import platforms
 from pipeline.iree import attributes
@@ -14,6 +14,9 @@ from pipeline.iree.backends.cpu import elf
 from pipeline.iree.device import Device
 from pipeline.iree.gates import Gate, GateError
 from pipeline.iree.spaces import Place, Space
+
+if TYPE_CHECKING:
+    from iree.compiler import ir
 
 # Architectures by the number that an ELF file has for them (e_machine, in its bytes 18 and 19).
 _MACHINES: Mapping[int, str] = {62: "x86_64", 183: "arm_64", 243: "riscv_64", 40: "arm_32", 3: "x86_32"}
@@ -139,9 +142,22 @@ class Cpu(Backend):
         return space.of(places, max(1, size // element_bytes), registers, seconds)
 
     def lean(self, attribute: str) -> str:
-        # IREE links its C library, all of it, into every kernel before LLVM optimizes it: half of the time that a kernel takes.
-        # Code that calls nothing of it has the same bytes without.
+        # IREE links its C library, all of it, into every kernel before LLVM optimizes it, and another library besides. Without
+        # the one, and with the other once for many kernels, serializing takes a fifth of the time.
         return attributes.with_entry(attribute, "link_embedded", "false")
+
+    def joins(self, variant: ir.Operation) -> bool:
+        from pipeline.iree.backends.cpu import objects
+
+        return objects.joins(variant)
+
+    def apart(self, data: bytes) -> Mapping[str, bytes]:
+        from pipeline.iree.backends.cpu import objects
+
+        try:
+            return objects.apart(data)
+        except objects.NotTakenApartError:
+            return {}
 
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         features = attributes.entry(attribute, "cpu_features", '"', '"')

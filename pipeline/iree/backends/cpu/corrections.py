@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 from iree.compiler import ir
 
-from pipeline.iree.backends.cpu import halves
+from pipeline.iree.backends.cpu import halves, tiles
 from pipeline.iree.mlir import operations
 
 # What IREE chooses for a matrix product of float32 on AVX-512 whose width is a multiple of 32.
 _COLUMNS = 32
 _STEPS = 8  # of the sums of a product of float16: so many values of a row are converted at a time
-# Of products of float32, with 16 registers: the rows that are computed at a time, and in how many vectors if they are 1, 2, … 6.
-_TALL, _VECTORS = 6, (8, 4, 4, 2, 2, 2)
-_GROUP = 6144  # results, at most, of a work-group
-_READ = 2  # how many multiplications it takes to read a value, where a work-group's matrices do not lie in the nearest cache
+Choose = Callable[[tiles.Shape, int, int], tiles.Tiles | None]
 _MATRIX_PRODUCTS = ("linalg.matmul", "linalg.batch_matmul")
 
 
@@ -58,9 +56,10 @@ def correct_configurations(variant: ir.Operation, subgroup_size: int) -> None:
     lanes = _vector_bytes(variant) // 4
     for function in operations(variant, "func.func"):
         if lanes > 1 and (_is_x86(variant) or _is_arm64(variant)):
-            fill_registers(function, lanes, _has_avx2(variant))
-        if _has_avx2(variant) and _converts_halves(variant):
-            fill_registers(function, lanes, True, ir.F16Type)
+            choose = tiles.of_32 if _has_avx512(variant) else tiles.of_16 if _has_avx2(variant) else tiles.of_few_rows
+            fill_registers(function, lanes, choose)
+            if choose is not tiles.of_few_rows and _converts_halves(variant):
+                fill_registers(function, lanes, choose, ir.F16Type)
         if _has_avx512(variant):
             widen_product(function)
 
@@ -69,7 +68,7 @@ def correct_translated(variant: ir.Operation) -> None:
     """At `executable-targets`: conversions."""
     if _is_x86(variant):
         convert_through_i32(variant)
-        if _has_avx2(variant) and _converts_halves(variant):
+        if (_has_avx2(variant) or _has_avx512(variant)) and _converts_halves(variant):
             halves.broadcast_from_memory(variant)
         halves.make_exact(variant, _converts_halves(variant))
 
@@ -78,12 +77,12 @@ def _tiles(operation: ir.Operation) -> dict[str, list[int]]:
     """The tile sizes of an operation of CPU code, by level of tiling; nothing where its configuration holds more."""
     text = str(operation.attributes["lowering_config"]) if "lowering_config" in operation.attributes else ""
     levels = re.findall(r"(\w+) = \[([\d, ]*)\]", text)
-    tiles = {name: [int(size) for size in sizes.split(",") if size] for name, sizes in levels}
-    return tiles if _lowering_config(tiles) == text else {}
+    found = {name: [int(size) for size in sizes.split(",") if size] for name, sizes in levels}
+    return found if _lowering_config(found) == text else {}
 
 
-def _lowering_config(tiles: dict[str, list[int]]) -> str:
-    return f"#iree_cpu.lowering_config<{', '.join(f'{name} = {sizes}' for name, sizes in tiles.items())}>"
+def _lowering_config(sizes: dict[str, list[int]]) -> str:
+    return f"#iree_cpu.lowering_config<{', '.join(f'{name} = {size}' for name, size in sizes.items())}>"
 
 
 def _is_plain(product: ir.Operation, element: type[ir.Type] = ir.F32Type) -> bool:
@@ -111,9 +110,9 @@ def widen_product(function: ir.Operation) -> None:
     products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
     if len(products) != 1 or not _is_plain(products[0]):
         return
-    tiles = _tiles(products[0])
-    old = tiles.get("vector_common_parallel", [])
-    if len(old) < 3 or old[-1] or old[-2] >= _COLUMNS // 2 or "vector_reduction" not in tiles:
+    sizes = _tiles(products[0])
+    old = sizes.get("vector_common_parallel", [])
+    if len(old) < 3 or old[-1] or old[-2] > _COLUMNS // 4 or "vector_reduction" not in sizes:
         return
     configured = [o for o in _configured(function) if o != products[0]]
     parallel = old[:-1]
@@ -123,70 +122,47 @@ def widen_product(function: ir.Operation) -> None:
     wide = [*parallel[:-1], _COLUMNS]
     for other in configured:
         other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config({"vector_common_parallel": wide}))
-    tiles |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [1]}
-    products[0].attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
+    sizes |= {"vector_common_parallel": [*wide, 0], "vector_reduction": [0] * len(wide) + [1]}
+    products[0].attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(sizes))
 
 
-def fill_registers(function: ir.Operation, lanes: int, many: bool, element: type[ir.Type] = ir.F32Type) -> None:
+def fill_registers(function: ir.Operation, lanes: int, choose: Choose, element: type[ir.Type] = ir.F32Type) -> None:
     """Compute a product of matrices of `element` in tiles that fill the registers: values that are read are used most often.
 
-    A vector has so many `lanes`. Only products of one to five rows, unless `many` may be. IREE 3.13 takes 8 × 8, or one row × 8.
+    A vector has so many `lanes`, and `choose` is of `tiles`. IREE 3.13 takes 8 × 8, or one row × 8.
     Measured on AVX2: a product of 64x576 and 576x1056 takes 0.88 instead of 1.22 ms, in whose inner loop there are nine reads for
     eight products, and a core makes two of either at once; one of 1x1024 and 1024x1024 takes 0.06 instead of 0.97 ms. Of float16
-    one of 64x576 and 576x288 takes 0.33 instead of 0.84 ms, with `halves.broadcast_from_memory`.
+    one of 64x576 and 576x288 takes 0.33 instead of 0.84 ms, with `halves.broadcast_from_memory`. On AVX-512 one of 32x192 and
+    192x1120 takes 0.12 instead of 0.18 ms, of 17x256 and 256x1024 0.08 instead of 0.75, of 1x1024 and 1024x1024 0.05 instead of
+    0.19; of float16 one of 64x576 and 576x288 0.21 instead of 0.32.
     """
     products = [o for name in _MATRIX_PRODUCTS for o in operations(function, name)]
     if len(products) != 1 or not _is_plain(products[0], element):
         return
-    (product,), tiles = products, _tiles(products[0])
+    (product,), sizes = products, _tiles(products[0])
     rows, columns = ir.RankedTensorType(product.results[0].type).shape[-2:]
-    old, groups = tiles.get("vector_common_parallel", []), tiles.get("distribution", [])
-    if len(old) < 3 or old[-1] or len(groups) != len(old) or "vector_reduction" not in tiles:
+    old, groups = sizes.get("vector_common_parallel", []), sizes.get("distribution", [])
+    if len(old) < 3 or old[-1] or len(groups) != len(old) or "vector_reduction" not in sizes:
         return
-    if tiles.get("cache_parallel", groups) != groups or (rows >= _TALL and not many):
+    if sizes.get("cache_parallel", groups) != groups:
         return
     configured = [o for o in _configured(function) if o != product]
     if any(_tiles(o).get("vector_common_parallel") != old[:-1] or _transposes(o) for o in configured):
         return
     if any(_tiles(o).get("cache_parallel", groups[:-1]) != groups[:-1] for o in configured):
         return
-    tall = min(rows, _TALL)
-    most = lanes * _VECTORS[tall - 1]
-    wide = next((n for n in (most, most // 2, most // 4) if n >= 2 * lanes and not columns % n), 0)
     before = math.prod(-(-n // (size or n)) for n, size in zip((rows, columns), groups[-3:-1], strict=True))
-    if not wide or (group := _of_group((rows, columns), tall, wide, before)) is None:
+    if (chosen := choose((rows, columns), lanes, before)) is None:
         return
-    outer = [*groups[:-3], *(new if size else 0 for new, size in zip(group, groups[-3:-1], strict=True))]
-    inner, steps = [*old[:-3], tall, wide], _STEPS if element is ir.F16Type else 1
+    outer = [*groups[:-3], *(new if size else 0 for new, size in zip(chosen.group, groups[-3:-1], strict=True))]
+    inner, steps = [*old[:-3], *chosen.tile], _STEPS if element is ir.F16Type else chosen.steps
     for other in configured:
         new = {"cache_parallel": outer, "vector_common_parallel": inner}
-        made = {name: new.get(name, sizes) for name, sizes in _tiles(other).items()}
+        made = {name: new.get(name, size) for name, size in _tiles(other).items()}
         other.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(made))
-    tiles |= {name: [*outer, 0] for name in ("cache_parallel", "distribution") if name in tiles}
-    tiles |= {"vector_common_parallel": [*inner, 0], "vector_reduction": [0] * len(inner) + [steps]}
-    product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(tiles))
-
-
-def _of_group(shape: tuple[int, int], tall: int, wide: int, before: int) -> tuple[int, int] | None:
-    """The results of a matrix of this shape that a work-group computes in tiles of `tall` × `wide`, where so many were `before`.
-
-    They divide the shape: IREE makes nothing good of what is left over. In a tile of fewer rows sums wait for each other, each
-    tile is begun anew, narrow groups read more for each result, and with few of them threads may have nothing to do.
-    """
-
-    def worth(group: tuple[int, int]) -> tuple[float, int]:
-        groups = math.prod(n // m for n, m in zip(shape, group, strict=True))
-        whole, rest = divmod(group[0], tall)
-        used = group[0] / (whole * tall + (max(rest, tall - 1) if rest else 0) + 1)
-        read = 1 + _READ * sum(1 / n for n in group)
-        return min(1, groups / before) ** 0.25 * used / read, math.prod(group)
-
-    every = [(m, n) for m in _divisors(shape[0]) for n in _divisors(shape[1]) if not n % wide and m * n <= _GROUP]
-    return max(every, key=worth, default=None)
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if not number % n]
+    sizes |= {name: [*outer, 0] for name in ("cache_parallel", "distribution") if name in sizes}
+    sizes |= {"vector_common_parallel": [*inner, 0], "vector_reduction": [0] * len(inner) + [steps]}
+    product.attributes["lowering_config"] = ir.Attribute.parse(_lowering_config(sizes))
 
 
 def convert_through_i32(variant: ir.Operation) -> None:

@@ -62,7 +62,7 @@ class _Function:
     def to_float(self) -> str:
         """Float16 to float32. A subnormal number is made as 2**-14 more than it is, which is then subtracted."""
         i1, i16, i32, f16, f32, k = self.i1, self.i16, self.i32, self.f16, self.f32, self.k
-        return f"""(%half: {f16}) -> {f32} attributes {{always_inline}} {{
+        return f"""(%half: {f16}) -> {f32} attributes {{always_inline, sym_visibility = "private"}} {{
           %bits = llvm.bitcast %half : {f16} to {i16}
           %wide = llvm.zext %bits : {i16} to {i32}
           %sixteen = {k(16, i32)}
@@ -96,7 +96,7 @@ class _Function:
     def to_half(self) -> str:
         """Float32 to float16, to nearest, ties to even. Adding 0.5 makes the CPU round a subnormal result at its last bit."""
         i1, i16, i32, f16, f32, k = self.i1, self.i16, self.i32, self.f16, self.f32, self.k
-        return f"""(%float: {f32}) -> {f16} attributes {{always_inline}} {{
+        return f"""(%float: {f32}) -> {f16} attributes {{always_inline, sym_visibility = "private"}} {{
           %bits = llvm.bitcast %float : {f32} to {i32}
           %magnitude_mask = {k(0x7FFFFFFF, i32)}
           %magnitude = llvm.and %bits, %magnitude_mask : {i32}
@@ -137,7 +137,7 @@ class _Function:
     def to_odd(self) -> str:
         """Float64 to one that float32 holds too, rounded to odd: what is then rounded again is as if it never was."""
         i64, f64, k = self.i64, self.f64, self.k
-        return f"""(%double: {f64}) -> {f64} attributes {{always_inline}} {{
+        return f"""(%double: {f64}) -> {f64} attributes {{always_inline, sym_visibility = "private"}} {{
           %bits = llvm.bitcast %double : {f64} to {i64}
           %lost_mask = {k((1 << 29) - 1, i64)}
           %lost = llvm.and %bits, %lost_mask : {i64}
@@ -152,7 +152,7 @@ class _Function:
     def to_bfloat16(self) -> str:
         """Float32, which is no NaN, to bfloat16, to nearest, ties to even."""
         i16, i32, bf16, f32, k = self.i16, self.i32, self.bf16, self.f32, self.k
-        return f"""(%float: {f32}) -> {bf16} attributes {{always_inline}} {{
+        return f"""(%float: {f32}) -> {bf16} attributes {{always_inline, sym_visibility = "private"}} {{
           %bits = llvm.bitcast %float : {f32} to {i32}
           %sixteen = {k(16, i32)}
           %last = llvm.lshr %bits, %sixteen : {i32}
@@ -181,7 +181,7 @@ class _Exact:
         names = {"llvm.fptrunc", "llvm.sitofp", "llvm.uitofp", "llvm.intr.fma"}
         if not self._converts:
             names |= {*_IN_FLOAT, "llvm.fpext"}
-        return [o for name in sorted(names) for o in operations(self._module, name) if self._is_wrong(o)]
+        return [operation for operation in operations(self._module, *names) if self._is_wrong(operation)]
 
     def _is_wrong(self, operation: ir.Operation) -> bool:
         types = [*(v.type for v in operation.operands), *(v.type for v in operation.results)]
