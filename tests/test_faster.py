@@ -224,6 +224,22 @@ def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
         assert require_same(model("Conv", x := array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4), x)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_several_short_lines_are_one_product(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    stride, dilation, window = (int(n) for n in random.integers(1, 4, 3))
+    size, before, after = int(random.integers(14, 50)), int(random.integers(0, 3)), int(random.integers(0, 3))
+    plane = bool(seed % 2)  # of one line
+    x, w = array(3, 70, *([1] * plane), size), array(33 + seed, 70, *([1] * plane), window)
+    pads = [0, before, 0, after] if plane else [before, after]
+    given = {"strides": [*([1] * plane), stride], "dilations": [*([1] * plane), dilation], "pads": pads}
+    shape = ["B", *x.shape[1:]] if seed % 3 == 2 else None
+    kinds = require_same(model("Conv", x, w, *((array(len(w)),) if seed % 4 else ()), shape=shape, **given), x)
+    windows = (size + before + after - dilation * (window - 1) - 1) // stride + 1
+    assert ("Transpose" in kinds) == (windows % 16 != 0)
+    assert plane or "Conv" not in kinds
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_of_open_sizes(alone: bool, stride: int) -> None:
@@ -374,6 +390,7 @@ def test_they_are_right_where_they_run(
     cases.add("halves", "Conv", array(1, 4, 6, 30, type_="float16"), constants=halves, pads=[1] * 4)
     cases.add("line", "Conv", array(1, 8, 30), constants=[array(6, 8, 2), array(6)], pads=[2, 2])
     cases.add("lines", "Conv", array(2, 8, 30), constants=[array(6, 8, 2)], strides=[2], dilations=[2])
+    cases.add("short lines", "Conv", array(3, 24, 1, 15), constants=[array(40, 24, 1, 3), array(40)], pads=[0, 1, 0, 1])
     cases.add("single", "Conv", array(1, 8, 20, 20), constants=[array(8, 1, 3, 3), array(8)], pads=[1] * 4, group=8)
     cases.add("short", "Conv", array(1, 8, 9, 9), constants=[array(8, 1, 3, 3)], strides=[2, 2], group=8)
     cases.add("row", "MatMul", array(1, 128), constants=[array(128, 200)])

@@ -14,7 +14,7 @@ from pipeline.importers.rewrites.pools import Axis
 TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE)  # sums of less would be rounded on the way
 OF_ONE_SUM = (*TYPES, TensorProto.FLOAT16)  # one product or convolution IREE sums up in float32
 
-_VECTOR, _PAGE, _SMALL = 64, 4096, 1 << 17  # bytes
+VECTOR, _PAGE, _SMALL = 64, 4096, 1 << 17  # bytes
 # How much longer a product takes by how many lines of a cache the distance of two rows has in common with a page.
 _COMMON = {1: 1.0, 2: 1.0, 4: 1.03, 8: 1.15, 16: 1.4, 32: 2.0, 64: 3.0}
 
@@ -25,15 +25,15 @@ def cost_of_row(size: int, itemsize: int, rows: int) -> float:
     Where rows lie pages apart, they compete for the same places of the caches. Measured on AVX2: 64 × 576 and 576 × 1024 values
     take 2.0 ms, with 1056 0.9 ms.
     """
-    if size * itemsize % _VECTOR:
+    if size * itemsize % VECTOR:
         return math.inf
-    common = math.gcd(size * itemsize, _PAGE) // _VECTOR
+    common = math.gcd(size * itemsize, _PAGE) // VECTOR
     return size * (_COMMON[common] if size * itemsize * rows > _SMALL else 1.0)
 
 
 def row(size: int, itemsize: int, rows: int, most: int | None = None) -> int:
     """The best row of at least this size, and at `most` of that."""
-    end = size + 8 * _VECTOR // itemsize if most is None else min(most + 1, size + 8 * _VECTOR // itemsize)
+    end = size + 8 * VECTOR // itemsize if most is None else min(most + 1, size + 8 * VECTOR // itemsize)
     return min(range(size, end), key=lambda n: cost_of_row(n, itemsize, rows), default=size)
 
 
