@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_file
@@ -51,7 +52,7 @@ def model(
         [helper.make_node(kind, ["x", *names], ["y"], **attributes)],
         "g",
         [helper.make_tensor_value_info("x", type_, shape or x.shape)],
-        [helper.make_tensor_value_info("y", type_, None)],
+        [helper.make_tensor_value_info("y", TensorProto.INT32 if kind.endswith("Integer") else type_, None)],
         [numpy_helper.from_array(c, n) for n, c in zip(names, constants, strict=True)],
     )
     return inferred(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
@@ -222,6 +223,46 @@ def test_the_rows_of_a_plane_are_whole_vectors_and_no_pages() -> None:
         found = {v.type.tensor_type.shape.dim[1].dim_value for v in made.graph.value_info if v.name in products}
         assert found == {size}
         assert require_same(model("Conv", x := array(1, 2, 64, width), array(4, 2, 3, 3), pads=[1] * 4), x)
+
+
+def whole(seed: int, *shape: int, type_: str = "uint8") -> Array:
+    """Numbers of 8 bits, whose ends are among them."""
+    random, ends = np.random.default_rng(seed), np.iinfo(type_)
+    found = random.integers(ends.min, ends.max, shape, endpoint=True).astype(type_)
+    found.flat[:2] = ends.min, ends.max
+    return found
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_sums_of_integers_are_exact_ones_of_float32(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    of_x, of_w = [("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8"), ("int8", "uint8")][seed % 4]
+    outputs, depth, count = int(random.integers(2, 9)), int(random.integers(3, 40)), seed % 3  # of zero points
+    x_zero, w_zero = whole(seed + 1, 3, type_=of_x)[2], whole(seed, outputs, type_=of_w)
+    if convolves := seed % 8 < 4:
+        x, w = whole(seed, 1, depth * 9, 6, 7, type_=of_x), whole(seed, outputs, depth * 9, 3, 2, type_=of_w)
+        given = {"pads": [1, 0, 2, 1], "strides": [1, 2]}
+    else:
+        x, w, given = whole(seed, 2, 5, depth * 20, type_=of_x), whole(seed, depth * 20, outputs, type_=of_w), {}
+    made = model("ConvInteger" if convolves else "MatMulInteger", x, w, *(np.asarray(x_zero), w_zero)[:count], **given)
+    values = w.astype(np.float64) - (w_zero.reshape(-1, 1, 1, 1) if convolves else w_zero) * float(count > 1)
+    shifted = x.astype(np.float64) - float(x_zero) * float(count > 0)
+    same = model("Conv" if convolves else "MatMul", shifted, values, **given)
+    changed = REWRITES["integers"](made)
+    assert changed is not None
+    (wanted,) = ReferenceEvaluator(same).run(None, {"x": shifted})  # in float64, which ONNX Runtime has no Conv of
+    assert np.abs(wanted).max() > 1 << 16
+    np.testing.assert_array_equal(ran(changed, x), wanted.astype(np.int32))
+    assert {node.op_type for node in changed.graph.node} & {"Conv", "MatMul"}
+
+
+def test_sums_of_integers_that_float32_does_not_have_are_parted_or_stay() -> None:
+    x, w = whole(1, 1, 600), np.full((600, 3), -128, np.int8)  # 600 × 255 × 128 is more than 2^24, and half of it is not
+    changed = REWRITES["integers"](model("MatMulInteger", x, w))
+    assert changed is not None
+    assert [node.op_type for node in changed.graph.node].count("MatMul") == 2
+    np.testing.assert_array_equal(ran(changed, x), x.astype(np.int32) @ w.astype(np.int32))
+    assert REWRITES["integers"](model("MatMulInteger", whole(1, 1, 6000), np.full((6000, 3), -128, np.int8))) is None
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -132,7 +132,7 @@ def test_a_new_project_works_at_once(released: tuple[Project, Path], tmp_path: P
     made = released[0]
     done = made.doit()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "published example@" in done.stdout
+    assert "unchanged: example@1.2.0 has it" in done.stdout
     again = made.doit()
     assert "up to date in" in again.stdout
     monkeypatch.setenv("VMFB_CACHE", str(tmp_path / "cache"))

@@ -26,7 +26,7 @@ class Options:
 
 
 # The rewrites that are for speed alone.
-FASTER = ("steps", "shuffles", "sums", "rows")
+FASTER = ("steps", "integers", "shuffles", "sums", "rows")
 
 Convert = Callable[[Path, Path, list[Input], Options], None]
 

@@ -64,6 +64,7 @@ REWRITES: Mapping[str, Rewrite] = {
     "fourier": fourier.rewrite,
     "quantized": quantized.rewrite,
     "scattered": scattered.rewrite,
+    "integers": faster.whole_numbers,
     "shuffles": faster.transposed,
     "convolutions": convolutions.rewrite,
     "sums": faster.windows,

@@ -9,13 +9,18 @@ from __future__ import annotations
 import onnx
 
 from pipeline.importers.functions import opset_of
-from pipeline.importers.rewrites.faster import depthwise, lines, planes, points, products, recurrences, shuffles
+from pipeline.importers.rewrites.faster import depthwise, integers, lines, planes, points, products, recurrences, shuffles
 from pipeline.importers.rewrites.graph import replaced
 
 
 def transposed(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """ConvTranspose without the zeros between values."""
     return replaced(model, shuffles.change)
+
+
+def whole_numbers(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Convolutions of integers as exact ones of float32."""
+    return replaced(model, integers.change)
 
 
 def windows(model: onnx.ModelProto) -> onnx.ModelProto | None:
