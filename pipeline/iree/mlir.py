@@ -50,12 +50,13 @@ _contexts = threading.local()
 @contextmanager
 def one_context() -> Iterator[None]:
     """All modules that this thread parses inside are in one context: to make one takes as long as to parse a few kernels."""
+    before = getattr(_contexts, "shared", None)
     with ir.Context() as context:
         _contexts.shared = context
         try:
             yield
         finally:
-            _contexts.shared = None
+            _contexts.shared = before
 
 
 @contextmanager

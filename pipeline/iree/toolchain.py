@@ -30,7 +30,7 @@ for object in *.o; do
     ./{_LINKER} -flavor gnu -o "${{object%.o}}" --build-id=none -nostdlib -static -shared --no-undefined \\
         --no-allow-shlib-undefined --allow-multiple-definition --gc-sections -z now -z relro --discard-all --icf=all \\
         --ignore-data-address-equality --ignore-function-address-equality --hash-style=sysv \\
-        --strip-debug "$object" || echo "$object is incomplete"
+        --strip-debug "$object" 2>"$object.log" || cat "$object.log" >&2
 done
 """
 # Linking would move every dispatch into CPU-only executables as soon as a module holds CPU code (IREE 3.13).
@@ -171,13 +171,27 @@ def iree_compile(source: Path, output: Path, flags: Sequence[str], log: Path, ti
 
 
 def link(objects: Mapping[str, bytes], log: Path, timeout: float = 3600) -> dict[str, bytes]:
-    """Code that IREE's runtime loads from each object file, by the name of it. What needs more than it has is left out."""
+    """Code that IREE's runtime loads from each object file, by the name of it. What needs more than it has is left out.
+
+    Raises PipelineError where the linker fails for any other reason.
+    """
+    if not objects:
+        return {}
+    found = {}
     with _linking() as descriptor:
         folder = Path(_by_descriptor(descriptor))
         for name, data in objects.items():
             (folder / f"{name}.o").write_bytes(data)
         process.execute(["sh", "-c", f"cd {folder}\n{_LINK}"], log, timeout=timeout, pass_fds=[descriptor])
-        return {name: path.read_bytes() for name in objects if (path := folder / name).exists()}
+        for name in objects:
+            if (made := folder / name).exists():
+                found[name] = made.read_bytes()
+                continue
+            said = folder / f"{name}.o.log"
+            if "undefined symbol" not in (why := said.read_text("utf-8", "replace") if said.exists() else ""):
+                what = f"{_LINKER} does not link the kernel {name}: {next(iter(why.splitlines()), 'it was ended')}"
+                raise PipelineError(what, where=str(log), hint="free memory and room for temporary files, and run it again")
+    return found
 
 
 def iree_opt(source: Path, output: Path, passes: str, flags: Sequence[str], log: Path) -> process.Result:

@@ -39,7 +39,7 @@ from pipeline.store.leases import Claim
 from pipeline.store.open import open_to_publish
 from pipeline.store.published import look
 from pipeline.store.releases import create_manifest, is_published, move, points, upload_blob
-from pipeline.store.yanks import require_not_yanked
+from pipeline.store.yanks import find_yank, require_not_yanked
 from pipeline.trust.signed import require_keys, sign_changes, signing
 
 
@@ -96,11 +96,13 @@ def _version_of(store: Store, manifest: Manifest, channel: str) -> str:
     with suppress(PipelineError):
         models = decode(Index, index.data, INDEX_KEY).models if index else ()
         known += [pointed.version for one in models if one.name == model for pointed in one.channels]
+    same = list[str]()
     for version in dict.fromkeys(known):
         found = store.get(release_key(model, version)) if not is_derived(version) else None
         if version == manifest.version or (found and found.data == encode(replace(manifest, version=version))):
-            return version
-    return manifest.version
+            same.append(version)
+    good = (version for version in same if not find_yank(store, model, version))
+    return next(good, same[0] if same else manifest.version)  # one that is withdrawn is refused by that name
 
 
 def publish(

@@ -146,7 +146,8 @@ def generate_once(batch: Batch, folder: Path, timeout: float) -> dict[str, bytes
 
     codes: dict[str, Code] = {}
     if _lean(paths["finished"], paths["lean"], backend):
-        with suppress(toolchain.CompilerRefusedError, toolchain.CompilerCrashedError):  # what is wrong, the other way says
+        # Which way a kernel is made is no matter of the others: where one is refused, the batch is taken apart.
+        with suppress(*(() if len(stubs) > 1 else (toolchain.CompilerRefusedError, toolchain.CompilerCrashedError))):
             compile_("lean", "executable-targets", "generated", "hal", linked=True)
             codes = _together(paths["generated"], stubs, backend, folder / "link.log", left())
     if _without(codes, paths["finished"]):

@@ -55,7 +55,7 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
 
 def _is_flat(axis: Axis) -> bool:
     """Whether there is one value and one window on an axis."""
-    return axis.kernel == axis.windows == 1 and not axis.before and not axis.after
+    return axis.size == axis.kernel == axis.windows == 1 and not axis.before and not axis.after
 
 
 def _of_blocks(nodes: Nodes, node: onnx.NodeProto, scope: Scope, axis: Axis, weights: Array, block: int) -> str:

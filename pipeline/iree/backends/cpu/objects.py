@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from iree.compiler import ir
@@ -23,6 +24,8 @@ _RELOCATABLE = 1
 _SYMTAB, _STRTAB, _RELA, _NOBITS, _ATTRIBUTES = 2, 3, 4, 8, 0x70000003
 _ALLOC, _EXECINSTR, _MERGE, _STRINGS, _INFO_LINK = 2, 4, 16, 32, 64
 _UNDEFINED, _GLOBAL, _OF_SECTION = 0, 1, 3
+_X86_64 = 62
+_UNNAMED = (".text", ".rodata", ".srodata", ".data.rel.ro", ".data", ".bss")
 _QUERY = "iree_hal_executable_library_query"
 _TABLE = f"{_QUERY}_v0"
 _POINTER, _PAGE = 8, 4096  # bytes
@@ -31,6 +34,10 @@ _IMPORTS, _COUNT, _CONSTANTS = 8, 24, 104  # in the table: how many imports, fun
 
 class NotTakenApartError(Exception):
     """The file is not of the form that is known, so its kernels have to be compiled one by one."""
+
+
+class _SharedError(Exception):
+    """The kernel refers to what has no section of its own, and is no entry of a pool."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +139,17 @@ def joins(variant: ir.Operation) -> bool:
 def apart(data: bytes) -> dict[str, bytes]:
     """The object files of the kernels in the object file `data`, by the names of their functions.
 
-    Raises NotTakenApartError where it is not as IREE 3.13 makes them.
+    Without those that share with others what cannot be told apart: which these are is no matter of what they were compiled with.
+    Raises NotTakenApartError where the file is not as IREE 3.13 makes them.
     """
+    found = {}
     try:
-        file = _read(data)
-        return {name: _write(*_closure(*own)) for name, own in _kernels(file).items()}
+        for name, own in _kernels(_read(data)).items():
+            with suppress(_SharedError):
+                found[name] = _write(*_closure(*own))
     except (struct.error, ValueError, LookupError) as error:
         raise NotTakenApartError(str(error)) from error
+    return found
 
 
 def _kernels(file: _File) -> dict[str, tuple[_File, int]]:
@@ -193,33 +204,61 @@ def _closure(file: _File, code: int) -> tuple[_File, Sequence[int]]:
             symbol_ = file.symbols[relocation.symbol]
             if symbol_.section == _UNDEFINED:
                 continue
-            if symbol_.section not in file.sections:
-                raise NotTakenApartError(f"{symbol_.name} is in no section that is loaded")
+            section = file.sections.get(symbol_.section)
+            # Constants of sizes that no pool is for, as those of 64 bytes, are all in one section without a name.
+            if section is None or section.name in _UNNAMED:
+                raise _SharedError(symbol_.name)
             if symbol_.section not in reached:
                 reached.append(symbol_.section)
-            if file.sections[symbol_.section].flags & _MERGE:
-                entries.setdefault(symbol_.section, set()).add(_entry(file, symbol_))
-    return _with_pools(file, entries), sorted(reached, key=_rank(file, reached))
+            if section.flags & _MERGE:
+                entries.setdefault(symbol_.section, set()).add(_entry(file, relocation))
+    return _with_pools(file, entries, reached), sorted(reached, key=_rank(file, reached))
 
 
-def _entry(file: _File, symbol_: _Symbol) -> int:
-    """The number in its pool of the constant that the symbol is."""
+def _entry(file: _File, relocation: _Relocation) -> int:
+    """The number in its pool of the constant that is referred to."""
+    symbol_ = file.symbols[relocation.symbol]
     pool = file.sections[symbol_.section]
-    if pool.flags & _STRINGS or symbol_.info & 15 == _OF_SECTION or not pool.entry or pool.relocations:
-        raise NotTakenApartError(f"another kind of pool, {pool.name}")
-    return symbol_.value // pool.entry
+    if pool.flags & _STRINGS or not pool.entry or pool.relocations:
+        raise _SharedError(pool.name)
+    if not _is_of_section(symbol_):
+        return symbol_.value // pool.entry
+    if file.head[2] == _X86_64 or not 0 <= relocation.addend < len(
+        pool.data
+    ):  # there it may be reckoned from the next instruction
+        raise _SharedError(pool.name)
+    return relocation.addend // pool.entry
 
 
-def _with_pools(file: _File, entries: Mapping[int, Collection[int]]) -> _File:
-    """The file whose pools have these entries alone."""
+def _is_of_section(symbol_: _Symbol) -> bool:
+    return symbol_.info & 15 == _OF_SECTION
+
+
+def _with_pools(file: _File, entries: Mapping[int, Collection[int]], reached: Sequence[int]) -> _File:
+    """The file whose pools have these entries alone; what is `reached` refers to them where they are now.
+
+    A pool is aligned as each of its entries needs to be, whatever others would like.
+    """
     sections, symbols = dict(file.sections), list(file.symbols)
     for number, found in entries.items():
         pool, used = sections[number], sorted(found)
-        sections[number] = replace(pool, data=b"".join(pool.data[index * pool.entry :][: pool.entry] for index in used))
+
+        def moved(place: int, size: int = pool.entry, used: Sequence[int] = used) -> int:
+            return used.index(place // size) * size + place % size
+
+        data = b"".join(pool.data[index * pool.entry :][: pool.entry] for index in used)
+        sections[number] = replace(pool, data=data, alignment=pool.entry)
         for at, symbol_ in enumerate(symbols):
-            if symbol_.section == number and symbol_.value // pool.entry in found:
-                place = used.index(symbol_.value // pool.entry) * pool.entry + symbol_.value % pool.entry
-                symbols[at] = replace(symbol_, value=place)
+            if symbol_.section == number and not _is_of_section(symbol_) and symbol_.value // pool.entry in found:
+                symbols[at] = replace(symbol_, value=moved(symbol_.value))
+        for user in reached:
+            relocations = [
+                replace(r, addend=moved(r.addend))
+                if symbols[r.symbol].section == number and _is_of_section(symbols[r.symbol])
+                else r
+                for r in sections[user].relocations
+            ]
+            sections[user] = replace(sections[user], relocations=relocations)
     return replace(file, sections=sections, symbols=symbols)
 
 
@@ -242,10 +281,11 @@ def _rank(file: _File, reached: Sequence[int]) -> Callable[[int], tuple[int, int
 def _write(file: _File, order: Sequence[int]) -> bytes:
     """The object file with these sections, and those symbols that they refer to."""
     query, places = file.named[_QUERY], {number: index for index, number in enumerate(order, 1)}
-    used = dict.fromkeys(relocation.symbol for number in order for relocation in file.sections[number].relocations)
+    every = (relocation.symbol for number in order for relocation in file.sections[number].relocations)
+    used = dict.fromkeys(number for number in every if number)  # 0 is no symbol: a mark for the linker
     mine = [number for number in used if number != query and file.symbols[number].section != _UNDEFINED]
     others = [query, *(number for number in used if file.symbols[number].section == _UNDEFINED)]
-    numbers = {number: index for index, number in enumerate((*mine, *others), 1)}
+    numbers = {0: 0} | {number: index for index, number in enumerate((*mine, *others), 1)}
     names = _Names()
     symbols = bytearray(_SYMBOL.size)
     for number in mine:
