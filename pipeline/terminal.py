@@ -45,10 +45,13 @@ def say(*lines: str) -> None:
 
 
 def put(*lines: object) -> None:
-    """Print a result: on standard output, each line as `say` does. Raises PipelineError if it cannot be written to."""
+    """Print a result: on standard output, each line as `say` does. Raises PipelineError if it cannot be written to.
+
+    At once, so that it stands before what is said after it where both go to one file.
+    """
     _spoke()
     with _output_errors():
-        print("\n".join(colors.painted(plain(str(line))) for line in lines))
+        print("\n".join(colors.painted(plain(str(line))) for line in lines), flush=True)
 
 
 def put_document(text: str) -> None:
