@@ -31,13 +31,13 @@ def change(node: onnx.NodeProto, scope: Scope) -> Sequence[onnx.NodeProto] | Non
     if weights is None or zero is None or (x_zero and scope.shape(x_zero) not in ((), (1,))):
         return None
     convolves = node.op_type == "ConvInteger"
-    if (attribute(node, "group") or 1) != 1 or (not convolves and (weights.ndim != 2 or zero.ndim > 1)):
+    if not convolves and (weights.ndim != 2 or zero.ndim > 1):
         return None
     zero = zero.astype(np.int64).reshape(-1, *[1] * (weights.ndim - 1)) if convolves else zero.astype(np.int64)
     values = weights.astype(np.int64) - zero
     # By output, and by channel or row of the weights.
     parts = _parts(np.abs(values).reshape(*values.shape[:2], -1).sum(axis=2) if convolves else np.abs(values).T)
-    if not parts:
+    if not parts or (len(parts) > 1 and (attribute(node, "group") or 1) != 1):
         return None
     nodes = Nodes(node, scope)
     source = nodes("Cast", x, to=TensorProto.FLOAT)
