@@ -580,6 +580,23 @@ def test_a_kernel_without_the_c_library_has_the_same_bytes(tmp_path: Path, monke
     assert made["lean"] == made["whole"]
 
 
+def test_a_batch_that_cannot_be_taken_apart_is_made_in_parts(
+    cold: tuple[Path, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart, refused = objects.apart, list[int]()
+
+    def alone(data: bytes) -> dict[str, bytes]:
+        if len(made := apart(data)) > 1:
+            refused.append(len(made))
+            raise objects.NotTakenApartError("several")
+        return made
+
+    monkeypatch.setattr(objects, "apart", alone)
+    build(SMALL, tmp_path, DESKTOP, cache_at(tmp_path / "cache"))
+    assert refused
+    assert (tmp_path / "module.vmfb").read_bytes() == cold[0].read_bytes()
+
+
 def test_where_the_lean_way_fails_the_other_is_taken(
     cold: tuple[Path, Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

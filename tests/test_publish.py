@@ -194,6 +194,14 @@ def test_content_that_was_given_a_version_keeps_it(store: Store, package: Packag
     assert store.get(release_key(MODEL, manifest_of(one).version)) is None
 
 
+def test_a_version_that_only_the_index_names_is_not_taken(store: Store, package: Package) -> None:
+    folder = package("one")
+    store.create(release_key(MODEL, "9.9"), encode(replace(manifest_of(folder), version="9.9")))
+    forged = m.IndexedModel(MODEL, (m.IndexedChannel("beta", "9.9"),), ("9.9",))
+    store.create(INDEX_KEY, encode(m.Index(m.SCHEMA, (forged,))))
+    assert publish(folder, store)["release"] == f"tiny@{manifest_of(folder).version}"
+
+
 @pytest.mark.parametrize("names", [{"version": "../1"}, {"version": "a/b"}, {"channel": "../x"}, {"channel": ""}])
 def test_a_version_or_channel_that_cannot_be_part_of_a_key_is_refused(
     store: Store, package: Package, names: dict[str, str]

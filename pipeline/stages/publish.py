@@ -88,14 +88,18 @@ def _version_of(store: Store, manifest: Manifest, channel: str) -> str:
     What the channel points to comes first, then what it pointed to, then the other channels. Whoever gave content a version shall
     not find a second one of it in the channel because somebody ran `doit` without `version=`.
     """
-    model, known = manifest.model.name, list[str]()
-    current, index = store.get(channel_key(model, channel)), store.get(INDEX_KEY)
+    model, known, index = manifest.model.name, list[str](), store.get(INDEX_KEY)
+    channels = [channel]
     with suppress(PipelineError):  # damaged, or of a newer program: told when it is to change
-        if pointer := read_channel(current, model, channel, store.url):
-            known += [pointer.version, *(past.version for past in pointer.history)]
-    with suppress(PipelineError):
         models = decode(Index, index.data, INDEX_KEY).models if index else ()
-        known += [pointed.version for one in models if one.name == model for pointed in one.channels]
+        channels += [pointed.channel for one in models if one.name == model for pointed in one.channels]
+    for name in dict.fromkeys(
+        filter(is_name, channels)
+    ):  # the index says which there are; what they are themselves, which are signed
+        current = store.get(channel_key(model, name))
+        with suppress(PipelineError):
+            if pointer := read_channel(current, model, name, store.url):
+                known += [pointer.version, *(past.version for past in pointer.history if name == channel)]
     same = list[str]()
     for version in dict.fromkeys(known):
         found = store.get(release_key(model, version)) if not is_derived(version) else None

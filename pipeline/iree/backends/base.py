@@ -145,7 +145,10 @@ class Backend:
         return False
 
     def apart(self, data: bytes) -> Mapping[str, bytes]:
-        """The object file of each kernel, by its name, in the one of several; none where it cannot be taken apart."""
+        """The object file of each kernel, by its name, in the one of several; without those that share what cannot be parted.
+
+        Raises CompilerRefusedError where the whole file cannot be taken apart.
+        """
         return {}
 
     # Choosing

@@ -77,9 +77,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Load the module, run a function on each set of inputs, save the outputs. Returns the chosen variant's index and seconds.
 
     Each set runs `repeats` times more, but for the first only in the first seconds, and none after `within`: `varies` counts the
-    sets whose outputs were not the same then, and `spoiled` those whose inputs were not. When `budget` seconds are over no more
-    sets are begun, and after `within` seconds, of which the first run takes none if it is repeated, only the first `least`;
-    `done` is how many were. The first set runs again for
+    sets whose outputs were not the same then, and `spoiled` those whose inputs were not; `runs_s` has the seconds of the faster
+    run of each. When `budget` seconds are over no more sets are begun, and after `within` seconds, of which the first run takes
+    none if it is repeated, only the first `least`; `done` is how many were. The first set runs again for
     `seconds`: `latency_s` is the median of those runs, from arguments on the device to results on it, `spread_s` the distance of
     their quartiles.
     `peak_memory` is the most that this process had, in bytes.
@@ -96,15 +96,17 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         arguments = session.place(given)
         invoked = time.perf_counter()
         found = [session.read(view) for view in session.call(function, arguments)]
-        runs.append(time.perf_counter() - invoked)
         repeated = time.perf_counter()
         again = [
             [session.read(view) for view in session.call(function, arguments)]
             for _ in range(job["repeats"])
             if time.perf_counter() < (quick + min(job["within"], _PATIENCE) if done else loaded + _FIRST)
         ]
+        # Drivers compile kernels when these are first called, which is not how long the code takes.
+        took = repeated - invoked
+        runs.append(min(took, (time.perf_counter() - repeated) / len(again)) if again else took)
         if again and not done:
-            quick = repeated  # drivers compile kernels when these are first called, which is not how long the code takes
+            quick = repeated
         spoiled += any(session.read(view).tobytes() != array.tobytes() for view, array in zip(arguments, given, strict=True))
         varies += not all(a.tobytes() == b.tobytes() for other in again for a, b in zip(found, other, strict=True))
         arrays.write(Path(outputs), found)

@@ -153,11 +153,12 @@ class Cpu(Backend):
 
     def apart(self, data: bytes) -> Mapping[str, bytes]:
         from pipeline.iree.backends.cpu import objects
+        from pipeline.iree.toolchain import CompilerRefusedError
 
         try:
             return objects.apart(data)
-        except objects.NotTakenApartError:
-            return {}
+        except objects.NotTakenApartError as error:
+            raise CompilerRefusedError(f"the object file cannot be taken apart: {error}") from error
 
     def gates(self, attribute: str, codes: Sequence[bytes], declared: Sequence[Gate]) -> tuple[Gate, ...]:
         features = attributes.entry(attribute, "cpu_features", '"', '"')

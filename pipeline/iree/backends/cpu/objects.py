@@ -337,4 +337,4 @@ def _prefix(name: str) -> str:
     for prefix in (".text", ".rodata", ".srodata", ".data.rel.ro"):
         if name == prefix or name.startswith(f"{prefix}."):
             return prefix
-    raise NotTakenApartError(f"a section {name}")
+    raise _SharedError(f"a section {name}")
