@@ -175,6 +175,23 @@ def test_a_search_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_
     assert len(one._seen) == second.tried  # each was tried once
 
 
+def test_what_there_was_no_time_for_is_tried_when_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one, trials = search_of(monkeypatch, tmp_path / "one", lambda number: 1.5 if number == 39 else 1.0)
+    generate = trials.generate
+
+    def late(asked: Sequence[Lowering], *more: Any) -> Sequence[Code | None]:
+        if not asked[0]:
+            return generate(asked, *more)
+        trials.clock.now += 1000
+        return [None] * len(asked)
+
+    monkeypatch.setattr(trials, "generate", late)
+    first = replace(one.run(Deadline(500, trials.clock), [{"v": 39}]))
+    assert (first.changes, first.refused) == ((), 0)
+    monkeypatch.setattr(trials, "generate", generate)
+    assert one.run(Deadline(math.inf)).changes == lowering(39)
+
+
 def test_what_is_made_elsewhere_is_made_while_others_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     crew = SimpleNamespace(cores=9, are_elsewhere=True)
     one, trials = search_of(monkeypatch, tmp_path / "one", lambda number: 1 + number / 100, makers=crew)

@@ -241,6 +241,12 @@ class Search:
         self._look([*asked.trials], codes, asked.folder)
         shutil.rmtree(asked.folder, ignore_errors=True)
         for lowering, trials in asked.trials.items():
+            if (
+                math.isinf(self._seen[lowering]) and not self._deadline.left
+            ):  # there was no time for it: it comes first if there is
+                del self._seen[lowering]
+                study.enqueue_trial(trials[0].params)
+                continue
             for trial in trials:
                 _tell(study, trial, self._seen[lowering])
 
@@ -257,7 +263,7 @@ class Search:
         """Run and measure what was made: `_seen` then has the part of the untuned time that each takes."""
         made = {changes: code for changes, code in zip(asked, codes, strict=True) if code}
         self._made |= made
-        self._outcome.refused += len(asked) - len(made)
+        self._outcome.refused += len(asked) - len(made) if self._deadline.left else 0
         self._time(made, folder, _ROUNDS, self._ways[-1:])
         self._say(self._best(), self._outcome.tried)
 
